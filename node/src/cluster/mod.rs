@@ -1,0 +1,3 @@
+//! The cluster as one node sees it: gossip, the steward, health.
+
+pub mod view;

@@ -1,0 +1,353 @@
+//! The configuration: a mirror of the file (TOML, `ROOST_…` overrides, unknown keys refused) and what it means.
+
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::logic::entry::Retention;
+
+/// The whole file. Times end in `_ms` or `_s`, sizes in `_bytes`.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// This node.
+    pub node: NodeConfig,
+    /// What all nodes of the cluster share; a node that differs is refused.
+    pub cluster: ClusterConfig,
+    /// Certificates for the mesh.
+    pub tls: TlsConfig,
+    /// Where sessions and the map are kept.
+    pub store: StoreConfig,
+    /// API keys and the keyring.
+    pub auth: AuthConfig,
+    /// A session's life.
+    pub session: SessionConfig,
+    /// Bounds, each with a metric.
+    pub limits: LimitsConfig,
+    /// How fast failures are noticed.
+    pub timing: TimingConfig,
+    /// What groups do, by the part of their name before the first `:`. `default` is for groups without a listed namespace.
+    pub namespaces: BTreeMap<String, NamespaceConfig>,
+    /// Logging.
+    pub log: LogConfig,
+}
+
+/// This node.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NodeConfig {
+    /// Its name; must be in its certificate.
+    pub id: String,
+    /// Where clients and the API are served (TCP).
+    pub http_listen: SocketAddr,
+    /// What other nodes' people should open to reach `http_listen`; made from it where empty.
+    pub http_advertise: String,
+    /// Where the mesh listens (UDP).
+    pub peer_listen: SocketAddr,
+    /// What the others dial; `peer_listen` where empty.
+    pub peer_advertise: String,
+    /// Availability zone: copies go to different ones.
+    pub zone: String,
+}
+
+/// What all nodes share.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ClusterConfig {
+    /// Nodes of another cluster name are not listened to.
+    pub name: String,
+    /// Peers to start from: `host:port`, resolved again and again.
+    pub seeds: Vec<String>,
+    /// Partitions; fixed when the cluster is created.
+    pub slots: u16,
+    /// How many nodes hold each slot.
+    pub copies: u8,
+}
+
+/// Certificates for the mesh, PEM files.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TlsConfig {
+    /// The cluster's CA.
+    pub ca: PathBuf,
+    /// This node's certificate.
+    pub cert: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+}
+
+/// Where sessions and the map are kept.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StoreConfig {
+    /// `embedded`: a file of one machine.
+    pub kind: StoreKind,
+    /// The embedded store's file.
+    pub path: PathBuf,
+}
+
+/// Which store.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StoreKind {
+    /// A redb file.
+    #[default]
+    Embedded,
+}
+
+/// API keys and the keyring.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AuthConfig {
+    /// Keys for the HTTP API, at least 16 characters each (`roost dev` excepted).
+    pub api_keys: Vec<String>,
+    /// The file with the token keys (`roost keys new`).
+    pub keyring: PathBuf,
+}
+
+/// A session's life.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SessionConfig {
+    /// It ends so long after its creation, unless created with another `ttl_s`.
+    pub ttl_s: u64,
+    /// It ends when not attached or used for so long.
+    pub idle_ttl_s: u64,
+    /// It stays present for so long after its socket dropped.
+    pub resume_grace_s: u64,
+    /// It leaves the memory when detached for so long; the store keeps it.
+    pub memory_ttl_s: u64,
+    /// A client without a session gets one.
+    pub anonymous: bool,
+    /// The cookie's name.
+    pub cookie_name: String,
+    /// `Secure` on the cookie: for when TLS ends in front of Roost.
+    pub cookie_secure: bool,
+    /// `SameSite`: `lax`, `strict` or `none`.
+    pub cookie_same_site: String,
+    /// Origins that browsers may connect from (`https://app.example.com`); empty: the same host only; `*`: any.
+    pub allowed_origins: Vec<String>,
+}
+
+/// Bounds, each with a metric.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LimitsConfig {
+    /// A connection that has not said hello by then is closed.
+    pub handshake_ms: u64,
+    /// The client is asked to send something at least so often.
+    pub heartbeat_s: u64,
+    /// A connection silent for so long is closed.
+    pub idle_s: u64,
+    /// The largest frame and message from a client.
+    pub frame_bytes: usize,
+    /// The largest `data` of a publish.
+    pub message_bytes: usize,
+    /// The largest body of an HTTP request.
+    pub body_bytes: usize,
+    /// Groups of one session.
+    pub groups_per_session: usize,
+    /// Operations per second of one connection, averaged; `operations_burst` at once.
+    pub operations_per_s: u32,
+    /// See `operations_per_s`.
+    pub operations_burst: u32,
+    /// Connections accepted per second by this node; past it 503 with Retry-After.
+    pub connects_per_s: u32,
+    /// Connections at once on this node.
+    pub connections: usize,
+    /// Connections at once from one address.
+    pub connections_per_address: usize,
+    /// Bytes waiting for one connection; past it the connection is closed.
+    pub outbox_bytes: usize,
+    /// A client that takes nothing of what is written to it for so long is closed.
+    pub write_timeout_ms: u64,
+    /// A request's deadline on its way through the cluster.
+    pub request_ms: u64,
+    /// Requests of one connection that are under way at once.
+    pub requests_in_flight: usize,
+    /// Publishes of one slot waiting for their commit; past it `busy`.
+    pub slot_queue: usize,
+    /// Bytes waiting for one peer; past it the link is reset.
+    pub peer_queue_bytes: usize,
+    /// What a node gossips of its group membership.
+    pub gossip_groups_bytes: usize,
+}
+
+/// How fast failures are noticed.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TimingConfig {
+    /// Between gossip rounds.
+    pub gossip_interval_ms: u64,
+    /// QUIC keep-alive between nodes; four missed and the link is down.
+    pub keep_alive_ms: u64,
+    /// A replica that has not acknowledged for so long is dropped from its in-sync sets.
+    pub replica_timeout_ms: u64,
+    /// The clients are told so long after a group's primary was last heard.
+    pub stale_after_ms: u64,
+    /// Between the steward's looks at the cluster.
+    pub steward_interval_ms: u64,
+}
+
+/// Who may do something with the groups of a namespace.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Allow {
+    /// Every session.
+    Any,
+    /// Sessions that have joined the group (for publishing).
+    Members,
+    /// Sessions with a grant that matches.
+    Granted,
+    /// No client; only the server over HTTP.
+    Nobody,
+}
+
+/// What the groups of a namespace do.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NamespaceConfig {
+    /// Messages kept for each group.
+    pub history_messages: u32,
+    /// Bytes of data kept for each group.
+    pub history_bytes: u32,
+    /// How long messages are kept.
+    pub history_age_s: u64,
+    /// Who is there is known, and told to members.
+    pub presence: bool,
+    /// Who may join, read history and members. A session with grants needs a matching one in any case.
+    pub join: Allow,
+    /// Who may publish. A session with grants needs a matching one in any case.
+    pub publish: Allow,
+    /// Fewer copies than this and publishes are refused.
+    pub min_copies: u8,
+}
+
+/// Logging, to standard error.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogConfig {
+    /// As in `RUST_LOG`: `info`, `roost=debug,warn`.
+    pub level: String,
+    /// `text` or `json`.
+    pub format: String,
+}
+
+impl Default for NodeConfig {
+    fn default() -> Self {
+        Self {
+            id: "n1".to_owned(),
+            http_listen: SocketAddr::from(([127, 0, 0, 1], 8000)),
+            http_advertise: String::new(),
+            peer_listen: SocketAddr::from(([127, 0, 0, 1], 7000)),
+            peer_advertise: String::new(),
+            zone: String::new(),
+        }
+    }
+}
+
+impl Default for ClusterConfig {
+    fn default() -> Self {
+        Self { name: "roost".to_owned(), seeds: Vec::new(), slots: 1024, copies: 2 }
+    }
+}
+
+impl Default for TlsConfig {
+    fn default() -> Self {
+        Self { ca: "certs/ca.pem".into(), cert: "certs/node.pem".into(), key: "certs/node.key".into() }
+    }
+}
+
+impl Default for StoreConfig {
+    fn default() -> Self {
+        Self { kind: StoreKind::Embedded, path: "data/roost.redb".into() }
+    }
+}
+
+impl Default for SessionConfig {
+    fn default() -> Self {
+        Self {
+            ttl_s: 30 * 24 * 3600,
+            idle_ttl_s: 7 * 24 * 3600,
+            resume_grace_s: 30,
+            memory_ttl_s: 600,
+            anonymous: false,
+            cookie_name: "session_id".to_owned(),
+            cookie_secure: false,
+            cookie_same_site: "lax".to_owned(),
+            allowed_origins: Vec::new(),
+        }
+    }
+}
+
+impl Default for LimitsConfig {
+    fn default() -> Self {
+        Self {
+            handshake_ms: 10_000,
+            heartbeat_s: 30,
+            idle_s: 120,
+            frame_bytes: 128 << 10,
+            message_bytes: 64 << 10,
+            body_bytes: 1 << 20,
+            groups_per_session: 256,
+            operations_per_s: 1_000,
+            operations_burst: 5_000,
+            connects_per_s: 2_000,
+            connections: 15_000,
+            connections_per_address: 10_000,
+            outbox_bytes: 4 << 20,
+            write_timeout_ms: 30_000,
+            request_ms: 5_000,
+            requests_in_flight: 256,
+            slot_queue: 4_096,
+            peer_queue_bytes: 64 << 20,
+            gossip_groups_bytes: 32 << 10,
+        }
+    }
+}
+
+impl Default for TimingConfig {
+    fn default() -> Self {
+        Self {
+            gossip_interval_ms: 200,
+            keep_alive_ms: 250,
+            replica_timeout_ms: 1_000,
+            stale_after_ms: 2_000,
+            steward_interval_ms: 200,
+        }
+    }
+}
+
+impl Default for NamespaceConfig {
+    fn default() -> Self {
+        Self {
+            history_messages: 1_000,
+            history_bytes: 1 << 20,
+            history_age_s: 600,
+            presence: true,
+            join: Allow::Any,
+            publish: Allow::Members,
+            min_copies: 1,
+        }
+    }
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self { level: "info".to_owned(), format: "text".to_owned() }
+    }
+}
+
+impl NamespaceConfig {
+    /// What is written into each publish.
+    pub fn retention(&self) -> Retention {
+        Retention { messages: self.history_messages, bytes: self.history_bytes, age_ms: self.history_age_s * 1_000 }
+    }
+}
+
+impl Config {
+    /// The options of the groups with this namespace.
+    pub fn namespace(&self, namespace: &str) -> NamespaceConfig {
+        self.namespaces.get(namespace).or_else(|| self.namespaces.get("default")).cloned().unwrap_or_default()
+    }
+}

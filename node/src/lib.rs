@@ -1,0 +1,14 @@
+//! Roost: client sessions for a whole cluster, without a broker. `node/ARCHITECTURE.md` says how it hangs together.
+
+pub mod clock;
+pub mod cluster;
+pub mod config;
+pub mod gateway;
+pub mod id;
+pub mod logic;
+pub mod peer;
+pub mod router;
+pub mod store;
+pub mod tasks;
+pub mod token;
+pub mod wire;

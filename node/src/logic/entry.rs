@@ -1,0 +1,282 @@
+//! What a slot's log consists of, and the values inside. An entry carries everything that is random or read from a
+//! clock, so that applying it gives every copy the same state.
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::id::{AttachmentNumber, Epoch, GroupName, Index, Member, PublishKey, SessionId};
+
+/// How long a group keeps its messages; decided by the gateway from the namespace and written into each publish.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Retention {
+    /// At most this many messages.
+    pub messages: u32,
+    /// At most this many bytes of data.
+    pub bytes: u32,
+    /// None older than this.
+    pub age_ms: u64,
+}
+
+/// Who published.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Publisher {
+    /// The session.
+    pub session: SessionId,
+    /// Its user.
+    pub user: String,
+}
+
+/// A message of a group, as every copy and every gateway holds it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Message {
+    /// 1, 2, 3, … in its epoch.
+    pub offset: u64,
+    /// JSON text, checked by the gateway that took it in.
+    pub data: Bytes,
+    /// The client that published it; nothing for a publish by the server.
+    pub from: Option<Publisher>,
+    /// When the primary ordered it, in milliseconds since 1970.
+    pub at_ms: u64,
+}
+
+/// Someone present in a group.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Presence {
+    /// The session.
+    pub session: SessionId,
+    /// Its user.
+    pub user: String,
+    /// The session's public attributes, as JSON text.
+    pub info: Bytes,
+    /// The attachment that joined; a leave by an earlier one is ignored.
+    pub attachment: AttachmentNumber,
+}
+
+/// What a session may do with groups that match the pattern (`*` matches any run of characters).
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Grant {
+    /// For instance `chat:*`.
+    pub pattern: String,
+    /// May join, read history and members.
+    pub join: bool,
+    /// May publish.
+    pub publish: bool,
+}
+
+impl Grant {
+    /// Whether the pattern matches the whole name. Linear in the name for each `*`.
+    pub fn matches(&self, group: &str) -> bool {
+        let mut parts = self.pattern.split('*');
+        let first = parts.next().unwrap_or("");
+        let Some(mut rest) = group.strip_prefix(first) else { return false };
+        let Some(mut pending) = parts.next() else { return rest.is_empty() };
+        for next in parts {
+            let Some(at) = rest.find(pending) else { return false };
+            rest = &rest[at + pending.len()..];
+            pending = next;
+        }
+        rest.ends_with(pending)
+    }
+}
+
+/// A session's record: in its slot's state, and written through to the store.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SessionRecord {
+    /// Its id.
+    pub id: SessionId,
+    /// The application's name for the user; empty for an anonymous one.
+    pub user: String,
+    /// When it was created, in milliseconds since 1970.
+    pub created_ms: u64,
+    /// It ends then, whatever happens.
+    pub expires_ms: u64,
+    /// It ends when it has not been attached or used for so long.
+    pub idle_ttl_ms: u64,
+    /// The last time it was created, changed, attached or detached.
+    pub last_used_ms: u64,
+    /// The application's own, a JSON object as text.
+    pub attributes: Bytes,
+    /// The groups it has joined; restored when it attaches.
+    pub groups: BTreeSet<GroupName>,
+    /// What it may do; nothing here means what the namespace allows to everyone.
+    pub grants: Vec<Grant>,
+}
+
+/// Why a session ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum EndReason {
+    /// Asked for, over HTTP.
+    Ended,
+    /// Its absolute expiry.
+    Expired,
+    /// Idle for too long.
+    Idle,
+    /// It was created but the store did not take it.
+    NotStored,
+}
+
+/// A change over HTTP. What is not named stays.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct SessionChange {
+    /// New absolute expiry, in milliseconds since 1970.
+    pub expires_ms: Option<u64>,
+    /// New attributes, whole.
+    pub attributes: Option<Bytes>,
+    /// New grants, whole.
+    pub grants: Option<Vec<Grant>>,
+    /// Groups to join, and to have its client join.
+    pub join: Vec<GroupName>,
+    /// Groups to leave.
+    pub leave: Vec<GroupName>,
+}
+
+/// One step of a slot's state.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Entry {
+    /// Makes the group exist, with this epoch if it did not.
+    OpenGroup {
+        /// The group.
+        group: GroupName,
+        /// Its epoch if it is new.
+        epoch: Epoch,
+        /// When, in milliseconds since 1970.
+        at_ms: u64,
+    },
+    /// Appends a message, unless the key was seen in the window.
+    Publish {
+        /// The group.
+        group: GroupName,
+        /// Its epoch if it is new.
+        epoch: Epoch,
+        /// Repeats with this key get the first one's offset.
+        key: PublishKey,
+        /// JSON text.
+        data: Bytes,
+        /// The client that published it.
+        from: Option<Publisher>,
+        /// When, in milliseconds since 1970.
+        at_ms: u64,
+        /// What the group keeps from now on.
+        retention: Retention,
+    },
+    /// Someone is present in a group.
+    MemberJoin {
+        /// The group.
+        group: GroupName,
+        /// Its epoch if it is new.
+        epoch: Epoch,
+        /// Who.
+        member: Presence,
+        /// When, in milliseconds since 1970.
+        at_ms: u64,
+    },
+    /// No longer present, unless it has joined again by a later attachment.
+    MemberLeave {
+        /// The group.
+        group: GroupName,
+        /// Who.
+        session: SessionId,
+        /// Up to this attachment.
+        attachment: AttachmentNumber,
+        /// When, in milliseconds since 1970.
+        at_ms: u64,
+    },
+    /// Drops messages older than the group's retention; with `remove` the group as well, if nothing is left in it.
+    Trim {
+        /// The group.
+        group: GroupName,
+        /// When, in milliseconds since 1970.
+        at_ms: u64,
+        /// The primary knows of nobody who needs the group's epoch.
+        remove: bool,
+    },
+    /// A session was created, or loaded from the store (`stored`).
+    SessionPut {
+        /// The record.
+        record: SessionRecord,
+        /// The store has it already. An existing record wins over one that was loaded.
+        stored: bool,
+    },
+    /// A change over HTTP.
+    SessionChange {
+        /// Which.
+        session: SessionId,
+        /// What.
+        change: SessionChange,
+        /// When, in milliseconds since 1970.
+        at_ms: u64,
+    },
+    /// The session is over.
+    SessionEnd {
+        /// Which.
+        session: SessionId,
+        /// Why.
+        reason: EndReason,
+        /// When, in milliseconds since 1970.
+        at_ms: u64,
+    },
+    /// A client of this gateway takes the session; an earlier attachment is displaced.
+    Attach {
+        /// Which.
+        session: SessionId,
+        /// Where the client is connected.
+        gateway: Member,
+        /// The gateway's number for the connection; the same one again is the same attachment.
+        connection: u64,
+        /// When, in milliseconds since 1970.
+        at_ms: u64,
+    },
+    /// The socket of this attachment is gone; the session stays present until `grace_until_ms`.
+    Detach {
+        /// Which.
+        session: SessionId,
+        /// Only if this still is its attachment.
+        attachment: AttachmentNumber,
+        /// When, in milliseconds since 1970.
+        at_ms: u64,
+        /// When its presence ends.
+        grace_until_ms: u64,
+    },
+    /// The grace is over: the session is present no longer and leaves its groups' presence.
+    GraceOver {
+        /// Which.
+        session: SessionId,
+        /// Only if this was its last attachment.
+        attachment: AttachmentNumber,
+    },
+    /// The client joined a group.
+    SessionJoin {
+        /// Which.
+        session: SessionId,
+        /// What it joined.
+        group: GroupName,
+    },
+    /// The client left a group.
+    SessionLeave {
+        /// Which.
+        session: SessionId,
+        /// What it left.
+        group: GroupName,
+    },
+    /// These presences, left behind by a session that was detached or ended, have been taken out of their groups.
+    Departed {
+        /// Which.
+        session: SessionId,
+        /// The groups done.
+        groups: Vec<GroupName>,
+    },
+    /// The store has the session's record as of this index of the slot's log.
+    Saved {
+        /// Which.
+        session: SessionId,
+        /// As of this entry.
+        index: Index,
+    },
+    /// A session long detached leaves the memory; the store has it.
+    Forget {
+        /// Which.
+        session: SessionId,
+    },
+}

@@ -1,0 +1,113 @@
+//! The cluster map: who the members are, and for each slot its term, primary, in-sync set and learner.
+//!
+//! One row of the store holds it and one conditional write changes it (`IF version = v`). Only confirmed maps travel.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{Generation, Member, NodeId, SlotId, Term};
+
+/// One version of the map.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ClusterMap {
+    /// Grows by one at every change; 1 for the first map.
+    pub version: u64,
+    /// The nodes that take part, each in the start that the map counts on.
+    pub members: BTreeMap<NodeId, Generation>,
+    /// One for each slot, by its number. Never empty in a valid map.
+    pub slots: Vec<SlotAssignment>,
+}
+
+/// Who holds a slot.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SlotAssignment {
+    /// Grows whenever the primary changes.
+    pub term: Term,
+    /// Grows whenever the slot starts again with nothing because all of its in-sync members were lost.
+    pub lineage: u64,
+    /// The map version that last changed this assignment. What a primary asks of the steward names it, so that a request
+    /// made under one assignment is never carried out under another, alike though they may look.
+    pub changed_at: u64,
+    /// Who orders the entries. A member of `in_sync`.
+    pub primary: Member,
+    /// Who must hold an entry before it is committed; the primary among them. Sorted, never empty.
+    pub in_sync: Vec<Member>,
+    /// Who is catching up, to become in-sync next.
+    pub learner: Option<Member>,
+}
+
+impl SlotAssignment {
+    /// Whether this member of the in-sync set.
+    pub fn is_in_sync(&self, member: &Member) -> bool {
+        self.in_sync.contains(member)
+    }
+    /// Whether the member holds or is to hold a copy.
+    pub fn concerns(&self, member: &Member) -> bool {
+        self.is_in_sync(member) || self.learner.as_ref() == Some(member)
+    }
+}
+
+impl ClusterMap {
+    /// The first map: one member has every slot.
+    pub fn first(me: &Member, slots: u16) -> Self {
+        let assignment = SlotAssignment {
+            term: 1,
+            lineage: 1,
+            changed_at: 1,
+            primary: me.clone(),
+            in_sync: vec![me.clone()],
+            learner: None,
+        };
+        Self {
+            version: 1,
+            members: BTreeMap::from([(me.node.clone(), me.generation)]),
+            slots: vec![assignment; usize::from(slots)],
+        }
+    }
+
+    /// How many slots there are.
+    pub fn slot_count(&self) -> u16 {
+        self.slots.len() as u16
+    }
+
+    /// A slot's assignment, where the map has that slot.
+    pub fn slot(&self, slot: SlotId) -> Option<&SlotAssignment> {
+        self.slots.get(usize::from(slot))
+    }
+}
+
+/// A map as it is passed around.
+pub type SharedMap = Arc<ClusterMap>;
+
+/// What a slot's primary asks of the steward. Carried out only while the slot's `changed_at` still is the one named.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum MapRequest {
+    /// The learner holds everything and is required for commits already: make it in-sync (rule 3).
+    Promote {
+        /// The slot.
+        slot: SlotId,
+        /// The assignment under which this was found.
+        changed_at: u64,
+        /// The slot's learner.
+        learner: Member,
+    },
+    /// A replica did not acknowledge within `replica_timeout`: take it out of the in-sync set, or as learner (rule 2).
+    Drop {
+        /// The slot.
+        slot: SlotId,
+        /// The assignment under which this was found.
+        changed_at: u64,
+        /// The slow one.
+        member: Member,
+    },
+}
+
+impl MapRequest {
+    /// The slot it is about.
+    pub fn slot(&self) -> SlotId {
+        match self {
+            Self::Promote { slot, .. } | Self::Drop { slot, .. } => *slot,
+        }
+    }
+}

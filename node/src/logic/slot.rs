@@ -1,0 +1,5 @@
+//! placeholder
+use serde::{Deserialize, Serialize};
+/// snapshot
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SlotSnapshot {}

@@ -1,0 +1,286 @@
+//! What clients ask and are told, whatever the protocol: a codec turns frames into [`Command`]s and [`Event`]s into
+//! frames, and nothing else differs between protocols.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use crate::{
+    id::{Epoch, GroupName, Position, SessionId},
+    logic::entry::{Message, Presence},
+};
+
+/// The client's own mark on a request, echoed unchanged: a JSON number or string, as text.
+pub type RequestId = Option<Box<str>>;
+
+/// What a client asks.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Command {
+    /// The first frame: with a token to take a session up, without one to get one (where that is allowed).
+    Hello {
+        /// Echoed.
+        id: RequestId,
+        /// A token, unless it came by cookie or header.
+        session: Option<String>,
+        /// Where the client stopped in its groups.
+        resume: BTreeMap<GroupName, Position>,
+    },
+    /// Join a group.
+    Join {
+        /// Echoed.
+        id: RequestId,
+        /// Which.
+        group: GroupName,
+        /// Where the client stopped.
+        since: Option<Position>,
+    },
+    /// Leave a group.
+    Leave {
+        /// Echoed.
+        id: RequestId,
+        /// Which.
+        group: GroupName,
+    },
+    /// Publish to a group.
+    Publish {
+        /// Echoed.
+        id: RequestId,
+        /// Which.
+        group: GroupName,
+        /// JSON text.
+        data: Bytes,
+        /// Repeats with it are one publish.
+        key: Option<String>,
+    },
+    /// Read messages.
+    History {
+        /// Echoed.
+        id: RequestId,
+        /// Which.
+        group: GroupName,
+        /// After this.
+        since: Option<Position>,
+        /// At most so many.
+        limit: u32,
+    },
+    /// Read who is present.
+    Members {
+        /// Echoed.
+        id: RequestId,
+        /// Which.
+        group: GroupName,
+        /// After this session.
+        after: Option<SessionId>,
+        /// At most so many.
+        limit: u32,
+    },
+    /// I am alive.
+    Heartbeat {
+        /// Echoed.
+        id: RequestId,
+    },
+}
+
+/// Why a connection ends. The close code says the same.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ByeCode {
+    /// The node drains: come back, to another node.
+    Draining,
+    /// The session attached elsewhere.
+    Displaced,
+    /// The session is over.
+    SessionEnded,
+    /// No `hello` in time.
+    HelloTimeout,
+    /// Nothing heard for the idle time.
+    Idle,
+    /// The client does not keep up.
+    SlowConsumer,
+    /// A frame that no rule allows: too large, not text, not JSON, before `hello`.
+    BadFrame,
+    /// Too many operations.
+    RateLimited,
+    /// The token is not valid.
+    Unauthorized,
+    /// The cluster cannot serve this now.
+    Unavailable,
+}
+
+/// Place of an error in the client's frame.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Detail {
+    /// The way to the field, from the frame's root: field names and array indexes.
+    pub loc: Vec<String>,
+    /// What is wrong, for people.
+    pub msg: String,
+    /// What is wrong, for programs (`missing`, `unknown_field`, `type_error`, `value_error`, …).
+    pub kind: &'static str,
+}
+
+/// An error to a command.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ClientError {
+    /// Of the command.
+    pub id: RequestId,
+    /// For programs: `invalid`, `forbidden`, `busy`, `unavailable`, `unknown_outcome`, `limit`, …
+    pub code: &'static str,
+    /// For people: what is wrong and how to mend it.
+    pub message: String,
+    /// Where.
+    pub detail: Vec<Detail>,
+    /// When a retry makes sense.
+    pub retry_after_ms: Option<u64>,
+}
+
+/// What a client is told.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Event {
+    /// To `hello`.
+    Welcome {
+        /// Of the hello.
+        id: RequestId,
+        /// The session's id.
+        session: SessionId,
+        /// Its user.
+        user: String,
+        /// A token, where the session is new.
+        token: Option<String>,
+        /// The node's name.
+        node: String,
+        /// Send something at least this often.
+        heartbeat_s: u64,
+        /// The groups that are being restored; a `joined` for each follows. The private ones among them.
+        groups: Vec<GroupName>,
+    },
+    /// To `join`, and for each restored group. Missed messages follow.
+    Joined {
+        /// Of the join; nothing for a restored group.
+        id: RequestId,
+        /// Which.
+        group: GroupName,
+        /// Its log.
+        epoch: Epoch,
+        /// The join point: what is later is delivered. Where messages are replayed, they are up to this offset.
+        offset: u64,
+        /// Everything since `since` follows.
+        recovered: bool,
+    },
+    /// To `leave`.
+    Left {
+        /// Of the leave.
+        id: RequestId,
+        /// Which.
+        group: GroupName,
+    },
+    /// To `publish`.
+    Published {
+        /// Of the publish.
+        id: RequestId,
+        /// Which group.
+        group: GroupName,
+        /// Where it stands.
+        position: Position,
+        /// How many nodes hold it.
+        copies: u8,
+    },
+    /// To `history`.
+    History {
+        /// Of the request.
+        id: RequestId,
+        /// Which.
+        group: GroupName,
+        /// The group's head; nothing where there is no such group.
+        position: Option<Position>,
+        /// Nothing is missing between `since` and the first.
+        complete: bool,
+        /// Oldest first.
+        messages: Vec<Message>,
+    },
+    /// To `members`.
+    Members {
+        /// Of the request.
+        id: RequestId,
+        /// Which.
+        group: GroupName,
+        /// By session id.
+        members: Vec<Presence>,
+        /// More after the last.
+        more: bool,
+    },
+    /// To `heartbeat`.
+    Heartbeat {
+        /// Of the heartbeat.
+        id: RequestId,
+    },
+    /// A message of a joined group.
+    Message {
+        /// Which.
+        group: GroupName,
+        /// Its log.
+        epoch: Epoch,
+        /// The message.
+        message: Message,
+    },
+    /// Someone came or went.
+    Member {
+        /// Which group.
+        group: GroupName,
+        /// Came, or went.
+        joined: bool,
+        /// Who.
+        member: Presence,
+    },
+    /// These messages are not to be had any more.
+    Gap {
+        /// Which group.
+        group: GroupName,
+        /// Its log.
+        epoch: Epoch,
+        /// The first that is missing.
+        from: u64,
+        /// The last that is missing.
+        to: u64,
+        /// `trimmed`, `slow_consumer`.
+        reason: &'static str,
+    },
+    /// The group's log is another one now; delivery goes on after `offset` in it.
+    Reset {
+        /// Which group.
+        group: GroupName,
+        /// The new log.
+        epoch: Epoch,
+        /// Where delivery goes on.
+        offset: u64,
+        /// Why.
+        reason: &'static str,
+    },
+    /// The node cannot hear the group's primary: messages may be late.
+    Stale {
+        /// Which group.
+        group: GroupName,
+    },
+    /// The group is heard again, up to here nothing is missing or it was declared so.
+    Live {
+        /// Which group.
+        group: GroupName,
+        /// Its log.
+        epoch: Epoch,
+        /// Its offset.
+        offset: u64,
+    },
+    /// The session attached elsewhere. A `bye` follows.
+    Displaced,
+    /// Something was refused.
+    Error(ClientError),
+    /// The connection ends.
+    Bye {
+        /// Why.
+        code: ByeCode,
+        /// For people.
+        reason: String,
+        /// Whether to come back.
+        reconnect: bool,
+        /// When.
+        after_ms: u64,
+    },
+}

@@ -1,0 +1,4 @@
+//! Bytes ↔ types, with limits; no behaviour.
+
+pub mod command;
+pub mod peer;
