@@ -2,6 +2,7 @@
 //! iteration over hash maps. Each has exactly one shell, outside of this folder; the simulator is another.
 
 pub mod entry;
+pub mod feed;
 pub mod log;
 pub mod map;
 pub mod replication;
