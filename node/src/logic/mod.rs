@@ -4,8 +4,10 @@
 pub mod entry;
 pub mod log;
 pub mod map;
+pub mod primary;
 pub mod replication;
 pub mod request;
+pub mod session;
 pub mod slot;
 
 use serde::{Deserialize, Serialize};
