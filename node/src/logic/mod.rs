@@ -5,8 +5,10 @@ pub mod entry;
 pub mod feed;
 pub mod log;
 pub mod map;
+pub mod primary;
 pub mod replication;
 pub mod request;
+pub mod session;
 pub mod slot;
 
 use serde::{Deserialize, Serialize};
