@@ -65,8 +65,10 @@ const WALLS: &[Wall] = &[
     },
 ];
 
-/// The length in lines past which a file is to be cut by what it does.
+/// The length in lines, without the tests at its end, past which a file is to be cut by what it does.
 const LONGEST: usize = 700;
+/// Files that may be longer, up to this, each with its reason in a comment.
+const LONGER: &[(&str, usize)] = &[];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
@@ -93,9 +95,32 @@ fn sources(folder: &Path) -> Vec<(PathBuf, String)> {
     found
 }
 
+/// The tests of the module beside it.
+fn is_tests(path: &Path) -> bool {
+    path.file_stem().is_some_and(|stem| stem.to_string_lossy().ends_with("tests"))
+}
+
+/// The file without what is compiled for tests only: the module that holds them, which ends the file, and single lines.
+fn without_tests(text: &str) -> String {
+    let mut kept = String::new();
+    let mut lines = text.lines();
+    while let Some(line) = lines.next() {
+        if line.trim() != "#[cfg(test)]" {
+            kept += line;
+            kept.push('\n');
+            continue;
+        }
+        let item = lines.find(|line| !line.trim_start().starts_with("#[")).unwrap_or("");
+        if item.starts_with("mod ") && item.ends_with('{') {
+            break;
+        }
+    }
+    kept
+}
+
 /// The code without comments, strings, tests at the end, and white space.
 fn bare(text: &str) -> String {
-    let text = text.split("#[cfg(test)]").next().unwrap();
+    let text = without_tests(text);
     let lines = text.lines().map(|line| line.split("//").next().unwrap());
     let mut bare = String::new();
     for (at, part) in lines.collect::<Vec<_>>().join("\n").split('"').enumerate() {
@@ -182,7 +207,7 @@ fn parts_keep_to_their_walls() {
             path.starts_with(wall.folder) || path == Path::new(&format!("{}.rs", wall.folder))
         };
         for (path, text) in sources(&src) {
-            if !inside(&path) || path.file_stem().is_some_and(|stem| stem.to_string_lossy().ends_with("tests")) {
+            if !inside(&path) || is_tests(&path) {
                 continue;
             }
             let bare = bare(&text);
@@ -202,11 +227,12 @@ fn files_are_short_and_say_what_they_are_for() {
     let mut broken = Vec::new();
     for (path, text) in [sources(&root().join("node")), sources(&root().join("cluster-tests"))].concat() {
         let shown = path.strip_prefix(root()).unwrap().display().to_string();
-        let lines = text.lines().count();
-        if lines > LONGEST {
-            broken.push(format!("{shown}: {lines} lines, cut it by what it does (at most {LONGEST})"));
+        let lines = without_tests(&text).lines().count();
+        let longest = LONGER.iter().find(|(longer, _)| *longer == shown).map_or(LONGEST, |(_, longest)| *longest);
+        if lines > longest {
+            broken.push(format!("{shown}: {lines} lines, cut it by what it does (at most {longest})"));
         }
-        if !text.starts_with("//! ") {
+        if !text.starts_with("//! ") && !is_tests(&path) {
             broken.push(format!("{shown}: begins without a `//!` line that says what it is for"));
         }
     }
@@ -235,6 +261,8 @@ fn the_scan_sees_every_way_to_name_a_part() {
     check("let x = \"crate::store\";", "store", false);
     check("#[cfg(test)]\nuse crate::store;", "store", false);
     check("use super::super::store::X;", "store", true);
+    check("#[cfg(test)]\n#[path = \"x.rs\"]\nmod tests;\nuse crate::store;", "store", true);
+    check("#[cfg(test)]\nmod tests {\n    use crate::store;\n}", "store", false);
     let check = |code: &str, path: &str, expected: bool| assert_eq!(names(&bare(code), path), expected, "{path} in {code}");
     check("use std::time::Duration;", "std::time", true);
     check("use std::{fmt, time::Duration};", "std::time", true);
