@@ -138,7 +138,7 @@ pub fn report(map: Option<&ClusterMap>, view: &ClusterView, facts: &LocalFacts) 
     let census = map.map(|map| Census::of(map, view, facts.copies)).unwrap_or_default();
     match map {
         None => {
-            findings.red("this node has no cluster map yet: it has not reached the store or another node".to_owned())
+            findings.red("this node has no cluster map yet: it has not reached the store or another node".to_owned());
         }
         Some(map) => {
             judge_slots(&census, facts.copies, &mut findings);
@@ -152,7 +152,7 @@ pub fn report(map: Option<&ClusterMap>, view: &ClusterView, facts: &LocalFacts) 
 
     let status = findings.0.iter().map(|(status, _)| *status).max().unwrap_or(Status::Green);
     // Stable: within one colour the order of the judges stays.
-    findings.0.sort_by(|a, b| b.0.cmp(&a.0));
+    findings.0.sort_by_key(|(status, _)| std::cmp::Reverse(*status));
     Health {
         status,
         reasons: findings.0.into_iter().map(|(_, reason)| reason).collect(),

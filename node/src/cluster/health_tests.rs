@@ -31,7 +31,7 @@ fn node(name: &str, all: &[&str]) -> NodeView {
         settings: "d".to_owned(),
         load: Load::default(),
         store: StoreView::Up,
-        links: all.iter().filter(|peer| **peer != name).map(|peer| (id(peer), up.clone())).collect(),
+        links: all.iter().filter(|peer| **peer != name).map(|peer| (id(peer), up)).collect(),
         groups: BTreeMap::new(),
     }
 }

@@ -212,7 +212,7 @@ async fn history(
     match (query.has("since_epoch"), query.has("since_offset")) {
         (true, false) => query.problem("since_offset", "missing", "`since_epoch` is of use only with `since_offset`"),
         (false, true) => {
-            query.problem("since_epoch", "missing", "an offset counts in one epoch: give `since_epoch` too")
+            query.problem("since_epoch", "missing", "an offset counts in one epoch: give `since_epoch` too");
         }
         _ => {}
     }

@@ -175,9 +175,9 @@ async fn to_session(
 ) -> Result<Json<Published>, ApiError> {
     let publish = checked(&api, message)?;
     // A message that nobody will ever read is an error of the caller's. Where it cannot be told now, the message counts.
-    match api.ask(api.session_slot(id), SlotRequest::ReadSession { session: id }).await {
-        Err(error @ (SlotError::NoSession | SlotError::SessionEnded(_))) => return Err(error.into()),
-        Ok(_) | Err(_) => {}
+    let known = api.ask(api.session_slot(id), SlotRequest::ReadSession { session: id }).await;
+    if let Err(error @ (SlotError::NoSession | SlotError::SessionEnded(_))) = known {
+        return Err(error.into());
     }
     Ok(Json(send(&api, GroupName::of_session(id), publish).await?))
 }
@@ -192,7 +192,7 @@ async fn broadcast(State(api): State<Arc<Api>>, JsonBody(body): JsonBody<NewBroa
     for (index, name) in body.groups.iter().take(BROADCAST_GROUPS_MAX).enumerate() {
         match group_name(name) {
             Ok(group) if groups.contains(&group) => {
-                problems.value(loc!["body", "groups", index], "this group is named twice")
+                problems.value(loc!["body", "groups", index], "this group is named twice");
             }
             Ok(group) => groups.push(group),
             Err(msg) => problems.value(loc!["body", "groups", index], msg),

@@ -230,5 +230,4 @@ async fn in_order<T>(at_once: usize, futures: impl IntoIterator<Item = impl Futu
 }
 
 #[cfg(test)]
-#[path = "tests.rs"]
 mod tests;
