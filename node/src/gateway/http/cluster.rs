@@ -104,7 +104,7 @@ async fn map(State(api): State<Arc<Api>>) -> Result<Json<MapView>, ApiError> {
 }
 
 /// The health of the whole cluster, as this node knows it by gossip and the map. Always 200: `status` says how it is.
-#[utoipa::path(get, path = "/v1/cluster/health", tag = "cluster", responses((status = 200, description = "The report", body = Health)))]
+#[utoipa::path(get, path = "/v1/cluster/health", operation_id = "cluster_health", tag = "cluster", responses((status = 200, description = "The report", body = Health)))]
 async fn health(State(api): State<Arc<Api>>) -> Json<Health> {
     Json(report_of(&api))
 }

@@ -22,6 +22,10 @@ async fn the_document_is_true() {
         table().into_iter().map(|route| ((route.path.to_owned(), route.method.to_string()), route.key)).collect();
     assert_eq!(documented.keys().collect::<Vec<_>>(), routed.keys().collect::<Vec<_>>());
 
+    let names: std::collections::BTreeSet<&str> =
+        documented.values().map(|operation| operation["operationId"].as_str().unwrap()).collect();
+    assert_eq!(names.len(), documented.len(), "every operation has a name of its own");
+
     let server = Server::answering(obliging);
     for ((path, method), operation) in documented {
         let keyed = routed[&(path.clone(), method.clone())];
