@@ -1,3 +1,11 @@
 //! The cluster as one node sees it: gossip, the steward, health.
 
+mod claims;
+pub mod gossip;
+mod guard;
+pub mod membership;
+mod observer;
+mod seeds;
+#[cfg(test)]
+mod tests;
 pub mod view;

@@ -259,7 +259,8 @@ pub(crate) fn sending(keep_alive: Duration) -> TransportConfig {
     config
         .max_concurrent_uni_streams(VarInt::from_u32(0))
         .max_concurrent_bidi_streams(VarInt::from_u32(0))
-        .datagram_receive_buffer_size(None);
+        // None would also forbid sending them.
+        .datagram_receive_buffer_size(Some(1));
     config
 }
 
