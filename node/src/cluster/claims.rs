@@ -234,7 +234,8 @@ mod tests {
     #[test]
     fn many_links_and_long_values_keep_their_bounds() {
         let link = |number: usize| LinkView { sends: number != 7, hears: true, rtt_us: 1 };
-        let links = (0..500).map(|number| (NodeId::parse(&format!("{}{number}", "n".repeat(50))).unwrap(), link(number)));
+        let links =
+            (0..500).map(|number| (NodeId::parse(&format!("{}{number}", "n".repeat(50))).unwrap(), link(number)));
         let links: BTreeMap<NodeId, LinkView> = links.collect();
         let read = read_links(&links_value(&links));
         assert_eq!(read.len(), 1);

@@ -26,7 +26,12 @@ use chitchat::{
 use tokio::sync::{Notify, mpsc, watch};
 
 pub use super::claims::OwnState;
-use super::{guard::Guard, observer::Observer, seeds, view::{ClusterView, SharedView}};
+use super::{
+    guard::Guard,
+    observer::Observer,
+    seeds,
+    view::{ClusterView, SharedView},
+};
 use crate::{
     clock,
     config::Config,
@@ -111,7 +116,10 @@ pub struct GossipOutput {
 pub fn queue() -> (GossipInput, GossipOutput) {
     let (sender, receiver) = mpsc::channel(INPUT_MAX);
     let dropped = Arc::new(AtomicU64::new(0));
-    (GossipInput { queue: sender, rates: Arc::default(), dropped: dropped.clone() }, GossipOutput { queue: receiver, dropped })
+    (
+        GossipInput { queue: sender, rates: Arc::default(), dropped: dropped.clone() },
+        GossipOutput { queue: receiver, dropped },
+    )
 }
 
 impl GossipInput {

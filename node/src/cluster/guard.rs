@@ -314,7 +314,16 @@ mod tests {
         let sender = (id("n2", 5), [10, 0, 20]);
         check(&[
             (syn(&[sender.clone(), (id("n1", 9), [u64::MAX, 0, 7]), (id("n3", 1), [1 << 30, 5, 1 << 30])]), None),
-            (ack(&[Op::Node(id("n2", 5)), Op::Key("a", 21), Op::Key("b", 22), Op::Node(id("n1", 8)), Op::Version(3)]), None),
+            (
+                ack(&[
+                    Op::Node(id("n2", 5)),
+                    Op::Key("a", 21),
+                    Op::Key("b", 22),
+                    Op::Node(id("n1", 8)),
+                    Op::Version(3),
+                ]),
+                None,
+            ),
             (syn(&[(id("n2", 5), [JUMP + 10, 0, JUMP])]), None),
             ([&MARK[..], &[3]].concat(), None),
         ]);

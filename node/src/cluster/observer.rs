@@ -311,3 +311,45 @@ impl Known {
 fn read(member: &Member, heard: &Heard, alive: bool) -> NodeView {
     claims::read(member.clone(), heard.chitchat_id().gossip_advertise_addr, alive, heard.key_values())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const UP: LinkView = LinkView { sends: true, hears: true, rtt_us: 0 };
+    const HALF: LinkView = LinkView { sends: false, hears: true, rtt_us: 0 };
+    const DOWN: LinkView = LinkView { sends: false, hears: false, rtt_us: 0 };
+
+    /// Looks 200 ms apart: what chitchat says, the link, whether it may be judged dead; and what is shown then. The
+    /// heartbeat never moves.
+    fn check(looks: &[(bool, LinkView, bool, bool)]) {
+        let heard = Heard::for_test();
+        let member = Member { node: NodeId::parse("test-node").unwrap(), generation: 0 };
+        let mut known = Known::new(&member, &heard, 0);
+        for (number, (is_live, link, may_die, shown)) in looks.iter().enumerate() {
+            let now_ms = number as u64 * 200;
+            let was_alive = known.view.alive;
+            assert!(!known.hear(&member, &heard, now_ms));
+            let changed = known.judge(*is_live, *link, now_ms, (*may_die, false));
+            assert_eq!(known.view.alive, *shown, "look {number}");
+            assert_eq!(changed, was_alive != *shown, "look {number}");
+        }
+    }
+
+    #[test]
+    fn death_takes_two_ticks_of_evidence_and_life_one() {
+        let (live, dead) = (true, false);
+        check(&[(dead, UP, true, false), (live, DOWN, false, true), (dead, UP, true, true), (dead, UP, true, false)]);
+        check(&[(live, UP, true, true), (dead, UP, true, true), (live, UP, true, true), (dead, UP, true, true)]);
+        check(&[(live, UP, true, true), (dead, UP, false, true), (dead, UP, false, true), (dead, UP, true, true)]);
+    }
+
+    #[test]
+    fn no_link_and_no_heartbeat_for_a_second_is_evidence() {
+        let mut looks = vec![(true, DOWN, true, true); 7];
+        looks.push((true, DOWN, true, false));
+        looks.push((true, HALF, true, true));
+        check(&looks);
+        check(&[(true, HALF, true, true); 20]);
+    }
+}

@@ -54,8 +54,11 @@ impl Node {
     async fn start(identity: Arc<Identity>, generation: u64, listen: SocketAddr, seeds: Vec<String>) -> Self {
         let member = Member { node: identity.node().clone(), generation };
         let (tasks, (input, output)) = (Tasks::new(), queue());
-        let settings =
-            MeshSettings { keep_alive: Duration::from_millis(250), peer_queue_bytes: 8 << 20, bulk_queue_bytes: 8 << 20 };
+        let settings = MeshSettings {
+            keep_alive: Duration::from_millis(250),
+            peer_queue_bytes: 8 << 20,
+            bulk_queue_bytes: 8 << 20,
+        };
         let inbox = Arc::new(OnlyGossip(input.clone()));
         let mesh = Mesh::start(member.clone(), "test", &identity, listen, settings, inbox, tasks.clone()).unwrap();
         let settings = GossipSettings {
@@ -132,7 +135,8 @@ async fn three_nodes_find_each_other_and_tell_what_changes() {
             node.sees(&b.member, |b| b.state == NodeState::Serving && b.map_version == 7 && b.zone == "zone of b")
         })
         .await;
-        wait_until("what is gathered", || node.sees(&b.member, |b| b.load.connections == 11 && b.groups == groups)).await;
+        wait_until("what is gathered", || node.sees(&b.member, |b| b.load.connections == 11 && b.groups == groups))
+            .await;
         wait_until("b's links", || {
             let linked = |b: &NodeView| b.links.len() == 2 && b.links.values().all(|link| link.sends && link.hears);
             node.sees(&b.member, linked)
@@ -198,5 +202,7 @@ async fn an_address_that_nobody_can_reach_is_refused() {
         own: OwnState::default(),
     };
     let refused = Gossip::start(a.member.clone(), settings, a.mesh.clone(), queue().1, &a.tasks).await;
-    assert!(matches!(&refused, Err(error @ GossipError::Advertise(_)) if error.to_string().contains("node.peer_advertise")));
+    assert!(
+        matches!(&refused, Err(error @ GossipError::Advertise(_)) if error.to_string().contains("node.peer_advertise"))
+    );
 }
