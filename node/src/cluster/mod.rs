@@ -1,4 +1,12 @@
 //! The cluster as one node sees it: gossip, the steward, health.
 
 pub mod health;
+mod claims;
+pub mod gossip;
+mod guard;
+pub mod membership;
+mod observer;
+mod seeds;
+#[cfg(test)]
+mod tests;
 pub mod view;
