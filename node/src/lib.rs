@@ -6,6 +6,7 @@ pub mod config;
 pub mod gateway;
 pub mod id;
 pub mod logic;
+pub mod metrics;
 pub mod peer;
 pub mod router;
 pub mod store;
