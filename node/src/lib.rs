@@ -1,5 +1,6 @@
 //! Roost: client sessions for a whole cluster, without a broker. `node/ARCHITECTURE.md` says how it hangs together.
 
+pub mod cli;
 pub mod clock;
 pub mod cluster;
 pub mod config;

@@ -14,7 +14,12 @@ pub struct Router {}
 impl Router {
     /// Asks the slot's primary and waits for the answer, at most until the deadline. `NotPrimary` and lost answers are
     /// tried again inside; past the deadline the answer is `Unknown` for something that may have been done.
-    pub async fn call(&self, _slot: SlotId, _request: SlotRequest, _deadline: Duration) -> Result<SlotAnswer, SlotError> {
+    pub async fn call(
+        &self,
+        _slot: SlotId,
+        _request: SlotRequest,
+        _deadline: Duration,
+    ) -> Result<SlotAnswer, SlotError> {
         std::future::pending().await
     }
 }

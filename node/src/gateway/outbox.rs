@@ -69,7 +69,9 @@ impl Outbox {
             state.cut = true;
             state.closing = Some(Closing {
                 code: ByeCode::SlowConsumer,
-                reason: format!("{queued} bytes were waiting for this connection, the limit is {limit}: read faster, or join fewer groups"),
+                reason: format!(
+                    "{queued} bytes were waiting for this connection, the limit is {limit}: read faster, or join fewer groups"
+                ),
                 reconnect: true,
                 after_ms: 0,
             });
