@@ -89,6 +89,11 @@ impl Admission {
         self.lock().closed = false;
     }
 
+    /// How many are connected.
+    pub fn connections(&self) -> usize {
+        self.lock().total
+    }
+
     fn admit_at(self: &Arc<Self>, address: IpAddr, now_us: u64) -> Result<Admitted, Refusal> {
         let address = counted_as(address);
         let mut state = self.lock();

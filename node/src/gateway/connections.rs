@@ -150,11 +150,11 @@ mod tests {
         assert_eq!((connections.count(), metrics.connections.get()), (1, 1));
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn draining_tells_everyone_once_and_spreads_their_return() {
         let (connections, metrics) = (Connections::new(), Metrics::new());
         let open: Vec<_> = (0..50).map(|_| connections.open(1_000, &metrics)).collect();
-        connections.drain(100, Duration::from_secs(60)).await;
+        connections.drain(1_000, Duration::from_secs(60)).await;
         let closing: Vec<_> = open.iter().map(|one| one.outbox.take().closing.expect("it was told")).collect();
         assert!(closing.iter().all(|closing| closing.code == ByeCode::Draining && closing.reconnect && closing.after_ms <= 60_000));
         let times: std::collections::BTreeSet<_> = closing.iter().map(|closing| closing.after_ms).collect();

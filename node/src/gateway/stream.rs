@@ -248,3 +248,7 @@ fn broken(error: &Error) -> Option<Fault> {
 fn cut(reason: &str) -> &str {
     &reason[..reason.floor_char_boundary(123)]
 }
+
+#[cfg(test)]
+#[path = "stream_tests.rs"]
+mod tests;
