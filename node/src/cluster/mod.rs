@@ -1,9 +1,9 @@
 //! The cluster as one node sees it: gossip, the steward, health.
 
-pub mod health;
 mod claims;
 pub mod gossip;
 mod guard;
+pub mod health;
 pub mod membership;
 mod observer;
 mod seeds;

@@ -1,23 +1,23 @@
 //! A node in its role towards the clients connected to it.
 
-pub mod error;
-pub mod extract;
-pub mod http;
 pub mod access;
 pub mod admission;
 pub mod attachments;
+mod client;
 pub mod connections;
 pub mod error;
+pub mod extract;
+mod hello;
+pub mod http;
 pub mod hub;
+mod lanes;
+pub mod listener;
 pub mod origin;
 pub mod outbox;
 pub mod publish_key;
 pub mod rate;
 pub mod refusal;
 pub mod socket;
-mod client;
-mod hello;
-mod lanes;
 mod stream;
 
 use std::{fmt, sync::Arc, time::Duration};

@@ -254,7 +254,7 @@ impl Server {
 }
 
 fn keyring() -> Keyring {
-    Keyring {}
+    Keyring::generate()
 }
 
 #[track_caller]
