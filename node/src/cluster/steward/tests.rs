@@ -249,7 +249,7 @@ async fn unknown_outcomes_are_read_back() {
     node.settle().await;
     wait_until("all troubles to be over", async || {
         // Something to do, so that the map changes.
-        let back = if node.map.version() % 2 == 0 { "n1#1 n2#1" } else { "n1#1 n2#1 n3#1" };
+        let back = if node.map.version().is_multiple_of(2) { "n1#1 n2#1" } else { "n1#1 n2#1 n3#1" };
         node.sees(back);
         node.promote().await;
         faulty.troubles.load(Ordering::SeqCst) == 0
