@@ -9,4 +9,7 @@ mod observer;
 mod seeds;
 #[cfg(test)]
 mod tests;
+pub mod evidence;
+pub mod maps;
+pub mod steward;
 pub mod view;

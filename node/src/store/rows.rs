@@ -73,7 +73,8 @@ pub fn encode_session(record: &SessionRecord) -> Result<Vec<u8>, StoreError> {
             StoreError::Corrupt(format!("the attributes of session {} are not JSON: {error}", record.id))
         })?),
     };
-    let grants = record.grants.iter().cloned().map(|Grant { pattern, join, publish }| GrantRow { pattern, join, publish });
+    let grants =
+        record.grants.iter().cloned().map(|Grant { pattern, join, publish }| GrantRow { pattern, join, publish });
     encode(&SessionRow {
         id: record.id.0,
         user: record.user.clone(),
@@ -134,7 +135,8 @@ pub fn encode_map(map: &ClusterMap) -> Result<Vec<u8>, StoreError> {
 /// Reads what [`encode_map`] wrote; a map whose slots make no sense is refused.
 pub fn decode_map(row: &[u8]) -> Result<ClusterMap, StoreError> {
     let MapRow { version, members, holders, slots } = decode("the cluster map", row)?;
-    let damaged = |slot: usize| StoreError::Corrupt(format!("slot {slot} of the cluster map names nobody who is there"));
+    let damaged =
+        |slot: usize| StoreError::Corrupt(format!("slot {slot} of the cluster map names nobody who is there"));
     let holder = |slot: usize, number: usize| holders.get(number).cloned().ok_or_else(|| damaged(slot));
     let slot = |(number, row): (usize, SlotRow)| {
         let in_sync: Vec<Member> = row.in_sync.iter().map(|at| holder(number, *at)).collect::<Result<_, _>>()?;
@@ -202,7 +204,8 @@ mod tests {
 
     #[test]
     fn unknown_and_missing_fields_are_no_harm() {
-        let row = br#"{"id":"00000000-0000-0000-0000-000000000007","user":"","created_ms":1,"expires_ms":2,"idle_ttl_ms":3,
+        let row =
+            br#"{"id":"00000000-0000-0000-0000-000000000007","user":"","created_ms":1,"expires_ms":2,"idle_ttl_ms":3,
             "last_used_ms":4,"colour":"red"}"#;
         let record = decode_session(&[&[FORM][..], row].concat()).unwrap();
         assert_eq!((record.expires_ms, record.groups.len()), (2, 0));
@@ -221,7 +224,9 @@ mod tests {
     fn what_cannot_be_right_is_refused() {
         let map = |json: &str| decode_map(&[&[FORM][..], json.as_bytes()].concat());
         let slot = |slot: &str| {
-            map(&format!(r#"{{"version":1,"members":{{}},"holders":[{{"node":"a","generation":1}}],"slots":[{slot}]}}"#))
+            map(&format!(
+                r#"{{"version":1,"members":{{}},"holders":[{{"node":"a","generation":1}}],"slots":[{slot}]}}"#
+            ))
         };
         assert!(slot(r#"{"term":1,"lineage":1,"changed_at":1,"primary":0,"in_sync":[0]}"#).is_ok());
         assert!(slot(r#"{"term":1,"lineage":1,"changed_at":1,"primary":1,"in_sync":[0]}"#).is_err());

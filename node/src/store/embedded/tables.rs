@@ -23,7 +23,8 @@ pub(super) const GENERATIONS: TableDefinition<'static, &str, u64> = TableDefinit
 pub(super) const SESSIONS: TableDefinition<'static, u128, (u64, u64, u64, &str, &[u8])> =
     TableDefinition::new("sessions");
 /// (user, session).
-pub(super) const SESSIONS_BY_USER: TableDefinition<'static, (&str, u128), ()> = TableDefinition::new("sessions_by_user");
+pub(super) const SESSIONS_BY_USER: TableDefinition<'static, (&str, u128), ()> =
+    TableDefinition::new("sessions_by_user");
 /// (expiry, session): what to purge next.
 pub(super) const EXPIRIES: TableDefinition<'static, (u64, u128), ()> = TableDefinition::new("expiries");
 

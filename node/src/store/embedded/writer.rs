@@ -116,16 +116,10 @@ fn transact(database: &Database, batch: &[Job], purge: bool) -> Result<(Vec<Done
 fn one(transaction: &WriteTransaction, write: &Write) -> Result<Done, redb::Error> {
     match write {
         Write::NextGeneration { node } => next_generation(transaction, node).map(Done::Generation),
-        Write::ChangeMap { expected, version, row } => {
-            change_map(transaction, *expected, *version, row).map(Done::Map)
-        }
+        Write::ChangeMap { expected, version, row } => change_map(transaction, *expected, *version, row).map(Done::Map),
         Write::Put { id, user, expires_ms, version, row } => {
-            let row = SessionRow {
-                version: *version,
-                expires_ms: *expires_ms,
-                user: user.clone(),
-                record: row.clone(),
-            };
+            let row =
+                SessionRow { version: *version, expires_ms: *expires_ms, user: user.clone(), record: row.clone() };
             put(transaction, id.0.as_u128(), &row).map(|()| Done::Written)
         }
         Write::End { id, version } => end(transaction, id.0.as_u128(), *version).map(|()| Done::Written),
