@@ -21,6 +21,7 @@ pub(super) const VALUE_MAX_BYTES: usize = membership::VALUE_MAX_BYTES;
 pub(super) const KEY_MAX_BYTES: usize = 64;
 
 const TEXT_MAX_BYTES: usize = 256;
+const SETTINGS_MAX_BYTES: usize = 16 << 10;
 const LOAD_MAX_BYTES: usize = 1 << 10;
 const LINKS_MAX_BYTES: usize = 16 << 10;
 const LINKS_MAX: usize = 512;
@@ -41,7 +42,7 @@ pub struct OwnState {
     pub map_version: u64,
     /// The identity of its store.
     pub store_id: String,
-    /// A digest of the settings that all nodes must share.
+    /// The settings that all nodes must share, as JSON.
     pub settings: String,
     /// Its view of the store.
     pub store: StoreView,
@@ -115,7 +116,7 @@ pub(super) fn read<'a>(
             "version" => view.version = text(value),
             "map" => view.map_version = value.parse().unwrap_or(0),
             "store_id" => view.store_id = text(value),
-            "settings" => view.settings = text(value),
+            "settings" => view.settings = bounded(value, SETTINGS_MAX_BYTES),
             "store" => view.store = parse(value, TEXT_MAX_BYTES).unwrap_or_default(),
             "load" => view.load = parse(value, LOAD_MAX_BYTES).unwrap_or_default(),
             "links" => view.links = read_links(value),
@@ -158,7 +159,11 @@ fn read_links(value: &str) -> BTreeMap<NodeId, LinkView> {
 
 /// Bounded and without control characters, else nothing.
 fn text(value: &str) -> String {
-    let good = value.len() <= TEXT_MAX_BYTES && !value.chars().any(char::is_control);
+    bounded(value, TEXT_MAX_BYTES)
+}
+
+fn bounded(value: &str, max_bytes: usize) -> String {
+    let good = value.len() <= max_bytes && !value.chars().any(char::is_control);
     if good { value.to_owned() } else { String::new() }
 }
 

@@ -118,3 +118,9 @@ impl Gateway {
         self.connections.drain(per_second, spread).await;
     }
 }
+
+/// Everything that is served over HTTP: the API and the clients' WebSocket.
+pub fn routes(gateway: Arc<Gateway>, api: http::Api) -> axum::Router {
+    let sockets = axum::Router::new().route("/ws", axum::routing::get(socket::ws)).with_state(gateway);
+    http::routes(Arc::new(api)).merge(sockets)
+}
