@@ -1,11 +1,13 @@
 //! Roost: client sessions for a whole cluster, without a broker. `node/ARCHITECTURE.md` says how it hangs together.
 
+pub mod cli;
 pub mod clock;
 pub mod cluster;
 pub mod config;
 pub mod gateway;
 pub mod id;
 pub mod logic;
+pub mod metrics;
 pub mod peer;
 pub mod router;
 pub mod store;
