@@ -131,7 +131,8 @@ impl DevCluster {
 
     /// Ends a node as a crash would: nobody is told.
     pub async fn kill(&mut self, number: usize) -> anyhow::Result<()> {
-        let (runtime, _node) = self.node(number)?.running.take().with_context(|| format!("node {number} is not running"))?;
+        let (runtime, node) = self.node(number)?.running.take().with_context(|| format!("node {number} is not running"))?;
+        node.abort();
         tokio::task::spawn_blocking(move || runtime.shutdown_timeout(KILL_LIMIT)).await?;
         Ok(())
     }
