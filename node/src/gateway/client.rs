@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeSet,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -27,6 +28,9 @@ use crate::{
         plain,
     },
 };
+
+/// Between attempts to restore a group whose primary does not serve now.
+const RESTORE_AGAIN: Duration = Duration::from_millis(500);
 
 /// What a frame adds to a message's data, about.
 const MESSAGE_OVERHEAD_BYTES: usize = 200;
@@ -97,7 +101,12 @@ impl Job {
 }
 
 impl Client {
-    pub(super) fn new(gateway: Arc<Gateway>, outbox: Arc<Outbox>, record: &SessionRecord, attachment: AttachmentNumber) -> Self {
+    pub(super) fn new(
+        gateway: Arc<Gateway>,
+        outbox: Arc<Outbox>,
+        record: &SessionRecord,
+        attachment: AttachmentNumber,
+    ) -> Self {
         let rights =
             Rights { grants: record.grants.clone(), info: record.attributes.clone(), groups: record.groups.clone() };
         Self { gateway, outbox, session: record.id, user: record.user.clone(), attachment, rights: Mutex::new(rights) }
@@ -156,9 +165,20 @@ impl Client {
         }
     }
 
+    /// Goes on until the group is there again: nobody asked for it, so nobody would ask again. The client is told of each
+    /// failure by the hub.
     async fn restore(&self, group: GroupName, since: Option<Position>) -> Result<(), ClientError> {
-        self.enter(None, group, since).await;
-        Ok(())
+        loop {
+            match self.enter(None, group.clone(), since).await {
+                // What can only be temporary: the slot's primary is being replaced, or has much to do.
+                Err(SlotError::Unavailable | SlotError::Unknown | SlotError::NotPrimary { .. } | SlotError::Busy) => {}
+                Ok(()) | Err(_) => return Ok(()),
+            }
+            tokio::time::sleep(RESTORE_AGAIN).await;
+            if !self.is_member(&group) {
+                return Ok(());
+            }
+        }
     }
 
     /// Does what the record says by now: the push that made this necessary may have been overtaken by the client's own
@@ -173,12 +193,9 @@ impl Client {
         match (self.is_member(&group), record.groups.contains(&group)) {
             (false, true) => {
                 self.rights().groups.insert(group.clone());
-                self.enter(None, group, None).await;
+                self.restore(group, None).await?;
             }
-            (true, false) => {
-                self.depart(&group).await;
-                self.tell(&Event::Left { id: None, group });
-            }
+            (true, false) => self.depart(None, group).await,
             (true, true) | (false, false) => {}
         }
         Ok(())
@@ -188,7 +205,8 @@ impl Client {
         let member = self.is_member(&group);
         {
             let mut rights = self.rights();
-            access::may_join(&self.options(&group), &rights.grants, member, &group).map_err(|denied| forbidden(&id, denied))?;
+            access::may_join(&self.options(&group), &rights.grants, member, &group)
+                .map_err(|denied| forbidden(&id, denied))?;
             if !member && rights.groups.len() >= self.gateway.config.limits.groups_per_session {
                 self.gateway.metrics.limit_hit(Limit::GroupsPerSession);
                 return Err(error(id, "too_many_groups", TOO_MANY_GROUPS));
@@ -205,12 +223,19 @@ impl Client {
                 return Err(slot_error(id, &reason));
             }
         }
-        self.enter(id, group, since).await;
+        let entered = self.enter(id, group.clone(), since).await;
+        if entered.is_err() && !member {
+            // The client was told that it is not in the group; the record should not bring it back later.
+            self.rights().groups.remove(&group);
+            let undo = SlotRequest::SessionLeave { session: self.session, group };
+            let _ = self.gateway.ask_session(self.session, undo).await;
+        }
         Ok(())
     }
 
-    /// Has the hub deliver the group; the hub tells the client.
-    async fn enter(&self, id: RequestId, group: GroupName, since: Option<Position>) {
+    /// Has the hub deliver the group. The hub tells the client what came of it. Overtaken by a leave or another join of
+    /// the same group, it counts as done.
+    async fn enter(&self, id: RequestId, group: GroupName, since: Option<Position>) -> Result<(), SlotError> {
         let presence = !group.is_private() && self.options(&group).presence;
         let member = presence.then(|| Presence {
             session: self.session,
@@ -218,27 +243,34 @@ impl Client {
             info: self.rights().info.clone(),
             attachment: self.attachment,
         });
-        self.gateway.hub.join(self.outbox.clone(), id, group, member, since).await;
+        let outcome = self.gateway.hub.join_reported(self.outbox.clone(), id, group, member, since).await;
+        outcome.await.map_or(Ok(()), |outcome| outcome.map(|_| ()))
     }
 
     async fn leave(&self, id: RequestId, group: GroupName) -> Result<(), ClientError> {
         if group.is_private() {
             return Err(forbidden(&id, Denied::Private));
         }
-        self.depart(&group).await;
-        // Last, so that whatever fails on the way leaves a record that knows of everything there is to undo.
         let left = SlotRequest::SessionLeave { session: self.session, group: group.clone() };
         self.gateway.ask_session(self.session, left).await.map_err(|reason| slot_error(id.clone(), &reason))?;
-        self.tell(&Event::Left { id, group });
+        self.depart(id, group).await;
         Ok(())
     }
 
-    async fn depart(&self, group: &GroupName) {
-        self.gateway.hub.leave(self.outbox.connection, group);
-        self.rights().groups.remove(group);
+    /// Has the hub deliver the group no more, tell the client so, and take the session out of the group's presence.
+    async fn depart(&self, id: RequestId, group: GroupName) {
+        self.rights().groups.remove(&group);
+        let presence = self.options(&group).presence.then_some((self.session, self.attachment));
+        self.gateway.hub.leave(self.outbox.clone(), id, group, presence).await;
     }
 
-    async fn publish(&self, id: RequestId, group: GroupName, data: Bytes, key: Option<&str>) -> Result<(), ClientError> {
+    async fn publish(
+        &self,
+        id: RequestId,
+        group: GroupName,
+        data: Bytes,
+        key: Option<&str>,
+    ) -> Result<(), ClientError> {
         let options = self.options(&group);
         let outcome = |outcome| self.gateway.metrics.publish_outcome(outcome);
         let member = self.is_member(&group);
@@ -268,7 +300,13 @@ impl Client {
         }
     }
 
-    async fn history(&self, id: RequestId, group: GroupName, since: Option<Position>, limit: u32) -> Result<(), ClientError> {
+    async fn history(
+        &self,
+        id: RequestId,
+        group: GroupName,
+        since: Option<Position>,
+        limit: u32,
+    ) -> Result<(), ClientError> {
         self.check_read(&id, &group)?;
         let request = SlotRequest::History { group: group.clone(), since, limit };
         match self.gateway.ask_group(&group, request).await {
@@ -282,10 +320,21 @@ impl Client {
         }
     }
 
-    async fn members(&self, id: RequestId, group: GroupName, after: Option<SessionId>, limit: u32) -> Result<(), ClientError> {
+    async fn members(
+        &self,
+        id: RequestId,
+        group: GroupName,
+        after: Option<SessionId>,
+        limit: u32,
+    ) -> Result<(), ClientError> {
         self.check_read(&id, &group)?;
         if group.is_private() || !self.options(&group).presence {
-            return Err(field_error(id, "no_presence", "group", "this namespace keeps no presence: nobody knows who is there"));
+            return Err(field_error(
+                id,
+                "no_presence",
+                "group",
+                "this namespace keeps no presence: nobody knows who is there",
+            ));
         }
         let request = SlotRequest::Members { group: group.clone(), after, limit };
         match self.gateway.ask_group(&group, request).await {
@@ -300,11 +349,13 @@ impl Client {
 
     fn check_read(&self, id: &RequestId, group: &GroupName) -> Result<(), ClientError> {
         let member = self.is_member(group);
-        access::may_read(&self.options(group), &self.rights().grants, member, group).map_err(|denied| forbidden(id, denied))
+        access::may_read(&self.options(group), &self.rights().grants, member, group)
+            .map_err(|denied| forbidden(id, denied))
     }
 
     fn is_member(&self, group: &GroupName) -> bool {
-        self.rights().groups.contains(group) || (group.is_private() && self.private_groups().any(|private| private == *group))
+        self.rights().groups.contains(group)
+            || (group.is_private() && self.private_groups().any(|private| private == *group))
     }
 
     fn options(&self, group: &GroupName) -> NamespaceConfig {
@@ -325,16 +376,15 @@ impl Client {
 impl Drop for Client {
     fn drop(&mut self) {
         let gateway = self.gateway.clone();
-        let groups = self.private_groups().chain(std::mem::take(&mut self.rights().groups)).collect();
-        gateway.hub.left_all(self.outbox.connection, groups);
-        gateway.attachments.remove(self.session, self.attachment);
+        gateway.hub.attachments().remove(self.session, self.attachment);
         if gateway.tasks.stopping().is_cancelled() {
             // The others notice that this node is gone.
             return;
         }
-        let (session, attachment) = (self.session, self.attachment);
+        let (session, attachment, connection) = (self.session, self.attachment, self.outbox.connection);
         let tasks = gateway.tasks.clone();
         tasks.spawn_detached("detach", async move {
+            gateway.hub.left_all(connection).await;
             // Should this fail, then the gateway's list of its attachments, sent now and then, tells.
             let _ = gateway.ask_session(session, SlotRequest::Detach { session, attachment }).await;
         });
@@ -377,7 +427,10 @@ mod tests {
                 at_ms: 0,
             };
             let page = within(sizes.iter().enumerate().map(message).collect(), bytes);
-            assert_eq!(page.iter().map(|message| message.offset).collect::<Vec<_>>(), (1..=wanted as u64).collect::<Vec<_>>());
+            assert_eq!(
+                page.iter().map(|message| message.offset).collect::<Vec<_>>(),
+                (1..=wanted as u64).collect::<Vec<_>>()
+            );
         };
         check(&[], 1_000, 0);
         check(&[100, 100], 1_000, 2);

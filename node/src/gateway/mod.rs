@@ -35,7 +35,6 @@ use crate::{
     token::Keyring,
 };
 use admission::Admission;
-use attachments::Attachments;
 use connections::Connections;
 use hub::Hub;
 
@@ -47,10 +46,8 @@ pub struct Gateway {
     pub config: Arc<Config>,
     /// Brings requests to the slots' primaries.
     pub router: Router,
-    /// Delivers to the connections.
+    /// Delivers to the connections, and knows which session is attached to which.
     pub hub: Hub,
-    /// Which session is attached to which connection.
-    pub attachments: Attachments,
     /// Checks tokens, signs those of new sessions.
     pub keyring: Arc<Keyring>,
     /// The newest map that this node has.
@@ -115,3 +112,4 @@ impl Gateway {
         self.connections.drain(per_second, spread).await;
     }
 }
+
