@@ -13,7 +13,11 @@ pub use check::Purpose;
 pub use load::{ConfigError, Problem};
 pub use shared::{SharedSettings, differences};
 
-use std::{collections::BTreeMap, net::SocketAddr, path::{Path, PathBuf}};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
 use serde::{Deserialize, Serialize};
 

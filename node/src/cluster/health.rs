@@ -137,7 +137,9 @@ pub fn report(map: Option<&ClusterMap>, view: &ClusterView, facts: &LocalFacts) 
     let mut findings = Findings::default();
     let census = map.map(|map| Census::of(map, view, facts.copies)).unwrap_or_default();
     match map {
-        None => findings.red("this node has no cluster map yet: it has not reached the store or another node".to_owned()),
+        None => {
+            findings.red("this node has no cluster map yet: it has not reached the store or another node".to_owned());
+        }
         Some(map) => {
             judge_slots(&census, facts.copies, &mut findings);
             judge_members(map, view, &mut findings);
@@ -150,7 +152,7 @@ pub fn report(map: Option<&ClusterMap>, view: &ClusterView, facts: &LocalFacts) 
 
     let status = findings.0.iter().map(|(status, _)| *status).max().unwrap_or(Status::Green);
     // Stable: within one colour the order of the judges stays.
-    findings.0.sort_by(|a, b| b.0.cmp(&a.0));
+    findings.0.sort_by_key(|(status, _)| std::cmp::Reverse(*status));
     Health {
         status,
         reasons: findings.0.into_iter().map(|(_, reason)| reason).collect(),
@@ -310,7 +312,10 @@ fn judge_links(view: &ClusterView, findings: &mut Findings) {
         let links: Vec<(&NodeId, &LinkView)> =
             seen.links.iter().filter(|(peer, _)| *peer != node && view.nodes.get(*peer).is_some_and(up)).collect();
         if !links.is_empty() && links.iter().all(|(_, link)| !link.hears) {
-            findings.red(format!("node {node} hears none of the other nodes ({})", names(links.into_iter().map(|(peer, _)| peer))));
+            findings.red(format!(
+                "node {node} hears none of the other nodes ({})",
+                names(links.into_iter().map(|(peer, _)| peer))
+            ));
             continue;
         }
         for (peer, link) in links {
@@ -332,7 +337,10 @@ fn judge_store(view: &ClusterView, findings: &mut Findings) {
     let with = |store: StoreView| asked.iter().filter(move |(_, seen)| seen.store == store).map(|(node, _)| *node);
     let down = with(StoreView::Down).count();
     if down > 0 && down == asked.len() {
-        findings.red("the store answers no node: no new sessions and no changes of the cluster map; everything else goes on".to_owned());
+        findings.red(
+            "the store answers no node: no new sessions and no changes of the cluster map; everything else goes on"
+                .to_owned(),
+        );
     } else if down > 0 {
         findings.yellow(format!("the store does not answer {}", names(with(StoreView::Down))));
     }
@@ -347,7 +355,8 @@ fn judge_certificate(days_left: Option<i64>, findings: &mut Findings) {
             findings.red("this node's certificate has ended: no new link to or from it is accepted; make a new one with `roost certs node`".to_owned());
         }
         Some(days) if days <= CERTIFICATE_WARNING_DAYS => {
-            findings.yellow(format!("this node's certificate ends in {days} days: make a new one with `roost certs node`"));
+            findings
+                .yellow(format!("this node's certificate ends in {days} days: make a new one with `roost certs node`"));
         }
         _ => {}
     }
@@ -384,7 +393,12 @@ fn nodes(map: Option<&ClusterMap>, view: &ClusterView, census: &Census) -> Vec<N
 fn links(node: &NodeView) -> Vec<LinkHealth> {
     node.links
         .iter()
-        .map(|(peer, link)| LinkHealth { peer: peer.clone(), sends: link.sends, hears: link.hears, rtt_us: link.rtt_us })
+        .map(|(peer, link)| LinkHealth {
+            peer: peer.clone(),
+            sends: link.sends,
+            hears: link.hears,
+            rtt_us: link.rtt_us,
+        })
         .collect()
 }
 

@@ -31,7 +31,7 @@ fn node(name: &str, all: &[&str]) -> NodeView {
         settings: "d".to_owned(),
         load: Load::default(),
         store: StoreView::Up,
-        links: all.iter().filter(|peer| **peer != name).map(|peer| (id(peer), up.clone())).collect(),
+        links: all.iter().filter(|peer| **peer != name).map(|peer| (id(peer), up)).collect(),
         groups: BTreeMap::new(),
     }
 }
@@ -66,7 +66,11 @@ fn check(what: &str, change: Change, status: Status, reasons: &[&str]) -> Health
     let health = report(Some(&map), &view, &facts);
     assert_eq!(health.status, status, "{what}: {:?}", health.reasons);
     for reason in reasons {
-        assert!(health.reasons.iter().any(|given| given.contains(reason)), "{what}: {reason:?} is not among {:?}", health.reasons);
+        assert!(
+            health.reasons.iter().any(|given| given.contains(reason)),
+            "{what}: {reason:?} is not among {:?}",
+            health.reasons
+        );
     }
     assert_eq!(health.reasons.is_empty(), status == Status::Green, "{what}: {:?}", health.reasons);
     health
@@ -86,84 +90,170 @@ fn a_whole_cluster_is_green() {
 
 #[test]
 fn yellow_for_less_in_reserve() {
-    check("a slot short of copies", |map, _, _| map.slots[0].in_sync.truncate(1), Status::Yellow, &["1 of 12 slots have fewer than 2 live copies"]);
-    check("a silent node without slots", |map, view, _| {
-        for slot in &mut map.slots {
-            slot.primary = member("n1");
-            slot.in_sync = vec![member("n1"), member("n2")];
-        }
-        seen(view, "n3").alive = false;
-    }, Status::Yellow, &["node n3 is in the cluster map but is not heard"]);
-    check("a crashed node that the map has dropped", |map, view, _| {
-        for slot in &mut map.slots {
-            slot.primary = member("n1");
-            slot.in_sync = vec![member("n1"), member("n2")];
-        }
-        map.members.remove(&id("n3"));
-        seen(view, "n3").alive = false;
-    }, Status::Yellow, &["node n3 was there lately"]);
-    check("one direction of a link", |_, view, _| {
-        seen(view, "n2").links.insert(id("n3"), LinkView { sends: true, hears: false, rtt_us: 0 });
-    }, Status::Yellow, &["node n2 cannot hear node n3"]);
-    check("the other direction", |_, view, _| {
-        seen(view, "n2").links.insert(id("n3"), LinkView { sends: false, hears: true, rtt_us: 0 });
-    }, Status::Yellow, &["node n2 cannot send to node n3"]);
-    check("a slow store", |_, view, _| seen(view, "n3").store = StoreView::Slow, Status::Yellow, &["the store is slow for n3"]);
-    check("no store for one", |_, view, _| seen(view, "n3").store = StoreView::Down, Status::Yellow, &["the store does not answer n3"]);
-    check("a certificate near its end", |_, _, facts| facts.certificate_days_left = Some(3), Status::Yellow, &["ends in 3 days"]);
+    check(
+        "a slot short of copies",
+        |map, _, _| map.slots[0].in_sync.truncate(1),
+        Status::Yellow,
+        &["1 of 12 slots have fewer than 2 live copies"],
+    );
+    check(
+        "a silent node without slots",
+        |map, view, _| {
+            for slot in &mut map.slots {
+                slot.primary = member("n1");
+                slot.in_sync = vec![member("n1"), member("n2")];
+            }
+            seen(view, "n3").alive = false;
+        },
+        Status::Yellow,
+        &["node n3 is in the cluster map but is not heard"],
+    );
+    check(
+        "a crashed node that the map has dropped",
+        |map, view, _| {
+            for slot in &mut map.slots {
+                slot.primary = member("n1");
+                slot.in_sync = vec![member("n1"), member("n2")];
+            }
+            map.members.remove(&id("n3"));
+            seen(view, "n3").alive = false;
+        },
+        Status::Yellow,
+        &["node n3 was there lately"],
+    );
+    check(
+        "one direction of a link",
+        |_, view, _| {
+            seen(view, "n2").links.insert(id("n3"), LinkView { sends: true, hears: false, rtt_us: 0 });
+        },
+        Status::Yellow,
+        &["node n2 cannot hear node n3"],
+    );
+    check(
+        "the other direction",
+        |_, view, _| {
+            seen(view, "n2").links.insert(id("n3"), LinkView { sends: false, hears: true, rtt_us: 0 });
+        },
+        Status::Yellow,
+        &["node n2 cannot send to node n3"],
+    );
+    check(
+        "a slow store",
+        |_, view, _| seen(view, "n3").store = StoreView::Slow,
+        Status::Yellow,
+        &["the store is slow for n3"],
+    );
+    check(
+        "no store for one",
+        |_, view, _| seen(view, "n3").store = StoreView::Down,
+        Status::Yellow,
+        &["the store does not answer n3"],
+    );
+    check(
+        "a certificate near its end",
+        |_, _, facts| facts.certificate_days_left = Some(3),
+        Status::Yellow,
+        &["ends in 3 days"],
+    );
 }
 
 #[test]
 fn red_for_what_is_not_served() {
-    let health = check("a killed node", |_, view, _| seen(view, "n2").alive = false, Status::Red, &[
-        "4 of 12 slots have no live primary (4 with n2)",
-        "8 of 12 slots have fewer than 2 live copies (8 lost the one on n2)",
-        "node n2 is in the cluster map but is not heard",
-    ]);
+    let health = check(
+        "a killed node",
+        |_, view, _| seen(view, "n2").alive = false,
+        Status::Red,
+        &[
+            "4 of 12 slots have no live primary (4 with n2)",
+            "8 of 12 slots have fewer than 2 live copies (8 lost the one on n2)",
+            "node n2 is in the cluster map but is not heard",
+        ],
+    );
     assert_eq!(health.slots, SlotCounts { total: 12, primary: 8, replica: 8, learning: 0, short: 8, unavailable: 4 });
     assert!(health.reasons[0].contains("no live primary"), "the worst comes first: {:?}", health.reasons);
-    check("a restarted node before the map knows", |_, view, _| seen(view, "n2").member.generation = 2, Status::Red, &[
-        "node n2 has restarted (generation 2), the map still counts on generation 1",
-        "4 of 12 slots have no live primary",
-    ]);
-    check("a minority", |_, view, _| {
-        seen(view, "n2").alive = false;
-        view.nodes.remove(&id("n3"));
-    }, Status::Red, &["hears only 1 of the 3 nodes"]);
-    check("no store for any", |_, view, _| {
-        for name in ["n1", "n2", "n3"] {
-            seen(view, name).store = StoreView::Down;
-        }
-    }, Status::Red, &["the store answers no node"]);
-    check("a deaf node", |_, view, _| {
-        for link in seen(view, "n3").links.values_mut() {
-            link.hears = false;
-        }
-    }, Status::Red, &["node n3 hears none of the other nodes (n1, n2)"]);
-    check("an ended certificate", |_, _, facts| facts.certificate_days_left = Some(-1), Status::Red, &["certificate has ended"]);
+    check(
+        "a restarted node before the map knows",
+        |_, view, _| seen(view, "n2").member.generation = 2,
+        Status::Red,
+        &[
+            "node n2 has restarted (generation 2), the map still counts on generation 1",
+            "4 of 12 slots have no live primary",
+        ],
+    );
+    check(
+        "a minority",
+        |_, view, _| {
+            seen(view, "n2").alive = false;
+            view.nodes.remove(&id("n3"));
+        },
+        Status::Red,
+        &["hears only 1 of the 3 nodes"],
+    );
+    check(
+        "no store for any",
+        |_, view, _| {
+            for name in ["n1", "n2", "n3"] {
+                seen(view, name).store = StoreView::Down;
+            }
+        },
+        Status::Red,
+        &["the store answers no node"],
+    );
+    check(
+        "a deaf node",
+        |_, view, _| {
+            for link in seen(view, "n3").links.values_mut() {
+                link.hears = false;
+            }
+        },
+        Status::Red,
+        &["node n3 hears none of the other nodes (n1, n2)"],
+    );
+    check(
+        "an ended certificate",
+        |_, _, facts| facts.certificate_days_left = Some(-1),
+        Status::Red,
+        &["certificate has ended"],
+    );
 }
 
 #[test]
 fn green_during_planned_work() {
-    check("slots being moved", |map, _, _| {
-        for slot in &mut map.slots {
-            slot.learner = ["n1", "n2", "n3"].iter().map(|name| member(name)).find(|member| !slot.is_in_sync(member));
-        }
-    }, Status::Green, &[]);
-    check("a node that starts", |_, view, _| {
-        let mut joining = node("n4", &[]);
-        joining.state = NodeState::Starting;
-        joining.store = StoreView::Down;
-        joining.links.insert(id("n1"), LinkView::default());
-        view.nodes.insert(id("n4"), joining);
-        seen(view, "n1").links.insert(id("n4"), LinkView::default());
-    }, Status::Green, &[]);
-    check("a node that drained and left", |_, view, _| {
-        let mut gone = node("n4", &[]);
-        gone.state = NodeState::Draining;
-        gone.alive = false;
-        view.nodes.insert(id("n4"), gone);
-    }, Status::Green, &[]);
+    check(
+        "slots being moved",
+        |map, _, _| {
+            for slot in &mut map.slots {
+                slot.learner =
+                    ["n1", "n2", "n3"].iter().map(|name| member(name)).find(|member| !slot.is_in_sync(member));
+            }
+        },
+        Status::Green,
+        &[],
+    );
+    check(
+        "a node that starts",
+        |_, view, _| {
+            let mut joining = node("n4", &[]);
+            joining.state = NodeState::Starting;
+            joining.store = StoreView::Down;
+            joining.links.insert(id("n1"), LinkView::default());
+            view.nodes.insert(id("n4"), joining);
+            seen(view, "n1").links.insert(id("n4"), LinkView::default());
+        },
+        Status::Green,
+        &[],
+    );
+    check(
+        "a node that drained and left",
+        |_, view, _| {
+            let mut gone = node("n4", &[]);
+            gone.state = NodeState::Draining;
+            gone.alive = false;
+            view.nodes.insert(id("n4"), gone);
+        },
+        Status::Green,
+        &[],
+    );
 }
 
 #[test]
@@ -212,15 +302,21 @@ fn readiness() {
     check(|_, view, _| seen(view, "n1").load.lag_ms = 500, Some("lagging"));
     check(|_, _, facts| facts.deaf = true, Some("isolated"));
     check(|_, view, _| seen(view, "n2").alive = false, None);
-    check(|_, view, _| {
-        seen(view, "n2").alive = false;
-        seen(view, "n3").alive = false;
-    }, Some("isolated: none of n2, n3 is heard"));
-    check(|_, view, _| {
-        for link in seen(view, "n1").links.values_mut() {
-            link.hears = false;
-        }
-    }, Some("isolated"));
+    check(
+        |_, view, _| {
+            seen(view, "n2").alive = false;
+            seen(view, "n3").alive = false;
+        },
+        Some("isolated: none of n2, n3 is heard"),
+    );
+    check(
+        |_, view, _| {
+            for link in seen(view, "n1").links.values_mut() {
+                link.hears = false;
+            }
+        },
+        Some("isolated"),
+    );
     let (_, view) = cluster(&["n1"]);
     assert!(ready(None, &view, &FACTS).unwrap_err().contains("no cluster map"));
 }

@@ -53,9 +53,7 @@ impl Found {
     }
 
     fn range<T: PartialOrd + Display>(&mut self, key: &str, value: T, range: RangeInclusive<T>) {
-        self.unless(range.contains(&value), key, || {
-            format!("must be from {} to {}, it is {value}", range.start(), range.end())
-        });
+        self.unless(range.contains(&value), key, || format!("must be from {} to {}, it is {value}", range.start(), range.end()));
     }
 }
 
@@ -112,7 +110,11 @@ fn auth(found: &mut Found, config: &Config, purpose: Purpose) {
     for (at, key) in config.auth.api_keys.iter().enumerate() {
         // Never the key itself: this text is logged.
         found.unless(key.len() >= shortest, "auth.api_keys", || {
-            format!("key {} has {} characters, at least {shortest} are needed: `openssl rand -hex 24` makes one", at + 1, key.len())
+            format!(
+                "key {} has {} characters, at least {shortest} are needed: `openssl rand -hex 24` makes one",
+                at + 1,
+                key.len()
+            )
         });
         found.unless(key.bytes().all(|byte| byte.is_ascii_graphic()), "auth.api_keys", || {
             format!("key {} has a character that cannot stand in a header: only visible ASCII, no spaces", at + 1)
@@ -216,7 +218,8 @@ fn namespaces(found: &mut Found, config: &Config) {
         let key = format!("namespaces.{name}");
         let fits = !name.is_empty() && name.len() < 200 && !name.contains(':') && !name.chars().any(char::is_control);
         found.unless(fits, &key, || {
-            "a namespace is the part of a group's name before the first ':': 1 to 199 bytes, no ':', no control characters".to_owned()
+            "a namespace is the part of a group's name before the first ':': 1 to 199 bytes, no ':', no control characters"
+                .to_owned()
         });
         let min_copies = format!("{key}.min_copies");
         found.unless((1..=config.cluster.copies.max(1)).contains(&options.min_copies), &min_copies, || {

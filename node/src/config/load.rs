@@ -241,11 +241,8 @@ fn read_like(like: &Value, text: &str) -> Value {
 /// What to say of a key that is not known: the nearest beside it, or the same one in another section.
 fn unknown(schema: &Dict, at: &[String]) -> String {
     let (key, parents) = at.split_last().expect("a key has a path");
-    let siblings = if parents.is_empty() {
-        schema.clone()
-    } else {
-        lookup(schema, parents).and_then(Value::into_dict).unwrap_or_default()
-    };
+    let siblings =
+        if parents.is_empty() { schema.clone() } else { lookup(schema, parents).and_then(Value::into_dict).unwrap_or_default() };
     let nearest = siblings
         .keys()
         .map(|known| (strsim::normalized_damerau_levenshtein(known, key), known))

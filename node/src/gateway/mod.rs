@@ -3,18 +3,21 @@
 pub mod access;
 pub mod admission;
 pub mod attachments;
+mod client;
 pub mod connections;
 pub mod error;
+pub mod extract;
+mod hello;
+pub mod http;
 pub mod hub;
+mod lanes;
+pub mod listener;
 pub mod origin;
 pub mod outbox;
 pub mod publish_key;
 pub mod rate;
 pub mod refusal;
 pub mod socket;
-mod client;
-mod hello;
-mod lanes;
 mod stream;
 
 use std::{fmt, sync::Arc, time::Duration};
@@ -113,3 +116,8 @@ impl Gateway {
     }
 }
 
+/// Everything that is served over HTTP: the API and the clients' WebSocket.
+pub fn routes(gateway: Arc<Gateway>, api: http::Api) -> axum::Router {
+    let sockets = axum::Router::new().route("/ws", axum::routing::get(socket::ws)).with_state(gateway);
+    http::routes(Arc::new(api)).merge(sockets)
+}

@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use quinn::{Connection, Incoming, RecvStream};
+use quinn::{Connection, ConnectionError, Incoming, RecvStream};
 use tokio::sync::{Mutex, Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -92,7 +92,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
         });
     }
     if shared.closing.load(Ordering::Relaxed) {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 
@@ -108,7 +108,11 @@ async fn greet(shared: &Shared, incoming: Incoming) -> Option<(Connection, Membe
     let connection = match tokio::time::timeout(HANDSHAKE_LIMIT, incoming).await {
         Ok(Ok(connection)) => connection,
         Ok(Err(error)) => {
-            complain(&format!("the handshake failed: {error}"));
+            match error {
+                // Nobody's fault: a peer that was killed or thought better of it.
+                ConnectionError::TimedOut | ConnectionError::Reset | ConnectionError::LocallyClosed => {}
+                _ => complain(&format!("the handshake failed: {error}")),
+            }
             return None;
         }
         Err(_) => {
@@ -139,7 +143,8 @@ async fn greet(shared: &Shared, incoming: Incoming) -> Option<(Connection, Membe
         return None;
     };
     if hello.cluster != *shared.cluster {
-        let why = format!("node {node} belongs to cluster {:?}, not {:?}: see cluster.name", hello.cluster, shared.cluster);
+        let why =
+            format!("node {node} belongs to cluster {:?}, not {:?}: see cluster.name", hello.cluster, shared.cluster);
         refuse(Goodbye::WrongCluster, &why);
         return None;
     }
@@ -195,7 +200,8 @@ async fn take_over(inbound: &Inbound, reading: Reading, answer: quinn::SendStrea
     shared.inbox.peer_connected(member).await;
     inbound.hears.store(true, Ordering::Relaxed);
     shared.heard_from(member);
-    *current = Some(Current { member: member.clone(), connection: connection.clone(), stop: reading.stop.clone(), ended });
+    *current =
+        Some(Current { member: member.clone(), connection: connection.clone(), stop: reading.stop.clone(), ended });
     drop(current);
     tracing::info!(peer = %member, "the peer's connection is here");
     if hello::welcome(answer, shared.me.generation).await {

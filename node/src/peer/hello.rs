@@ -111,7 +111,8 @@ impl Goodbye {
     }
 
     pub(super) fn close(self, connection: &Connection) {
-        let (_, code, text) = GOODBYES.iter().find(|(goodbye, ..)| *goodbye == self).expect("the table has every reason");
+        let (_, code, text) =
+            GOODBYES.iter().find(|(goodbye, ..)| *goodbye == self).expect("the table has every reason");
         connection.close(VarInt::from_u32(*code), text.as_bytes());
     }
 }

@@ -274,10 +274,12 @@ pub(super) async fn dial(
 fn explain(error: DialError) -> DialError {
     let DialError::Lost(lost) = &error else { return error };
     match Goodbye::of(lost) {
-        Some(Goodbye::WrongCluster) => {
-            DialError::Refused("the node there belongs to a cluster of another name: see cluster.name and cluster.seeds".to_owned())
+        Some(Goodbye::WrongCluster) => DialError::Refused(
+            "the node there belongs to a cluster of another name: see cluster.name and cluster.seeds".to_owned(),
+        ),
+        Some(Goodbye::WrongNode) => {
+            DialError::Refused("the node there refuses this node's certificate or name".to_owned())
         }
-        Some(Goodbye::WrongNode) => DialError::Refused("the node there refuses this node's certificate or name".to_owned()),
         _ => error,
     }
 }

@@ -59,7 +59,9 @@ impl From<&Config> for MeshSettings {
 #[derive(Debug, thiserror::Error)]
 pub enum MeshError {
     /// The address cannot be had.
-    #[error("node.peer_listen {listen} cannot be used: {error}; is another process there, or is the address not this machine's?")]
+    #[error(
+        "node.peer_listen {listen} cannot be used: {error}; is another process there, or is the address not this machine's?"
+    )]
     Bind {
         /// The address.
         listen: SocketAddr,
@@ -192,7 +194,8 @@ impl Mesh {
     pub fn set_peers(&self, peers: BTreeMap<NodeId, (Generation, SocketAddr)>) {
         let mut links = self.0.links();
         links.retain(|node, link| {
-            let stays = peers.get(node).is_some_and(|(generation, addr)| link.generation == *generation && link.addr == *addr);
+            let stays =
+                peers.get(node).is_some_and(|(generation, addr)| link.generation == *generation && link.addr == *addr);
             if !stays {
                 link.close();
             }

@@ -16,7 +16,10 @@ mod socket;
 mod tests;
 pub mod tls;
 
-use std::{sync::atomic::{AtomicU64, Ordering}, time::Duration};
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 
@@ -70,6 +73,9 @@ impl Seldom {
         let now_ms = crate::clock::mono_ms();
         let next_ms = self.next_ms.load(Ordering::Relaxed);
         now_ms >= next_ms
-            && self.next_ms.compare_exchange(next_ms, now_ms + self.every_ms, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+            && self
+                .next_ms
+                .compare_exchange(next_ms, now_ms + self.every_ms, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
     }
 }

@@ -340,8 +340,7 @@ async fn who_is_not_of_the_cluster_can_neither_gossip_nor_send() {
     let foreign = other_ca.identity(&node_id("b")).unwrap();
     let member = ca.identity(&node_id("b")).unwrap();
     let same_name = ca.identity(&node_id("a")).unwrap();
-    let strangers =
-        [(None, "test"), (Some(&foreign), "test"), (Some(&member), "another"), (Some(&same_name), "test")];
+    let strangers = [(None, "test"), (Some(&foreign), "test"), (Some(&member), "another"), (Some(&same_name), "test")];
     for (number, (identity, cluster)) in strangers.into_iter().enumerate() {
         if let Ok(connection) = stranger(identity, node.mesh.local_addr()).await {
             let _lanes = say_everything(&connection, cluster).await;

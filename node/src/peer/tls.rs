@@ -16,7 +16,8 @@ use quinn::{
 };
 use quinn_proto::HashedConnectionIdGenerator;
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    SanType,
 };
 use rustls::{
     RootCertStore,
@@ -77,7 +78,8 @@ impl ClusterCa {
         let mut params = CertificateParams::new(Vec::new())?;
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.distinguished_name.push(DnType::CommonName, "Roost cluster CA");
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
+        params.key_usages =
+            vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
         (params.not_before, params.not_after) = validity(CA_DAYS);
         let cert_pem = params.self_signed(&key)?.pem();
         Ok(Self { cert_pem, issuer: Issuer::new(params, key) })
@@ -167,7 +169,8 @@ impl Identity {
         let key_der = PrivateKeyDer::from_pem_slice(key.1).map_err(|error| wrong(key.0, pem_error(&error), &again))?;
         let expires_ms = expiry(&chain[0]).map_err(|error| wrong(cert.0, error, &again))?;
         let verifier = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider());
-        let verifier = verifier.build().map_err(|error| wrong(ca.0, error, "make the cluster's CA with `roost certs init`"))?;
+        let verifier =
+            verifier.build().map_err(|error| wrong(ca.0, error, "make the cluster's CA with `roost certs init`"))?;
         let now = UnixTime::since_unix_epoch(Duration::from_millis(clock::wall_ms()));
         let verified = verifier.verify_client_cert(&chain[0], &chain[1..], now);
         verified.map_err(|error| {
@@ -175,7 +178,9 @@ impl Identity {
             wrong(cert.0, format!("it does not hold against the cluster's CA: {error}"), &mend)
         })?;
         let identity = Self { node: named, roots, chain, key: key_der, expires_ms };
-        identity.rustls_client().map_err(|error| wrong(key.0, format!("not the certificate's key: {error}"), &again))?;
+        identity
+            .rustls_client()
+            .map_err(|error| wrong(key.0, format!("not the certificate's key: {error}"), &again))?;
         Ok(identity)
     }
 
@@ -207,7 +212,8 @@ impl Identity {
     }
 
     pub(crate) fn client_config(&self, transport: Arc<TransportConfig>) -> Result<quinn::ClientConfig, rustls::Error> {
-        let tls = QuicClientConfig::try_from(self.rustls_client()?).map_err(|error| rustls::Error::General(error.to_string()))?;
+        let tls = QuicClientConfig::try_from(self.rustls_client()?)
+            .map_err(|error| rustls::Error::General(error.to_string()))?;
         let mut config = quinn::ClientConfig::new(Arc::new(tls));
         config.transport_config(transport);
         Ok(config)
@@ -239,7 +245,10 @@ impl Identity {
 
 impl fmt::Debug for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Identity").field("node", &self.node).field("expires_ms", &self.expires_ms).finish_non_exhaustive()
+        f.debug_struct("Identity")
+            .field("node", &self.node)
+            .field("expires_ms", &self.expires_ms)
+            .finish_non_exhaustive()
     }
 }
 
@@ -259,7 +268,8 @@ pub(crate) fn sending(keep_alive: Duration) -> TransportConfig {
     config
         .max_concurrent_uni_streams(VarInt::from_u32(0))
         .max_concurrent_bidi_streams(VarInt::from_u32(0))
-        .datagram_receive_buffer_size(None);
+        // None would also forbid sending them.
+        .datagram_receive_buffer_size(Some(1));
     config
 }
 
@@ -283,7 +293,8 @@ fn transport(keep_alive: Duration) -> TransportConfig {
 
 /// The node that a certificate (whose signature rustls has checked) names.
 pub(crate) fn node_of(certificate: &CertificateDer<'_>) -> Result<NodeId, String> {
-    let (_, parsed) = x509_parser::certificate::X509Certificate::from_der(certificate).map_err(|error| error.to_string())?;
+    let (_, parsed) =
+        x509_parser::certificate::X509Certificate::from_der(certificate).map_err(|error| error.to_string())?;
     let names = parsed.subject_alternative_name().map_err(|error| error.to_string())?;
     let mut found = names.iter().flat_map(|names| &names.value.general_names).filter_map(|name| match name {
         GeneralName::URI(uri) => uri.strip_prefix(URI_PREFIX),
@@ -299,7 +310,8 @@ pub(crate) fn node_of(certificate: &CertificateDer<'_>) -> Result<NodeId, String
 /// The node at the other end of a connection.
 pub(crate) fn peer_of(connection: &quinn::Connection) -> Result<NodeId, String> {
     let identity = connection.peer_identity().ok_or("the peer has shown no certificate")?;
-    let chain = identity.downcast::<Vec<CertificateDer<'static>>>().map_err(|_| "the peer's certificate cannot be read")?;
+    let chain =
+        identity.downcast::<Vec<CertificateDer<'static>>>().map_err(|_| "the peer's certificate cannot be read")?;
     node_of(chain.first().ok_or("the peer has shown no certificate")?)
 }
 
@@ -321,7 +333,8 @@ fn pem_error(error: &rustls::pki_types::pem::Error) -> String {
 }
 
 fn expiry(certificate: &CertificateDer<'_>) -> Result<u64, String> {
-    let (_, parsed) = x509_parser::certificate::X509Certificate::from_der(certificate).map_err(|error| error.to_string())?;
+    let (_, parsed) =
+        x509_parser::certificate::X509Certificate::from_der(certificate).map_err(|error| error.to_string())?;
     let seconds = parsed.validity().not_after.timestamp();
     Ok(u64::try_from(seconds).unwrap_or(0).saturating_mul(1_000))
 }

@@ -4,7 +4,7 @@
 //! frame of a kind that this version does not know is an error of that frame alone.
 
 use bincode::{
-    config::{Configuration, Fixint, LittleEndian, Limit, NoLimit},
+    config::{Configuration, Fixint, Limit, LittleEndian, NoLimit},
     enc::write::Writer,
     error::{DecodeError, EncodeError},
 };
@@ -145,7 +145,8 @@ pub enum CodecError {
 
 /// Appends the frame's bytes. On an error `out` holds part of them.
 pub fn encode_into(frame: &PeerFrame, out: &mut Vec<u8>) -> Result<(), CodecError> {
-    bincode::serde::encode_into_writer(frame, Append(out), unlimited()).map_err(|error| CodecError::Encode(error.to_string()))
+    bincode::serde::encode_into_writer(frame, Append(out), unlimited())
+        .map_err(|error| CodecError::Encode(error.to_string()))
 }
 
 /// Reads a frame that the bytes hold whole. What it allocates is in proportion to the bytes there are, whatever lengths
