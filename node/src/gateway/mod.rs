@@ -38,6 +38,7 @@ use crate::{
     token::Keyring,
 };
 use admission::Admission;
+use attachments::Attachments;
 use connections::Connections;
 use hub::Hub;
 
@@ -49,8 +50,10 @@ pub struct Gateway {
     pub config: Arc<Config>,
     /// Brings requests to the slots' primaries.
     pub router: Router,
-    /// Delivers to the connections, and knows which session is attached to which.
+    /// Delivers to the connections.
     pub hub: Hub,
+    /// Which session is attached to which connection.
+    pub attachments: Attachments,
     /// Checks tokens, signs those of new sessions.
     pub keyring: Arc<Keyring>,
     /// The newest map that this node has.
