@@ -37,7 +37,6 @@ use crate::{
 };
 
 /// `GET /ws`: upgrades to the plain JSON protocol. Refused with 503 and `Retry-After` where the node has no room.
-#[expect(clippy::unused_async, reason = "axum's handlers are async")]
 pub async fn ws(
     State(gateway): State<Arc<Gateway>>,
     ConnectInfo(address): ConnectInfo<SocketAddr>,
