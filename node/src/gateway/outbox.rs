@@ -103,6 +103,17 @@ impl Outbox {
         self.wake.notify_one();
     }
 
+    /// Ends the connection, drops what is queued and says one last thing before the `bye`.
+    pub fn cut_with(&self, frame: Utf8Bytes, closing: Closing) {
+        let mut state = self.lock();
+        state.bytes = frame.len();
+        state.frames.clear();
+        state.frames.push_back(frame);
+        state.closing.get_or_insert(closing);
+        drop(state);
+        self.wake.notify_one();
+    }
+
     /// Whether the connection is ending.
     pub fn is_closing(&self) -> bool {
         self.lock().closing.is_some()
