@@ -6,6 +6,7 @@ pub mod feed;
 pub mod log;
 pub mod map;
 pub mod primary;
+pub mod plan;
 pub mod replication;
 pub mod request;
 pub mod session;
