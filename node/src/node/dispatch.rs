@@ -1,6 +1,9 @@
 //! What is done with that which arrives from peers: each kind of frame goes to its owner.
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -33,8 +36,30 @@ pub(super) struct Wired {
 
 /// Until it is wired, gossip alone gets through: what else peers send is lost, as before the node was there.
 pub(super) struct Dispatch {
-    pub(super) gossip: GossipInput,
-    pub(super) wired: OnceLock<Wired>,
+    gossip: GossipInput,
+    wired: OnceLock<Wired>,
+    /// Who has a connection to this node; those that came before there was a hub are told to it when there is.
+    inbound: Mutex<BTreeSet<Member>>,
+}
+
+impl Dispatch {
+    pub(super) fn new(gossip: GossipInput) -> Self {
+        Self { gossip, wired: OnceLock::new(), inbound: Mutex::default() }
+    }
+
+    pub(super) async fn wire(&self, wired: Wired) {
+        let hub = wired.hub.clone();
+        let _ = self.wired.set(wired);
+        let inbound = self.inbound().clone();
+        for peer in inbound {
+            hub.peer_connected(&peer).await;
+        }
+    }
+
+    fn inbound(&self) -> MutexGuard<'_, BTreeSet<Member>> {
+        // No code panics while it holds this lock.
+        self.inbound.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 #[async_trait]
@@ -73,6 +98,7 @@ impl Inbox for Dispatch {
     }
 
     async fn peer_connected(&self, from: &Member) {
+        self.inbound().insert(from.clone());
         let Some(wired) = self.wired.get() else { return };
         wired.router.peer_disrupted(&from.node);
         wired.hub.peer_connected(from).await;
@@ -81,6 +107,7 @@ impl Inbox for Dispatch {
     }
 
     async fn peer_lost(&self, from: &Member) {
+        self.inbound().remove(from);
         let Some(wired) = self.wired.get() else { return };
         wired.router.peer_disrupted(&from.node);
         wired.hub.peer_lost(from).await;
