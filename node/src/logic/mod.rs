@@ -4,6 +4,7 @@
 pub mod entry;
 pub mod log;
 pub mod map;
+pub mod plan;
 pub mod primary;
 pub mod replication;
 pub mod request;

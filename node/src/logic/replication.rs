@@ -240,6 +240,11 @@ impl Replica {
         self.held.as_ref().map(|held| &held.state)
     }
 
+    /// Of the copy that this node has.
+    pub fn lineage(&self) -> Option<u64> {
+        self.held.as_ref().map(|held| held.lineage)
+    }
+
     /// The term under which this node is primary, has read its own win, and has committed what it took over.
     pub fn serving(&self) -> Option<Term> {
         let (primary, held) = (self.primary.as_ref()?, self.held.as_ref()?);
