@@ -17,7 +17,7 @@ use super::{
     Now,
     entry::{Entry, SessionRecord},
     map::{MapRequest, SlotAssignment},
-    replication::{Replica, ReplicaOutput, ReplicationMessage},
+    replication::{Replica, ReplicaLimits, ReplicaOutput, ReplicationMessage},
     request::{Push, SlotAnswer, SlotError, SlotRequest},
     slot::{Effect, SlotState},
 };
@@ -252,6 +252,13 @@ impl SlotCore {
             departing: BTreeMap::new(),
             save_again_ms: 0,
         }
+    }
+
+    /// The same with other bounds for its copy.
+    #[must_use]
+    pub fn with_limits(mut self, limits: ReplicaLimits) -> Self {
+        self.replica = self.replica.with_limits(limits);
+        self
     }
 
     /// The copy, to look at.
