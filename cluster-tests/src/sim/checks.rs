@@ -293,9 +293,6 @@ impl Seen {
         let before = std::mem::replace(self, Self { applied, lineage, serving });
         let (Some(lineage), Some(state)) = (lineage, replica.state()) else { return false };
         let life = (slot, lineage);
-        if before.lineage == Some(lineage) && applied < before.applied {
-            ledger.fail(format!("{member} has forgotten entries of {life:?}: {} to {applied}", before.applied));
-        }
         if let Some(primary) = replica.primary_term()
             && ledger.primaries.get(&(slot, primary)) != Some(member)
         {

@@ -111,7 +111,10 @@ impl World {
         *generation += 1;
         let member = Member { node: id, generation: *generation };
         let cores = (0..self.profile.slots)
-            .map(|slot| SlotCore::new(slot, member.clone(), self.profile.slot, self.random.number()))
+            .map(|slot| {
+                let core = SlotCore::new(slot, member.clone(), self.profile.slot, self.random.number());
+                core.with_limits(self.profile.limits)
+            })
             .collect();
         let mut follows = BTreeMap::new();
         for number in 0..self.groups.len() {

@@ -1,7 +1,7 @@
 //! What a run is like. Each seed switches every kind of fault on or off and sets its rate, because some bugs show only
 //! where other faults do not get in the way (swarm testing: Groce et al., 2012).
 
-use roost::logic::primary::SlotSettings;
+use roost::logic::{primary::SlotSettings, replication::ReplicaLimits};
 
 use super::random::Random;
 
@@ -62,6 +62,8 @@ pub struct Profile {
     pub skew_ms: u64,
     /// Of the slots.
     pub slot: SlotSettings,
+    /// Of the copies.
+    pub limits: ReplicaLimits,
 }
 
 /// See [`Profile::harsh`].
@@ -105,7 +107,7 @@ impl Profile {
             groups: random.between(1, 4) as usize,
             copies: if random.permille(200) { 3 } else { 2 },
             fault_ms: random.between(5_000, 20_000),
-            publish_ms: random.between(20, 300),
+            publish_ms: if random.permille(300) { random.between(1, 5) } else { random.between(20, 300) },
             publishers: random.between(1, 4) as usize,
             sessions: random.below(4) as usize,
             retention: if random.permille(300) { random.between(3, 20) as u32 } else { 1_000 },
@@ -132,6 +134,16 @@ impl Profile {
                 memory_ttl_ms: random.between(1_000, 6_000),
                 queue: if random.permille(200) { 4 } else { 4_096 },
                 groups_per_session: 16,
+            },
+            limits: if random.permille(500) {
+                ReplicaLimits {
+                    append_entries: random.between(1, 5) as usize,
+                    append_bytes: 1 << 20,
+                    nearly_there: random.below(8),
+                    retained_entries: random.between(10, 200) as usize,
+                }
+            } else {
+                ReplicaLimits::default()
             },
         }
     }
