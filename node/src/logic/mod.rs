@@ -2,10 +2,12 @@
 //! iteration over hash maps. Each has exactly one shell, outside of this folder; the simulator is another.
 
 pub mod entry;
+pub mod feed;
 pub mod log;
 pub mod map;
 pub mod plan;
 pub mod primary;
+pub mod plan;
 pub mod replication;
 pub mod request;
 pub mod session;

@@ -7,7 +7,9 @@
 //!   is applied. When the outcome cannot be known it says so ([`MapChange::Unknown`]), and the caller reads.
 //! - `next_generation` never gives a number twice for one node, and each is higher than those before.
 
+pub mod contract;
 pub mod embedded;
+pub mod rows;
 
 use async_trait::async_trait;
 use uuid::Uuid;

@@ -76,9 +76,12 @@ pub(super) fn zones(draft: &mut Draft<'_>) {
         }
         let holders = holders(draft, slot);
         let used: Vec<&str> = holders.iter().map(|node| zone(draft, *node)).collect();
-        let Some(crowded) = holders.iter().copied().filter(|node| shares_zone(draft, *node, &used)).max_by_key(|node| {
-            (draft.nodes[*node].load, *node)
-        }) else {
+        let Some(crowded) = holders
+            .iter()
+            .copied()
+            .filter(|node| shares_zone(draft, *node, &used))
+            .max_by_key(|node| (draft.nodes[*node].load, *node))
+        else {
             continue;
         };
         let other_zone = |node: usize| !zone(draft, node).is_empty() && !used.contains(&zone(draft, node));

@@ -65,7 +65,8 @@ pub(super) fn arrange(draft: &mut Draft<'_>) {
         let before = &draft.input.map.slots[slot].in_sync;
         // Whoever becomes in-sync by this map can do more only by the next, and without a primary nothing can be done.
         if assignment.in_sync.iter().any(|member| !before.contains(member))
-            || assignment.in_sync.iter().any(|member| draft.is_dead(member)) {
+            || assignment.in_sync.iter().any(|member| draft.is_dead(member))
+        {
             continue;
         }
         if assignment.learner.as_ref().is_some_and(|learner| draft.is_draining(learner)) {

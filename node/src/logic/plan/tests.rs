@@ -44,7 +44,8 @@ fn facts(text: &str) -> BTreeMap<NodeId, NodeFacts> {
 
 /// `primary others… [> learner]`
 fn slot(text: &str) -> SlotAssignment {
-    let (in_sync, learner) = text.split_once('>').map_or((text, None), |(left, right)| (left, Some(member(right.trim()))));
+    let (in_sync, learner) =
+        text.split_once('>').map_or((text, None), |(left, right)| (left, Some(member(right.trim()))));
     let mut in_sync = members(in_sync);
     let primary = in_sync[0].clone();
     in_sync.sort_unstable();
@@ -241,6 +242,8 @@ enum Event {
     Drain(u8),
     Suspect(u8),
     Forget(u8),
+    /// The primary of this slot finds its last other member slow.
+    Slow(u8),
     /// Plans with learners that become in-sync now and then, by the bits of the number.
     Plan(u32),
 }
@@ -254,6 +257,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
         1 => name.clone().prop_map(Event::Drain),
         1 => name.clone().prop_map(Event::Suspect),
         1 => name.prop_map(Event::Forget),
+        2 => (0..40_u8).prop_map(Event::Slow),
         6 => any::<u32>().prop_map(Event::Plan),
     ];
     vec(event, 1..40)
@@ -323,6 +327,14 @@ impl World {
             Event::Forget(number) => {
                 if let Some(facts) = self.nodes.get(&name(number)).filter(|facts| !facts.alive) {
                     self.forgotten.insert(Member { node: name(number), generation: facts.generation });
+                }
+            }
+            Event::Slow(number) => {
+                let slot = u16::from(*number) % self.map.slot_count();
+                let assignment = self.map.slot(slot).unwrap();
+                let others = assignment.in_sync.iter().filter(|member| **member != assignment.primary);
+                if let Some(member) = others.chain(&assignment.learner).next_back().cloned() {
+                    self.requests.push(MapRequest::Drop { slot, changed_at: assignment.changed_at, member });
                 }
             }
             Event::Plan(bits) => {
@@ -423,10 +435,8 @@ impl World {
             prop_assert!(slot.in_sync.iter().all(|member| serving.contains(&&member.node)));
         }
         let count = |of: &dyn Fn(&SlotAssignment) -> Vec<NodeId>| {
-            let mut counts: Vec<usize> = serving
-                .iter()
-                .map(|id| self.map.slots.iter().filter(|slot| of(slot).contains(id)).count())
-                .collect();
+            let mut counts: Vec<usize> =
+                serving.iter().map(|id| self.map.slots.iter().filter(|slot| of(slot).contains(id)).count()).collect();
             counts.sort_unstable();
             counts[counts.len() - 1] - counts[0]
         };
