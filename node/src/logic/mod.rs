@@ -5,7 +5,6 @@ pub mod entry;
 pub mod feed;
 pub mod log;
 pub mod map;
-pub mod plan;
 pub mod primary;
 pub mod plan;
 pub mod replication;
