@@ -1,1 +1,3 @@
 //! Tests of whole clusters.
+
+pub mod sim;
