@@ -376,7 +376,7 @@ impl Client {
 impl Drop for Client {
     fn drop(&mut self) {
         let gateway = self.gateway.clone();
-        gateway.attachments.remove(self.session, self.attachment);
+        gateway.hub.attachments().remove(self.session, self.attachment);
         if gateway.tasks.stopping().is_cancelled() {
             // The others notice that this node is gone.
             return;

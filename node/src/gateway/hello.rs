@@ -83,7 +83,7 @@ pub(super) async fn open(
     let (sender, mut changes) = watch::channel(Arc::new(record));
     let session = changes.borrow().id;
     let inserted = Attachment { session, number: attachment, outbox: outbox.clone(), record: sender };
-    gateway.attachments.insert(inserted).map_err(|_| NotOpened::Over)?;
+    gateway.hub.attachments().insert(inserted).map_err(|_| NotOpened::Over)?;
     let record = changes.borrow_and_update().clone();
     let client = Arc::new(Client::new(gateway.clone(), outbox.clone(), &record, attachment));
     let groups: Vec<GroupName> = client.private_groups().chain(record.groups.iter().cloned()).collect();
