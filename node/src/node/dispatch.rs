@@ -1,6 +1,9 @@
 //! What is done with that which arrives from peers: each kind of frame goes to its owner.
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -31,10 +34,37 @@ pub(super) struct Wired {
     pub(super) control: Arc<Control>,
 }
 
-/// Until it is wired, gossip alone gets through: what else peers send is lost, as before the node was there.
+/// Until it is wired, gossip alone gets through: what else peers send is lost, as before the node was there. Who is
+/// connected is remembered, since a connection is told of once.
 pub(super) struct Dispatch {
-    pub(super) gossip: GossipInput,
-    pub(super) wired: OnceLock<Wired>,
+    gossip: GossipInput,
+    wired: OnceLock<Wired>,
+    early: Mutex<BTreeSet<Member>>,
+}
+
+impl Dispatch {
+    pub(super) fn new(gossip: GossipInput) -> Self {
+        Self { gossip, wired: OnceLock::new(), early: Mutex::default() }
+    }
+
+    /// Lets everything through from now on, and tells of the peers that are connected already.
+    pub(super) async fn wire(&self, wired: Wired) {
+        let _ = self.wired.set(wired);
+        let early = std::mem::take(&mut *self.early.lock().unwrap_or_else(PoisonError::into_inner));
+        for peer in &early {
+            self.peer_connected(peer).await;
+        }
+    }
+
+    /// Whether it is not wired, and so keeps the note.
+    fn note_early<T>(&self, note: impl FnOnce(&mut BTreeSet<Member>) -> T) -> bool {
+        let mut early = self.early.lock().unwrap_or_else(PoisonError::into_inner);
+        let unwired = self.wired.get().is_none();
+        if unwired {
+            note(&mut early);
+        }
+        unwired
+    }
 }
 
 #[async_trait]
@@ -73,6 +103,9 @@ impl Inbox for Dispatch {
     }
 
     async fn peer_connected(&self, from: &Member) {
+        if self.note_early(|early| early.insert(from.clone())) {
+            return;
+        }
         let Some(wired) = self.wired.get() else { return };
         wired.router.peer_disrupted(&from.node);
         wired.hub.peer_connected(from).await;
@@ -81,6 +114,9 @@ impl Inbox for Dispatch {
     }
 
     async fn peer_lost(&self, from: &Member) {
+        if self.note_early(|early| early.remove(from)) {
+            return;
+        }
         let Some(wired) = self.wired.get() else { return };
         wired.router.peer_disrupted(&from.node);
         wired.hub.peer_lost(from).await;
