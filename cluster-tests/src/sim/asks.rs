@@ -20,7 +20,7 @@ const GIVE_UP_MS: u64 = 5_000;
 pub(super) enum Purpose {
     Register(GroupName),
     Publish { publisher: usize, key: PublishKey },
-    Create { session: usize },
+    Create { session: usize, id: SessionId },
     End { session: usize },
     Attach { connection: u64 },
     Detach { session: SessionId, number: AttachmentNumber },
@@ -96,7 +96,7 @@ impl World {
         match purpose {
             Purpose::Register(group) => self.registered(node, &group, result),
             Purpose::Publish { publisher, key } => self.published(publisher, key, result),
-            Purpose::Create { session } => self.created(session, &result),
+            Purpose::Create { session, id } => self.created(session, id, &result),
             Purpose::End { session } => self.ended(session, &result),
             Purpose::Attach { connection } => self.attached(node, connection, result),
             Purpose::Detach { session, number } => {

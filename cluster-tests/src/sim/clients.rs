@@ -34,6 +34,8 @@ pub(super) struct Publisher {
 pub(super) struct SessionClient {
     pub(super) id: SessionId,
     pub(super) created: bool,
+    /// Nothing is heard of a creation that was asked until then.
+    pub(super) creating_until_ms: u64,
     pub(super) ending: bool,
     pub(super) ended: bool,
     /// Its last connection.
@@ -53,7 +55,7 @@ impl World {
         }
         for number in 0..self.profile.sessions {
             let id = new_id(&mut self.random);
-            let client = SessionClient { id, created: false, ending: false, ended: false, last: None };
+            let client = SessionClient { id, created: false, creating_until_ms: 0, ending: false, ended: false, last: None };
             self.sessions.push(client);
             let after = self.random.below(3_000);
             self.after(after, Event::Session(number));

@@ -150,8 +150,15 @@ impl World {
         let id = self.sessions[session].id;
         let slot = id.slot(self.profile.slots);
         if !self.sessions[session].created {
+            if self.sessions[session].creating_until_ms > self.now {
+                return;
+            }
+            // With a new id each time: a creation of unknown outcome may be carried out late.
+            self.sessions[session].id = new_id(&mut self.random);
+            self.sessions[session].creating_until_ms = self.now + 10_000;
+            let slot = self.sessions[session].id.slot(self.profile.slots);
             let record = self.record(session);
-            let purpose = Purpose::Create { session };
+            let purpose = Purpose::Create { session, id: self.sessions[session].id };
             return self.input_after(1, node, Input::Client(purpose, slot, SlotRequest::CreateSession { record }));
         }
         match self.random.below(20) {
@@ -202,14 +209,10 @@ impl World {
         }
     }
 
-    pub(super) fn created(&mut self, session: usize, result: &Result<SlotAnswer, SlotError>) {
-        match result {
-            Ok(_) => self.sessions[session].created = true,
-            // A session that the store did not take is over; the client tries with another one.
-            Err(SlotError::StoreUnavailable | SlotError::SessionEnded(_)) => {
-                self.sessions[session].id = new_id(&mut self.random);
-            }
-            Err(_) => {}
+    pub(super) fn created(&mut self, session: usize, id: SessionId, result: &Result<SlotAnswer, SlotError>) {
+        if self.sessions[session].id == id {
+            self.sessions[session].created = result.is_ok();
+            self.sessions[session].creating_until_ms = 0;
         }
     }
 
