@@ -190,6 +190,12 @@ impl DevCluster {
         (1..=self.nodes.len()).filter(|number| failed(&self.nodes[number - 1])).collect()
     }
 
+    /// Nodes that were asked over HTTP to drain.
+    pub fn drain_asked(&self) -> Vec<usize> {
+        let asked = |node: &DevNode| node.running.as_ref().is_some_and(|(_, node)| node.drain_asked().is_cancelled());
+        (1..=self.nodes.len()).filter(|number| asked(&self.nodes[number - 1])).collect()
+    }
+
     fn node(&mut self, number: usize) -> anyhow::Result<&mut DevNode> {
         let count = self.nodes.len();
         number

@@ -125,9 +125,24 @@ pub struct Node {
     drain: CancellationToken,
 }
 
-impl Node {
-    /// Starts a node. It serves at once; its slots come as the cluster gives them.
-    pub async fn start(inputs: NodeInputs) -> Result<Self, StartError> {
+/// What a node stands on: who it is, and its place in the mesh.
+struct Ground {
+    config: Arc<Config>,
+    keyring: Arc<Keyring>,
+    store: Arc<dyn Store>,
+    me: Member,
+    listener: TcpListener,
+    http: SocketAddr,
+    advertise: SocketAddr,
+    mesh: Mesh,
+    gossip: Gossip,
+    dispatch: Arc<Dispatch>,
+    tasks: Tasks,
+    metrics: Arc<Metrics>,
+}
+
+impl Ground {
+    async fn lay(inputs: NodeInputs) -> Result<Self, StartError> {
         let NodeInputs { config, identity, keyring, store } = inputs;
         let id = NodeId::parse(&config.node.id).map_err(StartError::NodeId)?;
         if *identity.node() != id {
@@ -156,12 +171,26 @@ impl Node {
         };
         let settings = GossipSettings::new(&config, advertise, own);
         let gossip = Gossip::start(me.clone(), settings, mesh.clone(), gossip_out, &tasks).await?;
-        if let Err(error) = look_around(&config, &gossip).await {
-            mesh.shut_down().await;
-            tasks.shut_down(STOP_LIMIT).await;
+        Ok(Self { config, keyring, store, me, listener, http, advertise, mesh, gossip, dispatch, tasks, metrics })
+    }
+}
+
+impl Node {
+    /// Starts a node. It serves at once; its slots come as the cluster gives them.
+    pub async fn start(inputs: NodeInputs) -> Result<Self, StartError> {
+        let ground = Ground::lay(inputs).await?;
+        if let Err(error) = look_around(&ground.config, &ground.gossip).await {
+            ground.mesh.shut_down().await;
+            ground.tasks.shut_down(STOP_LIMIT).await;
             return Err(error);
         }
+        Ok(Self::build(ground).await)
+    }
 
+    /// What keeps the slots, then what serves clients, then the tasks that keep it going.
+    async fn build(ground: Ground) -> Self {
+        let Ground { config, keyring, store, me, listener, http, advertise, mesh, gossip, dispatch, tasks, metrics } =
+            ground;
         let maps = MapCell::new();
         let steward = Steward::start(StewardInputs {
             me: me.clone(),
@@ -241,21 +270,19 @@ impl Node {
         let routes = gateway::routes(gateway.clone(), api);
         tasks.spawn("http", listener::serve(listener, routes, tasks.clone()));
         tasks.spawn("idle connections", gateway.clone().close_idle());
-        let lag_ms = Arc::default();
-        let (beat_mesh, beat_gossip) = (mesh.clone(), gossip.clone());
-        Beat {
-            mesh: beat_mesh,
-            gossip: beat_gossip,
+        let beat = Beat {
+            mesh: mesh.clone(),
+            gossip: gossip.clone(),
             maps: maps.clone(),
             steward,
             slots,
             gateway: gateway.clone(),
             control,
             metrics,
-            lag_ms,
-        }
-        .start(asked, &tasks);
-        Ok(Self { me, http, peer: advertise, tasks, mesh, gossip, maps, gateway, drain })
+            lag_ms: Arc::default(),
+        };
+        beat.start(asked, &tasks);
+        Self { me, http, peer: advertise, tasks, mesh, gossip, maps, gateway, drain }
     }
 
     /// This process.
@@ -278,9 +305,9 @@ impl Node {
         self.tasks.fatal()
     }
 
-    /// Returns when someone has asked this node to drain, over HTTP.
-    pub async fn drain_asked(&self) {
-        self.drain.cancelled().await;
+    /// Is cancelled when someone has asked this node to drain, over HTTP. Whoever runs the node carries it out.
+    pub fn drain_asked(&self) -> &CancellationToken {
+        &self.drain
     }
 
     /// Not ready any more; hands its slots over, then sends its clients to the other nodes. Returns when that is done.

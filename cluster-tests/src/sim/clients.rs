@@ -55,7 +55,8 @@ impl World {
         }
         for number in 0..self.profile.sessions {
             let id = new_id(&mut self.random);
-            let client = SessionClient { id, created: false, creating_until_ms: 0, ending: false, ended: false, last: None };
+            let client =
+                SessionClient { id, created: false, creating_until_ms: 0, ending: false, ended: false, last: None };
             self.sessions.push(client);
             let after = self.random.below(3_000);
             self.after(after, Event::Session(number));

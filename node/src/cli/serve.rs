@@ -54,7 +54,7 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
-        () = node.drain_asked() => {}
+        () = node.drain_asked().cancelled() => {}
         () = node.failed().cancelled() => {
             node.shut_down().await;
             anyhow::bail!("the node has stopped by itself: the log above says why");
