@@ -4,6 +4,12 @@
 //! Read [`history`] first: it is what every test ends in. [`client`] makes the logs, [`cluster`] runs nodes in this
 //! process and [`process`] runs the real program.
 
+pub mod api;
+pub mod client;
+pub mod cluster;
 pub mod history;
+pub mod load;
 pub mod ports;
+pub mod process;
+pub mod socket;
 pub mod wait;

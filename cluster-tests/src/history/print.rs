@@ -59,10 +59,9 @@ pub(super) fn around_place(history: &History, group: &str, place: Place) -> Vec<
         })
     });
     let replays = history.replays.iter().filter(|replay| *replay.group == *group).flat_map(|replay| {
-        replay.messages.iter().filter_map(move |(offset, payload)| {
-            near(&Position { epoch: replay.epoch, offset: *offset })
-                .then(|| format!("  {}: {}/{offset} {payload}", replay.what, replay.epoch))
-        })
+        let near = move |offset: u64| near(&Position { epoch: replay.epoch, offset });
+        let messages = replay.messages.iter().filter(move |(offset, _)| near(*offset));
+        messages.map(|(offset, payload)| format!("  {}: {}/{offset} {payload}", replay.what, replay.epoch))
     });
     publishes.take(LINES).chain(messages.take(LINES)).chain(replays.take(LINES)).collect()
 }
