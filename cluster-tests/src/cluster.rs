@@ -3,7 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result, ensure};
-use roost::cli::dev::{DevCluster, DevOptions};
+use roost::dev::{DevCluster, DevOptions};
 use tempfile::TempDir;
 
 use crate::{
@@ -54,7 +54,7 @@ impl Cluster {
     /// The base URL of a node.
     pub fn url(&self, node: usize) -> String {
         match &self.nodes {
-            Nodes::Library(cluster, _) => cluster.http_url(node),
+            Nodes::Library(cluster, _) => cluster.http_url(node + 1),
             Nodes::Program(program) => program.http_url(node),
         }
     }
@@ -188,33 +188,34 @@ impl Cluster {
     }
 }
 
-// What follows is all that is said to the library.
+// What follows is all that is said to the library, which counts nodes from 1.
 
 async fn start_in_process(nodes: usize, data: PathBuf) -> Result<DevCluster> {
     // A restarted node must come back where clients look for it.
     let http_port = free_block(u16::try_from(nodes)? + SPARE)?;
-    let options = DevOptions { nodes, http_port, data, api_key: KEY.to_owned() };
+    let options = DevOptions { nodes, http_port, data, api_key: KEY.to_owned(), configure: |_| {} };
     DevCluster::start(options).await.context("starting a cluster in this process")
 }
 
 async fn crash_in_process(cluster: &mut DevCluster, node: usize) -> Result<()> {
-    cluster.kill(node).await;
-    Ok(())
+    cluster.kill(node + 1).await
 }
 
 async fn restart_in_process(cluster: &mut DevCluster, node: usize) -> Result<()> {
-    cluster.restart(node).await
+    cluster.restart(node + 1).await
 }
 
 async fn drain_in_process(cluster: &mut DevCluster, node: usize) -> Result<()> {
-    cluster.drain(node).await
+    cluster.drain(node + 1).await
 }
 
 async fn add_in_process(cluster: &mut DevCluster) -> Result<usize> {
-    cluster.add().await
+    Ok(cluster.add().await? - 1)
 }
 
 async fn shut_down_in_process(cluster: DevCluster) -> Result<()> {
+    let failed = cluster.failed();
     cluster.shut_down().await;
+    ensure!(failed.is_empty(), "nodes {failed:?} stopped by themselves, by an error that the log tells");
     Ok(())
 }

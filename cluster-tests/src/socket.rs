@@ -12,7 +12,13 @@ use tokio_tungstenite::{
         Bytes, Error, Message,
         client::IntoClientRequest,
         http::{HeaderName, HeaderValue},
-        protocol::WebSocketConfig,
+        protocol::{
+            WebSocketConfig,
+            frame::{
+                Frame,
+                coding::{Data, OpCode},
+            },
+        },
     },
 };
 
@@ -68,6 +74,12 @@ impl Socket {
     /// Sends a binary frame.
     pub async fn send_binary(&mut self, bytes: Vec<u8>) -> Result<()> {
         Ok(self.inner.send(Message::Binary(Bytes::from(bytes))).await?)
+    }
+
+    /// Sends a text frame with any bytes, valid UTF-8 or not.
+    pub async fn send_text_bytes(&mut self, bytes: Vec<u8>) -> Result<()> {
+        let frame = Frame::message(bytes, OpCode::Data(Data::Text), true);
+        Ok(self.inner.send(Message::Frame(frame)).await?)
     }
 
     /// Puts a text frame where [`Socket::flush`] sends it from.
