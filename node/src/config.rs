@@ -1,13 +1,30 @@
 //! The configuration: a mirror of the file (TOML, `ROOST_…` overrides, unknown keys refused) and what it means.
+//!
+//! Later wins: the defaults below, then the file, then the environment: `ROOST_SECTION__KEY`, all in capitals, with two
+//! underscores between the parts (`ROOST_LIMITS__IDLE_S=60`, `ROOST_NAMESPACES__CHAT__PRESENCE=false`; a list is separated
+//! by commas or written as in TOML). All problems are found before any is reported. `config/node.toml` explains every key
+//! and is held equal to the defaults by a test.
 
-use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
+mod check;
+mod load;
+mod shared;
+
+pub use check::Purpose;
+pub use load::{ConfigError, Problem};
+pub use shared::{SharedSettings, differences};
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
 use serde::{Deserialize, Serialize};
 
 use crate::logic::entry::Retention;
 
 /// The whole file. Times end in `_ms` or `_s`, sizes in `_bytes`.
-#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// This node.
@@ -96,7 +113,7 @@ pub enum StoreKind {
 }
 
 /// API keys and the keyring.
-#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct AuthConfig {
     /// Keys for the HTTP API, at least 16 characters each (`roost dev` excepted).
@@ -233,6 +250,23 @@ pub struct LogConfig {
     pub format: String,
 }
 
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            node: NodeConfig::default(),
+            cluster: ClusterConfig::default(),
+            tls: TlsConfig::default(),
+            store: StoreConfig::default(),
+            auth: AuthConfig::default(),
+            session: SessionConfig::default(),
+            limits: LimitsConfig::default(),
+            timing: TimingConfig::default(),
+            namespaces: BTreeMap::from([("default".to_owned(), NamespaceConfig::default())]),
+            log: LogConfig::default(),
+        }
+    }
+}
+
 impl Default for NodeConfig {
     fn default() -> Self {
         Self {
@@ -261,6 +295,22 @@ impl Default for TlsConfig {
 impl Default for StoreConfig {
     fn default() -> Self {
         Self { kind: StoreKind::Embedded, path: "data/roost.redb".into() }
+    }
+}
+
+impl Default for AuthConfig {
+    fn default() -> Self {
+        Self { api_keys: Vec::new(), keyring: "keyring.toml".into() }
+    }
+}
+
+impl std::fmt::Debug for AuthConfig {
+    /// Without the API keys: configurations end up in logs.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AuthConfig")
+            .field("api_keys", &format_args!("{} keys", self.api_keys.len()))
+            .field("keyring", &self.keyring)
+            .finish()
     }
 }
 
@@ -341,11 +391,33 @@ impl Default for LogConfig {
 impl NamespaceConfig {
     /// What is written into each publish.
     pub fn retention(&self) -> Retention {
-        Retention { messages: self.history_messages, bytes: self.history_bytes, age_ms: self.history_age_s * 1_000 }
+        Retention { messages: self.history_messages, bytes: self.history_bytes, age_ms: self.history_age_s.saturating_mul(1_000) }
     }
 }
 
 impl Config {
+    /// Reads the file (or nothing but the defaults), applies the environment and checks the whole for `roost serve`.
+    ///
+    /// # Errors
+    /// All problems at once, each with its source and key.
+    pub fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
+        load::load(path, std::env::vars_os())
+    }
+
+    /// Checks what the types cannot say: ranges, forms, and how settings must relate.
+    ///
+    /// # Errors
+    /// All problems at once.
+    pub fn check(&self, purpose: Purpose) -> Result<(), ConfigError> {
+        let problems = check::problems(self, purpose);
+        if problems.is_empty() { Ok(()) } else { Err(ConfigError { problems }) }
+    }
+
+    /// The settings that all nodes of a cluster must share.
+    pub fn shared_digest(&self) -> SharedSettings {
+        SharedSettings::of(self)
+    }
+
     /// The options of the groups with this namespace.
     pub fn namespace(&self, namespace: &str) -> NamespaceConfig {
         self.namespaces.get(namespace).or_else(|| self.namespaces.get("default")).cloned().unwrap_or_default()

@@ -1,13 +1,18 @@
 //! Roost: client sessions for a whole cluster, without a broker. `node/ARCHITECTURE.md` says how it hangs together.
 
+pub mod cli;
 pub mod clock;
 pub mod cluster;
 pub mod config;
+pub mod dev;
 pub mod gateway;
 pub mod id;
 pub mod logic;
+pub mod metrics;
+pub mod node;
 pub mod peer;
 pub mod router;
+pub mod slots;
 pub mod store;
 pub mod tasks;
 pub mod token;

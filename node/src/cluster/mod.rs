@@ -1,3 +1,15 @@
 //! The cluster as one node sees it: gossip, the steward, health.
 
+mod claims;
+pub mod evidence;
+pub mod gossip;
+mod guard;
+pub mod health;
+pub mod maps;
+pub mod membership;
+mod observer;
+mod seeds;
+pub mod steward;
+#[cfg(test)]
+mod tests;
 pub mod view;

@@ -67,7 +67,9 @@ impl Outbox {
             state.frames.clear();
             state.closing = Some(Closing {
                 code: ByeCode::SlowConsumer,
-                reason: format!("{queued} bytes were waiting for this connection, the limit is {limit}: read faster, or join fewer groups"),
+                reason: format!(
+                    "{queued} bytes were waiting for this connection, the limit is {limit}: read faster, or join fewer groups"
+                ),
                 reconnect: true,
                 after_ms: 0,
             });
@@ -96,6 +98,17 @@ impl Outbox {
         let mut state = self.lock();
         state.frames.clear();
         state.bytes = 0;
+        state.closing.get_or_insert(closing);
+        drop(state);
+        self.wake.notify_one();
+    }
+
+    /// Ends the connection, drops what is queued and says one last thing before the `bye`.
+    pub fn cut_with(&self, frame: Utf8Bytes, closing: Closing) {
+        let mut state = self.lock();
+        state.bytes = frame.len();
+        state.frames.clear();
+        state.frames.push_back(frame);
         state.closing.get_or_insert(closing);
         drop(state);
         self.wake.notify_one();

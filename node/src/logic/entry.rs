@@ -70,10 +70,16 @@ impl Grant {
     pub fn matches(&self, group: &str) -> bool {
         let mut parts = self.pattern.split('*');
         let first = parts.next().unwrap_or("");
-        let Some(mut rest) = group.strip_prefix(first) else { return false };
-        let Some(mut pending) = parts.next() else { return rest.is_empty() };
+        let Some(mut rest) = group.strip_prefix(first) else {
+            return false;
+        };
+        let Some(mut pending) = parts.next() else {
+            return rest.is_empty();
+        };
         for next in parts {
-            let Some(at) = rest.find(pending) else { return false };
+            let Some(at) = rest.find(pending) else {
+                return false;
+            };
             rest = &rest[at + pending.len()..];
             pending = next;
         }

@@ -1,1 +1,248 @@
-//! log
+//! A group's log: one epoch, offsets 1, 2, 3, …, a ring of the recent messages and the window in which a repeated
+//! publish is recognised.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::entry::{Message, Publisher, Retention};
+use crate::id::{Epoch, Position, PublishKey};
+
+/// How many publishes of a group the window remembers at most.
+pub const WINDOW_PUBLISHES: usize = 10_000;
+/// How long the window remembers a publish, in milliseconds.
+pub const WINDOW_MS: u64 = 300_000;
+
+/// One group's messages.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct GroupLog {
+    epoch: Epoch,
+    head: u64,
+    ring: VecDeque<Message>,
+    bytes: u64,
+    retention: Retention,
+    window: BTreeMap<PublishKey, u64>,
+    window_order: VecDeque<(PublishKey, u64)>,
+}
+
+/// A [`GroupLog`] as it travels to a learner.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct GroupLogSnapshot {
+    epoch: Epoch,
+    head: u64,
+    ring: Vec<Message>,
+    retention: Retention,
+    /// Key, offset and time of each publish in the window, oldest first.
+    window: Vec<(PublishKey, u64, u64)>,
+}
+
+/// What a log has after a position.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Since {
+    /// Nothing is missing between the position and the first message here.
+    pub complete: bool,
+    /// Oldest first, contiguous.
+    pub messages: Vec<Message>,
+}
+
+impl GroupLog {
+    /// An empty log.
+    pub fn new(epoch: Epoch) -> Self {
+        Self {
+            epoch,
+            head: 0,
+            ring: VecDeque::new(),
+            bytes: 0,
+            retention: Retention { messages: 0, bytes: 0, age_ms: 0 },
+            window: BTreeMap::new(),
+            window_order: VecDeque::new(),
+        }
+    }
+
+    /// The id of this log.
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// The last offset; 0 where nothing was published yet.
+    pub fn head(&self) -> u64 {
+        self.head
+    }
+
+    /// Epoch and head.
+    pub fn position(&self) -> Position {
+        Position { epoch: self.epoch, offset: self.head }
+    }
+
+    /// How many messages are kept.
+    pub fn kept(&self) -> u64 {
+        self.ring.len() as u64
+    }
+
+    /// Whether nothing is kept, neither messages nor publishes to be recognised.
+    pub fn is_empty(&self) -> bool {
+        self.ring.is_empty() && self.window.is_empty()
+    }
+
+    /// The newest message's or remembered publish's time.
+    pub fn last_at_ms(&self) -> u64 {
+        self.window_order.back().map_or(0, |(_, at_ms)| *at_ms)
+    }
+
+    /// The offset of an earlier publish with this key, if it is in the window.
+    pub fn seen(&self, key: PublishKey) -> Option<u64> {
+        self.window.get(&key).copied()
+    }
+
+    /// Appends a message, or finds that it is a repeat: then the first one's offset and no message.
+    pub fn append(
+        &mut self,
+        key: PublishKey,
+        data: Bytes,
+        from: Option<Publisher>,
+        at_ms: u64,
+        retention: Retention,
+    ) -> (u64, Option<Message>) {
+        self.trim_window(at_ms);
+        if let Some(offset) = self.seen(key) {
+            return (offset, None);
+        }
+        self.head += 1;
+        let message = Message { offset: self.head, data, from, at_ms };
+        self.bytes += message.data.len() as u64;
+        self.ring.push_back(message.clone());
+        self.window.insert(key, self.head);
+        self.window_order.push_back((key, at_ms));
+        self.retention = retention;
+        self.trim_ring(at_ms);
+        (self.head, Some(message))
+    }
+
+    /// Drops what is older than the retention and the window allow.
+    pub fn trim(&mut self, at_ms: u64) {
+        self.trim_window(at_ms);
+        self.trim_ring(at_ms);
+    }
+
+    /// Whether [`GroupLog::trim`] would drop something.
+    pub fn is_overdue(&self, at_ms: u64) -> bool {
+        self.ring.front().is_some_and(|oldest| oldest.at_ms + self.retention.age_ms < at_ms)
+            || self.window_order.front().is_some_and(|(_, at)| at + WINDOW_MS < at_ms)
+    }
+
+    /// What follows an offset of this epoch, at most `limit` messages.
+    pub fn since(&self, offset: u64, limit: usize) -> Since {
+        let first_kept = self.head + 1 - self.kept();
+        let complete = offset <= self.head && offset + 1 >= first_kept;
+        let skip = (offset + 1).saturating_sub(first_kept) as usize;
+        Since { complete, messages: self.ring.iter().skip(skip).take(limit).cloned().collect() }
+    }
+
+    /// For a learner.
+    pub fn snapshot(&self) -> GroupLogSnapshot {
+        let window = self.window_order.iter().map(|(key, at_ms)| (*key, self.window[key], *at_ms)).collect();
+        GroupLogSnapshot {
+            epoch: self.epoch,
+            head: self.head,
+            ring: self.ring.iter().cloned().collect(),
+            retention: self.retention,
+            window,
+        }
+    }
+
+    /// From a primary's snapshot.
+    pub fn restore(snapshot: GroupLogSnapshot) -> Self {
+        Self {
+            epoch: snapshot.epoch,
+            head: snapshot.head,
+            bytes: snapshot.ring.iter().map(|message| message.data.len() as u64).sum(),
+            ring: snapshot.ring.into(),
+            retention: snapshot.retention,
+            window: snapshot.window.iter().map(|(key, offset, _)| (*key, *offset)).collect(),
+            window_order: snapshot.window.into_iter().map(|(key, _, at_ms)| (key, at_ms)).collect(),
+        }
+    }
+
+    fn trim_ring(&mut self, at_ms: u64) {
+        let Retention { messages, bytes, age_ms } = self.retention;
+        while let Some(oldest) = self.ring.front() {
+            let keep = self.ring.len() <= messages as usize
+                && self.bytes <= u64::from(bytes)
+                && oldest.at_ms.saturating_add(age_ms) >= at_ms;
+            if keep {
+                break;
+            }
+            self.bytes -= oldest.data.len() as u64;
+            self.ring.pop_front();
+        }
+    }
+
+    fn trim_window(&mut self, at_ms: u64) {
+        while let Some((key, at)) = self.window_order.front() {
+            if self.window_order.len() <= WINDOW_PUBLISHES && at.saturating_add(WINDOW_MS) >= at_ms {
+                break;
+            }
+            self.window.remove(key);
+            self.window_order.pop_front();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const KEEP: Retention = Retention { messages: 3, bytes: 100, age_ms: 1_000 };
+
+    fn publish(log: &mut GroupLog, key: u128, at_ms: u64) -> u64 {
+        log.append(PublishKey(key), Bytes::from_static(b"{}"), None, at_ms, KEEP).0
+    }
+
+    #[test]
+    fn a_repeat_gets_the_first_offset() {
+        let mut log = GroupLog::new(Epoch(1));
+        assert_eq!(publish(&mut log, 7, 0), 1);
+        assert_eq!(publish(&mut log, 8, 0), 2);
+        assert_eq!(publish(&mut log, 7, 10), 1);
+        assert_eq!(log.head(), 2);
+        assert_eq!(publish(&mut log, 7, WINDOW_MS + 1), 3, "the window has an end");
+    }
+
+    #[test]
+    fn since_says_what_is_missing() {
+        let mut log = GroupLog::new(Epoch(1));
+        assert_eq!(log.since(0, 9), Since { complete: true, messages: vec![] });
+        for key in 0..5 {
+            publish(&mut log, key, 0);
+        }
+        let offsets = |since: Since| (since.complete, since.messages.iter().map(|m| m.offset).collect::<Vec<_>>());
+        assert_eq!(offsets(log.since(5, 9)), (true, vec![]));
+        assert_eq!(offsets(log.since(3, 9)), (true, vec![4, 5]));
+        assert_eq!(offsets(log.since(2, 9)), (true, vec![3, 4, 5]));
+        assert_eq!(offsets(log.since(2, 1)), (true, vec![3]));
+        assert_eq!(offsets(log.since(1, 9)), (false, vec![3, 4, 5]));
+        assert_eq!(offsets(log.since(6, 9)), (false, vec![]), "a position that this log never had");
+        log.trim(1_001);
+        assert_eq!(offsets(log.since(4, 9)), (false, vec![]));
+        assert_eq!(offsets(log.since(5, 9)), (true, vec![]));
+    }
+
+    proptest! {
+        #[test]
+        fn a_snapshot_is_the_same_log(keys in prop::collection::vec((0u128..20, 0u64..400), 0..60)) {
+            let mut log = GroupLog::new(Epoch(9));
+            let mut at_ms = 0;
+            for (key, after) in keys {
+                at_ms += after;
+                publish(&mut log, key, at_ms);
+                prop_assert!(log.kept() <= 3 && log.bytes <= 100);
+            }
+            let mut copy = GroupLog::restore(log.snapshot());
+            prop_assert_eq!(&copy, &log);
+            prop_assert_eq!(publish(&mut copy, 3, at_ms), publish(&mut log, 3, at_ms));
+        }
+    }
+}

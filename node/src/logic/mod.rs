@@ -2,10 +2,14 @@
 //! iteration over hash maps. Each has exactly one shell, outside of this folder; the simulator is another.
 
 pub mod entry;
+pub mod feed;
 pub mod log;
 pub mod map;
+pub mod primary;
+pub mod plan;
 pub mod replication;
 pub mod request;
+pub mod session;
 pub mod slot;
 
 use serde::{Deserialize, Serialize};

@@ -1,14 +1,581 @@
-//! placeholder
+//! One node's copy of a slot, by the six rules of the design (section 3): commit before deliver, shrink late, expand
+//! early, only an in-sync member takes over, reconcile before the first acknowledgement, members named by generation.
+//!
+//! Primary-backup with a configuration service, as in PacificA (Lin et al., 2008); reconciling by term as in Kafka's
+//! KIP-101. The configuration is the cluster map, whose `changed_at` here plays the part of the model's version
+//! (`replication_model.py`): what is asked of the steward under one assignment is never carried out under another.
+//!
+//! Every episode in which the primary brings a member up to date has a number, `sync` (the `changed_at` that began it),
+//! which appends carry and acknowledgements echo: an acknowledgement from before a member was dropped and came back
+//! counts for nothing.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
+
 use serde::{Deserialize, Serialize};
-use crate::id::{Index, Term};
-use super::entry::Entry;
+
+use super::{
+    Now,
+    entry::Entry,
+    map::{MapRequest, SlotAssignment},
+    slot::{Effect, SlotSnapshot, SlotState},
+};
+use crate::id::{Index, Member, SlotId, Term};
+
+/// At most so many entries in one append, and so many bytes of them, roughly.
+const APPEND_ENTRIES: usize = 512;
+const APPEND_BYTES: usize = 1 << 20;
+/// A learner this close to the end of the log becomes required.
+const NEARLY_THERE: u64 = 64;
+/// A learner that falls further behind than this gets a new snapshot.
+const RETAINED_ENTRIES: usize = 100_000;
+/// Without progress for so long, what was sent is sent again; snapshots later.
+const RESEND_MS: u64 = 300;
+const RESEND_SNAPSHOT_MS: u64 = 5_000;
+/// Between repeats of a request to the steward.
+const ASK_AGAIN_MS: u64 = 250;
+
 /// Between the members of a slot.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum ReplicationMessage {
-    /// Primary → member.
-    Append { term: Term, sync: u64, reconcile: bool, first: Index, commit: Index, entries: Vec<Entry> },
-    /// Primary → learner.
-    Snapshot { term: Term, sync: u64, index: Index, state: super::slot::SlotSnapshot },
-    /// Member → primary.
-    Ack { term: Term, sync: u64, index: Index },
+    /// Primary → member: the entries from `first` on, and how far the log is committed.
+    Append {
+        /// The primary's.
+        term: Term,
+        /// The episode.
+        sync: u64,
+        /// The first append of a term: what the member holds after `first - 1` uncommitted is replaced (rule 5).
+        reconcile: bool,
+        /// The index of the first entry here.
+        first: Index,
+        /// All up to this one are committed.
+        commit: Index,
+        /// Contiguous; empty to tell the commit alone.
+        entries: Vec<Arc<Entry>>,
+    },
+    /// Primary → learner: the state as of `index`, instead of all that the learner had.
+    Snapshot {
+        /// The primary's.
+        term: Term,
+        /// The episode.
+        sync: u64,
+        /// The slot's.
+        lineage: u64,
+        /// The last entry in it.
+        index: Index,
+        /// The state.
+        state: SlotSnapshot,
+    },
+    /// Member → primary: it holds everything up to `index`.
+    Ack {
+        /// The primary's.
+        term: Term,
+        /// The episode.
+        sync: u64,
+        /// Cumulative.
+        index: Index,
+        /// Something before what just came is missing.
+        gap: bool,
+    },
+}
+
+impl ReplicationMessage {
+    /// The term it was sent under.
+    pub fn term(&self) -> Term {
+        match self {
+            Self::Append { term, .. } | Self::Snapshot { term, .. } | Self::Ack { term, .. } => *term,
+        }
+    }
+}
+
+/// What a copy wants done.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ReplicaOutput {
+    /// To another member.
+    Send {
+        /// Whom.
+        to: Member,
+        /// What.
+        message: ReplicationMessage,
+    },
+    /// On the primary: an entry is committed and applied, in the order of the log.
+    Committed {
+        /// Its index.
+        index: Index,
+        /// What it came to.
+        effect: Effect,
+    },
+    /// To the steward.
+    Ask(MapRequest),
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Replica {
+    slot: SlotId,
+    me: Member,
+    replica_timeout_ms: u64,
+    /// The highest term whose primary this node has followed or been.
+    accepted_term: Term,
+    assignment: Option<SlotAssignment>,
+    held: Option<Held>,
+    primary: Option<Primary>,
+}
+
+/// What this node holds of the slot.
+#[derive(Debug)]
+struct Held {
+    lineage: u64,
+    /// The term and episode whose primary's log this is a prefix of.
+    synced_term: Term,
+    sync: u64,
+    state: SlotState,
+    /// The last entry applied to `state`; all up to it are committed.
+    applied: Index,
+    /// Entries from `log_first` on; those after `applied` are not known to be committed.
+    log: VecDeque<Arc<Entry>>,
+    log_first: Index,
+}
+
+impl Held {
+    fn new(lineage: u64, term: Term, sync: u64, state: SlotState, applied: Index) -> Self {
+        Self { lineage, synced_term: term, sync, state, applied, log: VecDeque::new(), log_first: applied + 1 }
+    }
+
+    fn last(&self) -> Index {
+        self.log_first + self.log.len() as u64 - 1
+    }
+
+    /// Applies up to `index` where held; what it came to goes to `effects`.
+    fn apply_to(&mut self, index: Index, mut effects: impl FnMut(Index, Effect)) {
+        while self.applied < index.min(self.last()) {
+            self.applied += 1;
+            let entry = &self.log[(self.applied - self.log_first) as usize];
+            let effect = self.state.apply(self.applied, Entry::clone(entry));
+            effects(self.applied, effect);
+        }
+    }
+
+    /// Forgets entries up to `index`; only applied ones.
+    fn release(&mut self, index: Index) {
+        while self.log_first <= index.min(self.applied) && self.log.pop_front().is_some() {
+            self.log_first += 1;
+        }
+    }
+
+    /// Takes the entries that it does not have yet; those it has are the same ones.
+    fn extend(&mut self, first: Index, entries: Vec<Arc<Entry>>) {
+        let have = (self.last() + 1).saturating_sub(first) as usize;
+        self.log.extend(entries.into_iter().skip(have));
+    }
+}
+
+/// What only a primary has.
+#[derive(Debug)]
+struct Primary {
+    term: Term,
+    /// What it had not committed when it took over is committed before it serves.
+    barrier: Index,
+    members: BTreeMap<Member, Progress>,
+}
+
+#[derive(Debug)]
+struct Progress {
+    sync: u64,
+    mode: Mode,
+    /// It holds everything up to here.
+    acked: Index,
+    /// The log is kept from after here for it.
+    floor: Index,
+    sent: Index,
+    told_commit: Index,
+    /// Commits wait for it.
+    required: bool,
+    /// The end of the log when it became required.
+    required_from: Index,
+    /// Since when it owes an acknowledgement, counted anew with each one that comes.
+    waiting_ms: Option<u64>,
+    sent_ms: u64,
+    asked_ms: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Mode {
+    /// In-sync under an earlier primary; its log is to be made ours first.
+    Reconcile,
+    /// Holds nothing; a snapshot as of `acked` is to be sent, or has been.
+    Snapshot { sent: bool },
+    /// Follows.
+    Stream,
+}
+
+impl Progress {
+    fn new(now: Now, sync: u64, mode: Mode, base: Index, required: bool) -> Self {
+        Self {
+            sync,
+            mode,
+            acked: 0,
+            floor: base,
+            sent: base,
+            told_commit: 0,
+            required,
+            required_from: base,
+            waiting_ms: Some(now.mono_ms),
+            sent_ms: 0,
+            asked_ms: 0,
+        }
+    }
+}
+
+impl Replica {
+    /// A node that holds nothing of the slot.
+    pub fn new(slot: SlotId, me: Member, replica_timeout_ms: u64) -> Self {
+        Self { slot, me, replica_timeout_ms, accepted_term: 0, assignment: None, held: None, primary: None }
+    }
+
+    /// The state as of the last entry known to be committed, if this node has a copy.
+    pub fn state(&self) -> Option<&SlotState> {
+        self.held.as_ref().map(|held| &held.state)
+    }
+
+    /// The term under which this node is primary, has read its own win, and has committed what it took over.
+    pub fn serving(&self) -> Option<Term> {
+        let (primary, held) = (self.primary.as_ref()?, self.held.as_ref()?);
+        (held.applied >= primary.barrier).then_some(primary.term)
+    }
+
+    /// The term under which this node is primary, serving or about to.
+    pub fn primary_term(&self) -> Option<Term> {
+        self.primary.as_ref().map(|primary| primary.term)
+    }
+
+    /// How many nodes could take over with every committed entry (the primary included): the `copies` of an answer.
+    pub fn copies(&self) -> u8 {
+        self.assignment.as_ref().map_or(0, |assignment| assignment.in_sync.len().min(255) as u8)
+    }
+
+    /// Entries ordered and not committed.
+    pub fn uncommitted(&self) -> usize {
+        self.held.as_ref().map_or(0, |held| (held.last() - held.applied) as usize)
+    }
+
+    /// The last committed entry that this node knows of.
+    pub fn applied(&self) -> Index {
+        self.held.as_ref().map_or(0, |held| held.applied)
+    }
+
+    /// Orders an entry; its index. Only a serving primary may be asked; others do nothing.
+    pub fn order(&mut self, entry: Entry) -> Option<Index> {
+        self.serving()?;
+        let held = self.held.as_mut()?;
+        held.log.push_back(Arc::new(entry));
+        Some(held.last())
+    }
+
+    /// A confirmed map of this version says this of the slot. Maps come with growing versions.
+    pub fn on_map(&mut self, now: Now, version: u64, assignment: &SlotAssignment, out: &mut Vec<ReplicaOutput>) {
+        let before = self.assignment.replace(assignment.clone());
+        if before.as_ref() == Some(assignment) {
+            return;
+        }
+        if self.primary.as_ref().is_some_and(|primary| primary.term < assignment.term) {
+            self.primary = None;
+        }
+        let holds_other_lineage = self.held.as_ref().is_some_and(|held| held.lineage != assignment.lineage);
+        if holds_other_lineage || !assignment.concerns(&self.me) {
+            // A snapshot may have come ahead of the map that makes this node a learner.
+            if self.held.as_ref().is_some_and(|held| held.sync <= version) {
+                self.held = None;
+            }
+        }
+        if assignment.primary != self.me {
+            self.accepted_term = self.accepted_term.max(assignment.term);
+            return;
+        }
+        if self.primary.is_some() {
+            self.follow_assignment(now, assignment);
+        } else if assignment.term > self.accepted_term {
+            self.become_primary(now, before.as_ref(), assignment);
+        }
+        self.advance(now, out);
+    }
+
+    fn become_primary(&mut self, now: Now, before: Option<&SlotAssignment>, assignment: &SlotAssignment) {
+        let starts_empty = before.is_none_or(|before| before.lineage < assignment.lineage);
+        if self.held.is_none() && starts_empty && assignment.in_sync == [self.me.clone()] {
+            self.held =
+                Some(Held::new(assignment.lineage, assignment.term, assignment.changed_at, SlotState::default(), 0));
+        }
+        // A member of the in-sync set holds a copy; one that does not must not pretend to (rule 4).
+        let Some(held) = self.held.as_mut() else {
+            return;
+        };
+        self.accepted_term = assignment.term;
+        held.synced_term = assignment.term;
+        held.sync = assignment.changed_at;
+        let mut members = BTreeMap::new();
+        for member in assignment.in_sync.iter().filter(|member| **member != self.me) {
+            members
+                .insert(member.clone(), Progress::new(now, assignment.changed_at, Mode::Reconcile, held.applied, true));
+        }
+        self.primary = Some(Primary { term: assignment.term, barrier: held.last(), members });
+        self.follow_assignment(now, assignment);
+    }
+
+    /// Under an unchanged term: members that left are no longer required now that the map confirms it (rule 2), a learner
+    /// begins anew under each assignment.
+    fn follow_assignment(&mut self, now: Now, assignment: &SlotAssignment) {
+        let (Some(primary), Some(held)) = (self.primary.as_mut(), self.held.as_ref()) else {
+            return;
+        };
+        primary.members.retain(|member, _| assignment.is_in_sync(member));
+        if let Some(learner) = &assignment.learner {
+            let mode = Mode::Snapshot { sent: false };
+            primary
+                .members
+                .insert(learner.clone(), Progress::new(now, assignment.changed_at, mode, held.applied, false));
+        }
+    }
+
+    /// A message from another member.
+    pub fn on_message(&mut self, now: Now, from: &Member, message: ReplicationMessage, out: &mut Vec<ReplicaOutput>) {
+        if let ReplicationMessage::Ack { term, sync, index, gap } = message {
+            self.on_ack(now, from, (term, sync, index, gap));
+            self.advance(now, out);
+            return;
+        }
+        let term = message.term();
+        let known_term = self.assignment.as_ref().map_or(0, |assignment| assignment.term);
+        if term < self.accepted_term.max(known_term)
+            || self.primary.as_ref().is_some_and(|primary| primary.term >= term)
+        {
+            return;
+        }
+        self.accepted_term = term;
+        self.primary = None;
+        let answer = match message {
+            ReplicationMessage::Append { sync, reconcile, first, commit, entries, .. } => {
+                self.on_append(term, sync, reconcile, first, commit, entries)
+            }
+            ReplicationMessage::Snapshot { sync, lineage, index, state, .. } => {
+                let newer = self
+                    .held
+                    .as_ref()
+                    .is_none_or(|held| (held.synced_term, held.sync, held.last()) < (term, sync, index));
+                if newer {
+                    self.held = Some(Held::new(lineage, term, sync, SlotState::restore(state), index));
+                }
+                self.held.as_ref().filter(|held| held.sync == sync).map(|held| (sync, held.last(), false))
+            }
+            ReplicationMessage::Ack { .. } => None,
+        };
+        if let Some((sync, index, gap)) = answer {
+            out.push(ReplicaOutput::Send {
+                to: from.clone(),
+                message: ReplicationMessage::Ack { term, sync, index, gap },
+            });
+        }
+    }
+
+    /// The acknowledgement to an append: episode, index, gap.
+    fn on_append(
+        &mut self,
+        term: Term,
+        sync: u64,
+        reconcile: bool,
+        first: Index,
+        commit: Index,
+        entries: Vec<Arc<Entry>>,
+    ) -> Option<(u64, Index, bool)> {
+        let held = self.held.as_mut()?;
+        if held.synced_term < term {
+            // Rule 5. An in-sync member holds all that is committed, so nothing up to `first - 1` is missing or wrong;
+            // what it applied beyond was committed too, and is the same in the new primary's log.
+            let base = first.saturating_sub(1);
+            if !reconcile || held.last() < base {
+                return None;
+            }
+            let keep = base.max(held.applied);
+            held.log.truncate((keep + 1).saturating_sub(held.log_first) as usize);
+            held.synced_term = term;
+            held.sync = sync;
+        } else if held.sync != sync || held.synced_term != term {
+            return None;
+        }
+        if first > held.last() + 1 {
+            return Some((sync, held.last(), true));
+        }
+        held.extend(first, entries);
+        held.apply_to(commit, |_, _| {});
+        held.release(held.applied);
+        Some((sync, held.last(), false))
+    }
+
+    fn on_ack(&mut self, now: Now, from: &Member, (term, sync, index, gap): (Term, u64, Index, bool)) {
+        let (Some(primary), Some(held)) = (self.primary.as_mut(), self.held.as_ref()) else {
+            return;
+        };
+        let Some(progress) = primary.members.get_mut(from) else {
+            return;
+        };
+        if primary.term != term || progress.sync != sync || index > held.last() {
+            return;
+        }
+        if progress.mode != Mode::Stream {
+            // What follows an older snapshot than the last one sent may be gone already: then only the newer will do.
+            if index + 1 < held.log_first {
+                return;
+            }
+            progress.mode = Mode::Stream;
+            progress.sent = index;
+        }
+        if index > progress.acked || index == held.last() {
+            progress.waiting_ms = (index < held.last()).then_some(now.mono_ms);
+        }
+        progress.acked = progress.acked.max(index);
+        progress.floor = progress.acked;
+        progress.sent = if gap { progress.acked } else { progress.sent.max(progress.acked) };
+        if !progress.required && progress.acked + NEARLY_THERE >= held.last() {
+            // Rule 3: required from here on, before anyone is asked to make it in-sync.
+            progress.required = true;
+            progress.required_from = held.last();
+        }
+    }
+
+    /// Commits what all required members hold, and asks for the promotion of a learner that is ready.
+    fn advance(&mut self, now: Now, out: &mut Vec<ReplicaOutput>) {
+        let (Some(primary), Some(held)) = (self.primary.as_mut(), self.held.as_mut()) else {
+            return;
+        };
+        let required = primary.members.values().filter(|progress| progress.required);
+        let everywhere = required.map(|progress| if progress.mode == Mode::Stream { progress.acked } else { 0 });
+        let commit = everywhere.min().unwrap_or_else(|| held.last());
+        held.apply_to(commit, |index, effect| out.push(ReplicaOutput::Committed { index, effect }));
+        let kept_for = primary.members.values().map(|progress| progress.floor).min().unwrap_or(held.applied);
+        held.release(kept_for);
+        let Some(assignment) = &self.assignment else {
+            return;
+        };
+        let Some(learner) = &assignment.learner else {
+            return;
+        };
+        let Some(progress) = primary.members.get_mut(learner) else {
+            return;
+        };
+        let ready = progress.required && progress.mode == Mode::Stream && progress.acked >= progress.required_from;
+        if ready && (progress.asked_ms == 0 || progress.asked_ms + ASK_AGAIN_MS <= now.mono_ms) {
+            progress.asked_ms = now.mono_ms.max(1);
+            let (slot, changed_at) = (self.slot, assignment.changed_at);
+            out.push(ReplicaOutput::Ask(MapRequest::Promote { slot, changed_at, learner: learner.clone() }));
+        }
+    }
+
+    /// Sends what is due, commits what can be. To be called after every batch of inputs.
+    pub fn flush(&mut self, now: Now, out: &mut Vec<ReplicaOutput>) {
+        self.advance(now, out);
+        let (Some(primary), Some(held)) = (self.primary.as_mut(), self.held.as_ref()) else {
+            return;
+        };
+        for (member, progress) in &mut primary.members {
+            let term = primary.term;
+            let mut send = |message| out.push(ReplicaOutput::Send { to: member.clone(), message });
+            match progress.mode {
+                Mode::Snapshot { sent: true } => {}
+                Mode::Snapshot { sent: false } => {
+                    let index = held.applied;
+                    (progress.floor, progress.sent, progress.sent_ms) = (index, index, now.mono_ms);
+                    progress.mode = Mode::Snapshot { sent: true };
+                    let (sync, lineage) = (progress.sync, held.lineage);
+                    send(ReplicationMessage::Snapshot { term, sync, lineage, index, state: held.state.snapshot() });
+                }
+                Mode::Reconcile if progress.sent_ms != 0 => {}
+                Mode::Reconcile => {
+                    (progress.sent, progress.sent_ms) = (progress.floor, now.mono_ms.max(1));
+                    send(append(held, term, progress, true));
+                }
+                Mode::Stream => {
+                    while progress.sent < held.last() {
+                        progress.waiting_ms.get_or_insert(now.mono_ms);
+                        progress.sent_ms = now.mono_ms;
+                        send(append(held, term, progress, false));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Time has passed (to be called every 50–100 ms): repeats what was lost, tells commits, reports the slow.
+    pub fn on_tick(&mut self, now: Now, out: &mut Vec<ReplicaOutput>) {
+        let (Some(primary), Some(held)) = (self.primary.as_mut(), self.held.as_ref()) else {
+            return;
+        };
+        let Some(assignment) = &self.assignment else {
+            return;
+        };
+        for (member, progress) in &mut primary.members {
+            let silent_ms = now.mono_ms.saturating_sub(progress.sent_ms.max(progress.waiting_ms.unwrap_or(0)));
+            match progress.mode {
+                Mode::Snapshot { sent: true }
+                    if silent_ms >= RESEND_SNAPSHOT_MS || held.log.len() > RETAINED_ENTRIES =>
+                {
+                    progress.mode = Mode::Snapshot { sent: false };
+                }
+                Mode::Reconcile if silent_ms >= RESEND_MS => progress.sent_ms = 0,
+                Mode::Stream if progress.acked < held.last() && silent_ms >= RESEND_MS => {
+                    progress.sent = progress.acked
+                }
+                Mode::Stream if progress.told_commit < held.applied && progress.sent == held.last() => {
+                    let message = append(held, primary.term, progress, false);
+                    out.push(ReplicaOutput::Send { to: member.clone(), message });
+                }
+                _ => {}
+            }
+            // Nothing waits for a learner that is not required: it has more time.
+            let patience_ms = self.replica_timeout_ms * if progress.required { 1 } else { 20 };
+            let slow = progress.waiting_ms.is_some_and(|since| since + patience_ms <= now.mono_ms);
+            if slow && progress.asked_ms + ASK_AGAIN_MS <= now.mono_ms {
+                progress.asked_ms = now.mono_ms;
+                let (slot, changed_at) = (self.slot, assignment.changed_at);
+                out.push(ReplicaOutput::Ask(MapRequest::Drop { slot, changed_at, member: member.clone() }));
+            }
+        }
+        self.flush(now, out);
+    }
+
+    /// What was sent to this member and is not acknowledged may be lost: send it again at once.
+    pub fn link_reset(&mut self, member: &Member) {
+        let Some(progress) = self.primary.as_mut().and_then(|primary| primary.members.get_mut(member)) else {
+            return;
+        };
+        match progress.mode {
+            Mode::Snapshot { .. } => progress.mode = Mode::Snapshot { sent: false },
+            Mode::Reconcile => progress.sent_ms = 0,
+            Mode::Stream => progress.sent = progress.acked,
+        }
+    }
+}
+
+/// The next append for a member: what follows `sent`, as much as goes into one.
+fn append(held: &Held, term: Term, progress: &mut Progress, reconcile: bool) -> ReplicationMessage {
+    let first = progress.sent + 1;
+    let mut bytes = 0;
+    let skip = (first - held.log_first) as usize;
+    let fits = |entry: &&Arc<Entry>| {
+        let before = bytes;
+        bytes += size(entry);
+        before < APPEND_BYTES
+    };
+    let entries: Vec<_> = held.log.iter().skip(skip).take(APPEND_ENTRIES).take_while(fits).cloned().collect();
+    progress.sent += entries.len() as u64;
+    progress.told_commit = held.applied;
+    ReplicationMessage::Append { term, sync: progress.sync, reconcile, first, commit: held.applied, entries }
+}
+
+fn size(entry: &Entry) -> usize {
+    match entry {
+        Entry::Publish { data, .. } => data.len() + 128,
+        _ => 256,
+    }
 }

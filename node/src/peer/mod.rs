@@ -4,6 +4,23 @@
 //! two connections compete, and each end knows at once when something it sent or was to be sent may be lost: its own link
 //! went down, or a new connection from the peer came in. `peer` knows nothing of slots: it hands frames to an [`Inbox`].
 
+mod accept;
+mod hello;
+mod link;
+pub mod mesh;
+mod outbox;
+mod reset;
+mod seed;
+mod socket;
+#[cfg(test)]
+mod tests;
+pub mod tls;
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
 use async_trait::async_trait;
 
 use crate::{id::Member, wire::peer::PeerFrame};
@@ -31,4 +48,34 @@ pub enum SendError {
     /// The peer does not keep up: the link was reset, and the other end will notice.
     #[error("the peer does not keep up")]
     Full,
+    /// Too many large frames (snapshots) wait for that peer already; the link goes on: try again later.
+    #[error("too many snapshots wait for the peer")]
+    Busy,
+    /// The frame is longer than any that the other end would take; the link goes on.
+    #[error("the frame is too long")]
+    TooLong,
+}
+
+/// Lets a log line through once in a while.
+#[derive(Debug)]
+pub(crate) struct Seldom {
+    every_ms: u64,
+    next_ms: AtomicU64,
+}
+
+impl Seldom {
+    pub(crate) const fn every(interval: Duration) -> Self {
+        Self { every_ms: interval.as_millis() as u64, next_ms: AtomicU64::new(0) }
+    }
+
+    /// Whether it is time again.
+    pub(crate) fn now(&self) -> bool {
+        let now_ms = crate::clock::mono_ms();
+        let next_ms = self.next_ms.load(Ordering::Relaxed);
+        now_ms >= next_ms
+            && self
+                .next_ms
+                .compare_exchange(next_ms, now_ms + self.every_ms, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
+    }
 }

@@ -7,7 +7,9 @@
 //!   is applied. When the outcome cannot be known it says so ([`MapChange::Unknown`]), and the caller reads.
 //! - `next_generation` never gives a number twice for one node, and each is higher than those before.
 
+pub mod contract;
 pub mod embedded;
+pub mod rows;
 
 use async_trait::async_trait;
 use uuid::Uuid;
@@ -68,7 +70,12 @@ pub trait Store: Send + Sync + 'static {
     /// Reads a session that has neither ended nor passed its absolute expiry at `now_ms` (since 1970).
     async fn session(&self, session: SessionId, now_ms: u64) -> Result<Option<SessionRecord>, StoreError>;
     /// A page of the ids of a user's sessions, in the order of the ids, after `after`.
-    async fn sessions_of_user(&self, user: &str, after: Option<SessionId>, limit: usize) -> Result<Vec<SessionId>, StoreError>;
+    async fn sessions_of_user(
+        &self,
+        user: &str,
+        after: Option<SessionId>,
+        limit: usize,
+    ) -> Result<Vec<SessionId>, StoreError>;
     /// Answers when the store does.
     async fn ping(&self) -> Result<(), StoreError>;
 }

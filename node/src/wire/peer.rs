@@ -3,6 +3,11 @@
 //! The only file that names bincode, so that it can be replaced. The wire's version is in the ALPN (`peer::tls`), and a
 //! frame of a kind that this version does not know is an error of that frame alone.
 
+use bincode::{
+    config::{Configuration, Fixint, Limit, LittleEndian, NoLimit},
+    enc::write::Writer,
+    error::{DecodeError, EncodeError},
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -116,4 +121,123 @@ pub enum NodeAnswer {
     Done,
     /// Refused, with the reason.
     Refused(String),
+}
+
+/// The longest frame on a lane.
+pub const LANE_FRAME_MAX_BYTES: usize = 16 << 20;
+
+/// The longest frame on a stream of its own (snapshots).
+pub const BULK_FRAME_MAX_BYTES: usize = 256 << 20;
+
+/// Why bytes are no frame, or a frame has no bytes.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum CodecError {
+    /// A value that the format cannot say.
+    #[error("the frame cannot be encoded: {0}")]
+    Encode(String),
+    /// Not a frame of this wire version.
+    #[error("not a frame of this wire version: {0}")]
+    Decode(String),
+    /// A frame, and then something else.
+    #[error("{0} bytes follow the frame")]
+    Trailing(usize),
+}
+
+/// Appends the frame's bytes. On an error `out` holds part of them.
+pub fn encode_into(frame: &PeerFrame, out: &mut Vec<u8>) -> Result<(), CodecError> {
+    bincode::serde::encode_into_writer(frame, Append(out), unlimited())
+        .map_err(|error| CodecError::Encode(error.to_string()))
+}
+
+/// Reads a frame that the bytes hold whole. What it allocates is in proportion to the bytes there are, whatever lengths
+/// they announce.
+pub fn decode(bytes: &[u8]) -> Result<PeerFrame, CodecError> {
+    let decoded = match bytes.len() {
+        0..=0x1000 => decode_within::<0x1000>(bytes),
+        0x1001..=0x4000 => decode_within::<0x4000>(bytes),
+        0x4001..=0x1_0000 => decode_within::<0x1_0000>(bytes),
+        0x1_0001..=0x4_0000 => decode_within::<0x4_0000>(bytes),
+        0x4_0001..=0x10_0000 => decode_within::<0x10_0000>(bytes),
+        0x10_0001..=0x40_0000 => decode_within::<0x40_0000>(bytes),
+        0x40_0001..=0x100_0000 => decode_within::<0x100_0000>(bytes),
+        0x100_0001..=0x400_0000 => decode_within::<0x400_0000>(bytes),
+        _ => decode_within::<BULK_FRAME_MAX_BYTES>(bytes),
+    };
+    let (frame, read) = decoded.map_err(|error| CodecError::Decode(error.to_string()))?;
+    match bytes.len() - read {
+        0 => Ok(frame),
+        rest => Err(CodecError::Trailing(rest)),
+    }
+}
+
+/// The limit is part of bincode's configuration type, hence one for each order of size.
+fn decode_within<const LIMIT: usize>(bytes: &[u8]) -> Result<(PeerFrame, usize), DecodeError> {
+    let config: Configuration<LittleEndian, Fixint, Limit<LIMIT>> = unlimited().with_limit::<LIMIT>();
+    bincode::serde::decode_from_slice(bytes, config)
+}
+
+const fn unlimited() -> Configuration<LittleEndian, Fixint, NoLimit> {
+    bincode::config::standard().with_fixed_int_encoding()
+}
+
+struct Append<'a>(&'a mut Vec<u8>);
+
+impl Writer for Append<'_> {
+    fn write(&mut self, bytes: &[u8]) -> Result<(), EncodeError> {
+        self.0.extend_from_slice(bytes);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::id::NodeId;
+
+    fn check_round_trip(frame: &PeerFrame) {
+        let mut bytes = Vec::new();
+        encode_into(frame, &mut bytes).unwrap();
+        assert_eq!(decode(&bytes).as_ref(), Ok(frame));
+        assert!(decode(&bytes[..bytes.len() - 1]).is_err(), "a cut frame was taken");
+        bytes.push(0);
+        assert_eq!(decode(&bytes), Err(CodecError::Trailing(1)));
+    }
+
+    fn refused(length: usize) -> PeerFrame {
+        PeerFrame::NodeResponse { id: 7, answer: NodeAnswer::Refused("x".repeat(length)) }
+    }
+
+    #[test]
+    fn frames_come_back_whatever_their_size() {
+        check_round_trip(&PeerFrame::FetchMap { newer_than: u64::MAX });
+        let origin = Member { node: NodeId::parse("n1").unwrap(), generation: 3 };
+        check_round_trip(&PeerFrame::Probe { origin, nonce: 9 });
+        // The envelope of `Refused` has 24 bytes: sizes about the borders between the limits.
+        for limit in [0x1000, 0x4000, 0x1_0000, 0x40_0000] {
+            for length in limit - 27..limit - 20 {
+                check_round_trip(&refused(length));
+            }
+        }
+        check_round_trip(&refused(17 << 20));
+    }
+
+    #[test]
+    fn an_announced_length_alone_allocates_nothing() {
+        let mut bytes = Vec::new();
+        encode_into(&refused(0), &mut bytes).unwrap();
+        let at = bytes.len() - 8;
+        for announced in [1_u64 << 20, 1 << 40, u64::MAX] {
+            bytes[at..].copy_from_slice(&announced.to_le_bytes());
+            assert!(matches!(decode(&bytes), Err(CodecError::Decode(_))), "{announced}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_is_an_error_or_a_frame_but_never_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = decode(&bytes);
+        }
+    }
 }

@@ -1,0 +1,31 @@
+//! `roost check-config`: all that is wrong with a configuration, before a node is started with it.
+
+use std::path::PathBuf;
+
+use super::print;
+use crate::{config::Config, token::Keyring};
+
+/// Arguments of `roost check-config`.
+#[derive(Debug, clap::Args)]
+pub(super) struct CheckConfigArgs {
+    /// The file; without one the defaults and the environment are checked
+    file: Option<PathBuf>,
+}
+
+pub(super) fn run(args: &CheckConfigArgs) -> anyhow::Result<()> {
+    let config = Config::load(args.file.as_deref())?;
+    for (key, path) in [("tls.ca", &config.tls.ca), ("tls.cert", &config.tls.cert), ("tls.key", &config.tls.key)] {
+        if let Err(error) = std::fs::metadata(path) {
+            print::note(format_args!("warning: {key}: {} cannot be read here ({error}): `roost certs` makes it", path.display()));
+        }
+    }
+    if let Err(error) = Keyring::load(&config.auth.keyring) {
+        print::note(format_args!("warning: auth.keyring: {error}"));
+    }
+    if config.auth.api_keys.is_empty() {
+        print::note(format_args!("warning: auth.api_keys is empty: nobody can use the HTTP API"));
+    }
+    let name = args.file.as_ref().map_or_else(|| "the configuration".to_owned(), |file| file.display().to_string());
+    print::line(format_args!("{name} is right: node {} of cluster {}", config.node.id, config.cluster.name))?;
+    print::line(format_args!("settings that all nodes must share: {}", config.shared_digest().hash))
+}

@@ -1,0 +1,77 @@
+//! `roost token`: session tokens from a keyring, or by creating a session over HTTP.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, bail};
+use clap::Subcommand;
+use serde_json::json;
+use uuid::Uuid;
+
+use super::{
+    api::{Api, ApiArgs},
+    print,
+};
+use crate::{id::SessionId, token::Keyring};
+
+/// Commands of `roost token`.
+#[derive(Debug, Subcommand)]
+pub(super) enum TokenCommand {
+    /// Sign a session's id: prints its token
+    Sign {
+        /// The session's id, a UUID
+        session: Uuid,
+        /// The keyring (`auth.keyring` of the nodes)
+        #[arg(long, default_value = "keyring.toml")]
+        keyring: PathBuf,
+    },
+    /// Check a token's signature: prints the session's id
+    Check {
+        /// The token
+        token: String,
+        /// The keyring (`auth.keyring` of the nodes)
+        #[arg(long, default_value = "keyring.toml")]
+        keyring: PathBuf,
+    },
+    /// Create a session over HTTP: prints its token
+    New {
+        #[command(flatten)]
+        api: ApiArgs,
+        /// The user whom the session is for
+        #[arg(long)]
+        user: String,
+        /// It ends after so many seconds; the cluster's `session.ttl_s` unless given
+        #[arg(long)]
+        ttl_s: Option<u64>,
+        /// A group that it is in from the start (can be repeated)
+        #[arg(long = "group", value_name = "GROUP")]
+        groups: Vec<String>,
+    },
+}
+
+pub(super) async fn run(command: TokenCommand) -> anyhow::Result<()> {
+    match command {
+        TokenCommand::Sign { session, keyring } => print::line(Keyring::load(&keyring)?.sign(SessionId(session))),
+        TokenCommand::Check { token, keyring } => match Keyring::load(&keyring)?.verify(token.trim()) {
+            Ok(session) => {
+                print::line(session)?;
+                print::note(format_args!("the signature is right; whether the session goes on, only the cluster knows"));
+                Ok(())
+            }
+            Err(error) => bail!("{error}"),
+        },
+        TokenCommand::New { api, user, ttl_s, groups } => {
+            let mut body = json!({ "user": user });
+            if let Some(ttl_s) = ttl_s {
+                body["ttl_s"] = ttl_s.into();
+            }
+            if !groups.is_empty() {
+                body["groups"] = groups.into();
+            }
+            let answer = Api::new(&api)?.post(&["v1", "sessions"], body.to_string()).await?;
+            let answer: serde_json::Value = serde_json::from_str(&answer).context("the answer is not JSON")?;
+            print::line(answer["token"].as_str().context("the answer has no token: is this a Roost node?")?)?;
+            print::note(format_args!("session {} of user {user}", answer["session"]["id"].as_str().unwrap_or("(unnamed)")));
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,326 @@
+//! The gossip shell: chitchat over the mesh. Says what this node says of itself, and keeps a view of what the others say
+//! and of who is alive.
+//!
+//! chitchat's task never dials or waits for a peer: what it sends is handed to the mesh, what it receives comes from a
+//! bounded queue and has passed the guard. Each message begins with the address that its sender is reached at, which is
+//! where chitchat answers; the guard holds it against what the sender gossips of itself.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use chitchat::{
+    ChitchatConfig, ChitchatHandle, ChitchatId, ChitchatMessage, Deserializable, FailureDetectorConfig, Serializable,
+    spawn_chitchat,
+    transport::{Socket, Transport},
+};
+use tokio::sync::{Notify, mpsc, watch};
+
+pub use super::claims::OwnState;
+use super::{
+    guard::Guard,
+    observer::Observer,
+    seeds,
+    view::{ClusterView, SharedView},
+};
+use crate::{
+    clock,
+    config::Config,
+    id::{Member, NodeId},
+    peer::{Seldom, mesh::Mesh},
+    tasks::Tasks,
+};
+
+/// Messages waiting for chitchat; past it new ones are dropped: gossip says it again.
+const INPUT_MAX: usize = 1_024;
+
+/// Messages from one node in a second; more are dropped.
+const MESSAGES_PER_S: u32 = 1_000;
+
+/// Of heartbeat intervals without a heartbeat, before a node counts as dead.
+const PHI: f64 = 8.0;
+
+/// A dead start of a node is remembered so long; then, if it lives after all, it is learned anew.
+const DEAD_GRACE: Duration = Duration::from_secs(600);
+
+/// Keys are never deleted, only set; this is chitchat's wish.
+const DELETION_GRACE: Duration = Duration::from_secs(3_600);
+
+/// What gossip needs to begin.
+#[derive(Clone, Debug)]
+pub struct GossipSettings {
+    /// The cluster's name.
+    pub cluster: String,
+    /// Where the others reach this node's mesh.
+    pub advertise: SocketAddr,
+    /// Peers to start from: `host:port`, resolved again and again.
+    pub seeds: Vec<String>,
+    /// Between gossip rounds.
+    pub interval: Duration,
+    /// For the group membership of this node, in all.
+    pub groups_max_bytes: usize,
+    /// What this node says of itself at first.
+    pub own: OwnState,
+}
+
+impl GossipSettings {
+    /// From the configuration, with the address that `node.peer_advertise` came to.
+    pub fn new(config: &Config, advertise: SocketAddr, own: OwnState) -> Self {
+        Self {
+            cluster: config.cluster.name.clone(),
+            advertise,
+            seeds: config.cluster.seeds.clone(),
+            interval: Duration::from_millis(config.timing.gossip_interval_ms.max(10)),
+            groups_max_bytes: config.limits.gossip_groups_bytes,
+            own,
+        }
+    }
+}
+
+/// Why gossip did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum GossipError {
+    /// Nobody could answer there.
+    #[error("{0} is no address that others can reach: set node.peer_advertise to one")]
+    Advertise(SocketAddr),
+    /// chitchat's word.
+    #[error("gossip did not start: {0}")]
+    Start(String),
+}
+
+/// Takes gossip messages in, from `Inbox::gossip`. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct GossipInput {
+    queue: mpsc::Sender<(Member, Bytes)>,
+    rates: Arc<Mutex<BTreeMap<NodeId, (u64, u32)>>>,
+    dropped: Arc<AtomicU64>,
+}
+
+/// The other end of a [`GossipInput`].
+#[derive(Debug)]
+pub struct GossipOutput {
+    queue: mpsc::Receiver<(Member, Bytes)>,
+    dropped: Arc<AtomicU64>,
+}
+
+/// The queue from the mesh to gossip. Made first: the mesh starts with the one end, gossip with the mesh and the other.
+pub fn queue() -> (GossipInput, GossipOutput) {
+    let (sender, receiver) = mpsc::channel(INPUT_MAX);
+    let dropped = Arc::new(AtomicU64::new(0));
+    (
+        GossipInput { queue: sender, rates: Arc::default(), dropped: dropped.clone() },
+        GossipOutput { queue: receiver, dropped },
+    )
+}
+
+impl GossipInput {
+    /// Hands a message to gossip. Dropped, and counted, when there are too many.
+    pub fn push(&self, from: &Member, message: Bytes) {
+        if !self.is_within_rate(&from.node) || self.queue.try_send((from.clone(), message)).is_err() {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Messages dropped so far: too many, or refused by the guard.
+    pub fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+
+    fn is_within_rate(&self, node: &NodeId) -> bool {
+        let second = clock::mono_ms() / 1_000;
+        let mut rates = self.rates.lock().unwrap_or_else(PoisonError::into_inner);
+        // Names come from certificates of the cluster: there are not many.
+        let rate = rates.entry(node.clone()).or_default();
+        if rate.0 != second {
+            *rate = (second, 0);
+        }
+        rate.1 += 1;
+        rate.1 <= MESSAGES_PER_S
+    }
+}
+
+/// Gossip's handle. Cheap to clone.
+#[derive(Clone)]
+pub struct Gossip {
+    own: Arc<Mutex<OwnState>>,
+    changed: Arc<Notify>,
+    view: watch::Receiver<SharedView>,
+}
+
+impl Gossip {
+    /// Starts gossip over the mesh. It ends with the tasks, and should it end before, so does the node.
+    pub async fn start(
+        me: Member,
+        settings: GossipSettings,
+        mesh: Mesh,
+        input: GossipOutput,
+        tasks: &Tasks,
+    ) -> Result<Self, GossipError> {
+        if settings.advertise.ip().is_unspecified() || settings.advertise.port() == 0 {
+            return Err(GossipError::Advertise(settings.advertise));
+        }
+        let id = ChitchatId::new(me.node.as_str(), me.generation, settings.advertise);
+        let socket = MeshSocket {
+            mesh: mesh.clone(),
+            advertise: settings.advertise,
+            input,
+            guard: Guard::new(id.clone()),
+            complain: Seldom::every(Duration::from_secs(5)),
+        };
+        let transport = MeshTransport(Mutex::new(Some(socket)));
+        let handle = spawn_chitchat(chitchat_config(&settings, id), Vec::new(), &transport).await;
+        let chitchat = Running(handle.map_err(|error| GossipError::Start(error.to_string()))?);
+        let own = Arc::new(Mutex::new(settings.own.clone()));
+        let changed = Arc::new(Notify::new());
+        let first = Arc::new(ClusterView { me: me.clone(), nodes: BTreeMap::new() });
+        let (view_sender, view) = watch::channel(first);
+        let (addresses_sender, addresses) = watch::channel(Vec::new());
+        if !settings.seeds.is_empty() {
+            let resolve = seeds::resolve(settings.seeds.clone(), settings.advertise, view.clone(), addresses_sender);
+            tasks.spawn_detached("gossip-seeds", resolve);
+        }
+        let mut observer = Observer::new(me, &settings, mesh, own.clone(), view_sender, addresses);
+        // The view holds this node from the start.
+        observer.begin(&chitchat.0).await;
+        tasks.spawn("gossip", run(chitchat, observer, settings.interval, changed.clone()));
+        Ok(Self { own, changed, view })
+    }
+
+    /// Changes what this node says of itself. What the others must know soon is said at once, the rest is gathered.
+    pub fn set(&self, change: impl FnOnce(&mut OwnState)) {
+        change(&mut self.own.lock().unwrap_or_else(PoisonError::into_inner));
+        self.changed.notify_one();
+    }
+
+    /// The cluster as this node sees it; itself included from the start.
+    pub fn view(&self) -> watch::Receiver<SharedView> {
+        self.view.clone()
+    }
+}
+
+impl fmt::Debug for Gossip {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gossip").field("me", &self.view.borrow().me).finish_non_exhaustive()
+    }
+}
+
+fn chitchat_config(settings: &GossipSettings, id: ChitchatId) -> ChitchatConfig {
+    ChitchatConfig {
+        listen_addr: id.gossip_advertise_addr,
+        chitchat_id: id,
+        cluster_id: settings.cluster.clone(),
+        gossip_interval: settings.interval,
+        // Seeds are resolved and spoken to here: chitchat looks names up once a minute only.
+        seed_nodes: Vec::new(),
+        failure_detector_config: FailureDetectorConfig {
+            phi_threshold: PHI,
+            sampling_window_size: 200,
+            max_interval: Duration::from_secs(10),
+            initial_interval: settings.interval,
+            dead_node_grace_period: DEAD_GRACE,
+        },
+        marked_for_deletion_grace_period: DELETION_GRACE,
+        catchup_callback: None,
+        extra_liveness_predicate: None,
+    }
+}
+
+/// Stops chitchat's task when it goes.
+struct Running(ChitchatHandle);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+async fn run(chitchat: Running, mut observer: Observer, interval: Duration, changed: Arc<Notify>) {
+    let mut live = chitchat.0.chitchat().lock().await.live_nodes_watcher();
+    let mut ticks = tokio::time::interval(interval);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let ended = chitchat.0.termination_watcher();
+    tokio::pin!(ended);
+    loop {
+        tokio::select! {
+            biased;
+            ended = &mut ended => {
+                tracing::error!(?ended, "chitchat's task has ended");
+                return;
+            }
+            _ = ticks.tick() => observer.tick(&chitchat.0).await,
+            () = changed.notified() => observer.own_changed(&chitchat.0).await,
+            heard = live.changed() => match heard {
+                Ok(()) => observer.heard(&chitchat.0).await,
+                Err(_) => return,
+            },
+        }
+    }
+}
+
+/// chitchat opens its transport once; this is what it gets.
+struct MeshTransport(Mutex<Option<MeshSocket>>);
+
+struct MeshSocket {
+    mesh: Mesh,
+    advertise: SocketAddr,
+    input: GossipOutput,
+    guard: Guard,
+    complain: Seldom,
+}
+
+#[async_trait]
+impl Transport for MeshTransport {
+    async fn open(&self, _listen: SocketAddr) -> anyhow::Result<Box<dyn Socket>> {
+        let socket = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        Ok(Box::new(socket.ok_or_else(|| anyhow::anyhow!("the mesh is in use already"))?))
+    }
+}
+
+#[async_trait]
+impl Socket for MeshSocket {
+    async fn send(&mut self, to: SocketAddr, message: ChitchatMessage) -> anyhow::Result<()> {
+        let mut bytes = self.advertise.serialize_to_vec();
+        message.serialize(&mut bytes);
+        self.mesh.gossip_to(to, bytes.into());
+        Ok(())
+    }
+
+    /// Dropped and called anew all the time: nothing may be lost by that, so the only wait is for the queue.
+    async fn recv(&mut self) -> anyhow::Result<(SocketAddr, ChitchatMessage)> {
+        loop {
+            let Some((from, message)) = self.input.queue.recv().await else {
+                // The mesh is gone, the node is about to be.
+                return std::future::pending().await;
+            };
+            if let Some(good) = self.admit(&from, &message) {
+                return Ok(good);
+            }
+            self.input.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl MeshSocket {
+    fn admit(&mut self, from: &Member, message: &[u8]) -> Option<(SocketAddr, ChitchatMessage)> {
+        let mut rest = message;
+        let addr = SocketAddr::deserialize(&mut rest).ok()?;
+        match self.guard.check(from, addr, rest, clock::mono_ms()) {
+            Ok(message) => Some((addr, message)),
+            Err(refused) => {
+                if self.complain.now() {
+                    tracing::warn!(%from, %addr, %refused, "a gossip message was dropped");
+                }
+                None
+            }
+        }
+    }
+}

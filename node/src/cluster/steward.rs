@@ -1,0 +1,396 @@
+//! Drives the planner and the map's compare-and-set. Every node runs one; the one that is steward proposes. That two
+//! propose at once is no harm: the store lets one win, and the other takes over what it wrote.
+//!
+//! After a write with an unknown outcome nothing is proposed before the map was read.
+
+mod asked;
+#[cfg(test)]
+mod tests;
+mod watch_store;
+
+use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
+
+use futures_util::future::BoxFuture;
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::{Instant, MissedTickBehavior},
+};
+
+use self::asked::Asked;
+use super::{
+    evidence::{Evidence, steward_of},
+    maps::MapCell,
+    view::{SharedView, StoreView},
+};
+use crate::{
+    clock,
+    id::{Generation, Member, NodeId},
+    logic::{
+        map::{ClusterMap, MapRequest, SharedMap},
+        plan::{PlanInput, plan},
+    },
+    store::{MapChange, Store, StoreError},
+    tasks::Tasks,
+};
+
+/// Changes within so long are looked at together.
+const GATHER: Duration = Duration::from_millis(20);
+/// After an error of the store: this, then twice as long each time, up to `BACK_OFF_MAX_MS`.
+const BACK_OFF_MS: u64 = 100;
+const BACK_OFF_MAX_MS: u64 = 3_000;
+/// A tick later than so many intervals: this node's own clock or event loop has stood still.
+const LATE_INTERVALS: u64 = 3;
+/// So many looks are then skipped.
+const DOUBTED_LOOKS: u32 = 3;
+
+/// What is told of a change that this node made.
+pub type OnChange = Arc<dyn Fn(SharedMap) + Send + Sync>;
+
+/// What the configuration says of it.
+#[derive(Clone, Debug)]
+pub struct StewardSettings {
+    /// Slots of the first map; a cluster with another number is refused.
+    pub slots: u16,
+    /// Copies of each slot.
+    pub copies: u8,
+    /// Between looks.
+    pub interval: Duration,
+    /// See `PlanInput::max_moves`.
+    pub max_moves: usize,
+}
+
+/// What a steward works with.
+pub struct StewardInputs {
+    /// This node.
+    pub me: Member,
+    /// Where the map is kept.
+    pub store: Arc<dyn Store>,
+    /// What gossip says.
+    pub view: watch::Receiver<SharedView>,
+    /// The map that this node knows; kept up to date from the store.
+    pub map: MapCell,
+    /// From the configuration.
+    pub settings: StewardSettings,
+    /// What primaries ask for, of this node or by way of peers. Bounded by the sender; a full one means: ask again.
+    pub requests: mpsc::Receiver<Vec<MapRequest>>,
+    /// Is called with each map that this node has brought about, for telling the peers. Must not block.
+    pub on_change: OnChange,
+    /// Where it runs.
+    pub tasks: Tasks,
+}
+
+/// Why a node cannot be counted as lost.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum ForgetError {
+    /// Another node is to be asked.
+    #[error("this node is not the steward, ask {}", .0.as_ref().map_or("again later", NodeId::as_str))]
+    NotSteward(Option<NodeId>),
+    /// There is no map yet.
+    #[error("there is no cluster map yet: is the store reachable?")]
+    NoMap,
+    /// No slot names it.
+    #[error("{0} holds no slots: there is nothing to forget")]
+    HoldsNothing(NodeId),
+    /// It lives.
+    #[error("{0} is alive: drain it, or stop it first")]
+    Alive(NodeId),
+    /// It is not known for certain.
+    #[error("{0} is not known to be dead yet: try again in a few seconds")]
+    NotSure(NodeId),
+    /// A newer start of it is known.
+    #[error("{0} was started again (generation {1}): what it held before counts as lost already")]
+    CameBack(NodeId, Generation),
+    /// The node is stopping.
+    #[error("this node is stopping")]
+    Stopping,
+}
+
+/// A handle to the running steward. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Steward {
+    forget: mpsc::Sender<Forget>,
+    store: watch::Receiver<StoreView>,
+    fault: watch::Receiver<Option<String>>,
+}
+
+#[derive(Debug)]
+struct Forget {
+    node: NodeId,
+    answer: oneshot::Sender<Result<Member, ForgetError>>,
+}
+
+impl Steward {
+    /// Starts it, with a task that watches the store. The map appears in the cell as soon as the store gives one, or, on
+    /// the steward of a new cluster, takes the first.
+    pub fn start(inputs: StewardInputs) -> Self {
+        let (forget, forgets) = mpsc::channel(16);
+        let (store_view, store) = watch::channel(StoreView::Down);
+        let (fault_sender, fault) = watch::channel(None);
+        let watching = watch_store::run(Arc::clone(&inputs.store), inputs.map.clone(), store_view.clone());
+        inputs.tasks.spawn("store watch", watching);
+        let tasks = inputs.tasks.clone();
+        let shell = Shell {
+            inputs,
+            forgets,
+            store_view,
+            fault: fault_sender,
+            evidence: Evidence::default(),
+            asked: Asked::default(),
+            forgotten: BTreeSet::new(),
+            looked_ms: clock::mono_ms(),
+            doubts: 0,
+            must_read: true,
+            outcome_unknown: false,
+            back_off_ms: 0,
+            not_before_ms: 0,
+        };
+        tasks.spawn("steward", shell.run());
+        Self { forget, store, fault }
+    }
+
+    /// How the store answers this node; for gossip.
+    pub fn store_view(&self) -> watch::Receiver<StoreView> {
+        self.store.clone()
+    }
+
+    /// Why this node cannot take part in this cluster, once that is known. The steward's task then ends, which stops the
+    /// node.
+    pub fn fault(&self) -> watch::Receiver<Option<String>> {
+        self.fault.clone()
+    }
+
+    /// An operator's word: the dead node's copies are lost for good. Only the steward takes it ([`steward_of`]); it is
+    /// remembered until the map no longer names that start of the node, or this process ends.
+    pub async fn forget(&self, node: &NodeId) -> Result<Member, ForgetError> {
+        let (answer, answered) = oneshot::channel();
+        let forget = Forget { node: node.clone(), answer };
+        self.forget.send(forget).await.map_err(|_| ForgetError::Stopping)?;
+        answered.await.unwrap_or(Err(ForgetError::Stopping))
+    }
+}
+
+/// What has been asked of the store.
+enum Outcome {
+    Read(Result<Option<ClusterMap>, StoreError>),
+    Changed { next: SharedMap, result: Result<MapChange, StoreError> },
+}
+
+struct Shell {
+    inputs: StewardInputs,
+    forgets: mpsc::Receiver<Forget>,
+    store_view: watch::Sender<StoreView>,
+    fault: watch::Sender<Option<String>>,
+    evidence: Evidence,
+    asked: Asked,
+    forgotten: BTreeSet<Member>,
+    looked_ms: u64,
+    doubts: u32,
+    /// Nothing is proposed before the map has been read.
+    must_read: bool,
+    /// This node's last proposal may have been applied.
+    outcome_unknown: bool,
+    back_off_ms: u64,
+    not_before_ms: u64,
+}
+
+impl Shell {
+    async fn run(mut self) {
+        let mut ticks = tokio::time::interval(self.inputs.settings.interval);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut maps = self.inputs.map.subscribe();
+        let mut plan_at: Option<Instant> = None;
+        // One at a time, beside the loop: a slow store must not look like a late tick.
+        let mut asking: Option<BoxFuture<'static, Outcome>> = None;
+        while self.fault.borrow().is_none() {
+            let gathered = async {
+                match plan_at {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let answered = async {
+                match &mut asking {
+                    Some(asking) => asking.await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                _ = ticks.tick() => self.look(),
+                Ok(()) = self.inputs.view.changed() => {}
+                Ok(()) = maps.changed() => self.check_slots(),
+                Some(requests) = self.inputs.requests.recv() => {
+                    for request in requests {
+                        self.asked.add(request, self.inputs.settings.slots);
+                    }
+                }
+                Some(Forget { node, answer }) = self.forgets.recv() => {
+                    // Whoever asked may have gone.
+                    let _ = answer.send(self.forget(&node));
+                }
+                outcome = answered => {
+                    asking = None;
+                    self.take(outcome);
+                }
+                () = gathered => {
+                    plan_at = None;
+                    if asking.is_none() {
+                        asking = self.propose();
+                    }
+                    continue;
+                }
+            }
+            plan_at.get_or_insert_with(|| clock::deadline(GATHER));
+        }
+    }
+
+    /// One look at who is there. A node that was itself away does not trust what it sees first.
+    fn look(&mut self) {
+        let now = clock::mono_ms();
+        let interval_ms = self.inputs.settings.interval.as_millis() as u64;
+        let late_ms = now.saturating_sub(self.looked_ms).saturating_sub(interval_ms);
+        self.looked_ms = now;
+        if late_ms > LATE_INTERVALS * interval_ms {
+            tracing::warn!(late_ms, "the steward's look came late: what it sees is not trusted for a while");
+            self.evidence.forget_misses();
+            self.doubts = DOUBTED_LOOKS;
+        } else if self.doubts > 0 {
+            self.doubts -= 1;
+        } else {
+            let map = self.inputs.map.current();
+            self.evidence.look(&self.inputs.view.borrow(), map.as_deref());
+            if let Some(map) = map {
+                self.asked.prune(&map);
+            }
+        }
+    }
+
+    /// What to ask of the store now, if anything.
+    fn propose(&mut self) -> Option<BoxFuture<'static, Outcome>> {
+        if clock::mono_ms() < self.not_before_ms {
+            // The next look asks again.
+            return None;
+        }
+        let store = Arc::clone(&self.inputs.store);
+        if self.must_read {
+            return Some(Box::pin(async move { Outcome::Read(store.read_map().await) }));
+        }
+        let view = Arc::clone(&self.inputs.view.borrow_and_update());
+        if self.doubts > 0 || steward_of(&view) != Some(&self.inputs.me.node) {
+            return None;
+        }
+        let (expected, next) = match self.inputs.map.current() {
+            None => (0, ClusterMap::first(&self.inputs.me, self.inputs.settings.slots)),
+            Some(map) => {
+                self.asked.prune(&map);
+                let named = |gone: &Member| map.slots.iter().any(|slot| slot.concerns(gone));
+                self.forgotten.retain(named);
+                let next = plan(&PlanInput {
+                    map: &map,
+                    nodes: &self.evidence.facts(&view, &map),
+                    requests: &self.asked.list(),
+                    forgotten: &self.forgotten,
+                    copies: self.inputs.settings.copies,
+                    max_moves: self.inputs.settings.max_moves,
+                })?;
+                (map.version, next)
+            }
+        };
+        let next = Arc::new(next);
+        let store_view = self.store_view.clone();
+        Some(Box::pin(async move {
+            let result = watch_store::timed(&store_view, store.change_map(expected, &next)).await;
+            Outcome::Changed { next, result }
+        }))
+    }
+
+    /// What the store said.
+    fn take(&mut self, outcome: Outcome) {
+        match outcome {
+            Outcome::Read(Ok(found)) => {
+                self.must_read = false;
+                self.back_off_ms = 0;
+                let was_unknown = std::mem::take(&mut self.outcome_unknown);
+                if let Some(map) = found {
+                    let map = Arc::new(map);
+                    if self.inputs.map.offer(Arc::clone(&map)) && was_unknown {
+                        (self.inputs.on_change)(map);
+                    }
+                } else if self.inputs.map.version() > 0 {
+                    self.failed(&"it has no cluster map any more: put its content back");
+                }
+            }
+            Outcome::Changed { next, result: Ok(MapChange::Applied) } => {
+                self.back_off_ms = 0;
+                tracing::info!(version = next.version, "the cluster map was changed");
+                self.inputs.map.offer(Arc::clone(&next));
+                (self.inputs.on_change)(next);
+            }
+            Outcome::Changed { result: Ok(MapChange::Conflict(Some(map))), .. } => {
+                self.back_off_ms = 0;
+                if map.version < self.inputs.map.version() {
+                    self.failed(&"its cluster map is older than the one in use: put its content back");
+                } else {
+                    self.inputs.map.offer(Arc::new(map));
+                }
+            }
+            Outcome::Changed { result: Ok(MapChange::Conflict(None)), .. } => {
+                self.failed(&"it has no cluster map any more: put its content back");
+            }
+            Outcome::Changed { next, result: Ok(MapChange::Unknown) } => {
+                tracing::warn!(version = next.version, "whether the cluster map was changed is not known; reading it");
+                (self.must_read, self.outcome_unknown) = (true, true);
+            }
+            Outcome::Changed { result: Err(error), .. } => {
+                // A store should say `Unknown` where it was applied perhaps, but nothing is lost by reading.
+                (self.must_read, self.outcome_unknown) = (true, true);
+                self.failed(&error);
+            }
+            Outcome::Read(Err(error)) => self.failed(&error),
+        }
+    }
+
+    fn failed(&mut self, error: &dyn fmt::Display) {
+        self.back_off_ms = (self.back_off_ms * 2).clamp(BACK_OFF_MS, BACK_OFF_MAX_MS);
+        self.not_before_ms = clock::mono_ms() + self.back_off_ms;
+        tracing::warn!(%error, retry_ms = self.back_off_ms, "the store did not do what the steward asked of it");
+    }
+
+    fn check_slots(&self) {
+        let configured = self.inputs.settings.slots;
+        if let Some(map) = self.inputs.map.current().filter(|map| map.slot_count() != configured) {
+            let has = map.slot_count();
+            let fault = format!(
+                "this cluster was created with {has} slots, but the configuration of {} says {configured}: set \
+                 cluster.slots = {has} (it cannot be changed later), or use another store",
+                self.inputs.me.node
+            );
+            tracing::error!("{fault}");
+            self.fault.send_replace(Some(fault));
+        }
+    }
+
+    fn forget(&mut self, node: &NodeId) -> Result<Member, ForgetError> {
+        let view = Arc::clone(&self.inputs.view.borrow());
+        let steward = steward_of(&view);
+        if steward != Some(&self.inputs.me.node) {
+            return Err(ForgetError::NotSteward(steward.cloned()));
+        }
+        let map = self.inputs.map.current().ok_or(ForgetError::NoMap)?;
+        let named = map.slots.iter().flat_map(|slot| slot.in_sync.iter().chain(&slot.learner));
+        let held = named.filter(|member| member.node == *node).max();
+        let member = held.cloned().ok_or_else(|| ForgetError::HoldsNothing(node.clone()))?;
+        let newest = view.generation(node).max(map.members.get(node).copied());
+        if let Some(newest) = newest.filter(|newest| *newest > member.generation) {
+            return Err(ForgetError::CameBack(node.clone(), newest));
+        }
+        if view.is_alive(&member) {
+            return Err(ForgetError::Alive(node.clone()));
+        }
+        if !self.evidence.is_dead(&member) {
+            return Err(ForgetError::NotSure(node.clone()));
+        }
+        tracing::warn!(%member, "an operator counts this node as lost for good");
+        self.forgotten.insert(member.clone());
+        Ok(member)
+    }
+}

@@ -1,0 +1,331 @@
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
+};
+
+use async_trait::async_trait;
+use tempfile::TempDir;
+use uuid::Uuid;
+
+use super::*;
+use crate::{
+    cluster::evidence::tests::view,
+    id::SessionId,
+    logic::{entry::SessionRecord, map::SlotAssignment},
+    store::{WriteVersion, embedded::EmbeddedStore},
+};
+
+const SLOTS: u16 = 16;
+
+struct Node {
+    me: String,
+    view: watch::Sender<SharedView>,
+    map: MapCell,
+    requests: mpsc::Sender<Vec<MapRequest>>,
+    steward: Steward,
+    tasks: Tasks,
+    /// The maps that this node has brought about.
+    made: Arc<Mutex<Vec<SharedMap>>>,
+}
+
+impl Node {
+    fn start(store: &Arc<dyn Store>, me: &str, nodes: &str) -> Self {
+        Self::start_with(store, me, nodes, SLOTS)
+    }
+
+    fn start_with(store: &Arc<dyn Store>, me: &str, nodes: &str, slots: u16) -> Self {
+        let (sender, receiver) = watch::channel(Arc::new(view(me, nodes)));
+        let (requests, asked) = mpsc::channel(16);
+        let made = Arc::new(Mutex::new(Vec::new()));
+        let (map, tasks, made_here) = (MapCell::new(), Tasks::new(), Arc::clone(&made));
+        let steward = Steward::start(StewardInputs {
+            me: view(me, "").me,
+            store: Arc::clone(store),
+            view: receiver,
+            map: map.clone(),
+            settings: StewardSettings { slots, copies: 2, interval: Duration::from_millis(20), max_moves: 8 },
+            requests: asked,
+            on_change: Arc::new(move |map| made_here.lock().unwrap().push(map)),
+            tasks: tasks.clone(),
+        });
+        Self { me: me.to_owned(), view: sender, map, requests, steward, tasks, made }
+    }
+
+    fn sees(&self, nodes: &str) {
+        self.view.send_replace(Arc::new(view(&self.me, nodes)));
+    }
+
+    fn has(&self, condition: impl Fn(&SlotAssignment) -> bool) -> bool {
+        self.map.current().is_some_and(|map| map.slots.iter().all(condition))
+    }
+
+    /// Asks for every learner to become in-sync.
+    async fn promote(&self) {
+        let Some(map) = self.map.current() else { return };
+        let promotes = map.slots.iter().enumerate().filter_map(|(slot, assignment)| {
+            let learner = assignment.learner.clone()?;
+            Some(MapRequest::Promote { slot: slot as u16, changed_at: assignment.changed_at, learner })
+        });
+        self.requests.send(promotes.collect()).await.unwrap();
+    }
+
+    /// Promotes until every slot has two copies and nothing is under way.
+    async fn settle(&self) {
+        wait_until("two copies of every slot", async || {
+            self.promote().await;
+            self.has(|slot| slot.in_sync.len() == 2 && slot.learner.is_none())
+        })
+        .await;
+    }
+}
+
+async fn wait_until(what: &str, condition: impl AsyncFn() -> bool) {
+    let wait = async {
+        while !condition().await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    assert!(tokio::time::timeout(Duration::from_secs(20), wait).await.is_ok(), "waited in vain for {what}");
+}
+
+fn embedded() -> (TempDir, Arc<dyn Store>) {
+    let folder = TempDir::new().unwrap();
+    let store = EmbeddedStore::open(folder.path().join("store.redb")).unwrap();
+    (folder, store)
+}
+
+fn member(text: &str) -> Member {
+    view(text, "").me
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn from_the_first_map_to_a_take_over() {
+    let (_folder, store) = embedded();
+    let one = Node::start(&store, "n1#1", "n1#1:starting");
+    let two = Node::start(&store, "n2#1", "n1#1 n2#1");
+    wait_until("the first map", async || one.has(|slot| slot.primary == member("n1#1"))).await;
+    // The other node reads it from the store.
+    wait_until("the map on the other node", async || two.map.version() > 0).await;
+
+    one.sees("n1#1 n2#1");
+    wait_until("learners", async || one.has(|slot| slot.learner == Some(member("n2#1")))).await;
+    one.settle().await;
+    wait_until("even load", async || {
+        let leads = |name| one.map.current().unwrap().slots.iter().filter(|slot| slot.primary == member(name)).count();
+        leads("n1#1") == 8 && leads("n2#1") == 8
+    })
+    .await;
+
+    // n2 dies: one write moves all that it led.
+    let before = one.map.current().unwrap();
+    one.sees("n1#1 n2#1:dead");
+    wait_until("the take-over", async || one.has(|slot| slot.primary == member("n1#1"))).await;
+    let made = one.made.lock().unwrap().clone();
+    let next = made.iter().find(|map| map.version == before.version + 1).unwrap();
+    for (old, new) in before.slots.iter().zip(&next.slots) {
+        assert_eq!((&new.primary, &new.in_sync), (&member("n1#1"), &vec![member("n1#1")]));
+        assert_eq!(new.term, old.term + u64::from(old.primary != new.primary));
+    }
+    assert_eq!(store.read_map().await.unwrap().as_ref(), one.map.current().as_deref());
+    assert!(two.made.lock().unwrap().is_empty(), "only the steward proposes");
+    assert!(one.tasks.shut_down(Duration::from_secs(5)).await && two.tasks.shut_down(Duration::from_secs(5)).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stewards_that_race_never_fork_the_map() {
+    let (_folder, store) = embedded();
+    // Each holds itself to be the steward.
+    let nodes = [
+        Node::start(&store, "n1#1", "n1#1 n2#1 n3#1"),
+        Node::start(&store, "n2#1", "n1#1:nostore n2#1 n3#1"),
+        Node::start(&store, "n3#1", "n1#1:nostore n2#1:nostore n3#1"),
+    ];
+    for round in 0..4 {
+        for node in &nodes {
+            node.settle().await;
+        }
+        let third = ["n3#1:draining", "n3#1", "n3#2", "n3#2:dead"][round];
+        nodes[0].sees(&format!("n1#1 n2#1 {third}"));
+        nodes[1].sees(&format!("n1#1:nostore n2#1 {third}"));
+    }
+    wait_until("agreement", async || {
+        for node in &nodes {
+            node.promote().await;
+        }
+        let stored = store.read_map().await.unwrap();
+        nodes.iter().all(|node| node.map.current().as_deref() == stored.as_ref())
+            && nodes[0].has(|slot| slot.in_sync == [member("n1#1"), member("n2#1")] && slot.learner.is_none())
+    })
+    .await;
+    let mut versions = BTreeSet::new();
+    for map in nodes.iter().flat_map(|node| node.made.lock().unwrap().clone()) {
+        assert!(versions.insert(map.version), "version {} was made twice", map.version);
+    }
+    assert_eq!(versions.len() as u64, nodes[0].map.version(), "every version was made by somebody");
+}
+
+/// Passes everything on, but the map's changes with what the test wants to happen to them.
+struct Faulty {
+    inner: Arc<dyn Store>,
+    /// Counts down; below zero all is well.
+    troubles: AtomicU32,
+    down: std::sync::atomic::AtomicBool,
+    reads: AtomicU32,
+}
+
+impl Faulty {
+    fn up(&self) -> Result<(), StoreError> {
+        if self.down.load(Ordering::SeqCst) { Err(StoreError::Unavailable("down".to_owned())) } else { Ok(()) }
+    }
+}
+
+#[async_trait]
+impl Store for Faulty {
+    async fn store_id(&self) -> Result<Uuid, StoreError> {
+        self.inner.store_id().await
+    }
+    async fn next_generation(&self, node: &NodeId) -> Result<Generation, StoreError> {
+        self.inner.next_generation(node).await
+    }
+    async fn generation(&self, node: &NodeId) -> Result<Option<Generation>, StoreError> {
+        self.inner.generation(node).await
+    }
+    async fn read_map(&self) -> Result<Option<ClusterMap>, StoreError> {
+        self.up()?;
+        if self.reads.fetch_add(1, Ordering::SeqCst) % 3 == 1 {
+            return Err(StoreError::Unavailable("not now".to_owned()));
+        }
+        self.inner.read_map().await
+    }
+    async fn change_map(&self, expected: u64, next: &ClusterMap) -> Result<MapChange, StoreError> {
+        self.up()?;
+        let trouble = self.troubles.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+        match trouble.unwrap_or(0) % 4 {
+            0 => self.inner.change_map(expected, next).await,
+            // Applied, or not: nobody can tell.
+            1 => self.inner.change_map(expected, next).await.map(|_| MapChange::Unknown),
+            2 => Ok(MapChange::Unknown),
+            _ => Err(StoreError::Unavailable("not now".to_owned())),
+        }
+    }
+    async fn put_session(&self, record: &SessionRecord, version: WriteVersion) -> Result<(), StoreError> {
+        self.inner.put_session(record, version).await
+    }
+    async fn end_session(&self, session: SessionId, version: WriteVersion) -> Result<(), StoreError> {
+        self.inner.end_session(session, version).await
+    }
+    async fn session(&self, session: SessionId, now_ms: u64) -> Result<Option<SessionRecord>, StoreError> {
+        self.inner.session(session, now_ms).await
+    }
+    async fn sessions_of_user(
+        &self,
+        user: &str,
+        after: Option<SessionId>,
+        limit: usize,
+    ) -> Result<Vec<SessionId>, StoreError> {
+        self.inner.sessions_of_user(user, after, limit).await
+    }
+    async fn ping(&self) -> Result<(), StoreError> {
+        self.up()?;
+        self.inner.ping().await
+    }
+}
+
+fn faulty(troubles: u32) -> (TempDir, Arc<Faulty>, Arc<dyn Store>) {
+    let (folder, inner) = embedded();
+    let (down, reads) = (false.into(), AtomicU32::new(0));
+    let faulty = Arc::new(Faulty { inner, troubles: AtomicU32::new(troubles), down, reads });
+    let store: Arc<dyn Store> = Arc::<Faulty>::clone(&faulty);
+    (folder, faulty, store)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unknown_outcomes_are_read_back() {
+    let (_folder, faulty, store) = faulty(12);
+    let node = Node::start(&store, "n1#1", "n1#1 n2#1");
+    node.settle().await;
+    wait_until("all troubles to be over", async || {
+        // Something to do, so that the map changes.
+        let back = if node.map.version().is_multiple_of(2) { "n1#1 n2#1" } else { "n1#1 n2#1 n3#1" };
+        node.sees(back);
+        node.promote().await;
+        faulty.troubles.load(Ordering::SeqCst) == 0
+    })
+    .await;
+    node.sees("n1#1 n2#1");
+    wait_until("the last to be known", async || {
+        node.promote().await;
+        faulty.inner.read_map().await.unwrap().as_ref() == node.map.current().as_deref()
+            && node.has(|slot| slot.in_sync == [member("n1#1"), member("n2#1")])
+    })
+    .await;
+    // Peers were told of none twice.
+    let versions: Vec<u64> = node.made.lock().unwrap().iter().map(|map| map.version).collect();
+    assert!(versions.is_sorted_by(|a, b| a < b), "{versions:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_is_down_is_waited_for() {
+    let (_folder, faulty, store) = faulty(0);
+    faulty.down.store(true, Ordering::SeqCst);
+    let node = Node::start(&store, "n1#1", "n1#1");
+    let state = node.steward.store_view();
+    assert_eq!(*state.borrow(), StoreView::Down);
+    assert_eq!(node.steward.forget(&member("n1#1").node).await, Err(ForgetError::NoMap));
+    faulty.down.store(false, Ordering::SeqCst);
+    wait_until("the store to be up", async || *state.borrow() == StoreView::Up).await;
+    wait_until("the first map", async || node.map.version() == 1).await;
+    faulty.down.store(true, Ordering::SeqCst);
+    wait_until("the store to be down", async || *state.borrow() == StoreView::Down).await;
+    node.sees("n1#1 n2#1");
+    faulty.down.store(false, Ordering::SeqCst);
+    node.settle().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_number_of_slots_is_refused() {
+    let (_folder, store) = embedded();
+    let first = Node::start(&store, "n1#1", "n1#1 n2#1");
+    wait_until("the first map", async || first.map.version() > 0).await;
+    let second = Node::start_with(&store, "n2#1", "n1#1 n2#1", 64);
+    second.tasks.fatal().cancelled().await;
+    let fault = second.steward.fault().borrow().clone().unwrap();
+    assert!(fault.contains("created with 16 slots") && fault.contains("cluster.slots = 16"), "{fault}");
+    assert!(!first.tasks.fatal().is_cancelled());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_operators_word_frees_slots_of_the_dead() {
+    let (_folder, store) = embedded();
+    // n2 has everything, alone, and is gone.
+    let map = ClusterMap::first(&member("n2#4"), SLOTS);
+    store.change_map(0, &map).await.unwrap();
+    let node = Node::start(&store, "n1#1", "n1#1 n2#4");
+    wait_until("the map", async || node.map.version() > 0).await;
+    let n2 = member("n2#4").node;
+    assert_eq!(node.steward.forget(&n2).await, Err(ForgetError::Alive(n2.clone())));
+    assert_eq!(node.steward.forget(&member("n9#1").node).await, Err(ForgetError::HoldsNothing(member("n9#1").node)));
+    wait_until("n2 to be noticed", async || node.map.version() > 1).await;
+    node.sees("n1#1 n2#4:dead");
+    wait_until("the word to be taken", async || match node.steward.forget(&n2).await {
+        Ok(gone) => gone == member("n2#4"),
+        Err(ForgetError::NotSure(_)) => {
+            assert!(node.has(|slot| slot.primary == member("n2#4")), "it was not known to be lost");
+            false
+        }
+        Err(other) => panic!("{other}"),
+    })
+    .await;
+    wait_until("a new beginning", async || {
+        node.has(|slot| slot.primary == member("n1#1") && slot.lineage == 2 && slot.term == 2)
+    })
+    .await;
+    node.sees("n0#1 n1#1");
+    wait_until("another steward", async || {
+        node.steward.forget(&n2).await == Err(ForgetError::NotSteward(Some(member("n0#1").node)))
+    })
+    .await;
+}

@@ -1,0 +1,265 @@
+//! What the types of the configuration cannot say: ranges, forms, and how settings must relate to each other.
+
+use std::{fmt::Display, ops::RangeInclusive};
+
+use super::{Config, LimitsConfig, NodeConfig, Problem, SessionConfig};
+use crate::id::NodeId;
+
+/// What the configuration is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Purpose {
+    /// A real node: keys must be worth their name.
+    Serve,
+    /// A cluster on one machine, to try things out: short API keys are fine.
+    Dev,
+}
+
+const SHORTEST_API_KEY: usize = 16;
+const DAY_S: u64 = 24 * 3_600;
+/// Long enough for everyone, short enough that milliseconds of it never overflow.
+const LONGEST_S: u64 = 100 * 365 * DAY_S;
+const LARGEST_BYTES: usize = 64 << 20;
+/// Above any message that the limits allow, a peer's queue must still hold a few.
+const SMALLEST_PEER_QUEUE_BYTES: usize = 1 << 20;
+/// What a frame around the largest message takes.
+const ENVELOPE_BYTES: usize = 2_048;
+
+/// Everything that is wrong, with empty sources.
+pub(super) fn problems(config: &Config, purpose: Purpose) -> Vec<Problem> {
+    let mut found = Found(Vec::new());
+    node(&mut found, &config.node);
+    cluster(&mut found, config);
+    files(&mut found, config);
+    auth(&mut found, config, purpose);
+    session(&mut found, &config.session);
+    limits(&mut found, &config.limits);
+    timing(&mut found, config);
+    namespaces(&mut found, config);
+    log(&mut found, config);
+    found.0
+}
+
+struct Found(Vec<Problem>);
+
+impl Found {
+    fn add(&mut self, key: &str, message: impl Into<String>) {
+        self.0.push(Problem { source: String::new(), key: key.to_owned(), message: message.into() });
+    }
+
+    fn unless(&mut self, right: bool, key: &str, message: impl FnOnce() -> String) {
+        if !right {
+            self.add(key, message());
+        }
+    }
+
+    fn range<T: PartialOrd + Display>(&mut self, key: &str, value: T, range: RangeInclusive<T>) {
+        self.unless(range.contains(&value), key, || format!("must be from {} to {}, it is {value}", range.start(), range.end()));
+    }
+}
+
+fn node(found: &mut Found, node: &NodeConfig) {
+    if let Err(message) = NodeId::parse(&node.id) {
+        found.add("node.id", message);
+    }
+    if !node.http_advertise.is_empty() {
+        found.unless(is_origin(&node.http_advertise), "node.http_advertise", || {
+            format!("must be like http://host:8000, without a path; it is {:?}", node.http_advertise)
+        });
+    }
+    if node.peer_advertise.is_empty() {
+        found.unless(!node.peer_listen.ip().is_unspecified(), "node.peer_advertise", || {
+            format!("is needed, as host:port: nobody can dial {}, on which peer_listen listens", node.peer_listen)
+        });
+    } else {
+        found.unless(is_host_and_port(&node.peer_advertise), "node.peer_advertise", || {
+            format!("must be host:port, it is {:?}", node.peer_advertise)
+        });
+    }
+    found.unless(node.zone.len() <= 64 && !node.zone.chars().any(char::is_control), "node.zone", || {
+        "must have at most 64 bytes and no control characters".to_owned()
+    });
+}
+
+fn cluster(found: &mut Found, config: &Config) {
+    let cluster = &config.cluster;
+    if NodeId::parse(&cluster.name).is_err() {
+        found.add("cluster.name", format!("must be 1 to 64 letters, digits, '.', '_' or '-', it is {:?}", cluster.name));
+    }
+    for seed in &cluster.seeds {
+        found.unless(is_host_and_port(seed), "cluster.seeds", || format!("each must be host:port, {seed:?} is not"));
+    }
+    found.range("cluster.slots", cluster.slots, 1..=u16::MAX);
+    found.range("cluster.copies", cluster.copies, 1..=9);
+}
+
+fn files(found: &mut Found, config: &Config) {
+    let files = [
+        ("tls.ca", &config.tls.ca, "the cluster's CA (`roost certs init`)"),
+        ("tls.cert", &config.tls.cert, "this node's certificate (`roost certs node NAME`)"),
+        ("tls.key", &config.tls.key, "this node's key (`roost certs node NAME`)"),
+        ("store.path", &config.store.path, "the embedded store"),
+        ("auth.keyring", &config.auth.keyring, "the token keys (`roost keys new`)"),
+    ];
+    for (key, path, what) in files {
+        found.unless(!path.as_os_str().is_empty(), key, || format!("must name the file with {what}"));
+    }
+}
+
+fn auth(found: &mut Found, config: &Config, purpose: Purpose) {
+    let shortest = if purpose == Purpose::Dev { 1 } else { SHORTEST_API_KEY };
+    for (at, key) in config.auth.api_keys.iter().enumerate() {
+        // Never the key itself: this text is logged.
+        found.unless(key.len() >= shortest, "auth.api_keys", || {
+            format!(
+                "key {} has {} characters, at least {shortest} are needed: `openssl rand -hex 24` makes one",
+                at + 1,
+                key.len()
+            )
+        });
+        found.unless(key.bytes().all(|byte| byte.is_ascii_graphic()), "auth.api_keys", || {
+            format!("key {} has a character that cannot stand in a header: only visible ASCII, no spaces", at + 1)
+        });
+    }
+}
+
+fn session(found: &mut Found, session: &SessionConfig) {
+    found.range("session.ttl_s", session.ttl_s, 1..=LONGEST_S);
+    found.range("session.idle_ttl_s", session.idle_ttl_s, 1..=LONGEST_S);
+    found.range("session.resume_grace_s", session.resume_grace_s, 0..=DAY_S);
+    found.range("session.memory_ttl_s", session.memory_ttl_s, 0..=LONGEST_S);
+    found.unless(session.resume_grace_s <= session.idle_ttl_s, "session.resume_grace_s", || {
+        format!("must not be above session.idle_ttl_s ({}), it is {}", session.idle_ttl_s, session.resume_grace_s)
+    });
+    found.unless(session.memory_ttl_s >= session.resume_grace_s, "session.memory_ttl_s", || {
+        format!("must not be below session.resume_grace_s ({}), it is {}", session.resume_grace_s, session.memory_ttl_s)
+    });
+    let name = &session.cookie_name;
+    let fits = |byte: u8| byte.is_ascii_graphic() && !b"()<>@,;:\\\"/[]?={}".contains(&byte);
+    found.unless(!name.is_empty() && name.bytes().all(fits), "session.cookie_name", || {
+        format!("must be a cookie's name (visible ASCII without ;,=\"/()[]{{}}<>@:?\\), it is {name:?}")
+    });
+    let same_site = session.cookie_same_site.as_str();
+    found.unless(matches!(same_site, "lax" | "strict" | "none"), "session.cookie_same_site", || {
+        format!("must be lax, strict or none, it is {same_site:?}")
+    });
+    found.unless(same_site != "none" || session.cookie_secure, "session.cookie_same_site", || {
+        "none needs session.cookie_secure = true: browsers drop such a cookie otherwise".to_owned()
+    });
+    for origin in &session.allowed_origins {
+        found.unless(origin == "*" || is_origin(origin), "session.allowed_origins", || {
+            format!("each must be \"*\" or like https://app.example.com, without a path or slash at its end; {origin:?} is not")
+        });
+    }
+}
+
+fn limits(found: &mut Found, limits: &LimitsConfig) {
+    found.range("limits.handshake_ms", limits.handshake_ms, 100..=600_000);
+    found.range("limits.heartbeat_s", limits.heartbeat_s, 1..=DAY_S);
+    found.range("limits.idle_s", limits.idle_s, 2..=2 * DAY_S);
+    found.unless(limits.heartbeat_s < limits.idle_s, "limits.heartbeat_s", || {
+        format!("must be below limits.idle_s ({}), it is {}", limits.idle_s, limits.heartbeat_s)
+    });
+    found.range("limits.message_bytes", limits.message_bytes, 1..=LARGEST_BYTES);
+    let at_least = [
+        ("limits.frame_bytes", limits.frame_bytes, limits.message_bytes, "limits.message_bytes"),
+        ("limits.body_bytes", limits.body_bytes, limits.message_bytes, "limits.message_bytes"),
+        (
+            "limits.outbox_bytes",
+            limits.outbox_bytes,
+            limits.message_bytes.saturating_add(ENVELOPE_BYTES),
+            "limits.message_bytes and 2048 for what is around it",
+        ),
+        ("limits.peer_queue_bytes", limits.peer_queue_bytes, SMALLEST_PEER_QUEUE_BYTES, "1 MiB"),
+        (
+            "limits.peer_queue_bytes",
+            limits.peer_queue_bytes,
+            limits.message_bytes.saturating_mul(4),
+            "four times limits.message_bytes",
+        ),
+    ];
+    for (key, value, least, what) in at_least {
+        found.unless(value >= least, key, || format!("must be at least {what} ({least}), it is {value}"));
+    }
+    let counts = [
+        ("limits.groups_per_session", limits.groups_per_session),
+        ("limits.operations_per_s", limits.operations_per_s as usize),
+        ("limits.operations_burst", limits.operations_burst as usize),
+        ("limits.connects_per_s", limits.connects_per_s as usize),
+        ("limits.connections", limits.connections),
+        ("limits.connections_per_address", limits.connections_per_address),
+        ("limits.requests_in_flight", limits.requests_in_flight),
+        ("limits.slot_queue", limits.slot_queue),
+    ];
+    for (key, value) in counts {
+        found.unless(value >= 1, key, || "must be at least 1; a limit cannot be switched off, only set high".to_owned());
+    }
+    found.range("limits.write_timeout_ms", limits.write_timeout_ms, 100..=3_600_000);
+    found.range("limits.request_ms", limits.request_ms, 100..=600_000);
+    found.range("limits.gossip_groups_bytes", limits.gossip_groups_bytes, 1 << 10..=256 << 10);
+}
+
+fn timing(found: &mut Found, config: &Config) {
+    let timing = &config.timing;
+    found.range("timing.gossip_interval_ms", timing.gossip_interval_ms, 20..=10_000);
+    found.range("timing.keep_alive_ms", timing.keep_alive_ms, 20..=10_000);
+    found.range("timing.replica_timeout_ms", timing.replica_timeout_ms, 100..=60_000);
+    found.range("timing.stale_after_ms", timing.stale_after_ms, 100..=60_000);
+    found.range("timing.steward_interval_ms", timing.steward_interval_ms, 20..=10_000);
+    found.unless(timing.replica_timeout_ms > timing.keep_alive_ms, "timing.replica_timeout_ms", || {
+        format!("must be above timing.keep_alive_ms ({}), it is {}", timing.keep_alive_ms, timing.replica_timeout_ms)
+    });
+    found.unless(timing.stale_after_ms > timing.keep_alive_ms, "timing.stale_after_ms", || {
+        format!("must be above timing.keep_alive_ms ({}), it is {}", timing.keep_alive_ms, timing.stale_after_ms)
+    });
+}
+
+fn namespaces(found: &mut Found, config: &Config) {
+    for (name, options) in &config.namespaces {
+        let key = format!("namespaces.{name}");
+        let fits = !name.is_empty() && name.len() < 200 && !name.contains(':') && !name.chars().any(char::is_control);
+        found.unless(fits, &key, || {
+            "a namespace is the part of a group's name before the first ':': 1 to 199 bytes, no ':', no control characters"
+                .to_owned()
+        });
+        let min_copies = format!("{key}.min_copies");
+        found.unless((1..=config.cluster.copies.max(1)).contains(&options.min_copies), &min_copies, || {
+            format!("must be from 1 to cluster.copies ({}), it is {}", config.cluster.copies, options.min_copies)
+        });
+        found.range(&format!("{key}.history_age_s"), options.history_age_s, 0..=LONGEST_S);
+    }
+}
+
+fn log(found: &mut Found, config: &Config) {
+    if let Err(error) = tracing_subscriber::EnvFilter::try_new(&config.log.level) {
+        found.add("log.level", format!("must be like info or roost=debug,warn, it is {:?} ({error})", config.log.level));
+    }
+    found.unless(matches!(config.log.format.as_str(), "text" | "json"), "log.format", || {
+        format!("must be text or json, it is {:?}", config.log.format)
+    });
+}
+
+/// `scheme://host[:port]` and nothing after it, as browsers send it in `Origin`.
+fn is_origin(text: &str) -> bool {
+    let Some(rest) = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://")) else { return false };
+    let host = |text: &str| {
+        let plain = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte));
+        plain || is_bracketed_ipv6(text)
+    };
+    host(rest) || rest.rsplit_once(':').is_some_and(|(name, port)| host(name) && is_port(port))
+}
+
+fn is_host_and_port(text: &str) -> bool {
+    text.rsplit_once(':').is_some_and(|(host, port)| {
+        let name = !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte));
+        (name || is_bracketed_ipv6(host)) && is_port(port)
+    })
+}
+
+fn is_bracketed_ipv6(text: &str) -> bool {
+    let inner = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    inner.is_some_and(|inner| inner.parse::<std::net::Ipv6Addr>().is_ok())
+}
+
+fn is_port(text: &str) -> bool {
+    text.parse::<u16>().is_ok_and(|port| port > 0) && text.bytes().all(|byte| byte.is_ascii_digit())
+}

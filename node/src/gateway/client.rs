@@ -1,0 +1,388 @@
+//! A client that has said hello: its session, what it may do, and how each of its requests is carried out.
+
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use bytes::Bytes;
+
+use super::{
+    Gateway, access,
+    access::Denied,
+    outbox::Outbox,
+    publish_key::publish_key,
+    refusal::{TOO_MANY_GROUPS, error, field_error, slot_error},
+};
+use crate::{
+    config::NamespaceConfig,
+    id::{AttachmentNumber, GroupName, Position, SessionId},
+    logic::{
+        entry::{Grant, Message, Presence, Publisher, SessionRecord},
+        request::{SlotAnswer, SlotError, SlotRequest},
+    },
+    metrics::Limit,
+    wire::{
+        command::{ClientError, Event, RequestId},
+        plain,
+    },
+};
+
+/// What a frame adds to a message's data, about.
+const MESSAGE_OVERHEAD_BYTES: usize = 200;
+
+/// An attached session on its connection. When the last handle is gone, and with it every request under way, the session
+/// is detached.
+pub(super) struct Client {
+    pub(super) gateway: Arc<Gateway>,
+    pub(super) outbox: Arc<Outbox>,
+    session: SessionId,
+    user: String,
+    attachment: AttachmentNumber,
+    rights: Mutex<Rights>,
+}
+
+/// What changes while the connection lasts.
+struct Rights {
+    grants: Vec<Grant>,
+    info: Bytes,
+    /// Those it is in, or on its way into; without the private ones.
+    groups: BTreeSet<GroupName>,
+}
+
+/// Something to do for a group; done one after the other for each group.
+#[derive(Debug)]
+pub(super) enum Job {
+    /// The session was in the group before: join it again.
+    Restore { since: Option<Position> },
+    /// The session was put into the group, or out of it, over HTTP.
+    Reconcile,
+    /// As asked by the client.
+    Join { id: RequestId, since: Option<Position> },
+    /// As asked by the client.
+    Leave { id: RequestId },
+    /// As asked by the client.
+    Publish { id: RequestId, data: Bytes, key: Option<String> },
+    /// As asked by the client.
+    History { id: RequestId, since: Option<Position>, limit: u32 },
+    /// As asked by the client.
+    Members { id: RequestId, after: Option<SessionId>, limit: u32 },
+}
+
+impl Job {
+    /// Whether the client asked for it, and so has it counted against its bounds.
+    pub(super) fn is_request(&self) -> bool {
+        !matches!(self, Self::Restore { .. } | Self::Reconcile)
+    }
+
+    /// What it holds of the client's data.
+    pub(super) fn data_bytes(&self) -> usize {
+        match self {
+            Self::Publish { data, .. } => data.len(),
+            _ => 0,
+        }
+    }
+
+    /// The client's mark.
+    pub(super) fn id(&self) -> &RequestId {
+        match self {
+            Self::Restore { .. } | Self::Reconcile => &None,
+            Self::Join { id, .. }
+            | Self::Leave { id }
+            | Self::Publish { id, .. }
+            | Self::History { id, .. }
+            | Self::Members { id, .. } => id,
+        }
+    }
+}
+
+impl Client {
+    pub(super) fn new(gateway: Arc<Gateway>, outbox: Arc<Outbox>, record: &SessionRecord, attachment: AttachmentNumber) -> Self {
+        let rights =
+            Rights { grants: record.grants.clone(), info: record.attributes.clone(), groups: record.groups.clone() };
+        Self { gateway, outbox, session: record.id, user: record.user.clone(), attachment, rights: Mutex::new(rights) }
+    }
+
+    pub(super) fn session(&self) -> SessionId {
+        self.session
+    }
+
+    /// The groups that the session is in without having joined.
+    pub(super) fn private_groups(&self) -> impl Iterator<Item = GroupName> {
+        let user = (!self.user.is_empty()).then(|| GroupName::of_user(&self.user));
+        [GroupName::of_session(self.session)].into_iter().chain(user)
+    }
+
+    /// Takes over what the record says now, and gives the groups in which the connection and the record differ.
+    pub(super) fn record_changed(&self, record: &SessionRecord) -> Vec<GroupName> {
+        let mut rights = self.rights();
+        rights.grants.clone_from(&record.grants);
+        rights.info = record.attributes.clone();
+        rights.groups.symmetric_difference(&record.groups).cloned().collect()
+    }
+
+    /// How much the answer may add to the outbox at once, about.
+    pub(super) fn answer_bytes(&self, group: &GroupName, job: &Job) -> usize {
+        match job {
+            Job::Restore { since: Some(_) } | Job::Join { since: Some(_), .. } => {
+                let options = self.options(group);
+                options.history_bytes as usize + options.history_messages as usize * MESSAGE_OVERHEAD_BYTES
+            }
+            Job::History { .. } => self.history_bytes(),
+            Job::Members { limit, .. } => *limit as usize * MESSAGE_OVERHEAD_BYTES,
+            _ => MESSAGE_OVERHEAD_BYTES,
+        }
+    }
+
+    /// Queues an event for the client.
+    pub(super) fn tell(&self, event: &Event) {
+        self.outbox.push(plain::encode(event));
+    }
+
+    /// Carries a job out and tells the client what came of it.
+    pub(super) async fn perform(self: Arc<Self>, group: GroupName, job: Job) {
+        let id = job.id().clone();
+        let done = match job {
+            Job::Restore { since } => self.restore(group, since).await,
+            Job::Reconcile => self.reconcile(group).await,
+            Job::Join { since, .. } => self.join(id, group, since).await,
+            Job::Leave { .. } => self.leave(id, group).await,
+            Job::Publish { data, key, .. } => self.publish(id, group, data, key.as_deref()).await,
+            Job::History { since, limit, .. } => self.history(id, group, since, limit).await,
+            Job::Members { after, limit, .. } => self.members(id, group, after, limit).await,
+        };
+        if let Err(error) = done {
+            self.tell(&Event::Error(error));
+        }
+    }
+
+    async fn restore(&self, group: GroupName, since: Option<Position>) -> Result<(), ClientError> {
+        self.enter(None, group, since).await;
+        Ok(())
+    }
+
+    /// Does what the record says by now: the push that made this necessary may have been overtaken by the client's own
+    /// joins and leaves, which are done with since they are in the same lane.
+    async fn reconcile(&self, group: GroupName) -> Result<(), ClientError> {
+        let read = self.gateway.ask_session(self.session, SlotRequest::ReadSession { session: self.session }).await;
+        let record = match read {
+            Ok(SlotAnswer::Session(view)) => view.record,
+            Ok(other) => return Err(unexpected(None, &other)),
+            Err(reason) => return Err(slot_error(None, &reason)),
+        };
+        match (self.is_member(&group), record.groups.contains(&group)) {
+            (false, true) => {
+                self.rights().groups.insert(group.clone());
+                self.enter(None, group, None).await;
+            }
+            (true, false) => {
+                self.depart(&group).await;
+                self.tell(&Event::Left { id: None, group });
+            }
+            (true, true) | (false, false) => {}
+        }
+        Ok(())
+    }
+
+    async fn join(&self, id: RequestId, group: GroupName, since: Option<Position>) -> Result<(), ClientError> {
+        let member = self.is_member(&group);
+        {
+            let mut rights = self.rights();
+            access::may_join(&self.options(&group), &rights.grants, member, &group).map_err(|denied| forbidden(&id, denied))?;
+            if !member && rights.groups.len() >= self.gateway.config.limits.groups_per_session {
+                self.gateway.metrics.limit_hit(Limit::GroupsPerSession);
+                return Err(error(id, "too_many_groups", TOO_MANY_GROUPS));
+            }
+            // From here on it counts, so that joins of other groups at the same time don't exceed the bound.
+            rights.groups.insert(group.clone());
+        }
+        if !member {
+            // First of all it has to be in the record: what the record has is undone when the session goes, whatever
+            // happens to this node on the way.
+            let recorded = SlotRequest::SessionJoin { session: self.session, group: group.clone() };
+            if let Err(reason) = self.gateway.ask_session(self.session, recorded).await {
+                self.rights().groups.remove(&group);
+                return Err(slot_error(id, &reason));
+            }
+        }
+        self.enter(id, group, since).await;
+        Ok(())
+    }
+
+    /// Has the hub deliver the group; the hub tells the client.
+    async fn enter(&self, id: RequestId, group: GroupName, since: Option<Position>) {
+        let presence = !group.is_private() && self.options(&group).presence;
+        let member = presence.then(|| Presence {
+            session: self.session,
+            user: self.user.clone(),
+            info: self.rights().info.clone(),
+            attachment: self.attachment,
+        });
+        self.gateway.hub.join(self.outbox.clone(), id, group, member, since).await;
+    }
+
+    async fn leave(&self, id: RequestId, group: GroupName) -> Result<(), ClientError> {
+        if group.is_private() {
+            return Err(forbidden(&id, Denied::Private));
+        }
+        self.depart(&group).await;
+        // Last, so that whatever fails on the way leaves a record that knows of everything there is to undo.
+        let left = SlotRequest::SessionLeave { session: self.session, group: group.clone() };
+        self.gateway.ask_session(self.session, left).await.map_err(|reason| slot_error(id.clone(), &reason))?;
+        self.tell(&Event::Left { id, group });
+        Ok(())
+    }
+
+    async fn depart(&self, group: &GroupName) {
+        self.gateway.hub.leave(self.outbox.connection, group);
+        self.rights().groups.remove(group);
+    }
+
+    async fn publish(&self, id: RequestId, group: GroupName, data: Bytes, key: Option<&str>) -> Result<(), ClientError> {
+        let options = self.options(&group);
+        let outcome = |outcome| self.gateway.metrics.publish_outcome(outcome);
+        let member = self.is_member(&group);
+        access::may_publish(&options, &self.rights().grants, member, &group).map_err(|denied| {
+            outcome("refused");
+            forbidden(&id, denied)
+        })?;
+        let publish = SlotRequest::Publish {
+            group: group.clone(),
+            key: publish_key(Some(self.session), key),
+            data,
+            from: Some(Publisher { session: self.session, user: self.user.clone() }),
+            retention: options.retention(),
+            min_copies: options.min_copies,
+        };
+        match self.gateway.ask_group(&group, publish).await {
+            Ok(SlotAnswer::Published { position, copies }) => {
+                outcome("accepted");
+                self.tell(&Event::Published { id, group, position, copies });
+                Ok(())
+            }
+            Ok(other) => Err(unexpected(id, &other)),
+            Err(reason) => {
+                outcome(if reason == SlotError::Unknown { "unknown" } else { "refused" });
+                Err(slot_error(id, &reason))
+            }
+        }
+    }
+
+    async fn history(&self, id: RequestId, group: GroupName, since: Option<Position>, limit: u32) -> Result<(), ClientError> {
+        self.check_read(&id, &group)?;
+        let request = SlotRequest::History { group: group.clone(), since, limit };
+        match self.gateway.ask_group(&group, request).await {
+            Ok(SlotAnswer::History { position, complete, messages }) => {
+                let messages = within(messages, self.history_bytes());
+                self.tell(&Event::History { id, group, position, complete, messages });
+                Ok(())
+            }
+            Ok(other) => Err(unexpected(id, &other)),
+            Err(reason) => Err(slot_error(id, &reason)),
+        }
+    }
+
+    async fn members(&self, id: RequestId, group: GroupName, after: Option<SessionId>, limit: u32) -> Result<(), ClientError> {
+        self.check_read(&id, &group)?;
+        if group.is_private() || !self.options(&group).presence {
+            return Err(field_error(id, "no_presence", "group", "this namespace keeps no presence: nobody knows who is there"));
+        }
+        let request = SlotRequest::Members { group: group.clone(), after, limit };
+        match self.gateway.ask_group(&group, request).await {
+            Ok(SlotAnswer::Members { members, more }) => {
+                self.tell(&Event::Members { id, group, members, more });
+                Ok(())
+            }
+            Ok(other) => Err(unexpected(id, &other)),
+            Err(reason) => Err(slot_error(id, &reason)),
+        }
+    }
+
+    fn check_read(&self, id: &RequestId, group: &GroupName) -> Result<(), ClientError> {
+        let member = self.is_member(group);
+        access::may_read(&self.options(group), &self.rights().grants, member, group).map_err(|denied| forbidden(id, denied))
+    }
+
+    fn is_member(&self, group: &GroupName) -> bool {
+        self.rights().groups.contains(group) || (group.is_private() && self.private_groups().any(|private| private == *group))
+    }
+
+    fn options(&self, group: &GroupName) -> NamespaceConfig {
+        self.gateway.config.namespace(group.namespace())
+    }
+
+    /// The largest answer to `history`; what does not fit is to be asked for again.
+    fn history_bytes(&self) -> usize {
+        self.gateway.config.limits.outbox_bytes / 4
+    }
+
+    fn rights(&self) -> MutexGuard<'_, Rights> {
+        // No code panics while it holds this lock.
+        self.rights.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        let gateway = self.gateway.clone();
+        let groups = self.private_groups().chain(std::mem::take(&mut self.rights().groups)).collect();
+        gateway.hub.left_all(self.outbox.connection, groups);
+        gateway.attachments.remove(self.session, self.attachment);
+        if gateway.tasks.stopping().is_cancelled() {
+            // The others notice that this node is gone.
+            return;
+        }
+        let (session, attachment) = (self.session, self.attachment);
+        let tasks = gateway.tasks.clone();
+        tasks.spawn_detached("detach", async move {
+            // Should this fail, then the gateway's list of its attachments, sent now and then, tells.
+            let _ = gateway.ask_session(session, SlotRequest::Detach { session, attachment }).await;
+        });
+    }
+}
+
+/// The oldest messages that have room, one at least.
+fn within(mut messages: Vec<Message>, bytes: usize) -> Vec<Message> {
+    let mut left = bytes;
+    let fitting = messages.iter().take_while(|message| {
+        let fits = message.data.len() + MESSAGE_OVERHEAD_BYTES <= left;
+        left = left.saturating_sub(message.data.len() + MESSAGE_OVERHEAD_BYTES);
+        fits
+    });
+    let count = fitting.count().max(1);
+    messages.truncate(count);
+    messages
+}
+
+fn forbidden(id: &RequestId, denied: Denied) -> ClientError {
+    field_error(id.clone(), "forbidden", "group", denied.to_string())
+}
+
+fn unexpected(id: RequestId, answer: &SlotAnswer) -> ClientError {
+    tracing::error!(?answer, "a slot gave an answer of the wrong kind");
+    error(id, "internal", "a fault of this server: its log says more")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_of_history_fits_and_is_never_empty() {
+        let check = |sizes: &[usize], bytes: usize, wanted: usize| {
+            let message = |(at, size): (usize, &usize)| Message {
+                offset: at as u64 + 1,
+                data: vec![b'1'; *size].into(),
+                from: None,
+                at_ms: 0,
+            };
+            let page = within(sizes.iter().enumerate().map(message).collect(), bytes);
+            assert_eq!(page.iter().map(|message| message.offset).collect::<Vec<_>>(), (1..=wanted as u64).collect::<Vec<_>>());
+        };
+        check(&[], 1_000, 0);
+        check(&[100, 100], 1_000, 2);
+        check(&[100, 100, 100, 100], 1_000, 3);
+        check(&[5_000, 1], 1_000, 1);
+        check(&[1, 5_000, 1], 1_000, 1);
+    }
+}

@@ -1,0 +1,262 @@
+//! Why a call over HTTP was refused: one shape for every error, `{"detail": [{loc, msg, type}]}`, and the one place
+//! where the cluster's reasons become status codes.
+
+use axum::{
+    Json,
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::{
+    logic::{
+        entry::EndReason,
+        request::{SlotAnswer, SlotError},
+    },
+    store::StoreError,
+};
+
+/// The longest message that echoes something a client sent, in bytes.
+const MESSAGE_MAX_BYTES: usize = 400;
+
+/// The body of every error.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, ToSchema)]
+#[schema(example = json!({"detail": [{"loc": ["body", "user"], "msg": "this field is required", "type": "missing"}]}))]
+pub struct ErrorBody {
+    /// What is wrong; never empty.
+    pub detail: Vec<Problem>,
+}
+
+/// One thing that is wrong.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, ToSchema)]
+pub struct Problem {
+    /// The way to it: `body`, `query`, `path` or `header`, then names and array indexes. Empty where no part of the
+    /// request is to blame.
+    pub loc: Vec<Loc>,
+    /// For people: what is wrong and how to mend it.
+    pub msg: String,
+    /// For programs.
+    #[serde(rename = "type")]
+    pub kind: &'static str,
+}
+
+/// A step on the way to a value.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+pub enum Loc {
+    /// Of an object.
+    Name(String),
+    /// Of an array.
+    Index(usize),
+}
+
+impl From<&str> for Loc {
+    fn from(name: &str) -> Self {
+        Self::Name(shortened(name, 100))
+    }
+}
+
+impl From<usize> for Loc {
+    fn from(index: usize) -> Self {
+        Self::Index(index)
+    }
+}
+
+/// The way to a value: `loc!["body", "groups", 3]`.
+macro_rules! loc {
+    ($($part:expr),* $(,)?) => { vec![$($crate::gateway::error::Loc::from($part)),*] };
+}
+pub(crate) use loc;
+
+impl Problem {
+    /// A problem; an overlong message is cut.
+    pub fn new(loc: Vec<Loc>, kind: &'static str, msg: impl AsRef<str>) -> Self {
+        Self { loc, msg: shortened(msg.as_ref(), MESSAGE_MAX_BYTES), kind }
+    }
+}
+
+/// Gathers what is wrong with a request, so that one answer names it all.
+#[derive(Debug, Default)]
+pub struct Problems(Vec<Problem>);
+
+impl Problems {
+    /// Notes a value that is of the right type but not right.
+    pub fn value(&mut self, loc: Vec<Loc>, msg: impl AsRef<str>) {
+        self.add(Problem::new(loc, "value_error", msg));
+    }
+
+    /// Notes a problem.
+    pub fn add(&mut self, problem: Problem) {
+        self.0.push(problem);
+    }
+
+    /// Takes the value, or notes why there is none.
+    pub fn take<T>(&mut self, loc: impl FnOnce() -> Vec<Loc>, result: Result<T, String>) -> Option<T> {
+        result.map_err(|msg| self.value(loc(), msg)).ok()
+    }
+
+    /// Refuses the request if anything was noted: 413 where size is all that is wrong, 422 otherwise.
+    pub fn refuse(self) -> Result<(), ApiError> {
+        if self.0.is_empty() {
+            return Ok(());
+        }
+        Err(ApiError::invalid(self.0))
+    }
+}
+
+/// An answer that is not a success.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ApiError {
+    /// The status code.
+    pub status: StatusCode,
+    /// What is wrong; never empty.
+    pub detail: Vec<Problem>,
+    /// When to come back, where that helps.
+    pub retry_after_s: Option<u32>,
+}
+
+impl ApiError {
+    /// An error that no part of the request is to blame for.
+    pub fn new(status: StatusCode, kind: &'static str, msg: impl AsRef<str>) -> Self {
+        Self::at(status, Vec::new(), kind, msg)
+    }
+
+    /// An error of a part of the request.
+    pub fn at(status: StatusCode, loc: Vec<Loc>, kind: &'static str, msg: impl AsRef<str>) -> Self {
+        Self { status, detail: vec![Problem::new(loc, kind, msg)], retry_after_s: None }
+    }
+
+    /// What validation found.
+    pub fn invalid(detail: Vec<Problem>) -> Self {
+        let only_size = detail.iter().all(|problem| problem.kind == "too_large");
+        let status = if only_size { StatusCode::PAYLOAD_TOO_LARGE } else { StatusCode::UNPROCESSABLE_ENTITY };
+        Self { status, detail, retry_after_s: None }
+    }
+
+    /// A retry makes sense.
+    #[must_use]
+    pub fn retry_after(mut self, seconds: u32) -> Self {
+        self.retry_after_s = Some(seconds);
+        self
+    }
+
+    /// The slot answered something that this request is never answered by.
+    pub fn unexpected(answer: &SlotAnswer) -> Self {
+        tracing::error!(?answer, "a slot gave an answer of the wrong kind");
+        Self::internal()
+    }
+
+    /// A fault of Roost's own; the log has more.
+    pub fn internal() -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "a fault of this server: its log says more")
+    }
+}
+
+impl From<SlotError> for ApiError {
+    fn from(error: SlotError) -> Self {
+        let unavailable = |kind, msg: &str| Self::new(StatusCode::SERVICE_UNAVAILABLE, kind, msg).retry_after(1);
+        match error {
+            SlotError::Busy => unavailable("busy", "too much is waiting here: not done, try again"),
+            SlotError::Unavailable | SlotError::NotPrimary { .. } => {
+                unavailable("unavailable", "no node can serve this part of the cluster now: not done, try again")
+            }
+            SlotError::StoreUnavailable => {
+                unavailable("store_unavailable", "the session store did not take or give the session: try again")
+            }
+            SlotError::NotEnoughCopies { copies, min_copies } => unavailable(
+                "not_enough_copies",
+                &format!("{copies} nodes would hold the message, {min_copies} are required: not done, try again"),
+            ),
+            SlotError::Unknown => Self::new(
+                StatusCode::GATEWAY_TIMEOUT,
+                "unknown_outcome",
+                "no answer in time: it may or may not have been done. Repeat it; a publish with the same key is never made twice",
+            )
+            .retry_after(1),
+            SlotError::NoSession => Self::new(StatusCode::NOT_FOUND, "no_session", "there is no such session"),
+            SlotError::SessionEnded(reason) => Self::new(StatusCode::GONE, "session_ended", ended(reason)),
+            SlotError::TooManyGroups => Self::new(
+                StatusCode::CONFLICT,
+                "too_many_groups",
+                "the session has as many groups as one may have (limits.groups_per_session): leave some first",
+            ),
+        }
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Unavailable(_) => SlotError::StoreUnavailable.into(),
+            StoreError::Corrupt(reason) => {
+                tracing::error!(reason, "the store gave something that cannot be read");
+                Self::internal()
+            }
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let mut response = (self.status, Json(ErrorBody { detail: self.detail })).into_response();
+        if let Some(seconds) = self.retry_after_s {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            let challenge = HeaderValue::from_static("Bearer realm=\"roost\"");
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+        }
+        response
+    }
+}
+
+fn ended(reason: EndReason) -> &'static str {
+    match reason {
+        EndReason::Ended => "the session was ended",
+        EndReason::Expired => "the session has reached the end of its time to live",
+        EndReason::Idle => "the session was idle for too long",
+        EndReason::NotStored => "the session was created but could not be stored",
+    }
+}
+
+/// At most so many bytes of a text, cut between characters.
+fn shortened(text: &str, max_bytes: usize) -> String {
+    if text.len() <= max_bytes {
+        return text.to_owned();
+    }
+    format!("{}…", &text[..text.floor_char_boundary(max_bytes)])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_has_a_status_and_a_type() {
+        #[track_caller]
+        fn check(error: SlotError, status: u16, kind: &str, retry: bool) {
+            let error = ApiError::from(error);
+            assert_eq!((error.status.as_u16(), error.detail[0].kind), (status, kind));
+            assert_eq!(error.retry_after_s.is_some(), retry);
+        }
+        check(SlotError::Busy, 503, "busy", true);
+        check(SlotError::Unavailable, 503, "unavailable", true);
+        check(SlotError::NotPrimary { map_version: 3 }, 503, "unavailable", true);
+        check(SlotError::StoreUnavailable, 503, "store_unavailable", true);
+        check(SlotError::NotEnoughCopies { copies: 1, min_copies: 2 }, 503, "not_enough_copies", true);
+        check(SlotError::Unknown, 504, "unknown_outcome", true);
+        check(SlotError::NoSession, 404, "no_session", false);
+        check(SlotError::SessionEnded(EndReason::Idle), 410, "session_ended", false);
+        check(SlotError::TooManyGroups, 409, "too_many_groups", false);
+    }
+
+    #[test]
+    fn long_texts_are_cut_between_characters() {
+        assert_eq!(shortened("grün", 3), "gr…");
+        assert_eq!(shortened("grün", 5), "grün");
+        let problem = Problem::new(loc!["body", 3], "value_error", "ü".repeat(10_000));
+        assert!(problem.msg.len() <= MESSAGE_MAX_BYTES + '…'.len_utf8());
+        assert_eq!(serde_json::to_value(&problem).unwrap()["loc"], serde_json::json!(["body", 3]));
+    }
+}

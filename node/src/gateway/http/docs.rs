@@ -1,0 +1,149 @@
+//! The OpenAPI document, the pages that show it, and the landing page. Everything comes out of the binary: the pages load
+//! nothing from elsewhere, and say so to the browser.
+
+use std::sync::{Arc, OnceLock};
+
+use axum::{
+    Json, Router as Routes,
+    extract::Path,
+    http::{HeaderName, HeaderValue, StatusCode, header},
+    response::{Html, IntoResponse, Redirect, Response},
+    routing::get,
+};
+use utoipa::{
+    Modify, OpenApi,
+    openapi::{
+        Components, ContentBuilder, Ref, RefOr, ResponseBuilder, SecurityRequirement,
+        path::{Operation, PathItem},
+        security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme},
+    },
+};
+use utoipa_swagger_ui::Config;
+
+use super::{Api, cluster, groups, messages, probes, sessions, table};
+use crate::gateway::error::{ApiError, ErrorBody, loc};
+
+const PAGE_POLICY: &str =
+    "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; frame-ancestors 'none'";
+
+/// The whole document.
+#[derive(Debug, OpenApi)]
+#[openapi(
+    info(title = "Roost", description = "Client sessions for a whole cluster: groups, broadcast and resume without a broker.\n\n\
+        Every error has the body `{\"detail\": [{\"loc\": […], \"msg\": …, \"type\": …}]}`; `loc` is the way to what is wrong. \
+        `503` and `504` carry `Retry-After`. Clients connect by WebSocket at `/ws`.", license(name = "Apache-2.0", identifier = "Apache-2.0")),
+    paths(
+        sessions::create, sessions::read, sessions::change, sessions::end, sessions::join, sessions::leave, sessions::of_user,
+        sessions::end_of_user, messages::publish, messages::to_user, messages::to_session, messages::broadcast, messages::batch,
+        groups::list, groups::info, groups::history, groups::members, cluster::nodes, cluster::map, cluster::health,
+        cluster::drain, cluster::forget, probes::livez, probes::readyz, probes::health, probes::metrics,
+    ),
+    components(schemas(ErrorBody)),
+    tags(
+        (name = "sessions", description = "Who may connect, and what they may do"),
+        (name = "messages", description = "Publishing and history"),
+        (name = "groups", description = "What there is and who is there"),
+        (name = "cluster", description = "Nodes, slots, health"),
+        (name = "probes", description = "For balancers and monitoring; no key"),
+    ),
+    modifiers(&Common)
+)]
+struct Document;
+
+/// What all keyed calls have in common, written once.
+#[derive(Debug)]
+struct Common;
+
+impl Modify for Common {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        let components = document.components.get_or_insert_with(Components::new);
+        components.add_security_scheme(
+            "bearer",
+            SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build()),
+        );
+        components
+            .add_security_scheme("x_api_key", SecurityScheme::ApiKey(ApiKey::Header(ApiKeyValue::new("X-API-Key"))));
+        for route in table().into_iter().filter(|route| route.key) {
+            let item = document.paths.paths.get_mut(route.path);
+            if let Some(operation) = item.and_then(|item| operation(item, &route.method)) {
+                complete(operation);
+            }
+        }
+    }
+}
+
+fn operation<'a>(item: &'a mut PathItem, method: &axum::http::Method) -> Option<&'a mut Operation> {
+    match method.as_str() {
+        "GET" => item.get.as_mut(),
+        "POST" => item.post.as_mut(),
+        "PATCH" => item.patch.as_mut(),
+        "DELETE" => item.delete.as_mut(),
+        _ => None,
+    }
+}
+
+fn complete(operation: &mut Operation) {
+    let scopes: [&str; 0] = [];
+    operation.security =
+        Some(["bearer", "x_api_key"].into_iter().map(|scheme| SecurityRequirement::new(scheme, scopes)).collect());
+    let mut common = vec![
+        ("401", "No API key, or not a known one"),
+        ("422", "Something in the request is not valid: `loc` says where"),
+        ("503", "Not done; try again after `Retry-After`"),
+        ("504", "It may or may not have been done: repeat it, a publish with the same key"),
+    ];
+    if operation.request_body.is_some() {
+        common.extend([("413", "Too large"), ("415", "Not `Content-Type: application/json`")]);
+    }
+    for (status, description) in common {
+        operation.responses.responses.entry(status.to_owned()).or_insert_with(|| {
+            let content = ContentBuilder::new().schema(Some(Ref::from_schema_name("ErrorBody"))).build();
+            RefOr::T(ResponseBuilder::new().description(description).content("application/json", content).build())
+        });
+    }
+}
+
+/// The OpenAPI document.
+pub fn document() -> &'static utoipa::openapi::OpenApi {
+    static DOCUMENT: OnceLock<utoipa::openapi::OpenApi> = OnceLock::new();
+    DOCUMENT.get_or_init(Document::openapi)
+}
+
+/// The routes that are for people and so not in the document.
+pub(super) fn pages() -> Routes<Arc<Api>> {
+    Routes::new()
+        .route("/", get(landing))
+        .route("/openapi.json", get(|| async { Json(document()) }))
+        .route("/docs", get(|| async { Redirect::permanent("/docs/") }))
+        .route("/docs/", get(|| async { asset("index.html") }))
+        .route("/docs/{file}", get(|Path(file): Path<String>| async move { asset(&file) }))
+}
+
+fn asset(file: &str) -> Response {
+    // Swagger UI has a foreign server check the document unless told not to.
+    static CONFIG: OnceLock<Arc<Config<'static>>> = OnceLock::new();
+    let config = CONFIG.get_or_init(|| Arc::new(Config::from("/openapi.json").validator_url("none")));
+    match utoipa_swagger_ui::serve(file, config.clone()) {
+        Ok(Some(file)) => page([(header::CONTENT_TYPE, file.content_type)], file.bytes.into_owned()),
+        Ok(None) => {
+            let msg = "there is no such file among the documents: they begin at /docs/";
+            ApiError::at(StatusCode::NOT_FOUND, loc!["path", "file"], "not_found", msg).into_response()
+        }
+        Err(error) => {
+            tracing::error!(%error, "a file of the documents cannot be served");
+            ApiError::internal().into_response()
+        }
+    }
+}
+
+async fn landing() -> Response {
+    page([], Html(include_str!("landing.html")))
+}
+
+fn page<const N: usize>(headers: [(HeaderName, String); N], body: impl IntoResponse) -> Response {
+    let mut response = (headers, body).into_response();
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(PAGE_POLICY));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("max-age=3600"));
+    response
+}

@@ -1,0 +1,376 @@
+//! Publishing: to a group, to a session or a user, to many groups at once, many messages at once.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use axum::{
+    Json,
+    extract::State,
+    http::{Method, StatusCode},
+    response::{IntoResponse, Response},
+};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use sha2::{Digest, Sha256};
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use super::{Api, Route, in_order};
+use crate::{
+    clock,
+    gateway::{
+        error::{ApiError, ErrorBody, Loc, Problem, Problems, loc},
+        extract::{InPath, JsonBody, Object, UserName, group_name},
+    },
+    id::{GroupName, PublishKey, SessionId},
+    logic::request::{SlotAnswer, SlotError, SlotRequest},
+    metrics::Limit,
+};
+
+const KEY_MAX_BYTES: usize = 200;
+const BROADCAST_GROUPS_MAX: usize = 100;
+const BATCH_MAX: usize = 1_000;
+/// How many groups of one call are published to at once.
+const AT_ONCE: usize = 32;
+/// A batch may take so many times as long as one request.
+const BATCH_DEADLINES: u64 = 6;
+
+pub(super) fn table() -> Vec<Route> {
+    vec![
+        Route::keyed(Method::POST, "/v1/groups/{group}/messages", publish),
+        Route::keyed(Method::POST, "/v1/users/{user}/messages", to_user),
+        Route::keyed(Method::POST, "/v1/sessions/{id}/messages", to_session),
+        Route::keyed(Method::POST, "/v1/broadcast", broadcast),
+        Route::keyed(Method::POST, "/v1/batch", batch),
+    ]
+}
+
+/// A message to be published.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"data": {"text": "hello"}, "key": "order-17"}))]
+pub struct NewMessage {
+    /// Any JSON, passed on as it is.
+    #[schema(value_type = serde_json::Value)]
+    data: Box<RawValue>,
+    /// Repeats with this key are one publish: choose one for every message that you may have to repeat.
+    key: Option<String>,
+    /// Refuse the message unless so many nodes would hold it. The namespace's `min_copies` holds in any case.
+    #[schema(minimum = 1)]
+    min_copies: Option<u8>,
+}
+
+/// A message for several groups.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"groups": ["chat:lobby", "chat:office"], "data": {"text": "closing in ten minutes"}, "key": "closing-17"}))]
+pub struct NewBroadcast {
+    /// 1 to 100 different groups.
+    groups: Vec<String>,
+    /// Any JSON, passed on as it is.
+    #[schema(value_type = serde_json::Value)]
+    data: Box<RawValue>,
+    /// As for one message; it holds for each group by itself.
+    key: Option<String>,
+}
+
+/// Several messages.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"publishes": [
+    {"group": "chat:lobby", "data": {"text": "one"}, "key": "a-1"}, {"group": "chat:lobby", "data": {"text": "two"}, "key": "a-2"}
+]}))]
+pub struct NewBatch {
+    /// 1 to 1,000. Those of one group are published in this order.
+    #[schema(value_type = Vec<BatchItem>)]
+    publishes: Vec<Object<BatchItem>>,
+}
+
+/// One message of a batch.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BatchItem {
+    /// Where to.
+    group: String,
+    /// Any JSON, passed on as it is.
+    #[schema(value_type = serde_json::Value)]
+    data: Box<RawValue>,
+    /// As for one message.
+    key: Option<String>,
+}
+
+/// Where a message stands.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Published {
+    /// The log of its group.
+    #[schema(example = "0f3a9c1b2d4e5f60")]
+    epoch: String,
+    /// Its number in that log.
+    offset: u64,
+    /// How many nodes hold it.
+    copies: u8,
+}
+
+/// What came of one publish of several.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct PublishResult {
+    /// Where to.
+    #[schema(value_type = String)]
+    group: GroupName,
+    /// The status that this publish alone would have been answered with; 424 where it was not tried because an earlier
+    /// one of the batch to the same group was not accepted.
+    status: u16,
+    /// The log of its group, where accepted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    epoch: Option<String>,
+    /// Its number in that log, where accepted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    offset: Option<u64>,
+    /// How many nodes hold it, where accepted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    copies: Option<u8>,
+    /// Why not, where not.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    detail: Vec<Problem>,
+}
+
+/// What came of several publishes, in their order.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct PublishResults {
+    /// One for each.
+    results: Vec<PublishResult>,
+}
+
+/// Publishes to a group. Also to `@user:…` and `@session:…`.
+#[utoipa::path(post, path = "/v1/groups/{group}/messages", tag = "messages", request_body = NewMessage, params(("group" = String, Path, description = "The group", example = "chat:lobby")),
+    responses((status = 200, description = "Accepted: `copies` nodes hold it", body = Published)))]
+async fn publish(
+    State(api): State<Arc<Api>>,
+    InPath(group): InPath<GroupName>,
+    JsonBody(message): JsonBody<NewMessage>,
+) -> Result<Json<Published>, ApiError> {
+    let publish = checked(&api, message)?;
+    Ok(Json(send(&api, group, publish).await?))
+}
+
+/// Publishes to all sessions of a user, by the user's private group.
+#[utoipa::path(post, path = "/v1/users/{user}/messages", tag = "messages", request_body = NewMessage, params(("user" = String, Path, description = "The user", example = "alice")),
+    responses((status = 200, description = "Accepted: `copies` nodes hold it", body = Published)))]
+async fn to_user(
+    State(api): State<Arc<Api>>,
+    InPath(UserName(user)): InPath<UserName>,
+    JsonBody(message): JsonBody<NewMessage>,
+) -> Result<Json<Published>, ApiError> {
+    let publish = checked(&api, message)?;
+    Ok(Json(send(&api, GroupName::of_user(&user), publish).await?))
+}
+
+/// Publishes to one session, by its private group.
+#[utoipa::path(post, path = "/v1/sessions/{id}/messages", tag = "messages", request_body = NewMessage, params(("id" = String, Path, description = "The session's id", example = "0b5f6f0e-5a3c-4a57-9d6e-7f3c2a1b0c9d")),
+    responses((status = 200, description = "Accepted: `copies` nodes hold it", body = Published), (status = 404, description = "No such session", body = ErrorBody), (status = 410, description = "The session is over", body = ErrorBody)))]
+async fn to_session(
+    State(api): State<Arc<Api>>,
+    InPath(id): InPath<SessionId>,
+    JsonBody(message): JsonBody<NewMessage>,
+) -> Result<Json<Published>, ApiError> {
+    let publish = checked(&api, message)?;
+    // A message that nobody will ever read is an error of the caller's. Where it cannot be told now, the message counts.
+    let known = api.ask(api.session_slot(id), SlotRequest::ReadSession { session: id }).await;
+    if let Err(error @ (SlotError::NoSession | SlotError::SessionEnded(_))) = known {
+        return Err(error.into());
+    }
+    Ok(Json(send(&api, GroupName::of_session(id), publish).await?))
+}
+
+/// Publishes one message to many groups. There is no order between groups, and some may be accepted while others are not.
+#[utoipa::path(post, path = "/v1/broadcast", tag = "messages", request_body = NewBroadcast,
+    responses((status = 200, description = "All were accepted", body = PublishResults), (status = 207, description = "Some were not: `status` and `detail` of each say why. Repeat with the same key.", body = PublishResults)))]
+async fn broadcast(State(api): State<Arc<Api>>, JsonBody(body): JsonBody<NewBroadcast>) -> Result<Response, ApiError> {
+    let mut problems = Problems::default();
+    count(body.groups.len(), BROADCAST_GROUPS_MAX, "groups", &mut problems);
+    let mut groups: Vec<GroupName> = Vec::new();
+    for (index, name) in body.groups.iter().take(BROADCAST_GROUPS_MAX).enumerate() {
+        match group_name(name) {
+            Ok(group) if groups.contains(&group) => {
+                problems.value(loc!["body", "groups", index], "this group is named twice");
+            }
+            Ok(group) => groups.push(group),
+            Err(msg) => problems.value(loc!["body", "groups", index], msg),
+        }
+    }
+    let publish =
+        Publish { data: data(&api, &body.data, || loc!["body"], &mut problems), key: body.key, min_copies: 1 };
+    check_key(publish.key.as_deref(), || loc!["body"], &mut problems);
+    problems.refuse()?;
+    let sends = groups.into_iter().map(|group| {
+        let (api, publish) = (&api, publish.clone());
+        async move { result(group.clone(), send(api, group, publish).await) }
+    });
+    Ok(many(in_order(AT_ONCE, sends).await))
+}
+
+/// Publishes many messages. Those of one group go one after the other, in the batch's order; where one is not accepted, the
+/// later ones of its group are not tried (424), so that a repeat of the batch with the same keys keeps the order.
+#[utoipa::path(post, path = "/v1/batch", tag = "messages", request_body = NewBatch,
+    responses((status = 200, description = "All were accepted", body = PublishResults), (status = 207, description = "Some were not: `status` and `detail` of each say why. Repeat with the same keys.", body = PublishResults)))]
+async fn batch(State(api): State<Arc<Api>>, JsonBody(body): JsonBody<NewBatch>) -> Result<Response, ApiError> {
+    let mut problems = Problems::default();
+    count(body.publishes.len(), BATCH_MAX, "publishes", &mut problems);
+    let mut by_group: BTreeMap<GroupName, Vec<(usize, Publish)>> = BTreeMap::new();
+    for (index, Object(item)) in body.publishes.into_iter().take(BATCH_MAX).enumerate() {
+        let at = || loc!["body", "publishes", index];
+        let data = data(&api, &item.data, at, &mut problems);
+        check_key(item.key.as_deref(), at, &mut problems);
+        if let Some(group) = problems.take(|| loc!["body", "publishes", index, "group"], group_name(&item.group)) {
+            by_group.entry(group).or_default().push((index, Publish { data, key: item.key, min_copies: 1 }));
+        }
+    }
+    problems.refuse()?;
+    let until_ms = clock::mono_ms() + BATCH_DEADLINES * api.config.limits.request_ms;
+    let groups = by_group.into_iter().map(|(group, publishes)| one_by_one(&api, group, publishes, until_ms));
+    let mut results: Vec<(usize, PublishResult)> = in_order(AT_ONCE, groups).await.into_iter().flatten().collect();
+    results.sort_by_key(|(index, _)| *index);
+    Ok(many(results.into_iter().map(|(_, result)| result).collect()))
+}
+
+/// The publishes of a batch to one group.
+async fn one_by_one(
+    api: &Api,
+    group: GroupName,
+    publishes: Vec<(usize, Publish)>,
+    until_ms: u64,
+) -> Vec<(usize, PublishResult)> {
+    let mut results = Vec::with_capacity(publishes.len());
+    let mut stopped = None;
+    for (index, publish) in publishes {
+        if stopped.is_none() && clock::mono_ms() > until_ms {
+            stopped = Some("the batch took too long: not done, repeat it with the same keys");
+        }
+        let outcome = match stopped {
+            Some(why) => Err(ApiError::new(StatusCode::FAILED_DEPENDENCY, "not_tried", why)),
+            None => send(api, group.clone(), publish).await,
+        };
+        if outcome.is_err() {
+            stopped.get_or_insert(
+                "an earlier publish to this group was not accepted: not done, repeat the batch with the same keys",
+            );
+        }
+        results.push((index, result(group.clone(), outcome)));
+    }
+    results
+}
+
+/// A publish that was found valid.
+#[derive(Clone, Debug)]
+struct Publish {
+    data: Bytes,
+    key: Option<String>,
+    min_copies: u8,
+}
+
+fn checked(api: &Api, message: NewMessage) -> Result<Publish, ApiError> {
+    let mut problems = Problems::default();
+    let data = data(api, &message.data, || loc!["body"], &mut problems);
+    check_key(message.key.as_deref(), || loc!["body"], &mut problems);
+    let min_copies = message.min_copies.unwrap_or(1);
+    let copies = api.config.cluster.copies;
+    if !(1..=copies).contains(&min_copies) {
+        problems.value(
+            loc!["body", "min_copies"],
+            format!("must be from 1 to {copies}, the copies that this cluster keeps"),
+        );
+    }
+    problems.refuse()?;
+    Ok(Publish { data, key: message.key, min_copies })
+}
+
+async fn send(api: &Api, group: GroupName, publish: Publish) -> Result<Published, ApiError> {
+    let namespace = api.config.namespace(group.namespace());
+    let request = SlotRequest::Publish {
+        key: publish_key(&group, publish.key.as_deref()),
+        group: group.clone(),
+        data: publish.data,
+        from: None,
+        retention: namespace.retention(),
+        min_copies: namespace.min_copies.max(publish.min_copies),
+    };
+    let answer = api.ask(api.group_slot(&group), request).await;
+    api.metrics.publish_outcome(match &answer {
+        Ok(_) => "accepted",
+        Err(SlotError::Unknown) => "unknown",
+        Err(_) => "refused",
+    });
+    match answer? {
+        SlotAnswer::Published { position, copies } => {
+            Ok(Published { epoch: position.epoch.to_string(), offset: position.offset, copies })
+        }
+        other => Err(ApiError::unexpected(&other)),
+    }
+}
+
+/// The same for every repeat with the caller's key; without one, never the same twice. The hash is a cryptographic one, as
+/// callers may well build keys from what strangers send.
+fn publish_key(group: &GroupName, key: Option<&str>) -> PublishKey {
+    let Some(key) = key else { return PublishKey(Uuid::new_v4().as_u128()) };
+    // No name has a zero byte in it, so that no two triples run together.
+    let hash = Sha256::digest(format!("api\0{group}\0{key}"));
+    PublishKey(hash.iter().take(16).fold(0, |number, byte| number << 8 | u128::from(*byte)))
+}
+
+fn check_key(key: Option<&str>, at: impl FnOnce() -> Vec<Loc>, problems: &mut Problems) {
+    let Some(key) = key else { return };
+    if key.is_empty() || key.len() > KEY_MAX_BYTES || key.chars().any(char::is_control) {
+        let mut place = at();
+        place.push(Loc::from("key"));
+        problems.value(place, format!("a key has 1 to {KEY_MAX_BYTES} bytes and no control characters"));
+    }
+}
+
+fn data(api: &Api, raw: &RawValue, at: impl FnOnce() -> Vec<Loc>, problems: &mut Problems) -> Bytes {
+    let (text, limit) = (raw.get(), api.config.limits.message_bytes);
+    if text.len() > limit {
+        api.metrics.limit_hit(Limit::MessageBytes);
+        let mut place = at();
+        place.push(Loc::from("data"));
+        let msg = format!("a message has at most {limit} bytes (limits.message_bytes), this has {}", text.len());
+        problems.add(Problem::new(place, "too_large", msg));
+        return Bytes::new();
+    }
+    Bytes::copy_from_slice(text.as_bytes())
+}
+
+fn count(given: usize, max: usize, field: &str, problems: &mut Problems) {
+    if given == 0 || given > max {
+        problems.value(loc!["body", field], format!("1 to {max} are taken at once, these are {given}"));
+    }
+}
+
+fn result(group: GroupName, outcome: Result<Published, ApiError>) -> PublishResult {
+    let (status, published, detail) = match outcome {
+        Ok(published) => (StatusCode::OK, Some(published), Vec::new()),
+        Err(error) => (error.status, None, error.detail),
+    };
+    PublishResult {
+        group,
+        status: status.as_u16(),
+        offset: published.as_ref().map(|published| published.offset),
+        copies: published.as_ref().map(|published| published.copies),
+        epoch: published.map(|published| published.epoch),
+        detail,
+    }
+}
+
+fn many(results: Vec<PublishResult>) -> Response {
+    let all = results.iter().all(|result| result.status == StatusCode::OK.as_u16());
+    let status = if all { StatusCode::OK } else { StatusCode::MULTI_STATUS };
+    (status, Json(PublishResults { results })).into_response()
+}
+
+/// JSON text that was checked when it was taken in.
+pub(super) fn raw(text: &Bytes) -> Result<Box<RawValue>, ApiError> {
+    let checked = std::str::from_utf8(text).ok().and_then(|text| RawValue::from_string(text.to_owned()).ok());
+    checked.ok_or_else(|| {
+        tracing::error!(bytes = text.len(), "something kept as JSON is not");
+        ApiError::internal()
+    })
+}

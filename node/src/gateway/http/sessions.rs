@@ -1,0 +1,465 @@
+//! Sessions: create, read, change, end; those of a user; the groups they are in.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use axum::{
+    Json,
+    extract::{RawQuery, State},
+    http::{HeaderValue, Method, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use super::{Api, Route, in_order};
+use crate::{
+    clock,
+    config::SessionConfig,
+    gateway::{
+        error::{ApiError, ErrorBody, Problem, Problems, loc},
+        extract::{InPath, JsonBody, Object, Query, UserName, check_user, group_name, session_id},
+    },
+    id::{GroupName, SessionId},
+    logic::{
+        entry::{Grant, SessionChange, SessionRecord},
+        request::{SessionView, SlotAnswer, SlotError, SlotRequest},
+    },
+    metrics::Limit,
+};
+
+/// Ten years; a session that lives longer is a mistake in the unit.
+const TTL_MAX_S: u64 = 10 * 366 * 24 * 3600;
+/// Attributes are sent to every member of each group that the session joins.
+const ATTRIBUTES_MAX_BYTES: usize = 8 << 10;
+const GRANTS_MAX: usize = 100;
+const PATTERN_MAX_BYTES: usize = 200;
+/// How many sessions of a user are asked for at once.
+const AT_ONCE: usize = 32;
+
+pub(super) fn table() -> Vec<Route> {
+    vec![
+        Route::keyed(Method::POST, "/v1/sessions", create),
+        Route::keyed(Method::GET, "/v1/sessions/{id}", read),
+        Route::keyed(Method::PATCH, "/v1/sessions/{id}", change),
+        Route::keyed(Method::DELETE, "/v1/sessions/{id}", end),
+        Route::keyed(Method::POST, "/v1/sessions/{id}/groups", join),
+        Route::keyed(Method::DELETE, "/v1/sessions/{id}/groups/{group}", leave),
+        Route::keyed(Method::GET, "/v1/users/{user}/sessions", of_user),
+        Route::keyed(Method::DELETE, "/v1/users/{user}/sessions", end_of_user),
+    ]
+}
+
+/// A session to be made.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({
+    "user": "alice", "ttl_s": 86400, "attributes": {"name": "Alice"}, "groups": ["chat:lobby"],
+    "grants": [{"pattern": "chat:*", "join": true, "publish": true}]
+}))]
+pub struct NewSession {
+    /// The application's name for the user: 1 to 194 bytes without control characters.
+    user: String,
+    /// It ends so many seconds after its creation, whatever happens. `session.ttl_s` unless given.
+    #[schema(minimum = 1)]
+    ttl_s: Option<u64>,
+    /// It ends when it was not attached or used for so many seconds. `session.idle_ttl_s` unless given.
+    #[schema(minimum = 1)]
+    idle_ttl_s: Option<u64>,
+    /// The application's own, up to 8 KB; members of the session's groups see it.
+    #[schema(value_type = Option<Object>)]
+    attributes: Option<Box<RawValue>>,
+    /// Groups to be in from the start.
+    #[serde(default)]
+    groups: Vec<String>,
+    /// What its client may do. None: what the namespaces allow to everyone.
+    #[serde(default)]
+    #[schema(value_type = Vec<GrantBody>)]
+    grants: Vec<Object<GrantBody>>,
+}
+
+/// A change to a session; what is not named stays.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"ttl_s": 3600, "attributes": {"name": "Alice B."}, "join": ["chat:office"], "leave": ["chat:lobby"]}))]
+pub struct SessionPatch {
+    /// It ends so many seconds from now.
+    #[schema(minimum = 1)]
+    ttl_s: Option<u64>,
+    /// New attributes, whole.
+    #[schema(value_type = Option<Object>)]
+    attributes: Option<Box<RawValue>>,
+    /// New grants, whole.
+    #[schema(value_type = Option<Vec<GrantBody>>)]
+    grants: Option<Vec<Object<GrantBody>>>,
+    /// Groups to join, for its client too.
+    #[serde(default)]
+    join: Vec<String>,
+    /// Groups to leave.
+    #[serde(default)]
+    leave: Vec<String>,
+}
+
+/// What a session may do with the groups that match.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct GrantBody {
+    /// A group's name; `*` stands for any run of characters.
+    #[schema(example = "chat:*")]
+    pattern: String,
+    /// May join, read history and members.
+    join: bool,
+    /// May publish.
+    publish: bool,
+}
+
+/// A group to join.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct GroupToJoin {
+    /// Its name.
+    #[schema(example = "chat:lobby")]
+    group: String,
+}
+
+/// A session.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Session {
+    /// A UUID.
+    #[schema(value_type = String)]
+    id: SessionId,
+    /// The application's name for the user; empty for an anonymous session.
+    user: String,
+    /// In milliseconds since 1970.
+    created_ms: u64,
+    /// It ends then, whatever happens; in milliseconds since 1970.
+    expires_ms: u64,
+    /// It ends when it was not attached or used for so many seconds.
+    idle_ttl_s: u64,
+    /// In milliseconds since 1970.
+    last_used_ms: u64,
+    /// The application's own.
+    #[schema(value_type = Object)]
+    attributes: Box<RawValue>,
+    /// The groups that it is in.
+    #[schema(value_type = Vec<String>)]
+    groups: BTreeSet<GroupName>,
+    /// What its client may do.
+    grants: Vec<GrantBody>,
+    /// A client is connected.
+    attached: bool,
+    /// A client is connected, or was a moment ago.
+    present: bool,
+}
+
+/// A session that was made.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct CreatedSession {
+    /// The session.
+    session: Session,
+    /// For its client: as a cookie, `Authorization: Bearer`, or in `hello`. Whoever has it has the session.
+    #[schema(example = "v1.k1.C19vDlo8SlednX88KhsMnQ.kY0c3mXkMSc0yGmS0XkYb2m0yGmS0XkYb2m0yGmS0Xk")]
+    token: String,
+}
+
+/// A session, read or changed.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct OneSession {
+    /// The session.
+    session: Session,
+}
+
+/// A page of sessions.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct SessionPage {
+    /// By id.
+    sessions: Vec<Session>,
+    /// Ids of sessions that could not be read now.
+    #[schema(value_type = Vec<String>)]
+    unavailable: Vec<SessionId>,
+    /// `after` for the next page; null at the end.
+    #[schema(value_type = Option<String>)]
+    next: Option<SessionId>,
+}
+
+/// How many sessions ended.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct EndedSessions {
+    /// Those that this call ended.
+    ended: u64,
+}
+
+/// Creates a session and stores it.
+#[utoipa::path(post, path = "/v1/sessions", tag = "sessions", request_body = NewSession,
+    responses((status = 201, description = "Created. `Set-Cookie` carries the token too, for a backend that passes it on.", body = CreatedSession)))]
+async fn create(State(api): State<Arc<Api>>, JsonBody(new): JsonBody<NewSession>) -> Result<Response, ApiError> {
+    let mut problems = Problems::default();
+    problems.take(|| loc!["body", "user"], check_user(&new.user));
+    let ttl_s = ttl(new.ttl_s.unwrap_or(api.config.session.ttl_s), "ttl_s", &mut problems);
+    let idle_ttl_s = ttl(new.idle_ttl_s.unwrap_or(api.config.session.idle_ttl_s), "idle_ttl_s", &mut problems);
+    let attributes = new.attributes.as_deref().map(|raw| attributes(raw, &mut problems));
+    let groups: BTreeSet<GroupName> = groups(&new.groups, "groups", &mut problems).into_iter().collect();
+    let most = api.config.limits.groups_per_session;
+    if groups.len() > most {
+        api.metrics.limit_hit(Limit::GroupsPerSession);
+        problems
+            .value(loc!["body", "groups"], format!("a session has at most {most} groups (limits.groups_per_session)"));
+    }
+    let grants = grants(new.grants, &mut problems);
+    problems.refuse()?;
+
+    let now_ms = clock::wall_ms();
+    let record = SessionRecord {
+        id: SessionId(Uuid::new_v4()),
+        user: new.user,
+        created_ms: now_ms,
+        expires_ms: now_ms + ttl_s * 1_000,
+        idle_ttl_ms: idle_ttl_s * 1_000,
+        last_used_ms: now_ms,
+        attributes: attributes.unwrap_or_else(|| Bytes::from_static(b"{}")),
+        groups,
+        grants,
+    };
+    let id = record.id;
+    let session = session(api.ask(api.session_slot(id), SlotRequest::CreateSession { record }).await?)?;
+    let token = api.keyring.sign(id);
+    let headers = [
+        (header::LOCATION, HeaderValue::try_from(format!("/v1/sessions/{id}")).map_err(|_| ApiError::internal())?),
+        (header::SET_COOKIE, cookie(&api.config.session, &token, ttl_s)?),
+    ];
+    Ok((StatusCode::CREATED, headers, Json(CreatedSession { session, token })).into_response())
+}
+
+/// Reads a session.
+#[utoipa::path(get, path = "/v1/sessions/{id}", tag = "sessions", params(("id" = String, Path, description = "The session's id", example = "0b5f6f0e-5a3c-4a57-9d6e-7f3c2a1b0c9d")),
+    responses((status = 200, description = "The session", body = OneSession), (status = 404, description = "No such session", body = ErrorBody), (status = 410, description = "The session is over", body = ErrorBody)))]
+async fn read(State(api): State<Arc<Api>>, InPath(id): InPath<SessionId>) -> Result<Json<OneSession>, ApiError> {
+    let answer = api.ask(api.session_slot(id), SlotRequest::ReadSession { session: id }).await?;
+    Ok(Json(OneSession { session: session(answer)? }))
+}
+
+/// Changes a session; its client is told at once.
+#[utoipa::path(patch, path = "/v1/sessions/{id}", tag = "sessions", request_body = SessionPatch, params(("id" = String, Path, description = "The session's id", example = "0b5f6f0e-5a3c-4a57-9d6e-7f3c2a1b0c9d")),
+    responses((status = 200, description = "The session as it is now", body = OneSession), (status = 404, description = "No such session", body = ErrorBody), (status = 409, description = "Too many groups", body = ErrorBody), (status = 410, description = "The session is over", body = ErrorBody)))]
+async fn change(
+    State(api): State<Arc<Api>>,
+    InPath(id): InPath<SessionId>,
+    JsonBody(patch): JsonBody<SessionPatch>,
+) -> Result<Json<OneSession>, ApiError> {
+    let mut problems = Problems::default();
+    let ttl_s = patch.ttl_s.map(|ttl_s| ttl(ttl_s, "ttl_s", &mut problems));
+    let attributes = patch.attributes.as_deref().map(|raw| attributes(raw, &mut problems));
+    let grants = patch.grants.map(|given| grants(given, &mut problems));
+    let join = groups(&patch.join, "join", &mut problems);
+    let leave = groups(&patch.leave, "leave", &mut problems);
+    for (index, group) in leave.iter().enumerate().filter(|(_, group)| join.contains(group)) {
+        problems.value(loc!["body", "leave", index], format!("{group:?} stands under `join` too"));
+    }
+    let change = SessionChange {
+        expires_ms: ttl_s.map(|ttl_s| clock::wall_ms() + ttl_s * 1_000),
+        attributes,
+        grants,
+        join,
+        leave,
+    };
+    if patch.join.is_empty() && patch.leave.is_empty() && change == SessionChange::default() {
+        problems.value(
+            loc!["body"],
+            "nothing to change: name at least one of `ttl_s`, `attributes`, `grants`, `join`, `leave`",
+        );
+    }
+    problems.refuse()?;
+    changed(&api, id, change).await
+}
+
+/// Ends a session: its client is told and disconnected, on whatever node. Repeats do no harm.
+#[utoipa::path(delete, path = "/v1/sessions/{id}", tag = "sessions", params(("id" = String, Path, description = "The session's id", example = "0b5f6f0e-5a3c-4a57-9d6e-7f3c2a1b0c9d")),
+    responses((status = 204, description = "It is over"), (status = 404, description = "No such session", body = ErrorBody)))]
+async fn end(State(api): State<Arc<Api>>, InPath(id): InPath<SessionId>) -> Result<StatusCode, ApiError> {
+    match api.ask(api.session_slot(id), SlotRequest::EndSession { session: id }).await {
+        Ok(SlotAnswer::Done) | Err(SlotError::SessionEnded(_)) => Ok(StatusCode::NO_CONTENT),
+        Ok(other) => Err(ApiError::unexpected(&other)),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Has a session join a group, its client too.
+#[utoipa::path(post, path = "/v1/sessions/{id}/groups", tag = "sessions", request_body = GroupToJoin, params(("id" = String, Path, description = "The session's id", example = "0b5f6f0e-5a3c-4a57-9d6e-7f3c2a1b0c9d")),
+    responses((status = 200, description = "The session as it is now", body = OneSession), (status = 404, description = "No such session", body = ErrorBody), (status = 409, description = "Too many groups", body = ErrorBody), (status = 410, description = "The session is over", body = ErrorBody)))]
+async fn join(
+    State(api): State<Arc<Api>>,
+    InPath(id): InPath<SessionId>,
+    JsonBody(body): JsonBody<GroupToJoin>,
+) -> Result<Json<OneSession>, ApiError> {
+    let mut problems = Problems::default();
+    let group = problems.take(|| loc!["body", "group"], joinable(&body.group));
+    problems.refuse()?;
+    changed(&api, id, SessionChange { join: group.into_iter().collect(), ..SessionChange::default() }).await
+}
+
+/// Has a session leave a group, its client too.
+#[utoipa::path(delete, path = "/v1/sessions/{id}/groups/{group}", tag = "sessions", params(("id" = String, Path, description = "The session's id", example = "0b5f6f0e-5a3c-4a57-9d6e-7f3c2a1b0c9d"), ("group" = String, Path, description = "The group", example = "chat:lobby")),
+    responses((status = 200, description = "The session as it is now", body = OneSession), (status = 404, description = "No such session", body = ErrorBody), (status = 410, description = "The session is over", body = ErrorBody)))]
+async fn leave(
+    State(api): State<Arc<Api>>,
+    InPath(id): InPath<SessionId>,
+    InPath(group): InPath<GroupName>,
+) -> Result<Json<OneSession>, ApiError> {
+    if let Err(msg) = joinable(group.as_str()) {
+        return Err(ApiError::invalid(vec![Problem::new(loc!["path", "group"], "value_error", msg)]));
+    }
+    changed(&api, id, SessionChange { leave: vec![group], ..SessionChange::default() }).await
+}
+
+/// Lists a user's sessions, by id.
+#[utoipa::path(get, path = "/v1/users/{user}/sessions", tag = "sessions", params(("user" = String, Path, description = "The user", example = "alice"), ("after" = Option<String>, Query, description = "`next` of the page before"), ("limit" = Option<u32>, Query, description = "1 to 1,000; 100 unless given")),
+    responses((status = 200, description = "A page", body = SessionPage)))]
+async fn of_user(
+    State(api): State<Arc<Api>>,
+    InPath(UserName(user)): InPath<UserName>,
+    RawQuery(raw): RawQuery,
+) -> Result<Json<SessionPage>, ApiError> {
+    let mut query = Query::read(raw.as_deref(), &["after", "limit"]);
+    let after = query.parsed("after", session_id);
+    let limit = query.limit() as usize;
+    query.done()?;
+    let mut ids = api.store.sessions_of_user(&user, after, limit + 1).await?;
+    let more = ids.len() > limit;
+    ids.truncate(limit);
+    let reads = ids.iter().copied().map(|id| api.ask(api.session_slot(id), SlotRequest::ReadSession { session: id }));
+    let mut page =
+        SessionPage { sessions: Vec::new(), unavailable: Vec::new(), next: ids.last().copied().filter(|_| more) };
+    for (id, answer) in ids.iter().zip(in_order(AT_ONCE, reads).await) {
+        match answer {
+            Ok(answer) => page.sessions.push(session(answer)?),
+            // It ended since the store was asked, or the store has not been told yet.
+            Err(SlotError::NoSession | SlotError::SessionEnded(_)) => {}
+            Err(_) => page.unavailable.push(*id),
+        }
+    }
+    Ok(Json(page))
+}
+
+/// Ends all sessions of a user. Where some could not be ended the answer is 503: repeat the call.
+#[utoipa::path(delete, path = "/v1/users/{user}/sessions", tag = "sessions", params(("user" = String, Path, description = "The user", example = "alice")),
+    responses((status = 200, description = "All are over", body = EndedSessions)))]
+async fn end_of_user(
+    State(api): State<Arc<Api>>,
+    InPath(UserName(user)): InPath<UserName>,
+) -> Result<Json<EndedSessions>, ApiError> {
+    const PAGE: usize = 200;
+    let (mut ended, mut failed, mut after) = (0, 0, None);
+    loop {
+        let ids = api.store.sessions_of_user(&user, after, PAGE).await?;
+        let ends = ids.iter().copied().map(|id| api.ask(api.session_slot(id), SlotRequest::EndSession { session: id }));
+        for answer in in_order(AT_ONCE, ends).await {
+            match answer {
+                Ok(_) => ended += 1,
+                Err(SlotError::NoSession | SlotError::SessionEnded(_)) => {}
+                Err(_) => failed += 1,
+            }
+        }
+        // One page of failures is enough to know that now is not the time.
+        if ids.len() < PAGE || failed > 0 {
+            break;
+        }
+        after = ids.last().copied();
+    }
+    if failed > 0 {
+        let msg = format!("{ended} sessions of the user were ended, at least {failed} could not be: repeat the call");
+        return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", msg).retry_after(1));
+    }
+    Ok(Json(EndedSessions { ended }))
+}
+
+async fn changed(api: &Api, id: SessionId, change: SessionChange) -> Result<Json<OneSession>, ApiError> {
+    let answer = api.ask(api.session_slot(id), SlotRequest::ChangeSession { session: id, change }).await?;
+    Ok(Json(OneSession { session: session(answer)? }))
+}
+
+fn session(answer: SlotAnswer) -> Result<Session, ApiError> {
+    let SlotAnswer::Session(SessionView { record, attached, present }) = answer else {
+        return Err(ApiError::unexpected(&answer));
+    };
+    Ok(Session {
+        id: record.id,
+        user: record.user,
+        created_ms: record.created_ms,
+        expires_ms: record.expires_ms,
+        idle_ttl_s: record.idle_ttl_ms / 1_000,
+        last_used_ms: record.last_used_ms,
+        attributes: super::messages::raw(&record.attributes)?,
+        groups: record.groups,
+        grants: record
+            .grants
+            .into_iter()
+            .map(|Grant { pattern, join, publish }| GrantBody { pattern, join, publish })
+            .collect(),
+        attached,
+        present,
+    })
+}
+
+/// The token as a cookie that scripts cannot read.
+fn cookie(config: &SessionConfig, token: &str, max_age_s: u64) -> Result<HeaderValue, ApiError> {
+    let same_site = match config.cookie_same_site.to_ascii_lowercase().as_str() {
+        "strict" => "Strict",
+        "none" => "None",
+        _ => "Lax",
+    };
+    // Browsers drop `SameSite=None` without `Secure`.
+    let secure = if config.cookie_secure || same_site == "None" { "; Secure" } else { "" };
+    let name = &config.cookie_name;
+    HeaderValue::try_from(format!(
+        "{name}={token}; Path=/; Max-Age={max_age_s}; HttpOnly; SameSite={same_site}{secure}"
+    ))
+    .map_err(|_| ApiError::internal())
+}
+
+fn ttl(ttl_s: u64, field: &str, problems: &mut Problems) -> u64 {
+    if !(1..=TTL_MAX_S).contains(&ttl_s) {
+        problems.value(loc!["body", field], format!("must be from 1 to {TTL_MAX_S} seconds"));
+    }
+    ttl_s.min(TTL_MAX_S)
+}
+
+fn attributes(raw: &RawValue, problems: &mut Problems) -> Bytes {
+    let text = raw.get();
+    if !text.starts_with('{') {
+        problems.add(Problem::new(loc!["body", "attributes"], "type_error", "must be a JSON object"));
+    }
+    if text.len() > ATTRIBUTES_MAX_BYTES {
+        let msg = format!("attributes have at most {ATTRIBUTES_MAX_BYTES} bytes, these have {}", text.len());
+        problems.add(Problem::new(loc!["body", "attributes"], "too_large", msg));
+    }
+    Bytes::copy_from_slice(text.as_bytes())
+}
+
+fn groups(names: &[String], field: &str, problems: &mut Problems) -> Vec<GroupName> {
+    let parsed = names.iter().enumerate();
+    parsed.filter_map(|(index, name)| problems.take(|| loc!["body", field, index], joinable(name))).collect()
+}
+
+/// A group that sessions join; their private ones they have anyway.
+fn joinable(name: &str) -> Result<GroupName, String> {
+    let group = group_name(name)?;
+    if group.is_private() {
+        return Err("names that begin with '@' are private groups, which are neither joined nor left".to_owned());
+    }
+    Ok(group)
+}
+
+fn grants(given: Vec<Object<GrantBody>>, problems: &mut Problems) -> Vec<Grant> {
+    if given.len() > GRANTS_MAX {
+        problems.value(loc!["body", "grants"], format!("a session has at most {GRANTS_MAX} grants"));
+    }
+    for (index, Object(GrantBody { pattern, .. })) in given.iter().enumerate() {
+        if pattern.is_empty() || pattern.len() > PATTERN_MAX_BYTES || pattern.chars().any(char::is_control) {
+            let msg = format!("a pattern has 1 to {PATTERN_MAX_BYTES} bytes and no control characters");
+            problems.value(loc!["body", "grants", index, "pattern"], msg);
+        }
+    }
+    given.into_iter().map(|Object(GrantBody { pattern, join, publish })| Grant { pattern, join, publish }).collect()
+}

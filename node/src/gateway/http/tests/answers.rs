@@ -1,0 +1,206 @@
+//! What valid calls are answered, and what the cluster is asked for them.
+
+use super::*;
+
+#[tokio::test]
+async fn a_session_is_made() {
+    let server = Server::answering(obliging);
+    let body = r#"{"user": "ann", "ttl_s": 60, "attributes": {"x": [1,  2]}, "groups": ["g"], "grants": [{"pattern": "a*", "join": true, "publish": false}]}"#;
+    let (parts, answer) = server.call("POST", "/v1/sessions", Some(body)).await;
+    assert_eq!(parts.status, 201, "{answer}");
+    let session = &answer["session"];
+    assert_eq!(session["user"], "ann");
+    assert_eq!(session["attributes"], json!({"x": [1, 2]}));
+    assert_eq!(session["groups"], json!(["g"]));
+    assert_eq!(session["grants"], json!([{"pattern": "a*", "join": true, "publish": false}]));
+    assert_eq!(session["expires_ms"].as_u64().unwrap() - session["created_ms"].as_u64().unwrap(), 60_000);
+    assert_eq!(parts.headers["location"], format!("/v1/sessions/{}", session["id"].as_str().unwrap()));
+    let cookie = parts.headers["set-cookie"].to_str().unwrap();
+    assert_eq!(
+        cookie,
+        format!("session_id={}; Path=/; Max-Age=60; HttpOnly; SameSite=Lax", answer["token"].as_str().unwrap())
+    );
+
+    let secure = Server::build(obliging, Ok(()), |config| config.session.cookie_same_site = "none".to_owned());
+    let (parts, _) = secure.call("POST", "/v1/sessions", Some(r#"{"user": "ann"}"#)).await;
+    assert!(parts.headers["set-cookie"].to_str().unwrap().ends_with("; HttpOnly; SameSite=None; Secure"));
+}
+
+#[tokio::test]
+async fn a_publish_keeps_its_data_and_key() {
+    let server = Server::answering(obliging);
+    let publish = async |body: &str| {
+        let (parts, answer) = server.call("POST", "/v1/groups/chat%3Aa%2Fb/messages", Some(body)).await;
+        assert_eq!(
+            (parts.status.as_u16(), &answer),
+            (200, &json!({"epoch": "0000000000000007", "offset": 3, "copies": 2}))
+        );
+        match server.asked().pop() {
+            Some(SlotRequest::Publish { group, key, data, from, min_copies, .. }) => {
+                assert_eq!((group.as_str(), from, min_copies), ("chat:a/b", None, 1));
+                (data, key)
+            }
+            other => panic!("{other:?}"),
+        }
+    };
+    let (data, key) = publish(r#"{"data":  {"b": 1,  "a": 1.00} , "key": "k"}"#).await;
+    assert_eq!(data, r#"{"b": 1,  "a": 1.00}"#);
+    assert_eq!(publish(r#"{"data": null, "key": "k"}"#).await, (bytes::Bytes::from_static(b"null"), key));
+    assert_ne!(publish(r#"{"data": 1, "key": "other"}"#).await.1, key);
+    assert_ne!(publish(r#"{"data": 1}"#).await.1, publish(r#"{"data": 1}"#).await.1);
+}
+
+#[tokio::test]
+async fn a_broadcast_tells_which_groups_took_it() {
+    let server = Server::answering(|request| match request {
+        SlotRequest::Publish { group, .. } if group.as_str() == "b" => Some(Err(SlotError::Busy)),
+        other => obliging(other),
+    });
+    let (parts, answer) = server.call("POST", "/v1/broadcast", Some(r#"{"groups": ["a", "b", "c"], "data": 1}"#)).await;
+    assert_eq!(parts.status, 207);
+    let results = answer["results"].as_array().unwrap();
+    assert_eq!(results[0], json!({"group": "a", "status": 200, "epoch": "0000000000000007", "offset": 3, "copies": 2}));
+    assert_eq!((&results[1]["group"], &results[1]["status"]), (&json!("b"), &json!(503)));
+    assert_eq!(results[1]["detail"][0]["type"], "busy");
+    assert_eq!(results[2]["status"], 200);
+    let (parts, _) = server.call("POST", "/v1/broadcast", Some(r#"{"groups": ["a", "c"], "data": 1}"#)).await;
+    assert_eq!(parts.status, 200);
+}
+
+#[tokio::test]
+async fn a_batch_keeps_the_order_within_a_group() {
+    let server = Server::answering(|request| match request {
+        SlotRequest::Publish { group, data, .. } if group.as_str() == "b" && data == "2" => {
+            Some(Err(SlotError::Unknown))
+        }
+        other => obliging(other),
+    });
+    let body = r#"{"publishes": [
+        {"group": "b", "data": 1}, {"group": "a", "data": 1}, {"group": "b", "data": 2}, {"group": "b", "data": 3}, {"group": "a", "data": 2}
+    ]}"#;
+    let (parts, answer) = server.call("POST", "/v1/batch", Some(body)).await;
+    assert_eq!(parts.status, 207);
+    let results: Vec<(&str, u64)> = answer["results"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|result| (result["group"].as_str().unwrap(), result["status"].as_u64().unwrap()))
+        .collect();
+    assert_eq!(results, [("b", 200), ("a", 200), ("b", 504), ("b", 424), ("a", 200)]);
+    let of = |name: &str, asked: &[SlotRequest]| -> Vec<bytes::Bytes> {
+        let publishes = asked.iter().filter_map(|request| match request {
+            SlotRequest::Publish { group, data, .. } if group.as_str() == name => Some(data.clone()),
+            _ => None,
+        });
+        publishes.collect()
+    };
+    let asked = server.asked();
+    assert_eq!(of("a", &asked), ["1", "2"]);
+    assert_eq!(of("b", &asked), ["1", "2"]);
+}
+
+#[tokio::test]
+async fn reasons_of_the_cluster_become_statuses() {
+    for (error, status, kind) in [
+        (SlotError::Busy, 503, "busy"),
+        (SlotError::NotEnoughCopies { copies: 1, min_copies: 2 }, 503, "not_enough_copies"),
+        (SlotError::Unknown, 504, "unknown_outcome"),
+    ] {
+        let server = Server::answering(move |_| Some(Err(error.clone())));
+        let answer = server.call("POST", "/v1/groups/a/messages", Some(r#"{"data": 1}"#)).await;
+        assert_eq!(answer.0.headers["retry-after"], "1");
+        is_error(status, kind, &json!([]), answer);
+    }
+    let gone = Server::answering(|_| Some(Err(SlotError::SessionEnded(EndReason::Idle))));
+    let path = format!("/v1/sessions/{SESSION}");
+    is_error(410, "session_ended", &json!([]), gone.call("GET", &path, None).await);
+    assert_eq!(gone.call("DELETE", &path, None).await.0.status, 204, "to end it again does no harm");
+    let to_it = gone.call("POST", &format!("{path}/messages"), Some(r#"{"data": 1}"#)).await;
+    is_error(410, "session_ended", &json!([]), to_it);
+    let none = Server::answering(|_| Some(Ok(SlotAnswer::Group(None))));
+    is_error(404, "no_group", &json!(["path", "group"]), none.call("GET", "/v1/groups/a", None).await);
+    let wrong = Server::answering(|_| Some(Ok(SlotAnswer::Done)));
+    is_error(500, "internal", &json!([]), wrong.call("GET", &path, None).await);
+    let broken = Server::answering(|_| panic!("a fault in a handler"));
+    is_error(500, "internal", &json!([]), broken.call("GET", &path, None).await);
+}
+
+#[tokio::test]
+async fn sessions_of_a_user_are_paged() {
+    let server = Server::answering(|request| match request {
+        SlotRequest::ReadSession { session } if session.0.as_u128() == 2 => {
+            Some(Err(SlotError::SessionEnded(EndReason::Ended)))
+        }
+        SlotRequest::ReadSession { session } if session.0.as_u128() == 3 => Some(Err(SlotError::Unavailable)),
+        other => obliging(other),
+    });
+    let (mut path, mut seen, mut pages) = ("/v1/users/alice/sessions?limit=200".to_owned(), 0, 0);
+    loop {
+        let (parts, page) = server.call("GET", &path, None).await;
+        assert_eq!(parts.status, 200, "{page}");
+        seen += page["sessions"].as_array().unwrap().len() + page["unavailable"].as_array().unwrap().len();
+        pages += 1;
+        match page["next"].as_str() {
+            Some(next) => path = format!("/v1/users/alice/sessions?limit=200&after={next}"),
+            None => break,
+        }
+    }
+    assert_eq!((seen, pages), (449, 3));
+    let (parts, answer) = server.call("DELETE", "/v1/users/alice/sessions", None).await;
+    assert_eq!((parts.status.as_u16(), answer), (200, json!({"ended": 450})));
+    is_error(503, "store_unavailable", &json!([]), server.call("DELETE", "/v1/users/bob/sessions", None).await);
+    let down = Server::answering(|_| Some(Err(SlotError::Unavailable)));
+    is_error(503, "unavailable", &json!([]), down.call("DELETE", "/v1/users/alice/sessions", None).await);
+}
+
+#[tokio::test]
+async fn probes() {
+    let server = Server::answering(obliging);
+    let (parts, report) = server.call("GET", "/health", None).await;
+    // n3 is silent in the view, so the cluster is yellow and the service degraded, but served.
+    assert_eq!(parts.status, 200);
+    assert_eq!(
+        (&report["status"], &report["database"], &report["cluster"]),
+        (&json!("degraded"), &json!("up"), &json!("yellow"))
+    );
+    assert!(
+        report["checks"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .all(|check| check["name"].is_string() && check["detail"].is_string())
+    );
+    assert_eq!(server.call("GET", "/readyz", None).await.0.status, 200);
+
+    let server = Server::build(obliging, Err("draining: on its way out".to_owned()), |_| {});
+    is_error(503, "not_ready", &json!([]), server.call("GET", "/readyz", None).await);
+    let (parts, report) = server.call("GET", "/health", None).await;
+    assert_eq!((parts.status.as_u16(), &report["status"]), (503, &json!("unavailable")));
+    assert_eq!(report["checks"][0]["detail"], "draining: on its way out");
+    assert_eq!(server.call("GET", "/livez", None).await.0.status, 200);
+
+    let metrics = HttpRequest::get("/metrics").body(Body::empty()).unwrap();
+    let (parts, text) = server.send(metrics).await;
+    assert!(parts.headers["content-type"].to_str().unwrap().starts_with("application/openmetrics-text"));
+    let text = String::from_utf8(text).unwrap();
+    assert!(text.contains(r#"roost_http_requests_total{route="/readyz",status="503"} 1"#), "{text}");
+}
+
+#[tokio::test]
+async fn pages_load_nothing_from_elsewhere() {
+    let server = Server::silent();
+    for path in ["/", "/docs/", "/docs/swagger-initializer.js"] {
+        let (parts, body) = server.send(HttpRequest::get(path).body(Body::empty()).unwrap()).await;
+        assert_eq!(parts.status, 200, "{path}");
+        assert!(parts.headers["content-security-policy"].to_str().unwrap().starts_with("default-src 'self'"));
+        let text = String::from_utf8(body).unwrap();
+        assert!(!text.contains("//") || !text.replace("http-equiv", "").contains("http"), "{path}: {text}");
+    }
+    let (_, body) = server.send(HttpRequest::get("/docs/swagger-initializer.js").body(Body::empty()).unwrap()).await;
+    let text = String::from_utf8(body).unwrap();
+    assert!(text.contains("/openapi.json") && text.contains(r#""validatorUrl": "none""#), "{text}");
+    for file in ["swagger-ui.css", "swagger-ui-bundle.js", "swagger-ui-standalone-preset.js", "index.css"] {
+        let (parts, body) = server.send(HttpRequest::get(format!("/docs/{file}")).body(Body::empty()).unwrap()).await;
+        assert!(parts.status == 200 && !body.is_empty(), "{file}");
+    }
+}

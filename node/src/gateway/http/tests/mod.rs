@@ -1,0 +1,268 @@
+//! The router as a whole, with a cluster behind it that answers what the test says, or never.
+
+mod answers;
+mod document;
+mod validation;
+
+use std::{collections::BTreeMap, net::SocketAddr, sync::Mutex};
+
+use axum::{
+    body::{Body, to_bytes},
+    http::{Request as HttpRequest, response::Parts},
+};
+use serde_json::{Value, json};
+use tower::ServiceExt;
+use uuid::Uuid;
+
+use super::*;
+use crate::{
+    cluster::view::{ClusterView, Load, NodeState, NodeView, StoreView},
+    id::{Epoch, Generation, Member, Position},
+    logic::{
+        entry::{EndReason, Message, Presence, SessionRecord},
+        map::ClusterMap,
+        request::SessionView,
+    },
+    store::{MapChange, StoreError, WriteVersion},
+};
+
+const KEY: &str = "test-key-0123456789";
+const SESSION: &str = "0b5f6f0e-5a3c-4a57-9d6e-7f3c2a1b0c9d";
+
+type Answer = Result<SlotAnswer, SlotError>;
+type Behaviour = dyn Fn(&SlotRequest) -> Option<Answer> + Send + Sync;
+
+/// Answers what it is told to, and keeps what it was asked.
+struct Fake {
+    answer: Box<Behaviour>,
+    asked: Mutex<Vec<SlotRequest>>,
+}
+
+#[async_trait]
+impl AskSlots for Fake {
+    async fn call(&self, _: SlotId, request: SlotRequest, _: Duration) -> Answer {
+        let answer = (self.answer)(&request);
+        self.asked.lock().unwrap().push(request);
+        match answer {
+            Some(answer) => answer,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+struct FakeControl {
+    ready: Result<(), String>,
+}
+
+#[async_trait]
+impl ClusterControl for FakeControl {
+    async fn list_groups(&self, after: &str, _: u32) -> GroupPage {
+        assert!(["", "chat:a"].contains(&after));
+        GroupPage { groups: vec![group_info()], more: true, missing_nodes: vec![node("n3")] }
+    }
+    async fn drain(&self, _: &NodeId) -> Result<(), String> {
+        Ok(())
+    }
+    async fn forget(&self, _: &NodeId) -> Result<(), String> {
+        Ok(())
+    }
+    fn ready(&self) -> Result<(), String> {
+        self.ready.clone()
+    }
+    fn facts(&self) -> LocalFacts {
+        LocalFacts { copies: 2, certificate_days_left: None, lag_limit_ms: 500, deaf: false }
+    }
+}
+
+struct FakeStore;
+
+#[async_trait]
+impl Store for FakeStore {
+    async fn store_id(&self) -> Result<Uuid, StoreError> {
+        Ok(Uuid::nil())
+    }
+    async fn next_generation(&self, _: &NodeId) -> Result<Generation, StoreError> {
+        Ok(1)
+    }
+    async fn generation(&self, _: &NodeId) -> Result<Option<Generation>, StoreError> {
+        Ok(None)
+    }
+    async fn read_map(&self) -> Result<Option<ClusterMap>, StoreError> {
+        Ok(None)
+    }
+    async fn change_map(&self, _: u64, _: &ClusterMap) -> Result<MapChange, StoreError> {
+        Ok(MapChange::Unknown)
+    }
+    async fn put_session(&self, _: &SessionRecord, _: WriteVersion) -> Result<(), StoreError> {
+        Ok(())
+    }
+    async fn end_session(&self, _: SessionId, _: WriteVersion) -> Result<(), StoreError> {
+        Ok(())
+    }
+    async fn session(&self, _: SessionId, _: u64) -> Result<Option<SessionRecord>, StoreError> {
+        Ok(None)
+    }
+    /// `alice` has 450 sessions; for `bob` the store is down.
+    async fn sessions_of_user(
+        &self,
+        user: &str,
+        after: Option<SessionId>,
+        limit: usize,
+    ) -> Result<Vec<SessionId>, StoreError> {
+        match user {
+            "alice" => {
+                let all = (1..=450).map(|number| SessionId(Uuid::from_u128(number)));
+                Ok(all.filter(|id| after.is_none_or(|after| *id > after)).take(limit).collect())
+            }
+            "bob" => Err(StoreError::Unavailable("test".to_owned())),
+            _ => Ok(Vec::new()),
+        }
+    }
+    async fn ping(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+}
+
+fn node(name: &str) -> NodeId {
+    NodeId::parse(name).unwrap()
+}
+
+fn group_info() -> GroupInfo {
+    GroupInfo { group: GroupName::parse("chat:a").unwrap(), epoch: Epoch(7), head: 3, kept: 2, members: 1 }
+}
+
+fn node_view(name: &str, alive: bool) -> NodeView {
+    NodeView {
+        member: Member { node: node(name), generation: 1 },
+        addr: SocketAddr::from(([127, 0, 0, 1], 1)),
+        alive,
+        state: NodeState::Serving,
+        http: String::new(),
+        zone: String::new(),
+        version: "0.1.0".to_owned(),
+        map_version: 1,
+        store_id: String::new(),
+        settings: String::new(),
+        load: Load::default(),
+        store: StoreView::Up,
+        links: BTreeMap::new(),
+        groups: BTreeMap::new(),
+    }
+}
+
+/// What a cluster in good order answers.
+fn obliging(request: &SlotRequest) -> Option<Answer> {
+    let position = Position { epoch: Epoch(7), offset: 3 };
+    let record = |id: SessionId| SessionRecord {
+        id,
+        user: "alice".to_owned(),
+        created_ms: 1,
+        expires_ms: 2,
+        idle_ttl_ms: 60_000,
+        last_used_ms: 1,
+        attributes: bytes::Bytes::from_static(br#"{"name":"Alice"}"#),
+        groups: [GroupName::parse("chat:a").unwrap()].into(),
+        grants: Vec::new(),
+    };
+    let view = |record| Ok(SlotAnswer::Session(SessionView { record, attached: true, present: true }));
+    Some(match request {
+        SlotRequest::Publish { .. } => Ok(SlotAnswer::Published { position, copies: 2 }),
+        SlotRequest::CreateSession { record } => view(record.clone()),
+        SlotRequest::ReadSession { session } | SlotRequest::ChangeSession { session, .. } => view(record(*session)),
+        SlotRequest::EndSession { .. } => Ok(SlotAnswer::Done),
+        SlotRequest::Group { .. } => Ok(SlotAnswer::Group(Some(group_info()))),
+        SlotRequest::History { .. } => Ok(SlotAnswer::History {
+            position: Some(position),
+            complete: true,
+            messages: vec![Message { offset: 3, data: bytes::Bytes::from_static(b"[1, 2]"), from: None, at_ms: 9 }],
+        }),
+        SlotRequest::Members { .. } => Ok(SlotAnswer::Members {
+            members: vec![Presence {
+                session: SessionId(Uuid::from_u128(5)),
+                user: "alice".to_owned(),
+                info: bytes::Bytes::from_static(b"{}"),
+                attachment: 1,
+            }],
+            more: true,
+        }),
+        other => panic!("not asked over HTTP: {other:?}"),
+    })
+}
+
+struct Server {
+    routes: Routes,
+    fake: Arc<Fake>,
+    // The watches stay open.
+    _held: (watch::Sender<Option<SharedMap>>, watch::Sender<SharedView>),
+}
+
+impl Server {
+    fn answering(answer: impl Fn(&SlotRequest) -> Option<Answer> + Send + Sync + 'static) -> Self {
+        Self::build(answer, Ok(()), |_| {})
+    }
+
+    fn silent() -> Self {
+        Self::answering(|_| None)
+    }
+
+    fn build(
+        answer: impl Fn(&SlotRequest) -> Option<Answer> + Send + Sync + 'static,
+        ready: Result<(), String>,
+        configure: impl FnOnce(&mut Config),
+    ) -> Self {
+        let mut config = Config::default();
+        config.auth.api_keys = vec![KEY.to_owned()];
+        configure(&mut config);
+        let me = Member { node: node("n1"), generation: 1 };
+        let (map, maps) = watch::channel(Some(Arc::new(ClusterMap::first(&me, 16))));
+        let nodes = [("n1", true), ("n2", true), ("n3", false)];
+        let nodes = nodes.into_iter().map(|(name, alive)| (node(name), node_view(name, alive))).collect();
+        let (views, view) = watch::channel(Arc::new(ClusterView { me, nodes }));
+        let fake = Arc::new(Fake { answer: Box::new(answer), asked: Mutex::default() });
+        let routes = routes(Arc::new(Api {
+            slots: fake.clone(),
+            config: Arc::new(config),
+            keyring: Arc::new(keyring()),
+            store: Arc::new(FakeStore),
+            maps,
+            view,
+            metrics: Metrics::new(),
+            control: Arc::new(FakeControl { ready }),
+        }));
+        Self { routes, fake, _held: (map, views) }
+    }
+
+    async fn send(&self, request: HttpRequest<Body>) -> (Parts, Vec<u8>) {
+        let (parts, body) = self.routes.clone().oneshot(request).await.unwrap().into_parts();
+        (parts, to_bytes(body, 64 << 20).await.unwrap().to_vec())
+    }
+
+    async fn call(&self, method: &str, path: &str, body: Option<&str>) -> (Parts, Value) {
+        let mut request = HttpRequest::builder().method(method).uri(path).header("X-API-Key", KEY);
+        if body.is_some() {
+            request = request.header("Content-Type", "application/json");
+        }
+        let (parts, body) = self.send(request.body(Body::from(body.unwrap_or("").to_owned())).unwrap()).await;
+        let value =
+            if body.is_empty() { Value::Null } else { serde_json::from_slice(&body).expect("the body is JSON") };
+        (parts, value)
+    }
+
+    fn asked(&self) -> Vec<SlotRequest> {
+        std::mem::take(&mut self.fake.asked.lock().unwrap())
+    }
+}
+
+fn keyring() -> Keyring {
+    Keyring::generate()
+}
+
+#[track_caller]
+fn is_error(status: u16, kind: &str, place: &Value, (parts, body): (Parts, Value)) {
+    assert_eq!(parts.status.as_u16(), status, "{body}");
+    let found =
+        body["detail"].as_array().unwrap().iter().any(|problem| problem["type"] == kind && problem["loc"] == *place);
+    assert!(found, "no {kind} at {place} in {body}");
+    assert_eq!(parts.headers["x-content-type-options"], "nosniff");
+    assert_eq!(parts.headers["cache-control"], "no-store");
+}

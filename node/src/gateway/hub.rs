@@ -1,0 +1,369 @@
+//! Delivers to the connections of this node: the shell of [`crate::logic::feed`], one for each group that has subscribers.
+//!
+//! The groups are shared out among as many tasks as there are cores, by slot. Such a shard never waits for anything but its
+//! inbox: what it asks of the cluster runs in tasks of its own, bounded in number, and comes back through that inbox. The
+//! inbox is bounded; whoever has something for it waits when it is full: a connection, or the lane of a peer.
+
+mod group;
+mod requests;
+mod shard;
+#[cfg(test)]
+pub(super) mod tests;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    future::Future,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread::available_parallelism,
+    time::Duration,
+};
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use self::{requests::Requests, shard::Shard};
+use super::{attachments::Attachments, outbox::Outbox};
+use crate::{
+    cluster::view::SharedView,
+    config::Config,
+    id::{AttachmentNumber, Epoch, GroupName, Member, Position, SessionId, SlotId, Term},
+    logic::{
+        entry::{Message, Presence},
+        feed::Attempt,
+        map::SharedMap,
+        request::{JoinPoint, Push, SlotAnswer, SlotError, SlotRequest},
+    },
+    router::Router,
+    tasks::Tasks,
+    wire::command::RequestId,
+};
+
+/// Inputs that may wait for one shard.
+const INBOX: usize = 2_048;
+
+/// Delivers to this node's connections. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Hub {
+    shards: Shards,
+    attachments: Attachments,
+}
+
+/// What a join came to: where the client's delivery begins, or why it does not.
+pub type JoinOutcome = Result<Position, SlotError>;
+
+/// What was done since the start.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct HubCounters {
+    /// Messages handed to connections.
+    pub deliveries: u64,
+    /// Messages that came from primaries, once for all subscribers.
+    pub messages: u64,
+    /// Joins answered.
+    pub joins: u64,
+    /// Joins refused.
+    pub joins_failed: u64,
+    /// Registrations asked of primaries.
+    pub registrations: u64,
+    /// Gaps declared to clients.
+    pub gaps: u64,
+    /// Resets declared, one for all subscribers of the group.
+    pub resets: u64,
+    /// Groups that went stale.
+    pub stale: u64,
+    /// Subscriptions that ended because the connection took nothing more.
+    pub dropped: u64,
+}
+
+impl Hub {
+    /// Starts the shards and the attachments' upkeep.
+    pub fn start(
+        router: Router,
+        maps: watch::Receiver<Option<SharedMap>>,
+        view: watch::Receiver<SharedView>,
+        config: Arc<Config>,
+        tasks: Tasks,
+    ) -> Self {
+        let shards = available_parallelism().map_or(1, usize::from);
+        Self::start_with(router, shards, maps, view, config, tasks)
+    }
+
+    pub(super) fn start_with<A: Ask>(
+        ask: A,
+        shards: usize,
+        maps: watch::Receiver<Option<SharedMap>>,
+        view: watch::Receiver<SharedView>,
+        config: Arc<Config>,
+        tasks: Tasks,
+    ) -> Self {
+        let counters = Arc::new(Counters::default());
+        let deadline = Duration::from_millis(config.limits.request_ms);
+        let started = (0..shards.max(1)).map(|_| {
+            let (sender, inbox) = mpsc::channel(INBOX);
+            let requests = Requests::new(ask.clone(), sender.clone(), tasks.clone(), deadline);
+            let counts = Arc::default();
+            let shard = Shard::new(inbox, requests, maps.clone(), view.clone(), &config, Arc::clone(&counts), Arc::clone(&counters));
+            tasks.spawn("hub_shard", shard.run());
+            ShardHandle { inbox: sender, counts }
+        });
+        let shards = Shards { shards: started.collect(), maps, slots: config.cluster.slots, counters };
+        let attachments = Attachments::start(ask, shards.clone(), &config, tasks);
+        Self { shards, attachments }
+    }
+
+    /// Which session is attached to which connection.
+    pub fn attachments(&self) -> &Attachments {
+        &self.attachments
+    }
+
+    /// Joins a group. The connection is told `joined` and what it missed, or an error; everything later follows. Waits
+    /// only for room in the inbox.
+    pub async fn join(
+        &self,
+        outbox: Arc<Outbox>,
+        request: RequestId,
+        group: GroupName,
+        member: Option<Presence>,
+        since: Option<Position>,
+    ) {
+        self.send_join(outbox, request, group, member, since, None).await;
+    }
+
+    /// The same, and tells the caller too. The receiver fails where the join was overtaken by a leave or the
+    /// connection's end.
+    pub async fn join_reported(
+        &self,
+        outbox: Arc<Outbox>,
+        request: RequestId,
+        group: GroupName,
+        member: Option<Presence>,
+        since: Option<Position>,
+    ) -> oneshot::Receiver<JoinOutcome> {
+        let (report, outcome) = oneshot::channel();
+        self.send_join(outbox, request, group, member, since, Some(report)).await;
+        outcome
+    }
+
+    async fn send_join(
+        &self,
+        outbox: Arc<Outbox>,
+        request: RequestId,
+        group: GroupName,
+        member: Option<Presence>,
+        since: Option<Position>,
+        report: Option<oneshot::Sender<JoinOutcome>>,
+    ) {
+        let slot = self.shards.slot_of(&group);
+        let join = Join { outbox, request, group, member, since, report };
+        self.shards.send(slot, Input::Join { slot, join: Box::new(join) }).await;
+    }
+
+    /// Leaves a group. The connection is told `left`, and nothing of the group after it. `presence` is taken out of the
+    /// group, after any join of it that is still under way.
+    pub async fn leave(
+        &self,
+        outbox: Arc<Outbox>,
+        request: RequestId,
+        group: GroupName,
+        presence: Option<(SessionId, AttachmentNumber)>,
+    ) {
+        let slot = self.shards.slot_of(&group);
+        self.shards.send(slot, Input::Leave { slot, outbox, request, group, presence }).await;
+    }
+
+    /// Ends all subscriptions of a connection, without a word to it or to the groups. Returns when nothing more is pushed
+    /// to its outbox from here.
+    pub async fn left_all(&self, connection: u64) {
+        self.shards.left_all(connection).await;
+    }
+
+    /// Something that a slot's primary has sent.
+    pub async fn push(&self, from: &Member, slot: SlotId, term: Term, push: Push) {
+        match push {
+            Push::Deliver { group, epoch, message } => {
+                self.shards.send(slot, Input::Deliver { slot, term, group, epoch, message }).await;
+            }
+            Push::Member { group, joined, member } => {
+                self.shards.send(slot, Input::Member { slot, group, joined, member }).await;
+            }
+            Push::Displace { .. } | Push::SessionEnded { .. } | Push::SessionChanged { .. } => {
+                self.attachments.push(from, slot, push);
+            }
+        }
+    }
+
+    /// There is a new connection from this node; what it sent before may be lost.
+    pub async fn peer_connected(&self, from: &Member) {
+        for shard in self.shards.shards.iter() {
+            shard.send(Input::PeerConnected(from.clone())).await;
+        }
+    }
+
+    /// The connection from this node is gone.
+    pub async fn peer_lost(&self, from: &Member) {
+        for shard in self.shards.shards.iter() {
+            shard.send(Input::PeerLost(from.clone())).await;
+        }
+    }
+
+    /// How many connections of this node follow each group.
+    pub fn membership(&self) -> BTreeMap<GroupName, u32> {
+        let mut all = BTreeMap::new();
+        for shard in self.shards.shards.iter() {
+            let counts = shard.counts.lock().unwrap_or_else(PoisonError::into_inner);
+            all.extend(counts.iter().map(|(group, count)| (group.clone(), *count)));
+        }
+        all
+    }
+
+    /// How many groups have subscribers here.
+    pub fn group_count(&self) -> usize {
+        let counts = self.shards.shards.iter().map(|shard| shard.counts.lock().unwrap_or_else(PoisonError::into_inner).len());
+        counts.sum()
+    }
+
+    /// What was done since the start.
+    pub fn counters(&self) -> HubCounters {
+        self.shards.counters.snapshot()
+    }
+}
+
+/// Asks the primary of a slot. The router; a script in tests.
+pub(super) trait Ask: Clone + Send + Sync + 'static {
+    /// As [`Router::call`].
+    fn ask(
+        &self,
+        slot: SlotId,
+        request: SlotRequest,
+        deadline: Duration,
+    ) -> impl Future<Output = Result<SlotAnswer, SlotError>> + Send;
+}
+
+impl Ask for Router {
+    async fn ask(&self, slot: SlotId, request: SlotRequest, deadline: Duration) -> Result<SlotAnswer, SlotError> {
+        self.call(slot, request, deadline).await
+    }
+}
+
+/// The way to the shards.
+#[derive(Clone, Debug)]
+pub(super) struct Shards {
+    shards: Arc<[ShardHandle]>,
+    maps: watch::Receiver<Option<SharedMap>>,
+    slots: u16,
+    counters: Arc<Counters>,
+}
+
+/// How many connections follow each group of a shard.
+type Counts = Arc<Mutex<BTreeMap<GroupName, u32>>>;
+
+#[derive(Debug)]
+struct ShardHandle {
+    inbox: mpsc::Sender<Input>,
+    counts: Counts,
+}
+
+impl ShardHandle {
+    async fn send(&self, input: Input) {
+        // It fails only while the node stops.
+        let _ = self.inbox.send(input).await;
+    }
+}
+
+impl Shards {
+    /// See [`Hub::left_all`].
+    pub(super) async fn left_all(&self, connection: u64) {
+        let mut left = Vec::with_capacity(self.shards.len());
+        for shard in self.shards.iter() {
+            let (done, wait) = oneshot::channel();
+            shard.send(Input::LeftAll { connection, done }).await;
+            left.push(wait);
+        }
+        for wait in left {
+            let _ = wait.await;
+        }
+    }
+
+    /// How many slots the cluster has: the map knows; the configuration only before there is one.
+    pub(super) fn slot_count(&self) -> u16 {
+        self.maps.borrow().as_ref().map_or(self.slots, |map| map.slot_count())
+    }
+
+    fn slot_of(&self, group: &GroupName) -> SlotId {
+        group.slot(self.slot_count())
+    }
+
+    async fn send(&self, slot: SlotId, input: Input) {
+        self.shards[usize::from(slot) % self.shards.len()].send(input).await;
+    }
+}
+
+/// What comes into a shard's inbox.
+#[derive(Debug)]
+enum Input {
+    Join { slot: SlotId, join: Box<Join> },
+    Leave { slot: SlotId, outbox: Arc<Outbox>, request: RequestId, group: GroupName, presence: Option<(SessionId, AttachmentNumber)> },
+    LeftAll { connection: u64, done: oneshot::Sender<()> },
+    Deliver { slot: SlotId, term: Term, group: GroupName, epoch: Epoch, message: Message },
+    Member { slot: SlotId, group: GroupName, joined: bool, member: Presence },
+    PeerConnected(Member),
+    PeerLost(Member),
+    Answer(Answer),
+}
+
+#[derive(Debug)]
+struct Join {
+    outbox: Arc<Outbox>,
+    request: RequestId,
+    group: GroupName,
+    member: Option<Presence>,
+    since: Option<Position>,
+    report: Option<oneshot::Sender<JoinOutcome>>,
+}
+
+/// What became of a request.
+#[derive(Debug)]
+enum Answer {
+    Joined { slot: SlotId, group: GroupName, attempt: Attempt, subscriber: u64, result: Result<JoinPoint, SlotError> },
+    Registered { slot: SlotId, asked: Vec<(GroupName, Attempt)>, result: Result<Vec<JoinPoint>, SlotError> },
+    Unregistered { slot: SlotId, asked: Vec<(GroupName, Attempt)> },
+    Left { slot: SlotId, group: GroupName, attempt: Attempt, subscriber: u64 },
+}
+
+/// Index from connections to their groups; a shard's own.
+type Connections = BTreeMap<u64, BTreeSet<(SlotId, GroupName)>>;
+
+#[derive(Debug, Default)]
+struct Counters {
+    deliveries: AtomicU64,
+    messages: AtomicU64,
+    joins: AtomicU64,
+    joins_failed: AtomicU64,
+    registrations: AtomicU64,
+    gaps: AtomicU64,
+    resets: AtomicU64,
+    stale: AtomicU64,
+    dropped: AtomicU64,
+}
+
+impl Counters {
+    fn snapshot(&self) -> HubCounters {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        HubCounters {
+            deliveries: read(&self.deliveries),
+            messages: read(&self.messages),
+            joins: read(&self.joins),
+            joins_failed: read(&self.joins_failed),
+            registrations: read(&self.registrations),
+            gaps: read(&self.gaps),
+            resets: read(&self.resets),
+            stale: read(&self.stale),
+            dropped: read(&self.dropped),
+        }
+    }
+}
+
+fn add(counter: &AtomicU64, count: u64) {
+    counter.fetch_add(count, Ordering::Relaxed);
+}

@@ -1,0 +1,278 @@
+//! One group with subscribers here: its feed, and the outboxes that what the feed says goes to.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use axum::extract::ws::Utf8Bytes;
+use tokio::sync::oneshot;
+
+use super::{
+    Answer, Ask, Counters, Join, JoinOutcome, add,
+    requests::{Requests, Single, What},
+};
+use crate::{
+    gateway::outbox::Outbox,
+    id::{Epoch, GroupName, Position, SlotId},
+    logic::{
+        entry::Message,
+        feed::{Attempt, Feed, FeedSettings, Input, Notice, Output, Subscriber, To},
+        request::SlotError,
+    },
+    wire::{
+        command::{ClientError, Event, RequestId},
+        plain,
+    },
+};
+
+/// The frames kept for clients that catch up at the same time.
+const FRAMES: usize = 256;
+const FRAMES_BYTES: usize = 512 << 10;
+
+/// One group of a shard.
+pub(super) struct Group {
+    slot: SlotId,
+    name: GroupName,
+    feed: Feed,
+    listeners: BTreeMap<Subscriber, Listener>,
+    frames: Frames,
+    /// When the feed was told to the shard's timers to wake.
+    pub(super) wake: Option<u64>,
+    /// As told to the shard's counts.
+    pub(super) counted: usize,
+}
+
+struct Listener {
+    outbox: Arc<Outbox>,
+    live: bool,
+    report: Option<oneshot::Sender<JoinOutcome>>,
+}
+
+/// What a group works with.
+pub(super) struct Surroundings<'a, A> {
+    pub(super) requests: &'a mut Requests<A>,
+    pub(super) counters: &'a Counters,
+    /// Kept for its memory; empty between uses.
+    pub(super) out: &'a mut Vec<Output>,
+    /// Requests that were refused at once.
+    pub(super) refused: &'a mut Vec<Answer>,
+    /// Connections whose subscription has ended here.
+    pub(super) ended: &'a mut Vec<Subscriber>,
+}
+
+impl Group {
+    pub(super) fn new(slot: SlotId, name: GroupName, settings: FeedSettings, last_attempt: Attempt) -> Self {
+        let (listeners, frames) = (BTreeMap::new(), Frames::default());
+        let feed = Feed::new(settings, last_attempt);
+        Self { slot, name, feed, listeners, frames, wake: None, counted: 0 }
+    }
+
+    pub(super) fn next_wake(&self) -> Option<u64> {
+        self.feed.next_wake()
+    }
+
+    pub(super) fn last_attempt(&self) -> Attempt {
+        self.feed.last_attempt()
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.feed.is_over()
+    }
+
+    pub(super) fn subscriber_count(&self) -> usize {
+        self.feed.subscriber_count()
+    }
+
+    pub(super) fn join<A: Ask>(&mut self, now_ms: u64, join: Join, around: &mut Surroundings<'_, A>) {
+        let Join { outbox, request, member, since, report, .. } = join;
+        let subscriber = outbox.connection;
+        self.listeners.insert(subscriber, Listener { outbox, live: false, report });
+        self.handle(now_ms, Input::Subscribe { subscriber, request, member, since }, around);
+    }
+
+    /// Steps the feed and does what it says; a connection that takes nothing more leaves at once.
+    pub(super) fn handle<A: Ask>(&mut self, now_ms: u64, input: Input, around: &mut Surroundings<'_, A>) {
+        let first_ended = around.ended.len();
+        let mut done = first_ended;
+        if let Input::Unsubscribe { subscriber, .. } = &input
+            && self.listeners.remove(subscriber).is_some()
+        {
+            around.ended.push(*subscriber);
+            done += 1;
+        }
+        self.step(now_ms, input, around);
+        while done < around.ended.len() {
+            let subscriber = around.ended[done];
+            done += 1;
+            self.step(now_ms, Input::Unsubscribe { subscriber, leave: None }, around);
+        }
+        if !self.feed.has_joining() {
+            self.frames.clear();
+        }
+    }
+
+    fn step<A: Ask>(&mut self, now_ms: u64, input: Input, around: &mut Surroundings<'_, A>) {
+        let mut out = std::mem::take(around.out);
+        self.feed.handle(now_ms, input, &mut out);
+        for output in out.drain(..) {
+            self.perform(output, around);
+        }
+        *around.out = out;
+    }
+
+    fn perform<A: Ask>(&mut self, output: Output, around: &mut Surroundings<'_, A>) {
+        let single = |attempt, subscriber, what| Single { slot: self.slot, group: self.name.clone(), attempt, subscriber, what };
+        match output {
+            Output::AskJoin { attempt, subscriber, member, since } => {
+                let refused = around.requests.single(single(attempt, subscriber, What::Join { member, since }));
+                around.refused.extend(refused);
+            }
+            Output::AskLeave { attempt, subscriber, session, attachment } => {
+                let refused = around.requests.single(single(attempt, subscriber, What::Leave { session, attachment }));
+                around.refused.extend(refused);
+            }
+            Output::AskRegister { attempt, since } => {
+                add(&around.counters.registrations, 1);
+                around.requests.register(self.slot, self.name.clone(), attempt, since);
+            }
+            Output::AskUnregister { attempt } => around.requests.unregister(self.slot, self.name.clone(), attempt),
+            Output::Joined { subscriber, request, epoch, offset, recovered } => {
+                add(&around.counters.joins, 1);
+                let Some(listener) = self.listeners.get_mut(&subscriber) else {
+                    return;
+                };
+                listener.live = true;
+                if let Some(report) = listener.report.take() {
+                    // Whoever asked may have gone.
+                    let _ = report.send(Ok(Position { epoch, offset }));
+                }
+                let event = Event::Joined { id: request, group: self.name.clone(), epoch, offset, recovered };
+                self.to_one(subscriber, plain::encode(&event), around);
+            }
+            Output::JoinFailed { subscriber, request, error } => self.join_failed(subscriber, request, &error, around),
+            Output::Tell { to, notice } => self.tell(to, notice, around),
+        }
+    }
+
+    fn join_failed<A: Ask>(&mut self, subscriber: Subscriber, request: RequestId, error: &SlotError, around: &mut Surroundings<'_, A>) {
+        add(&around.counters.joins_failed, 1);
+        let error_frame = plain::encode(&Event::Error(refusal(request, &self.name, error)));
+        if self.feed.follows(subscriber) {
+            // Another join of the same connection has taken its place and goes on.
+            return self.to_one(subscriber, error_frame, around);
+        }
+        if let Some(mut listener) = self.listeners.remove(&subscriber) {
+            if let Some(report) = listener.report.take() {
+                let _ = report.send(Err(error.clone()));
+            }
+            listener.outbox.push(error_frame);
+            around.ended.push(subscriber);
+        }
+    }
+
+    fn tell<A: Ask>(&mut self, to: To, notice: Notice, around: &mut Surroundings<'_, A>) {
+        let counters = around.counters;
+        match (&to, &notice) {
+            (To::AllBut(_), Notice::Message { .. }) => add(&counters.messages, 1),
+            (_, Notice::Gap { .. }) => add(&counters.gaps, 1),
+            (_, Notice::Reset(_)) => add(&counters.resets, 1),
+            (To::AllBut(_), Notice::Stale) => add(&counters.stale, 1),
+            _ => {}
+        }
+        let is_message = matches!(notice, Notice::Message { .. });
+        let frame = match (&to, notice) {
+            (To::One(_), Notice::Message { epoch, message }) => self.frames.get(&self.name, epoch, message),
+            (_, notice) => plain::encode(&event(&self.name, notice)),
+        };
+        let except = match to {
+            To::One(subscriber) => {
+                add(&counters.deliveries, u64::from(is_message));
+                return self.to_one(subscriber, frame, around);
+            }
+            To::AllBut(except) => except,
+        };
+        let mut reached = 0;
+        let mut lost = Vec::new();
+        for (subscriber, listener) in self.listeners.iter().filter(|(_, listener)| listener.live) {
+            if !except.is_empty() && except.contains(subscriber) {
+                continue;
+            }
+            if listener.outbox.push(frame.clone()) {
+                reached += 1;
+            } else {
+                lost.push(*subscriber);
+            }
+        }
+        for subscriber in lost {
+            self.drop_listener(subscriber, around);
+        }
+        if is_message {
+            add(&counters.deliveries, reached);
+        }
+    }
+
+    fn to_one<A: Ask>(&mut self, subscriber: Subscriber, frame: Utf8Bytes, around: &mut Surroundings<'_, A>) {
+        if self.listeners.get(&subscriber).is_some_and(|listener| !listener.outbox.push(frame)) {
+            self.drop_listener(subscriber, around);
+        }
+    }
+
+    /// The connection takes nothing more. The feed hears of it when it has said all.
+    fn drop_listener<A: Ask>(&mut self, subscriber: Subscriber, around: &mut Surroundings<'_, A>) {
+        self.listeners.remove(&subscriber);
+        add(&around.counters.dropped, 1);
+        around.ended.push(subscriber);
+    }
+}
+
+fn event(group: &GroupName, notice: Notice) -> Event {
+    let group = group.clone();
+    match notice {
+        Notice::Message { epoch, message } => Event::Message { group, epoch, message },
+        Notice::Member { joined, member } => Event::Member { group, joined, member },
+        Notice::Gap { epoch, from, to } => Event::Gap { group, epoch, from, to, reason: "trimmed" },
+        Notice::Reset(Position { epoch, offset }) => Event::Reset { group, epoch, offset, reason: "log_lost" },
+        Notice::Stale => Event::Stale { group },
+        Notice::Live(Position { epoch, offset }) => Event::Live { group, epoch, offset },
+    }
+}
+
+fn refusal(id: RequestId, group: &GroupName, error: &SlotError) -> ClientError {
+    let (code, why, retry_after_ms) = match error {
+        SlotError::Busy => ("busy", "too much is waiting for it", 500),
+        SlotError::Unknown => ("unknown_outcome", "its node did not answer in time", 1_000),
+        _ => ("unavailable", "no node can serve it now", 1_000),
+    };
+    let message = format!("the group {group} was not joined: {why}; join it again after retry_after_ms");
+    ClientError { id, code, message, detail: Vec::new(), retry_after_ms: Some(retry_after_ms) }
+}
+
+/// Messages as frames, while clients catch up: after a node's death thousands ask for the same ones.
+#[derive(Default)]
+struct Frames {
+    frames: BTreeMap<(Epoch, u64), Utf8Bytes>,
+    bytes: usize,
+}
+
+impl Frames {
+    fn get(&mut self, group: &GroupName, epoch: Epoch, message: Message) -> Utf8Bytes {
+        let key = (epoch, message.offset);
+        if let Some(frame) = self.frames.get(&key) {
+            return frame.clone();
+        }
+        let frame = plain::encode(&Event::Message { group: group.clone(), epoch, message });
+        self.bytes += frame.len();
+        self.frames.insert(key, frame.clone());
+        while self.frames.len() > FRAMES || self.bytes > FRAMES_BYTES {
+            let Some((_, oldest)) = self.frames.pop_first() else {
+                break;
+            };
+            self.bytes -= oldest.len();
+        }
+        frame
+    }
+
+    fn clear(&mut self) {
+        if !self.frames.is_empty() {
+            *self = Self::default();
+        }
+    }
+}

@@ -1,0 +1,928 @@
+//! One group as a gateway follows it for its clients: the only place that decides what they are told, and in which order.
+//!
+//! The feed has one position: everything up to it was delivered, or declared missing, to every live subscriber. Pushes
+//! move it one message at a time; where one is missing (a link was reset, the primary changed) it registers again *since*
+//! its position, and the answer fills the hole or proves it unfillable. Answers and pushes come by different ways, so each
+//! may overtake the other: an answer never moves the position back, and a push never moves it past a hole.
+//!
+//! A client's join point may lie on either side of the position. Behind it, the client gets the difference from what was
+//! delivered `recent`ly; before it, the client is `ahead` and is left out until the feed gets there.
+
+mod buffers;
+#[cfg(test)]
+mod simulation;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+pub use buffers::Bounds;
+use buffers::{Held, Recent};
+
+use super::{
+    entry::{Message, Presence},
+    request::{JoinPoint, SlotError},
+};
+use crate::id::{AttachmentNumber, Epoch, Position, SessionId, Term};
+
+/// Numbers the requests of one feed.
+pub type Attempt = u64;
+
+/// The number of a connection on this node.
+pub type Subscriber = u64;
+
+/// A client's own mark on its request.
+pub type Mark = Option<Box<str>>;
+
+/// Times in milliseconds, and bounds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FeedSettings {
+    /// A live feed registers again this often: heals a loss that nobody noticed.
+    pub renew_ms: u64,
+    /// When in that interval; groups of one slot share it, so that they go in one request.
+    pub renew_phase_ms: u64,
+    /// The registration is kept for so long after the last subscriber left.
+    pub linger_ms: u64,
+    /// How long pushes may lag behind an answer before they are counted as lost.
+    pub settle_ms: u64,
+    /// Subscribers are told so long after the primary was last heard.
+    pub stale_after_ms: u64,
+    /// The first pause before a repeated request; doubled each time, up to `retry_max_ms`.
+    pub retry_ms: u64,
+    /// See `retry_ms`.
+    pub retry_max_ms: u64,
+    /// A request without an answer for so long has failed.
+    pub answer_ms: u64,
+    /// A join that has to be asked again is given up after so long.
+    pub join_ms: u64,
+    /// For each of the two buffers.
+    pub bounds: Bounds,
+}
+
+impl Default for FeedSettings {
+    fn default() -> Self {
+        Self {
+            renew_ms: 5_000,
+            renew_phase_ms: 0,
+            linger_ms: 2_000,
+            settle_ms: 250,
+            stale_after_ms: 2_000,
+            retry_ms: 50,
+            retry_max_ms: 1_000,
+            answer_ms: 12_000,
+            join_ms: 8_000,
+            bounds: Bounds { messages: 4_096, bytes: 4 << 20 },
+        }
+    }
+}
+
+/// What happens to a feed.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Input {
+    /// A connection joins. One that has joined already joins anew.
+    Subscribe {
+        /// Which.
+        subscriber: Subscriber,
+        /// Given back in the answer.
+        request: Mark,
+        /// Who, where the namespace has presence.
+        member: Option<Presence>,
+        /// Where the client stopped.
+        since: Option<Position>,
+    },
+    /// A connection leaves, or is gone.
+    Unsubscribe {
+        /// Which.
+        subscriber: Subscriber,
+        /// Whose presence is to end with it; nothing where it goes on for a while (the socket dropped).
+        leave: Option<(SessionId, AttachmentNumber)>,
+    },
+    /// To [`Output::AskJoin`].
+    JoinAnswer {
+        /// Of the request.
+        attempt: Attempt,
+        /// The same as in the request.
+        subscriber: Subscriber,
+        /// The answer.
+        result: Result<JoinPoint, SlotError>,
+    },
+    /// To [`Output::AskRegister`].
+    RegisterAnswer {
+        /// Of the request.
+        attempt: Attempt,
+        /// The answer.
+        result: Result<JoinPoint, SlotError>,
+    },
+    /// To [`Output::AskUnregister`], whatever the answer.
+    UnregisterAnswer {
+        /// Of the request.
+        attempt: Attempt,
+    },
+    /// To [`Output::AskLeave`], whatever the answer.
+    LeaveAnswer {
+        /// Of the request.
+        attempt: Attempt,
+        /// The same as in the request.
+        subscriber: Subscriber,
+    },
+    /// A primary pushed a message.
+    Deliver {
+        /// Its log.
+        epoch: Epoch,
+        /// The message.
+        message: Message,
+        /// The primary's term.
+        term: Term,
+    },
+    /// A primary pushed a change of the presence.
+    Member {
+        /// Entered, or left.
+        joined: bool,
+        /// Who.
+        member: Presence,
+    },
+    /// The primary is another one, or what it sent may be lost.
+    Disrupted,
+    /// The primary cannot be heard.
+    PrimaryUnreachable {
+        /// When it was last heard.
+        since_ms: u64,
+    },
+    /// The primary can be heard again.
+    PrimaryReachable,
+    /// The time of [`Feed::next_wake`] has come.
+    Tick,
+}
+
+/// What is to be done.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Output {
+    /// Ask the primary for a join.
+    AskJoin {
+        /// For the answer.
+        attempt: Attempt,
+        /// For whom.
+        subscriber: Subscriber,
+        /// Who.
+        member: Option<Presence>,
+        /// Where the client stopped.
+        since: Option<Position>,
+    },
+    /// Ask the primary for everything since this position.
+    AskRegister {
+        /// For the answer.
+        attempt: Attempt,
+        /// The feed's position.
+        since: Position,
+    },
+    /// Tell the primary that nobody here listens any more.
+    AskUnregister {
+        /// For the answer.
+        attempt: Attempt,
+    },
+    /// Tell the primary that a session has left the group.
+    AskLeave {
+        /// For the answer.
+        attempt: Attempt,
+        /// Which connection it was.
+        subscriber: Subscriber,
+        /// Who.
+        session: SessionId,
+        /// Up to this attachment.
+        attachment: AttachmentNumber,
+    },
+    /// The client has joined and is live from now on; messages for it alone may follow.
+    Joined {
+        /// Who.
+        subscriber: Subscriber,
+        /// The client's mark.
+        request: Mark,
+        /// The join point's log.
+        epoch: Epoch,
+        /// The join point.
+        offset: u64,
+        /// Everything since the client's position follows.
+        recovered: bool,
+    },
+    /// The client has not joined.
+    JoinFailed {
+        /// Who.
+        subscriber: Subscriber,
+        /// The client's mark.
+        request: Mark,
+        /// Why.
+        error: SlotError,
+    },
+    /// Tell live subscribers something.
+    Tell {
+        /// Whom.
+        to: To,
+        /// What.
+        notice: Notice,
+    },
+}
+
+/// Whom to tell.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum To {
+    /// All live subscribers but these (nearly always none).
+    AllBut(Vec<Subscriber>),
+    /// This one, which is live.
+    One(Subscriber),
+}
+
+/// What to tell.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Notice {
+    /// A message.
+    Message {
+        /// Its log.
+        epoch: Epoch,
+        /// The message.
+        message: Message,
+    },
+    /// Someone came or went.
+    Member {
+        /// Came, or went.
+        joined: bool,
+        /// Who.
+        member: Presence,
+    },
+    /// These messages are not to be had any more.
+    Gap {
+        /// The log.
+        epoch: Epoch,
+        /// The first.
+        from: u64,
+        /// The last.
+        to: u64,
+    },
+    /// The log is another one; delivery goes on after this position.
+    Reset(Position),
+    /// The primary cannot be heard.
+    Stale,
+    /// The primary is heard again, and nothing up to here is missing undeclared.
+    Live(Position),
+}
+
+/// One group on this gateway.
+#[derive(Debug)]
+pub struct Feed {
+    settings: FeedSettings,
+    /// Everything up to here was delivered or declared. Nothing before the first join point.
+    position: Option<Position>,
+    /// The last request that had been made when an answer named the position's log.
+    log_known_at: Attempt,
+    /// The highest term that pushed something.
+    term: Term,
+    live: BTreeSet<Subscriber>,
+    /// Live subscribers whose join point lies after the position.
+    ahead: BTreeMap<Subscriber, u64>,
+    joining: BTreeMap<Subscriber, Joining>,
+    /// Not later than the first time at which a join is to be asked again or given up.
+    joins_due_ms: u64,
+    departing: BTreeMap<Subscriber, Departing>,
+    held: Held,
+    recent: Recent,
+    last_attempt: Attempt,
+    registration: Registration,
+    /// Another registration is needed after the one under way, or as soon as there is a position.
+    register_again: bool,
+    renew_at_ms: u64,
+    /// Registrations in a row that did not settle things.
+    failures: u32,
+    /// A registration has been wanted and not had since then.
+    unsettled_since_ms: Option<u64>,
+    /// Pushes that an answer has told of should have come by then.
+    behind_until_ms: Option<u64>,
+    unreachable_since_ms: Option<u64>,
+    stale: bool,
+    empty_since_ms: Option<u64>,
+    unregistering: Option<Attempt>,
+}
+
+#[derive(Debug)]
+enum Registration {
+    Idle,
+    Asked { attempt: Attempt, since: Position, at_ms: u64 },
+    Retry { at_ms: u64 },
+}
+
+#[derive(Debug)]
+struct Joining {
+    request: Mark,
+    member: Option<Presence>,
+    since: Option<Position>,
+    give_up_ms: u64,
+    /// How often it had to be asked again.
+    repeats: u32,
+    stage: JoinStage,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum JoinStage {
+    Asked(Attempt),
+    /// To be asked again then, or as soon as a registration has settled the feed.
+    Paused { until_ms: u64 },
+    /// To be asked when the same connection's earlier presence is gone, so that the two do not cross.
+    AfterLeave,
+}
+
+/// A presence that is being taken back.
+#[derive(Debug)]
+struct Departing {
+    session: SessionId,
+    attachment: AttachmentNumber,
+    /// The join that it has to wait for, else the leave that was asked.
+    waits_for: Attempt,
+    asked: bool,
+}
+
+/// A client's position that the primary does not reach is asked for again so often, before it is taken for nonsense.
+const BEYOND_HEAD_REPEATS: u32 = 4;
+
+impl Feed {
+    /// A feed that nobody follows yet.
+    pub fn new(settings: FeedSettings) -> Self {
+        Self {
+            settings,
+            position: None,
+            log_known_at: 0,
+            term: 0,
+            live: BTreeSet::new(),
+            ahead: BTreeMap::new(),
+            joining: BTreeMap::new(),
+            joins_due_ms: u64::MAX,
+            departing: BTreeMap::new(),
+            held: Held::default(),
+            recent: Recent::default(),
+            last_attempt: 0,
+            registration: Registration::Idle,
+            register_again: false,
+            renew_at_ms: 0,
+            failures: 0,
+            unsettled_since_ms: None,
+            behind_until_ms: None,
+            unreachable_since_ms: None,
+            stale: false,
+            empty_since_ms: None,
+            unregistering: None,
+        }
+    }
+
+    /// Takes one step. `now_ms` never goes back.
+    pub fn handle(&mut self, now_ms: u64, input: Input, out: &mut Vec<Output>) {
+        match input {
+            Input::Subscribe { subscriber, request, member, since } => {
+                let joining =
+                    Joining { request, member, since, give_up_ms: now_ms + self.settings.join_ms, repeats: 0, stage: JoinStage::AfterLeave };
+                self.subscribe(now_ms, subscriber, joining, out);
+            }
+            Input::Unsubscribe { subscriber, leave } => self.unsubscribe(now_ms, subscriber, leave, out),
+            Input::JoinAnswer { attempt, subscriber, result } => {
+                self.join_answer(now_ms, attempt, subscriber, result, out);
+                self.depart_after_join(attempt, subscriber, out);
+            }
+            Input::RegisterAnswer { attempt, result } => self.register_answer(now_ms, attempt, result, out),
+            Input::UnregisterAnswer { attempt } => {
+                if self.unregistering == Some(attempt) {
+                    self.unregistering = None;
+                    // A join may have been asked meanwhile and been carried out before it.
+                    self.register(now_ms, out);
+                }
+            }
+            Input::LeaveAnswer { attempt, subscriber } => self.leave_answer(attempt, subscriber, out),
+            Input::Deliver { epoch, message, term } => self.pushed(now_ms, epoch, message, term, out),
+            Input::Member { joined, member } => self.tell_all(Notice::Member { joined, member }, out),
+            Input::Disrupted => {
+                self.failures = 0;
+                self.register(now_ms, out);
+            }
+            Input::PrimaryUnreachable { since_ms } => {
+                self.unreachable_since_ms.get_or_insert(since_ms);
+                self.tick(now_ms, out);
+            }
+            Input::PrimaryReachable => {
+                if self.unreachable_since_ms.take().is_some() && !matches!(self.registration, Registration::Asked { .. }) {
+                    self.failures = 0;
+                    self.register(now_ms, out);
+                }
+            }
+            Input::Tick => self.tick(now_ms, out),
+        }
+    }
+
+    /// When [`Input::Tick`] is due next.
+    pub fn next_wake(&self) -> Option<u64> {
+        let registration = match self.registration {
+            Registration::Asked { at_ms, .. } => Some(at_ms + self.settings.answer_ms),
+            Registration::Retry { at_ms } => Some(at_ms),
+            Registration::Idle if self.position.is_some() && self.has_subscribers() => {
+                Some(self.behind_until_ms.map_or(self.renew_at_ms, |behind| behind.min(self.renew_at_ms)))
+            }
+            Registration::Idle => None,
+        };
+        let joins = (!self.joining.is_empty()).then_some(self.joins_due_ms);
+        let linger = self.empty_since_ms.map(|since| since + self.settings.linger_ms);
+        let stale = if self.stale { None } else { self.troubled_since_ms().map(|since| since + self.settings.stale_after_ms) };
+        [registration, joins, linger, stale].into_iter().flatten().min()
+    }
+
+    /// How many connections follow the group, or are about to.
+    pub fn subscriber_count(&self) -> usize {
+        self.live.len() + self.joining.len()
+    }
+
+    /// Whether clients are joining.
+    pub fn has_joining(&self) -> bool {
+        !self.joining.is_empty()
+    }
+
+    /// Nothing is left and nothing is under way: the feed may be dropped.
+    pub fn is_over(&self) -> bool {
+        !self.has_subscribers() && self.departing.is_empty() && self.unregistering.is_none() && self.empty_since_ms.is_none()
+    }
+
+    fn has_subscribers(&self) -> bool {
+        !self.live.is_empty() || !self.joining.is_empty()
+    }
+
+    fn next_attempt(&mut self) -> Attempt {
+        self.last_attempt += 1;
+        self.last_attempt
+    }
+
+    fn tell_all(&self, notice: Notice, out: &mut Vec<Output>) {
+        if !self.live.is_empty() {
+            out.push(Output::Tell { to: To::AllBut(Vec::new()), notice });
+        }
+    }
+
+    fn tick(&mut self, now_ms: u64, out: &mut Vec<Output>) {
+        let behind = self.behind_until_ms.is_some_and(|until| until <= now_ms);
+        let due = match self.registration {
+            Registration::Asked { at_ms, .. } => at_ms + self.settings.answer_ms <= now_ms,
+            Registration::Retry { at_ms } => at_ms <= now_ms,
+            Registration::Idle => behind || self.position.is_some() && self.renew_at_ms <= now_ms,
+        };
+        if due {
+            self.register(now_ms, out);
+        }
+        if self.joins_due_ms <= now_ms {
+            self.ask_due_joins(now_ms, false, out);
+        }
+        if self.empty_since_ms.is_some_and(|since| since + self.settings.linger_ms <= now_ms) {
+            self.unregister(out);
+        }
+        if !self.stale && self.troubled_since_ms().is_some_and(|since| since + self.settings.stale_after_ms <= now_ms) {
+            self.stale = true;
+            self.tell_all(Notice::Stale, out);
+        }
+    }
+
+    fn troubled_since_ms(&self) -> Option<u64> {
+        [self.unreachable_since_ms, self.unsettled_since_ms].into_iter().flatten().min()
+    }
+}
+
+/// Subscribers.
+impl Feed {
+    fn subscribe(&mut self, now_ms: u64, subscriber: Subscriber, joining: Joining, out: &mut Vec<Output>) {
+        self.empty_since_ms = None;
+        self.live.remove(&subscriber);
+        self.ahead.remove(&subscriber);
+        let give_up_ms = joining.give_up_ms;
+        if let Some(earlier) = self.joining.insert(subscriber, joining) {
+            out.push(Output::JoinFailed { subscriber, request: earlier.request, error: SlotError::Busy });
+        }
+        self.joins_due_ms = self.joins_due_ms.min(give_up_ms);
+        if !self.departing.contains_key(&subscriber) {
+            self.ask_join(subscriber, out);
+        }
+        if self.register_again && matches!(self.registration, Registration::Idle) {
+            self.register(now_ms, out);
+        }
+    }
+
+    fn unsubscribe(&mut self, now_ms: u64, subscriber: Subscriber, leave: Option<(SessionId, AttachmentNumber)>, out: &mut Vec<Output>) {
+        let was_live = self.live.remove(&subscriber);
+        self.ahead.remove(&subscriber);
+        let joining = self.joining.remove(&subscriber);
+        if !was_live && joining.is_none() {
+            return;
+        }
+        if let Some((session, attachment)) = leave {
+            let asked = joining.and_then(|joining| match joining.stage {
+                JoinStage::Asked(attempt) => Some(attempt),
+                JoinStage::Paused { .. } | JoinStage::AfterLeave => None,
+            });
+            self.depart(subscriber, session, attachment, asked, out);
+        }
+        self.joining_changed();
+        if !self.has_subscribers() {
+            self.empty_since_ms = Some(now_ms);
+        }
+    }
+
+    /// Takes a presence back; after the join that is to enter it, where that one is under way.
+    fn depart(&mut self, subscriber: Subscriber, session: SessionId, attachment: AttachmentNumber, join: Option<Attempt>, out: &mut Vec<Output>) {
+        if self.departing.contains_key(&subscriber) {
+            // The one under way ends this presence too: no join of it was asked in between.
+            return;
+        }
+        let asked = join.is_none();
+        let waits_for = join.unwrap_or_else(|| self.next_attempt());
+        self.departing.insert(subscriber, Departing { session, attachment, waits_for, asked });
+        if asked {
+            out.push(Output::AskLeave { attempt: waits_for, subscriber, session, attachment });
+        }
+    }
+
+    fn depart_after_join(&mut self, attempt: Attempt, subscriber: Subscriber, out: &mut Vec<Output>) {
+        let next = self.last_attempt + 1;
+        let Some(departing) = self.departing.get_mut(&subscriber) else { return };
+        if !departing.asked && departing.waits_for == attempt {
+            departing.asked = true;
+            departing.waits_for = next;
+            self.last_attempt = next;
+            out.push(Output::AskLeave { attempt: next, subscriber, session: departing.session, attachment: departing.attachment });
+        }
+    }
+
+    fn leave_answer(&mut self, attempt: Attempt, subscriber: Subscriber, out: &mut Vec<Output>) {
+        if self.departing.get(&subscriber).is_none_or(|departing| !departing.asked || departing.waits_for != attempt) {
+            return;
+        }
+        self.departing.remove(&subscriber);
+        if self.joining.get(&subscriber).is_some_and(|joining| joining.stage == JoinStage::AfterLeave) {
+            self.ask_join(subscriber, out);
+        }
+    }
+
+    fn ask_join(&mut self, subscriber: Subscriber, out: &mut Vec<Output>) {
+        let attempt = self.next_attempt();
+        let Some(joining) = self.joining.get_mut(&subscriber) else { return };
+        joining.stage = JoinStage::Asked(attempt);
+        out.push(Output::AskJoin { attempt, subscriber, member: joining.member.clone(), since: joining.since });
+    }
+
+    /// Asks the joins whose pause is over, or all that pause, and gives up those that took too long.
+    fn ask_due_joins(&mut self, now_ms: u64, all: bool, out: &mut Vec<Output>) {
+        let mut due = Vec::new();
+        let mut late = Vec::new();
+        self.joins_due_ms = u64::MAX;
+        for (subscriber, joining) in &self.joining {
+            let mut next_ms = joining.give_up_ms;
+            match joining.stage {
+                // The request itself has a deadline, and its answer a reason.
+                JoinStage::Asked(_) if joining.give_up_ms + self.settings.answer_ms > now_ms => {
+                    next_ms += self.settings.answer_ms;
+                }
+                _ if joining.give_up_ms <= now_ms => {
+                    late.push(*subscriber);
+                    continue;
+                }
+                JoinStage::Paused { until_ms } if all || until_ms <= now_ms => due.push(*subscriber),
+                JoinStage::Paused { until_ms } => next_ms = next_ms.min(until_ms),
+                JoinStage::Asked(_) | JoinStage::AfterLeave => {}
+            }
+            self.joins_due_ms = self.joins_due_ms.min(next_ms);
+        }
+        for subscriber in due {
+            self.ask_join(subscriber, out);
+        }
+        for subscriber in late {
+            self.fail_join(now_ms, subscriber, SlotError::Unknown, out);
+        }
+    }
+
+    fn fail_join(&mut self, now_ms: u64, subscriber: Subscriber, error: SlotError, out: &mut Vec<Output>) {
+        let Some(joining) = self.joining.remove(&subscriber) else { return };
+        if let (Some(member), SlotError::Unknown) = (&joining.member, &error) {
+            let asked = match joining.stage {
+                JoinStage::Asked(attempt) => Some(attempt),
+                JoinStage::Paused { .. } | JoinStage::AfterLeave => None,
+            };
+            // Whoever is told that it has not joined is not to be seen by others either.
+            self.depart(subscriber, member.session, member.attachment, asked, out);
+        }
+        out.push(Output::JoinFailed { subscriber, request: joining.request, error });
+        self.joining_changed();
+        if !self.has_subscribers() {
+            self.empty_since_ms.get_or_insert(now_ms);
+        }
+    }
+
+    fn joining_changed(&mut self) {
+        if self.joining.is_empty() {
+            self.joins_due_ms = u64::MAX;
+            self.recent.restart(self.position.map_or(0, |position| position.offset));
+        }
+    }
+
+    fn join_answer(&mut self, now_ms: u64, attempt: Attempt, subscriber: Subscriber, result: Result<JoinPoint, SlotError>, out: &mut Vec<Output>) {
+        let Some(joining) = self.joining.get(&subscriber) else { return };
+        if joining.stage != JoinStage::Asked(attempt) {
+            return;
+        }
+        let point = match result {
+            Ok(point) => point,
+            Err(error) => return self.fail_join(now_ms, subscriber, error, out),
+        };
+        let beyond = joining.since.is_some_and(|since| since.epoch == point.epoch && since.offset > point.head);
+        if beyond && joining.repeats < BEYOND_HEAD_REPEATS {
+            // The client has seen more than this primary: most likely it is deposed and does not know yet.
+            return self.pause_join(now_ms, subscriber, out);
+        }
+        match self.position {
+            // The answer is the later one, and nobody depends on the old log.
+            Some(position) if position.epoch != point.epoch && self.live.is_empty() && attempt > self.log_known_at => {
+                self.position = None;
+            }
+            Some(position) if position.epoch != point.epoch => {
+                // One of the two is outdated; a registration tells.
+                self.pause_join(now_ms, subscriber, out);
+                if matches!(self.registration, Registration::Idle) {
+                    self.register(now_ms, out);
+                }
+                return;
+            }
+            Some(_) if point.head < self.recent.floor => return self.pause_join(now_ms, subscriber, out),
+            Some(_) | None => {}
+        }
+        let first = self.position.is_none();
+        let position = *self.position.get_or_insert(Position { epoch: point.epoch, offset: point.head });
+        if first {
+            self.log_known_at = self.last_attempt;
+            self.recent.restart(point.head);
+            self.renew_at_ms = self.next_renewal(now_ms);
+        } else if point.head > position.offset {
+            self.behind_until_ms.get_or_insert(now_ms + self.settings.settle_ms);
+        }
+        self.complete_join(subscriber, point, position, out);
+        if first {
+            self.settle(now_ms, attempt, out);
+        }
+        self.joining_changed();
+    }
+
+    /// Asks again: at once for the first time (answers were merely late), then with growing pauses.
+    fn pause_join(&mut self, now_ms: u64, subscriber: Subscriber, out: &mut Vec<Output>) {
+        let Some(joining) = self.joining.get_mut(&subscriber) else { return };
+        joining.repeats += 1;
+        let repeats = joining.repeats;
+        if repeats == 1 {
+            return self.ask_join(subscriber, out);
+        }
+        let until_ms = now_ms + backoff(&self.settings, repeats - 2);
+        joining.stage = JoinStage::Paused { until_ms };
+        self.joins_due_ms = self.joins_due_ms.min(until_ms);
+    }
+
+    fn complete_join(&mut self, subscriber: Subscriber, point: JoinPoint, position: Position, out: &mut Vec<Output>) {
+        let Some(joining) = self.joining.remove(&subscriber) else { return };
+        let JoinPoint { epoch, head, recovered, messages, .. } = point;
+        let since = joining.since.filter(|since| since.epoch == epoch && since.offset <= head);
+        // Only what is proven by the messages themselves is claimed.
+        let kept = contiguous_up_to(head, messages, since.map_or(head, |since| since.offset));
+        let first = kept.first().map_or(head + 1, |message| message.offset);
+        let whole = since.is_some_and(|since| first == since.offset + 1);
+        let recovered = recovered && (joining.since.is_none() || whole);
+        out.push(Output::Joined { subscriber, request: joining.request, epoch, offset: head, recovered });
+        self.live.insert(subscriber);
+        let one = |notice| Output::Tell { to: To::One(subscriber), notice };
+        if let Some(since) = since {
+            if !whole {
+                out.push(one(Notice::Gap { epoch, from: since.offset + 1, to: first - 1 }));
+            }
+            out.extend(kept.into_iter().map(|message| one(Notice::Message { epoch, message })));
+        }
+        out.extend(self.recent.after(head).map(|message| one(Notice::Message { epoch, message: message.clone() })));
+        if head > position.offset {
+            self.ahead.insert(subscriber, head);
+        }
+        if self.stale {
+            out.push(one(Notice::Stale));
+        }
+    }
+}
+
+/// The registration and the position.
+impl Feed {
+    fn next_renewal(&self, now_ms: u64) -> u64 {
+        let FeedSettings { renew_ms, renew_phase_ms, .. } = self.settings;
+        let renew_ms = renew_ms.max(1);
+        let into = (now_ms + renew_ms - renew_phase_ms % renew_ms) % renew_ms;
+        let next_ms = now_ms + renew_ms - into;
+        // Not right after this one.
+        if next_ms - now_ms < renew_ms / 2 { next_ms + renew_ms } else { next_ms }
+    }
+
+    /// Asks for everything since the position. An answer still under way is void from now on.
+    fn register(&mut self, now_ms: u64, out: &mut Vec<Output>) {
+        let Some(since) = self.position.filter(|_| self.has_subscribers()) else {
+            self.registration = Registration::Idle;
+            self.register_again = true;
+            self.unsettled_since_ms = None;
+            // Nobody was told, or nobody is there any more.
+            self.stale &= !self.live.is_empty() || self.unreachable_since_ms.is_some();
+            return;
+        };
+        let attempt = self.next_attempt();
+        self.registration = Registration::Asked { attempt, since, at_ms: now_ms };
+        self.register_again = false;
+        self.behind_until_ms = None;
+        self.unsettled_since_ms.get_or_insert(now_ms);
+        out.push(Output::AskRegister { attempt, since });
+    }
+
+    fn unregister(&mut self, out: &mut Vec<Output>) {
+        let attempt = self.next_attempt();
+        let settings = self.settings;
+        let departing = std::mem::take(&mut self.departing);
+        let unreachable_since_ms = self.unreachable_since_ms;
+        *self = Self { last_attempt: attempt, unregistering: Some(attempt), departing, unreachable_since_ms, ..Self::new(settings) };
+        out.push(Output::AskUnregister { attempt });
+    }
+
+    fn pushed(&mut self, now_ms: u64, epoch: Epoch, message: Message, term: Term, out: &mut Vec<Output>) {
+        let Some(position) = self.position else {
+            if !self.joining.is_empty() {
+                self.hold(epoch, message);
+            } else if self.is_over() {
+                // A registration that an earlier life of this feed left behind.
+                self.unregister(out);
+            }
+            return;
+        };
+        if epoch == position.epoch {
+            self.term = self.term.max(term);
+            if message.offset <= position.offset {
+                return;
+            }
+            if message.offset == position.offset + 1 {
+                self.deliver(epoch, message, out);
+                if !self.held.is_empty() {
+                    self.deliver_held(out);
+                }
+                return;
+            }
+        } else if term < self.term {
+            return;
+        }
+        self.hold(epoch, message);
+        if matches!(self.registration, Registration::Idle) {
+            self.register(now_ms, out);
+        }
+    }
+
+    fn hold(&mut self, epoch: Epoch, message: Message) {
+        if !self.held.push(epoch, message, self.last_attempt, self.settings.bounds) {
+            self.register_again = true;
+        }
+    }
+
+    /// Moves the position by one message.
+    fn deliver(&mut self, epoch: Epoch, message: Message, out: &mut Vec<Output>) {
+        let offset = message.offset;
+        self.position = Some(Position { epoch, offset });
+        if self.joining.is_empty() {
+            self.recent.floor = offset;
+        } else {
+            self.recent.push(message.clone(), self.settings.bounds);
+        }
+        let mut except = Vec::new();
+        if !self.ahead.is_empty() {
+            except.extend(self.ahead.iter().filter(|(_, after)| **after >= offset).map(|(subscriber, _)| *subscriber));
+            self.ahead.retain(|_, after| *after > offset);
+            if self.ahead.is_empty() {
+                self.behind_until_ms = None;
+            }
+        }
+        if self.live.len() > except.len() {
+            out.push(Output::Tell { to: To::AllBut(except), notice: Notice::Message { epoch, message } });
+        }
+    }
+
+    fn deliver_held(&mut self, out: &mut Vec<Output>) {
+        while let Some(position) = self.position {
+            let Some(message) = self.held.take_next(position) else { break };
+            self.deliver(position.epoch, message, out);
+        }
+    }
+
+    /// Declares everything up to and with `to` missing to those who have not had it.
+    fn declare_gap(&mut self, position: Position, to: u64, out: &mut Vec<Output>) {
+        let epoch = position.epoch;
+        let ahead = std::mem::take(&mut self.ahead);
+        if self.live.len() > ahead.len() {
+            let except = ahead.keys().copied().collect();
+            out.push(Output::Tell { to: To::AllBut(except), notice: Notice::Gap { epoch, from: position.offset + 1, to } });
+        }
+        for (subscriber, after) in ahead {
+            if after < to {
+                out.push(Output::Tell { to: To::One(subscriber), notice: Notice::Gap { epoch, from: after + 1, to } });
+            } else if after > to {
+                self.ahead.insert(subscriber, after);
+            }
+        }
+        self.position = Some(Position { epoch, offset: to });
+        self.recent.restart(to);
+    }
+
+    fn register_answer(&mut self, now_ms: u64, attempt: Attempt, result: Result<JoinPoint, SlotError>, out: &mut Vec<Output>) {
+        let (Registration::Asked { attempt: asked, since, .. }, Some(position)) = (&self.registration, self.position) else { return };
+        if *asked != attempt {
+            return;
+        }
+        let since = *since;
+        let point = match result {
+            Ok(point) if point.epoch == since.epoch && since.epoch == position.epoch && point.head < since.offset => {
+                // Behind what was delivered before it was asked: a deposed primary.
+                return self.retry(now_ms);
+            }
+            Ok(point) => point,
+            Err(_) => return self.retry(now_ms),
+        };
+        if point.epoch == position.epoch {
+            self.catch_up(attempt, point, out);
+        } else {
+            let position = Position { epoch: point.epoch, offset: point.head };
+            self.position = Some(position);
+            self.log_known_at = self.last_attempt;
+            self.recent.restart(point.head);
+            self.ahead.clear();
+            self.tell_all(Notice::Reset(position), out);
+        }
+        self.settle(now_ms, attempt, out);
+    }
+
+    /// Delivers what an answer brought, and declares what it proves to be gone.
+    fn catch_up(&mut self, attempt: Attempt, point: JoinPoint, out: &mut Vec<Output>) {
+        let JoinPoint { epoch, head, messages, .. } = point;
+        let behind = self.position.map_or(head, |position| position.offset);
+        for message in contiguous_up_to(head, messages, behind) {
+            self.held.insert(epoch, message, attempt);
+        }
+        self.deliver_held(out);
+        while let Some(position) = self.position.filter(|position| position.offset < head) {
+            let next = self.held.first_after(position).map_or(head, |offset| (offset - 1).min(head));
+            self.declare_gap(position, next, out);
+            self.deliver_held(out);
+        }
+    }
+
+    /// After an answer: delivers what can be, and decides whether the feed is whole or has to ask again.
+    fn settle(&mut self, now_ms: u64, answered: Attempt, out: &mut Vec<Output>) {
+        self.deliver_held(out);
+        let Some(position) = self.position else { return };
+        self.held.forget_old(position, answered);
+        if !self.held.is_empty() {
+            // Something later is here already: what lies between is on its way or lost.
+            if self.failures == 0 {
+                self.failures = 1;
+                return self.register(now_ms, out);
+            }
+            return self.retry(now_ms);
+        }
+        self.failures = 0;
+        if self.register_again {
+            return self.register(now_ms, out);
+        }
+        match self.registration {
+            // Only the answer to what was asked last, after the last disruption, proves that nothing is missing.
+            Registration::Asked { attempt, .. } if attempt != answered => return,
+            Registration::Retry { .. } => return,
+            Registration::Asked { .. } | Registration::Idle => {}
+        }
+        self.registration = Registration::Idle;
+        self.renew_at_ms = self.next_renewal(now_ms);
+        self.unsettled_since_ms = None;
+        if self.stale && self.unreachable_since_ms.is_none() {
+            self.stale = false;
+            self.tell_all(Notice::Live(position), out);
+        }
+        self.ask_due_joins(now_ms, true, out);
+    }
+
+    fn retry(&mut self, now_ms: u64) {
+        self.registration = Registration::Retry { at_ms: now_ms + backoff(&self.settings, self.failures) };
+        self.failures += 1;
+    }
+}
+
+fn backoff(settings: &FeedSettings, failures: u32) -> u64 {
+    settings.retry_ms.saturating_mul(1 << failures.min(16)).min(settings.retry_max_ms)
+}
+
+/// The last messages that follow each other up to `head`, without those up to `behind`.
+fn contiguous_up_to(head: u64, mut messages: Vec<Message>, behind: u64) -> Vec<Message> {
+    let mut first = messages.len();
+    let mut next = head;
+    while first > 0 && messages[first - 1].offset == next && next > behind {
+        first -= 1;
+        next -= 1;
+    }
+    messages.drain(..first);
+    messages
+}

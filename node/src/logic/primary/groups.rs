@@ -1,0 +1,183 @@
+//! Requests about groups.
+
+use super::{Asked, Pending, SlotCore, SlotOutput, Ticket};
+use crate::{
+    id::{GroupName, Member},
+    logic::{
+        Now,
+        entry::Entry,
+        request::{GroupInfo, Interest, JoinPoint, SlotAnswer, SlotError, SlotRequest},
+    },
+};
+
+/// One answer carries about so many bytes of messages; the gateway asks again for what follows.
+const REPLAY_BYTES: usize = 4 << 20;
+
+impl SlotCore {
+    pub(super) fn group_request(&mut self, now: Now, asked: Asked, out: &mut Vec<SlotOutput>) {
+        let Asked { ticket, from, request } = asked;
+        let at_ms = now.wall_ms;
+        let result = match request {
+            SlotRequest::Publish { group, key, data, from, retention, min_copies } => {
+                let copies = self.replica.copies();
+                if copies < min_copies {
+                    Err(SlotError::NotEnoughCopies { copies, min_copies })
+                } else {
+                    let epoch = self.new_epoch();
+                    let entry = Entry::Publish { group, epoch, key, data, from, at_ms, retention };
+                    return self.order(entry, Pending::Publish(ticket));
+                }
+            }
+            SlotRequest::Register { interests } => {
+                return self.register(now, ticket, from, interests, out);
+            }
+            SlotRequest::Unregister { groups } => {
+                for group in &groups {
+                    if let Some(gateways) = self.interests.get_mut(group) {
+                        gateways.remove(&from);
+                        if gateways.is_empty() {
+                            self.interests.remove(group);
+                        }
+                    }
+                }
+                Ok(SlotAnswer::Done)
+            }
+            SlotRequest::Join { group, member, since } => {
+                let pending =
+                    Pending::Join { ticket, gateway: from, interest: Interest { group: group.clone(), since } };
+                let exists = self.state().is_some_and(|state| state.group(&group).is_some());
+                let epoch = self.new_epoch();
+                return match member {
+                    Some(member) => self.order(Entry::MemberJoin { group, epoch, member, at_ms }, pending),
+                    None if exists => self.group_committed(pending, out),
+                    None => self.order(Entry::OpenGroup { group, epoch, at_ms }, pending),
+                };
+            }
+            SlotRequest::Leave { group, session, attachment } => {
+                return self.order(Entry::MemberLeave { group, session, attachment, at_ms }, Pending::Done(ticket));
+            }
+            SlotRequest::History { group, since, limit } => Ok(self.history(&group, since, limit)),
+            SlotRequest::Members { group, after, limit } => Ok(self.members(&group, after, limit)),
+            SlotRequest::Group { group } => Ok(SlotAnswer::Group(self.group_info(&group))),
+            _ => Err(SlotError::Unavailable),
+        };
+        out.push(SlotOutput::Answer { ticket, result });
+    }
+
+    /// Groups that do not exist are opened first, so that their epoch stands.
+    fn register(
+        &mut self,
+        now: Now,
+        ticket: Ticket,
+        gateway: Member,
+        interests: Vec<Interest>,
+        out: &mut Vec<SlotOutput>,
+    ) {
+        let exists = |group: &GroupName| self.state().is_some_and(|state| state.group(group).is_some());
+        let missing: Vec<_> =
+            interests.iter().map(|interest| &interest.group).filter(|group| !exists(group)).cloned().collect();
+        let mut last = None;
+        for group in missing {
+            let epoch = self.new_epoch();
+            last = self.replica.order(Entry::OpenGroup { group, epoch, at_ms: now.wall_ms });
+        }
+        let pending = Pending::Register { ticket, gateway, interests };
+        match last {
+            Some(index) => {
+                self.pending.insert(index, pending);
+            }
+            None => self.group_committed(pending, out),
+        }
+    }
+
+    /// What a request about a group waited for is committed.
+    pub(super) fn group_committed(&mut self, pending: Pending, out: &mut Vec<SlotOutput>) {
+        let (ticket, answer) = match pending {
+            Pending::Register { ticket, gateway, interests } => {
+                let mut budget = REPLAY_BYTES;
+                let points = interests.into_iter().map(|interest| self.join_point(&gateway, interest, &mut budget));
+                (ticket, points.collect::<Option<Vec<_>>>().map(SlotAnswer::Registered))
+            }
+            Pending::Join { ticket, gateway, interest } => {
+                let mut unbounded = usize::MAX;
+                (ticket, self.join_point(&gateway, interest, &mut unbounded).map(SlotAnswer::Joined))
+            }
+            Pending::Done(ticket) => (ticket, Some(SlotAnswer::Done)),
+            _ => return,
+        };
+        out.push(SlotOutput::Answer { ticket, result: answer.ok_or(SlotError::Busy) });
+    }
+
+    /// Registers the gateway's interest and says where it begins, in one step: what is committed later is pushed.
+    fn join_point(&mut self, gateway: &Member, interest: Interest, budget: &mut usize) -> Option<JoinPoint> {
+        let Interest { group, since } = interest;
+        let log = &self.replica.state()?.group(&group)?.log;
+        let (epoch, mut head) = (log.epoch(), log.head());
+        let (recovered, mut messages) = match since {
+            None => (true, Vec::new()),
+            Some(since) if since.epoch == epoch => {
+                let missed = log.since(since.offset, usize::MAX);
+                (missed.complete, missed.messages)
+            }
+            Some(_) => (false, Vec::new()),
+        };
+        let fits = messages.iter().take_while(|message| {
+            let before = *budget;
+            *budget = budget.saturating_sub(message.data.len() + 64);
+            before > 0
+        });
+        let fitting = fits.count();
+        if fitting < messages.len() {
+            // The gateway notices by the next message's offset, or by its own clock, and asks for the rest.
+            messages.truncate(fitting);
+            head = messages.last().map_or_else(|| since.map_or(head, |since| since.offset), |message| message.offset);
+        }
+        self.interests.entry(group.clone()).or_default().insert(gateway.clone());
+        Some(JoinPoint { group, epoch, head, recovered, messages })
+    }
+
+    fn history(&self, group: &GroupName, since: Option<crate::id::Position>, limit: u32) -> SlotAnswer {
+        let Some(group) = self.state().and_then(|state| state.group(group)) else {
+            return SlotAnswer::History { position: None, complete: since.is_none(), messages: Vec::new() };
+        };
+        let offset = match since {
+            Some(since) if since.epoch == group.log.epoch() => since.offset,
+            _ => group.log.head() - group.log.kept(),
+        };
+        let found = group.log.since(offset, limit as usize);
+        let same_epoch = since.is_none_or(|since| since.epoch == group.log.epoch());
+        let mut bytes = 0;
+        let messages = found.messages.into_iter().take_while(|message| {
+            let before = bytes;
+            bytes += message.data.len();
+            before < REPLAY_BYTES
+        });
+        SlotAnswer::History {
+            position: Some(group.log.position()),
+            complete: found.complete && same_epoch,
+            messages: messages.collect(),
+        }
+    }
+
+    fn members(&self, group: &GroupName, after: Option<crate::id::SessionId>, limit: u32) -> SlotAnswer {
+        let members = self.state().and_then(|state| state.group(group)).map(|group| &group.members);
+        let later = members.into_iter().flatten().filter(|(session, _)| after.is_none_or(|after| **session > after));
+        let mut page: Vec<_> =
+            later.map(|(_, member)| member.clone()).take((limit as usize).saturating_add(1)).collect();
+        let more = page.len() > limit as usize;
+        page.truncate(limit as usize);
+        SlotAnswer::Members { members: page, more }
+    }
+
+    /// What there is to say about a group, if it exists.
+    pub fn group_info(&self, name: &GroupName) -> Option<GroupInfo> {
+        let group = self.state()?.group(name)?;
+        Some(GroupInfo {
+            group: name.clone(),
+            epoch: group.log.epoch(),
+            head: group.log.head(),
+            kept: group.log.kept(),
+            members: group.members.len() as u64,
+        })
+    }
+}

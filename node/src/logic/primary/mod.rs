@@ -1,0 +1,426 @@
+//! A slot on one node: its copy ([`Replica`]) and, while this node is the slot's primary, what only a primary does:
+//! answer requests, deliver what is committed to the gateways that asked for it, and drive sessions' lives.
+//!
+//! Nothing here but the copy outlives a change of the primary: who waits for an answer is told `NotPrimary` and asks the
+//! new one, gateways register again, and what a session still needs done stands in its state.
+
+mod groups;
+mod sessions;
+mod timers;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use super::{
+    Now,
+    entry::{Entry, SessionRecord},
+    map::{MapRequest, SlotAssignment},
+    replication::{Replica, ReplicaOutput, ReplicationMessage},
+    request::{Push, SlotAnswer, SlotError, SlotRequest},
+    slot::{Effect, SlotState},
+};
+use crate::id::{AttachmentNumber, Epoch, GroupName, Index, Member, SessionId, SlotId, Term};
+
+/// What a slot needs to know of the configuration.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SlotSettings {
+    /// A replica that has not acknowledged for so long is reported to the steward.
+    pub replica_timeout_ms: u64,
+    /// A session stays present for so long after its socket dropped.
+    pub resume_grace_ms: u64,
+    /// It leaves the memory when detached for so long.
+    pub memory_ttl_ms: u64,
+    /// Entries waiting for their commit; past it requests are refused with `Busy`.
+    pub queue: usize,
+    /// Groups of one session.
+    pub groups_per_session: usize,
+}
+
+/// Names a request for its answer; the shell's.
+pub type Ticket = u64;
+
+/// What happens to a slot.
+#[derive(Clone, PartialEq, Debug)]
+pub enum SlotInput {
+    /// A confirmed map.
+    Map {
+        /// Its version.
+        version: u64,
+        /// What it says of this slot.
+        assignment: SlotAssignment,
+    },
+    /// A message from another member.
+    Peer {
+        /// Whose.
+        from: Member,
+        /// What.
+        message: ReplicationMessage,
+    },
+    /// A request from a gateway.
+    Request {
+        /// For the answer.
+        ticket: Ticket,
+        /// The gateway.
+        from: Member,
+        /// The term under which it believes this node to be primary.
+        term: Term,
+        /// What it asks.
+        request: SlotRequest,
+    },
+    /// To [`SlotOutput::Load`].
+    Loaded {
+        /// Which.
+        session: SessionId,
+        /// The store's record; nothing where it has none; an error where it did not answer.
+        result: Result<Option<SessionRecord>, ()>,
+    },
+    /// To [`SlotOutput::Save`].
+    Saved {
+        /// Which.
+        session: SessionId,
+        /// As of this entry.
+        index: Index,
+        /// Whether the store took it.
+        ok: bool,
+    },
+    /// To [`SlotOutput::Depart`]: these are done.
+    Departed {
+        /// Which.
+        session: SessionId,
+        /// Not all of those asked for, perhaps; the rest is asked for again.
+        groups: Vec<GroupName>,
+    },
+    /// The processes believed to be alive.
+    Alive(Arc<BTreeSet<Member>>),
+    /// What was sent to this node lately may be lost.
+    LinkReset(Member),
+    /// Time has passed; every 50–100 ms.
+    Tick,
+}
+
+/// What a slot wants done.
+#[derive(Clone, PartialEq, Debug)]
+pub enum SlotOutput {
+    /// To another member.
+    Send {
+        /// Whom.
+        to: Member,
+        /// What.
+        message: ReplicationMessage,
+    },
+    /// To whoever asked.
+    Answer {
+        /// Of the request.
+        ticket: Ticket,
+        /// The answer.
+        result: Result<SlotAnswer, SlotError>,
+    },
+    /// To a gateway, this node's own perhaps.
+    Push {
+        /// Whom.
+        to: Member,
+        /// The primary's term.
+        term: Term,
+        /// What.
+        push: Push,
+    },
+    /// To the steward.
+    Ask(MapRequest),
+    /// Read a session from the store.
+    Load {
+        /// Which.
+        session: SessionId,
+    },
+    /// Write a session to the store.
+    Save {
+        /// As it is; ended where `ended`.
+        record: SessionRecord,
+        /// Whether it is over.
+        ended: bool,
+        /// Orders the writes, with `index`.
+        term: Term,
+        /// The last applied entry.
+        index: Index,
+    },
+    /// Take a session's presences out of these groups, which live in other slots.
+    Depart {
+        /// Which.
+        session: SessionId,
+        /// Each up to an attachment.
+        groups: Vec<(GroupName, AttachmentNumber)>,
+    },
+}
+
+/// Who is to be told when an entry is committed, and what.
+#[derive(Debug)]
+enum Pending {
+    Publish(Ticket),
+    Register {
+        ticket: Ticket,
+        gateway: Member,
+        interests: Vec<super::request::Interest>,
+    },
+    Join {
+        ticket: Ticket,
+        gateway: Member,
+        interest: super::request::Interest,
+    },
+    Done(Ticket),
+    /// Answered once the store has it.
+    Create {
+        ticket: Ticket,
+        session: SessionId,
+    },
+    Change {
+        ticket: Ticket,
+        session: SessionId,
+    },
+    End {
+        ticket: Ticket,
+        session: SessionId,
+    },
+    Attach {
+        ticket: Ticket,
+        session: SessionId,
+    },
+    /// The session came from the store: these can be handled now.
+    Loaded(Vec<Asked>),
+    /// A timer's entry: until it is committed the timer does not order it again.
+    Timer(SessionId),
+    Nobody,
+}
+
+/// A request that waits for its session to be loaded.
+#[derive(Debug)]
+struct Asked {
+    ticket: Ticket,
+    from: Member,
+    request: SlotRequest,
+}
+
+/// An attach that waits for the earlier attachment to be cut off.
+#[derive(Debug)]
+struct Displacing {
+    ticket: Ticket,
+    earlier: AttachmentNumber,
+    until_ms: u64,
+    answer: SlotAnswer,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct SlotCore {
+    settings: SlotSettings,
+    replica: Replica,
+    random: u64,
+    map_version: u64,
+    alive: Arc<BTreeSet<Member>>,
+    ticks: u64,
+    /// The term that all below belongs to.
+    term: Option<Term>,
+    interests: BTreeMap<GroupName, BTreeSet<Member>>,
+    pending: BTreeMap<Index, Pending>,
+    loading: BTreeMap<SessionId, Vec<Asked>>,
+    /// Requests answered when the store has the session as of an entry.
+    saving: BTreeMap<(SessionId, Index), Vec<(Ticket, bool)>>,
+    displacing: BTreeMap<SessionId, Displacing>,
+    /// Sessions with a timer's entry under way, with groups being departed, with a failed save (and when to try again).
+    timers: BTreeSet<SessionId>,
+    departing: BTreeMap<SessionId, u64>,
+    save_again_ms: u64,
+}
+
+impl SlotCore {
+    /// A slot that this node holds nothing of. `seed` is for the epochs that it makes.
+    pub fn new(slot: SlotId, me: Member, settings: SlotSettings, seed: u64) -> Self {
+        Self {
+            settings,
+            replica: Replica::new(slot, me, settings.replica_timeout_ms),
+            random: seed,
+            map_version: 0,
+            alive: Arc::default(),
+            ticks: 0,
+            term: None,
+            interests: BTreeMap::new(),
+            pending: BTreeMap::new(),
+            loading: BTreeMap::new(),
+            saving: BTreeMap::new(),
+            displacing: BTreeMap::new(),
+            timers: BTreeSet::new(),
+            departing: BTreeMap::new(),
+            save_again_ms: 0,
+        }
+    }
+
+    /// The copy, to look at.
+    pub fn replica(&self) -> &Replica {
+        &self.replica
+    }
+
+    /// Takes an input. Call [`SlotCore::flush`] after a batch of them.
+    pub fn handle(&mut self, now: Now, input: SlotInput, out: &mut Vec<SlotOutput>) {
+        let mut from_replica = Vec::new();
+        match input {
+            SlotInput::Map { version, assignment } => {
+                self.map_version = version;
+                self.replica.on_map(now, version, &assignment, &mut from_replica);
+            }
+            SlotInput::Peer { from, message } => self.replica.on_message(now, &from, message, &mut from_replica),
+            SlotInput::Request { ticket, from, term, request } => {
+                if self.replica.serving() == Some(term) && self.term == Some(term) {
+                    self.request(now, Asked { ticket, from, request }, out);
+                } else {
+                    self.refuse(ticket, out);
+                }
+            }
+            SlotInput::Loaded { session, result } => self.loaded(now, session, result, out),
+            SlotInput::Saved { session, index, ok } => self.saved(now, session, index, ok, out),
+            SlotInput::Departed { session, groups } => {
+                self.departing.remove(&session);
+                if !groups.is_empty() {
+                    self.order(Entry::Departed { session, groups }, Pending::Nobody);
+                }
+            }
+            SlotInput::Alive(alive) => self.alive = alive,
+            SlotInput::LinkReset(member) => self.replica.link_reset(&member),
+            SlotInput::Tick => {
+                self.replica.on_tick(now, &mut from_replica);
+                self.timers(now, out);
+            }
+        }
+        self.perform(now, from_replica, out);
+    }
+
+    /// Sends and commits what the inputs so far allow.
+    pub fn flush(&mut self, now: Now, out: &mut Vec<SlotOutput>) {
+        let mut from_replica = Vec::new();
+        self.replica.flush(now, &mut from_replica);
+        self.perform(now, from_replica, out);
+    }
+
+    fn perform(&mut self, now: Now, outputs: Vec<ReplicaOutput>, out: &mut Vec<SlotOutput>) {
+        self.follow_role(out);
+        for output in outputs {
+            match output {
+                ReplicaOutput::Send { to, message } => out.push(SlotOutput::Send { to, message }),
+                ReplicaOutput::Ask(request) => out.push(SlotOutput::Ask(request)),
+                ReplicaOutput::Committed { index, effect } => self.committed(now, index, effect, out),
+            }
+        }
+    }
+
+    /// Begins or ends being the primary.
+    fn follow_role(&mut self, out: &mut Vec<SlotOutput>) {
+        let term = self.replica.primary_term();
+        if term == self.term {
+            return;
+        }
+        self.term = term;
+        self.interests.clear();
+        self.timers.clear();
+        self.departing.clear();
+        self.save_again_ms = 0;
+        let mut tickets: Vec<Ticket> = Vec::new();
+        for pending in std::mem::take(&mut self.pending).into_values() {
+            match pending {
+                Pending::Publish(ticket)
+                | Pending::Register { ticket, .. }
+                | Pending::Join { ticket, .. }
+                | Pending::Done(ticket)
+                | Pending::Create { ticket, .. }
+                | Pending::Change { ticket, .. }
+                | Pending::End { ticket, .. }
+                | Pending::Attach { ticket, .. } => tickets.push(ticket),
+                Pending::Loaded(asked) => tickets.extend(asked.into_iter().map(|asked| asked.ticket)),
+                Pending::Timer(_) | Pending::Nobody => {}
+            }
+        }
+        tickets.extend(std::mem::take(&mut self.loading).into_values().flatten().map(|asked| asked.ticket));
+        tickets.extend(std::mem::take(&mut self.saving).into_values().flatten().map(|(ticket, _)| ticket));
+        tickets.extend(std::mem::take(&mut self.displacing).into_values().map(|displacing| displacing.ticket));
+        for ticket in tickets {
+            self.refuse(ticket, out);
+        }
+    }
+
+    fn refuse(&self, ticket: Ticket, out: &mut Vec<SlotOutput>) {
+        let error = SlotError::NotPrimary { map_version: self.map_version };
+        out.push(SlotOutput::Answer { ticket, result: Err(error) });
+    }
+
+    fn request(&mut self, now: Now, asked: Asked, out: &mut Vec<SlotOutput>) {
+        if self.replica.uncommitted() >= self.settings.queue || self.loading.len() >= self.settings.queue {
+            out.push(SlotOutput::Answer { ticket: asked.ticket, result: Err(SlotError::Busy) });
+            return;
+        }
+        match asked.request {
+            SlotRequest::Register { .. }
+            | SlotRequest::Unregister { .. }
+            | SlotRequest::Publish { .. }
+            | SlotRequest::Join { .. }
+            | SlotRequest::Leave { .. }
+            | SlotRequest::History { .. }
+            | SlotRequest::Members { .. }
+            | SlotRequest::Group { .. } => self.group_request(now, asked, out),
+            _ => self.session_request(now, asked, out),
+        }
+    }
+
+    /// Orders an entry and notes who waits for it. Only called while serving.
+    fn order(&mut self, entry: Entry, pending: Pending) {
+        let Some(index) = self.replica.order(entry) else {
+            return;
+        };
+        if !matches!(pending, Pending::Nobody) {
+            self.pending.insert(index, pending);
+        }
+    }
+
+    fn committed(&mut self, now: Now, index: Index, effect: Effect, out: &mut Vec<SlotOutput>) {
+        let pending = self.pending.remove(&index).unwrap_or(Pending::Nobody);
+        match effect {
+            Effect::Published { group, position, message } => {
+                if let Some(message) = message {
+                    self.push_to_interested(
+                        &group,
+                        |group| Push::Deliver { group, epoch: position.epoch, message: message.clone() },
+                        out,
+                    );
+                }
+                if let Pending::Publish(ticket) = pending {
+                    let answer = SlotAnswer::Published { position, copies: self.replica.copies() };
+                    out.push(SlotOutput::Answer { ticket, result: Ok(answer) });
+                }
+                return;
+            }
+            Effect::Member { group, joined, member } => {
+                self.push_to_interested(&group, |group| Push::Member { group, joined, member: member.clone() }, out);
+                self.group_committed(pending, out);
+            }
+            Effect::Opened | Effect::Nothing => self.group_committed(pending, out),
+            effect => self.session_committed(now, index, pending, effect, out),
+        }
+    }
+
+    fn push_to_interested(&self, group: &GroupName, push: impl Fn(GroupName) -> Push, out: &mut Vec<SlotOutput>) {
+        let Some(term) = self.term else { return };
+        for gateway in self.interests.get(group).into_iter().flatten() {
+            out.push(SlotOutput::Push { to: gateway.clone(), term, push: push(group.clone()) });
+        }
+    }
+
+    fn state(&self) -> Option<&SlotState> {
+        self.replica.state()
+    }
+
+    /// The next epoch: splitmix64 (Steele, Lea, Flood 2014) over the seed.
+    fn new_epoch(&mut self) -> Epoch {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.random;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        Epoch(z ^ (z >> 31))
+    }
+}

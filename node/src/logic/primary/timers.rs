@@ -1,0 +1,139 @@
+//! What a primary does because time has passed. Each step is an entry, so that a new primary goes on where this one was.
+
+use super::{Pending, SlotCore, SlotOutput};
+use crate::{
+    id::SessionId,
+    logic::{
+        Now,
+        entry::Entry,
+        session::{Session, Stage},
+    },
+};
+
+/// Sessions are looked at every so many ticks, groups less often.
+const SESSION_TICKS: u64 = 5;
+const GROUP_TICKS: u64 = 50;
+/// A group without anything in it goes after so long.
+const GROUP_IDLE_MS: u64 = 60_000;
+/// At most so many of each at a time; the rest has its turn later.
+const AT_ONCE: usize = 256;
+/// Presences that could not be taken out are tried again after so long.
+const DEPART_AGAIN_MS: u64 = 5_000;
+
+/// What a session needs done now.
+enum Due {
+    Entry(Entry),
+    Save,
+    Depart,
+}
+
+impl SlotCore {
+    pub(super) fn timers(&mut self, now: Now, out: &mut Vec<SlotOutput>) {
+        self.ticks += 1;
+        if self.replica.serving().is_none() || self.replica.serving() != self.term {
+            return;
+        }
+        let late: Vec<_> = self
+            .displacing
+            .iter()
+            .filter(|(_, displacing)| displacing.until_ms <= now.mono_ms)
+            .map(|(session, _)| *session)
+            .collect();
+        for session in late {
+            self.answer_displacing(session, out);
+        }
+        if self.ticks % SESSION_TICKS == 0 {
+            self.drop_dead_gateways();
+            self.session_timers(now, out);
+        }
+        if self.ticks % GROUP_TICKS == 0 {
+            self.group_timers(now);
+        }
+    }
+
+    fn drop_dead_gateways(&mut self) {
+        if self.alive.is_empty() {
+            return;
+        }
+        let alive = &self.alive;
+        self.interests.retain(|_, gateways| {
+            gateways.retain(|gateway| alive.contains(gateway));
+            !gateways.is_empty()
+        });
+    }
+
+    fn session_timers(&mut self, now: Now, out: &mut Vec<SlotOutput>) {
+        let Some(state) = self.replica.state() else {
+            return;
+        };
+        let due: Vec<(SessionId, Due)> = state
+            .sessions()
+            .iter()
+            .filter(|(id, _)| !self.timers.contains(id))
+            .filter_map(|(id, session)| self.due(now, *id, session).map(|due| (*id, due)))
+            .take(AT_ONCE)
+            .collect();
+        for (session, due) in due {
+            match due {
+                Due::Entry(entry) => {
+                    self.timers.insert(session);
+                    self.order(entry, Pending::Timer(session));
+                }
+                Due::Save => self.save(self.replica.applied(), session, None, out),
+                Due::Depart => {
+                    self.departing.insert(session, now.mono_ms + DEPART_AGAIN_MS);
+                    let state = self.replica.state().and_then(|state| state.session(session));
+                    let groups =
+                        state.map(|session| session.departing.clone().into_iter().collect()).unwrap_or_default();
+                    out.push(SlotOutput::Depart { session, groups });
+                }
+            }
+        }
+    }
+
+    fn due(&self, now: Now, id: SessionId, session: &Session) -> Option<Due> {
+        let at_ms = now.wall_ms;
+        if let Some(reason) = session.expired(at_ms) {
+            return Some(Due::Entry(Entry::SessionEnd { session: id, reason, at_ms }));
+        }
+        let gone = |gateway| !self.alive.is_empty() && !self.alive.contains(gateway);
+        match (&session.stage, session.attachment()) {
+            (_, Some(live)) if gone(&live.gateway) => {
+                let grace_until_ms = at_ms + self.settings.resume_grace_ms;
+                return Some(Due::Entry(Entry::Detach { session: id, attachment: live.number, at_ms, grace_until_ms }));
+            }
+            (Stage::Grace { until_ms }, _) if *until_ms <= at_ms => {
+                return Some(Due::Entry(Entry::GraceOver { session: id, attachment: session.last_number() }));
+            }
+            _ => {}
+        }
+        if !session.departing.is_empty() && self.departing.get(&id).is_none_or(|again_ms| *again_ms <= now.mono_ms) {
+            return Some(Due::Depart);
+        }
+        if session.is_unsaved() && self.save_again_ms <= now.mono_ms {
+            return Some(Due::Save);
+        }
+        let forgettable = session.is_at_rest() && session.record.last_used_ms + self.settings.memory_ttl_ms <= at_ms;
+        forgettable.then_some(Due::Entry(Entry::Forget { session: id }))
+    }
+
+    fn group_timers(&mut self, now: Now) {
+        let Some(state) = self.replica.state() else {
+            return;
+        };
+        let at_ms = now.wall_ms;
+        let due: Vec<_> = state
+            .groups()
+            .iter()
+            .filter_map(|(name, group)| {
+                let idle = group.members.is_empty() && group.active_ms + GROUP_IDLE_MS <= at_ms;
+                let remove = idle && !self.interests.contains_key(name);
+                (group.log.is_overdue(at_ms) || (remove && group.log.is_empty())).then(|| (name.clone(), remove))
+            })
+            .take(AT_ONCE)
+            .collect();
+        for (group, remove) in due {
+            self.order(Entry::Trim { group, at_ms, remove }, Pending::Nobody);
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! A session's life in its slot: attach, displace, grace, end, and what it leaves behind.
+//!
+//! Only entries change it, so every copy of the slot has the same. Attachment numbers are at least the time of the
+//! attach: they grow even when a slot has lost its memory and the record came back from the store.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use super::entry::{EndReason, SessionChange, SessionRecord};
+use crate::id::{AttachmentNumber, GroupName, Index, Member};
+
+/// The one live connection of a session.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Attachment {
+    /// A later one displaces it.
+    pub number: AttachmentNumber,
+    /// Where the client is connected.
+    pub gateway: Member,
+    /// The gateway's number for the connection.
+    pub connection: u64,
+}
+
+/// Where a session is.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Stage {
+    /// A client is attached, by the last attachment.
+    Attached,
+    /// The socket of the last attachment dropped; present until then.
+    Grace {
+        /// Milliseconds since 1970.
+        until_ms: u64,
+    },
+    /// Not present.
+    Detached,
+    /// Over; kept until its presences are gone and the store knows.
+    Ended(EndReason),
+}
+
+/// A session in its slot.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Session {
+    /// What the store has too.
+    pub record: SessionRecord,
+    /// Where it is.
+    pub stage: Stage,
+    /// The last attachment, live or not.
+    pub last: Option<Attachment>,
+    /// The entry that last changed the record, and the last one that the store has.
+    pub changed: Index,
+    /// See `changed`.
+    pub saved: Index,
+    /// Presences to be taken out of these groups, up to this attachment.
+    pub departing: BTreeMap<GroupName, AttachmentNumber>,
+    /// Groups that the client left lately: should its gateway have died before it took the presence out, the end of the
+    /// attachment does.
+    pub left: BTreeSet<GroupName>,
+}
+
+/// More than these are not remembered in `left`.
+const LEFT_MAX: usize = 64;
+
+impl Session {
+    /// A session as created or loaded.
+    pub fn new(record: SessionRecord, index: Index, stored: bool) -> Self {
+        Self {
+            record,
+            stage: Stage::Detached,
+            last: None,
+            changed: index,
+            saved: if stored { index } else { 0 },
+            departing: BTreeMap::new(),
+            left: BTreeSet::new(),
+        }
+    }
+
+    /// The live connection, where there is one.
+    pub fn attachment(&self) -> Option<&Attachment> {
+        self.last.as_ref().filter(|_| self.stage == Stage::Attached)
+    }
+
+    /// The number of the last attachment; 0 before the first.
+    pub fn last_number(&self) -> AttachmentNumber {
+        self.last.as_ref().map_or(0, |last| last.number)
+    }
+
+    /// Whether its groups show it.
+    pub fn is_present(&self) -> bool {
+        matches!(self.stage, Stage::Attached | Stage::Grace { .. })
+    }
+
+    /// Why it is over, if it is.
+    pub fn ended(&self) -> Option<EndReason> {
+        match self.stage {
+            Stage::Ended(reason) => Some(reason),
+            _ => None,
+        }
+    }
+
+    /// Whether the store lacks something.
+    pub fn is_unsaved(&self) -> bool {
+        self.saved < self.changed
+    }
+
+    /// Why it is to end at this time, if it is.
+    pub fn expired(&self, wall_ms: u64) -> Option<EndReason> {
+        if self.ended().is_some() {
+            return None;
+        }
+        if wall_ms >= self.record.expires_ms {
+            return Some(EndReason::Expired);
+        }
+        let idle_until = self.record.last_used_ms.saturating_add(self.record.idle_ttl_ms);
+        (self.attachment().is_none() && wall_ms >= idle_until).then_some(EndReason::Idle)
+    }
+
+    /// Gives the session to a connection. The attachment that it takes the place of, where that is another one. The
+    /// connection of the last attachment takes it up again under its number: its gateway was believed dead and is not.
+    pub fn attach(&mut self, gateway: Member, connection: u64, at_ms: u64) -> Option<Attachment> {
+        let again = self.last.as_ref().is_some_and(|last| last.gateway == gateway && last.connection == connection);
+        let present = self.is_present();
+        self.stage = Stage::Attached;
+        self.record.last_used_ms = self.record.last_used_ms.max(at_ms);
+        if again {
+            return None;
+        }
+        let number = at_ms.max(self.last_number() + 1);
+        self.last.replace(Attachment { number, gateway, connection }).filter(|_| present)
+    }
+
+    /// The socket is gone. Whether that was the live attachment.
+    pub fn detach(&mut self, number: AttachmentNumber, at_ms: u64, until_ms: u64) -> bool {
+        let live = self.attachment().is_some_and(|attachment| attachment.number == number);
+        if live {
+            self.stage = Stage::Grace { until_ms };
+            self.record.last_used_ms = self.record.last_used_ms.max(at_ms);
+        }
+        live
+    }
+
+    /// The grace has passed: its groups no longer show it.
+    pub fn grace_over(&mut self, number: AttachmentNumber) {
+        if matches!(self.stage, Stage::Grace { .. }) && self.last_number() == number {
+            self.stage = Stage::Detached;
+            self.depart();
+        }
+    }
+
+    /// It is over. The attachment to be told so.
+    pub fn end(&mut self, reason: EndReason) -> Option<Attachment> {
+        if self.ended().is_some() {
+            return None;
+        }
+        let attachment = self.attachment().cloned();
+        self.stage = Stage::Ended(reason);
+        self.depart();
+        attachment
+    }
+
+    /// A change over HTTP.
+    pub fn change(&mut self, change: SessionChange, at_ms: u64) {
+        let SessionChange { expires_ms, attributes, grants, join, leave } = change;
+        let record = &mut self.record;
+        record.expires_ms = expires_ms.unwrap_or(record.expires_ms);
+        record.attributes = attributes.unwrap_or_else(|| record.attributes.clone());
+        record.grants = grants.unwrap_or_else(|| std::mem::take(&mut record.grants));
+        record.last_used_ms = record.last_used_ms.max(at_ms);
+        for group in join {
+            self.join(group);
+        }
+        for group in &leave {
+            self.leave(group);
+        }
+    }
+
+    /// It is in this group from now on. Whether it was not before.
+    pub fn join(&mut self, group: GroupName) -> bool {
+        self.left.remove(&group);
+        self.departing.remove(&group);
+        self.record.groups.insert(group)
+    }
+
+    /// It is not in this group any more. Whether it was.
+    pub fn leave(&mut self, group: &GroupName) -> bool {
+        let was_in = self.record.groups.remove(group);
+        if was_in {
+            if self.left.len() >= LEFT_MAX {
+                self.left.pop_first();
+            }
+            self.left.insert(group.clone());
+        }
+        was_in
+    }
+
+    /// Whether nothing is left to do for it, so that it may leave the memory.
+    pub fn is_at_rest(&self) -> bool {
+        matches!(self.stage, Stage::Detached | Stage::Ended(_)) && self.departing.is_empty() && !self.is_unsaved()
+    }
+
+    fn depart(&mut self) {
+        let number = self.last_number();
+        let groups = self.record.groups.iter().cloned().chain(std::mem::take(&mut self.left));
+        self.departing.extend(groups.map(|group| (group, number)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::id::{NodeId, SessionId};
+
+    fn session() -> Session {
+        let record = SessionRecord {
+            id: SessionId(Uuid::nil()),
+            user: "ann".to_owned(),
+            created_ms: 0,
+            expires_ms: 1_000,
+            idle_ttl_ms: 100,
+            last_used_ms: 0,
+            attributes: Bytes::from_static(b"{}"),
+            groups: BTreeSet::from([GroupName::parse("a").unwrap()]),
+            grants: vec![],
+        };
+        Session::new(record, 1, true)
+    }
+
+    fn gateway(generation: u64) -> Member {
+        Member { node: NodeId::parse("n1").unwrap(), generation }
+    }
+
+    #[test]
+    fn a_later_attachment_displaces_and_the_earlier_socket_no_longer_matters() {
+        let mut session = session();
+        assert_eq!(session.attach(gateway(1), 5, 10), None);
+        let first = session.attachment().unwrap().number;
+        assert_eq!(session.attach(gateway(1), 5, 11), None, "a repeat is the same attachment");
+        assert_eq!(session.attachment().unwrap().number, first);
+        let displaced = session.attach(gateway(2), 5, 9).unwrap();
+        assert_eq!(displaced.number, first);
+        let second = session.attachment().unwrap().number;
+        assert!(second > first, "also when the clock went back");
+        assert!(!session.detach(first, 20, 50));
+        assert!(session.detach(second, 20, 50));
+        session.grace_over(first);
+        assert!(session.is_present());
+        session.grace_over(second);
+        assert!(!session.is_present());
+        assert_eq!(session.departing.into_iter().collect::<Vec<_>>(), vec![(GroupName::parse("a").unwrap(), second)]);
+    }
+
+    #[test]
+    fn it_expires_when_idle_and_in_any_case() {
+        let mut session = session();
+        assert_eq!(session.expired(99), None);
+        assert_eq!(session.expired(100), Some(EndReason::Idle));
+        session.attach(gateway(1), 1, 90);
+        assert_eq!(session.expired(500), None, "attached is not idle");
+        assert_eq!(session.expired(1_000), Some(EndReason::Expired));
+        assert!(session.end(EndReason::Expired).is_some());
+        assert_eq!(session.expired(2_000), None);
+        assert!(!session.is_at_rest(), "its presence has to be taken back first");
+    }
+}

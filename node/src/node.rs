@@ -1,0 +1,349 @@
+//! The composition root: builds one node in the order of what needs what, and is the only file that knows all parts.
+
+mod beat;
+mod control;
+mod dispatch;
+mod probe;
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, OnceLock, atomic::AtomicBool},
+    time::Duration,
+};
+
+use tokio::{net::TcpListener, sync::mpsc};
+use tokio_util::sync::CancellationToken;
+
+use self::{
+    beat::Beat,
+    control::Control,
+    dispatch::{Dispatch, Local, Wired},
+    probe::Probes,
+};
+use crate::{
+    cluster::{
+        gossip::{self, Gossip, GossipError, GossipSettings, OwnState},
+        maps::MapCell,
+        steward::{OnChange, Steward, StewardInputs, StewardSettings},
+        view::NodeState,
+    },
+    config::Config,
+    gateway::{self, Gateway, admission::Admission, connections::Connections, http::Api, hub::Hub, listener},
+    id::{Member, NodeId},
+    logic::primary::SlotSettings,
+    metrics::Metrics,
+    peer::{
+        mesh::{Mesh, MeshError},
+        tls::Identity,
+    },
+    router::Router,
+    slots::{Slots, SlotsInputs},
+    store::{Store, StoreError},
+    tasks::Tasks,
+    token::Keyring,
+    wire::peer::PeerFrame,
+};
+
+/// The store is asked again after so long, until it answers.
+const STORE_AGAIN: Duration = Duration::from_secs(1);
+/// What is left of the tasks after a stop is given so long.
+const STOP_LIMIT: Duration = Duration::from_secs(5);
+/// Slots that cannot be handed over (no other node takes them) hold a drain up no longer than this.
+const DRAIN_LIMIT: Duration = Duration::from_secs(60);
+/// A draining node sends away so many clients a second, each of which is to come back at a time of its own within this.
+const DRAIN_PER_S: u32 = 2_000;
+const DRAIN_SPREAD: Duration = Duration::from_secs(2);
+/// Slots that are being moved for balance at once.
+const MAX_MOVES: usize = 128;
+
+/// What a node is made of.
+#[expect(missing_debug_implementations, reason = "holds keys and a trait object")]
+pub struct NodeInputs {
+    /// Its configuration.
+    pub config: Arc<Config>,
+    /// Its certificate.
+    pub identity: Identity,
+    /// Signs and verifies session tokens.
+    pub keyring: Arc<Keyring>,
+    /// Where sessions and the map are kept.
+    pub store: Arc<dyn Store>,
+}
+
+/// Why a node did not start: what is wrong, and how to mend it.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The name in the configuration.
+    #[error("node.id: {0}")]
+    NodeId(String),
+    /// The certificate is another node's.
+    #[error("the certificate is that of node {certificate}, but node.id is {configured}: make one with `roost certs node {configured}`, or mend node.id")]
+    Certificate {
+        /// Whose it is.
+        certificate: NodeId,
+        /// Who this is.
+        configured: NodeId,
+    },
+    /// The HTTP port.
+    #[error("node.http_listen = {address} cannot be listened on ({error}): is another process using it?")]
+    Http {
+        /// Which.
+        address: SocketAddr,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// The others would not find it.
+    #[error("node.peer_advertise = {0:?} is no address that can be resolved: it is `host:port` as other nodes reach this one")]
+    Advertise(String),
+    /// The mesh.
+    #[error(transparent)]
+    Mesh(#[from] MeshError),
+    /// The gossip.
+    #[error(transparent)]
+    Gossip(#[from] GossipError),
+}
+
+/// A running node.
+#[expect(missing_debug_implementations, reason = "holds everything")]
+pub struct Node {
+    me: Member,
+    http: SocketAddr,
+    peer: SocketAddr,
+    tasks: Tasks,
+    mesh: Mesh,
+    gossip: Gossip,
+    maps: MapCell,
+    gateway: Arc<Gateway>,
+    drain: CancellationToken,
+}
+
+impl Node {
+    /// Starts a node. It serves at once; its slots come as the cluster gives them.
+    pub async fn start(inputs: NodeInputs) -> Result<Self, StartError> {
+        let NodeInputs { config, identity, keyring, store } = inputs;
+        let id = NodeId::parse(&config.node.id).map_err(StartError::NodeId)?;
+        if *identity.node() != id {
+            return Err(StartError::Certificate { certificate: identity.node().clone(), configured: id });
+        }
+        let address = config.node.http_listen;
+        let listener = TcpListener::bind(address).await.map_err(|error| StartError::Http { address, error })?;
+        let http = listener.local_addr().map_err(|error| StartError::Http { address, error })?;
+        let (store_id, generation) = until_store_answers(store.as_ref(), &id).await;
+        let me = Member { node: id, generation };
+        let (tasks, metrics) = (Tasks::new(), Metrics::new());
+
+        let (gossip_in, gossip_out) = gossip::queue();
+        let dispatch = Arc::new(Dispatch { gossip: gossip_in, wired: OnceLock::new() });
+        let (name, listen) = (&config.cluster.name, config.node.peer_listen);
+        let mesh = Mesh::start(me.clone(), name, &identity, listen, (&*config).into(), dispatch.clone(), tasks.clone())?;
+        let advertise = advertised(&config, mesh.local_addr()).await?;
+        let own = OwnState {
+            http: http_advertised(&config, http),
+            zone: config.node.zone.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            store_id: store_id.to_string(),
+            settings: config.shared_digest().json,
+            ..OwnState::default()
+        };
+        let settings = GossipSettings::new(&config, advertise, own);
+        let gossip = Gossip::start(me.clone(), settings, mesh.clone(), gossip_out, &tasks).await?;
+
+        let maps = MapCell::new();
+        let (to_steward, requests) = mpsc::channel(1_024);
+        let steward = Steward::start(StewardInputs {
+            me: me.clone(),
+            store: store.clone(),
+            view: gossip.view(),
+            map: maps.clone(),
+            settings: steward_settings(&config),
+            requests,
+            on_change: tell_peers(&mesh, &gossip),
+            tasks: tasks.clone(),
+        });
+        let (ask, asked) = mpsc::channel(4_096);
+        let local = Arc::new(Local::new(me.clone(), config.cluster.slots));
+        let slots = Slots::start(SlotsInputs {
+            me: me.clone(),
+            settings: slot_settings(&config),
+            slots: config.cluster.slots,
+            mesh: mesh.clone(),
+            store: store.clone(),
+            gateway: local.clone(),
+            steward: ask,
+            departures: local.clone(),
+            metrics: metrics.clone(),
+            tasks: tasks.clone(),
+        });
+        let router = Router::new(me.clone(), maps.subscribe(), mesh.clone(), slots.clone());
+        let hub = Hub::start(router.clone(), maps.subscribe(), gossip.view(), config.clone(), tasks.clone());
+        local.wire(hub.clone(), router.clone());
+        let gateway = Arc::new(Gateway {
+            node: me.node.clone(),
+            config: config.clone(),
+            router: router.clone(),
+            attachments: hub.attachments().clone(),
+            hub: hub.clone(),
+            keyring: keyring.clone(),
+            maps: maps.subscribe(),
+            metrics: metrics.clone(),
+            tasks: tasks.clone(),
+            admission: Admission::new(&config.limits),
+            connections: Connections::new(),
+        });
+        let (probes, drain) = (Arc::new(Probes::new(me.clone())), CancellationToken::new());
+        let control = Arc::new(Control {
+            me: me.clone(),
+            copies: config.cluster.copies,
+            certificate_expires_ms: mesh.certificate_expires_ms(),
+            mesh: mesh.clone(),
+            router: router.clone(),
+            slots: slots.clone(),
+            steward: steward.clone(),
+            view: gossip.view(),
+            probes: probes.clone(),
+            deaf: AtomicBool::new(false),
+            drain: drain.clone(),
+            tasks: tasks.clone(),
+        });
+        let _ = dispatch.wired.set(Wired {
+            mesh: mesh.clone(),
+            maps: maps.clone(),
+            steward: to_steward.clone(),
+            slots: slots.clone(),
+            router: router.clone(),
+            hub,
+            probes,
+            control: control.clone(),
+        });
+        let api = Api {
+            slots: Arc::new(router),
+            config,
+            keyring,
+            store,
+            maps: maps.subscribe(),
+            view: gossip.view(),
+            metrics: metrics.clone(),
+            control: control.clone(),
+        };
+        let routes = gateway::routes(gateway.clone(), api);
+        tasks.spawn("http", listener::serve(listener, routes, tasks.clone()));
+        tasks.spawn("idle connections", gateway.clone().close_idle());
+        let lag_ms = Arc::default();
+        let (beat_mesh, beat_gossip) = (mesh.clone(), gossip.clone());
+        Beat { mesh: beat_mesh, gossip: beat_gossip, maps: maps.clone(), steward, to_steward, slots, gateway: gateway.clone(), control, metrics, lag_ms }
+            .start(asked, &tasks);
+        Ok(Self { me, http, peer: advertise, tasks, mesh, gossip, maps, gateway, drain })
+    }
+
+    /// This process.
+    pub fn member(&self) -> &Member {
+        &self.me
+    }
+
+    /// Where clients and the API are served.
+    pub fn http(&self) -> SocketAddr {
+        self.http
+    }
+
+    /// Where the other nodes reach this one.
+    pub fn peer(&self) -> SocketAddr {
+        self.peer
+    }
+
+    /// Is cancelled when the node cannot go on; the log says why.
+    pub fn failed(&self) -> &CancellationToken {
+        self.tasks.fatal()
+    }
+
+    /// Returns when someone has asked this node to drain, over HTTP.
+    pub async fn drain_asked(&self) {
+        self.drain.cancelled().await;
+    }
+
+    /// Not ready any more; hands its slots over, then sends its clients to the other nodes. Returns when that is done.
+    pub async fn drain(&self) {
+        self.gossip.set(|own| own.state = NodeState::Draining);
+        self.gateway.admission.close();
+        let mut maps = self.maps.subscribe();
+        let handed_over = async {
+            while maps.borrow_and_update().as_ref().is_some_and(|map| beat::slots_held(map, &self.me.node) > 0) {
+                if maps.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        if tokio::time::timeout(DRAIN_LIMIT, handed_over).await.is_err() {
+            tracing::warn!("some slots could not be handed over: no other node took them; they are taken over when this node is gone");
+        }
+        self.gateway.drain(DRAIN_PER_S, DRAIN_SPREAD).await;
+    }
+
+    /// Ends the node: peers are told, tasks awaited.
+    pub async fn shut_down(self) {
+        self.mesh.shut_down().await;
+        if !self.tasks.shut_down(STOP_LIMIT).await {
+            tracing::warn!("some tasks did not end in time");
+        }
+    }
+
+    /// Ends the node's part in the mesh without a word, as a crash would. What it runs in has to be dropped by the caller.
+    pub fn abort(&self) {
+        self.mesh.abort();
+    }
+}
+
+/// The store's identity, and this start's generation. Nothing can be done without them, so this waits.
+async fn until_store_answers(store: &dyn Store, id: &NodeId) -> (uuid::Uuid, u64) {
+    loop {
+        let answers = async { Ok::<_, StoreError>((store.store_id().await?, store.next_generation(id).await?)) };
+        match answers.await {
+            Ok(answers) => return answers,
+            Err(error) => tracing::warn!(%error, "the store is needed to start; trying again"),
+        }
+        tokio::time::sleep(STORE_AGAIN).await;
+    }
+}
+
+/// `node.peer_advertise`, resolved; or where the mesh listens.
+async fn advertised(config: &Config, listening: SocketAddr) -> Result<SocketAddr, StartError> {
+    let configured = &config.node.peer_advertise;
+    if configured.is_empty() {
+        return Ok(listening);
+    }
+    let resolved = tokio::net::lookup_host(configured.as_str()).await.map(|mut found| found.next());
+    resolved.ok().flatten().ok_or_else(|| StartError::Advertise(configured.clone()))
+}
+
+fn http_advertised(config: &Config, http: SocketAddr) -> String {
+    let configured = &config.node.http_advertise;
+    if configured.is_empty() { format!("http://{http}") } else { configured.clone() }
+}
+
+fn steward_settings(config: &Config) -> StewardSettings {
+    StewardSettings {
+        slots: config.cluster.slots,
+        copies: config.cluster.copies,
+        interval: Duration::from_millis(config.timing.steward_interval_ms),
+        max_moves: MAX_MOVES,
+    }
+}
+
+fn slot_settings(config: &Config) -> SlotSettings {
+    SlotSettings {
+        replica_timeout_ms: config.timing.replica_timeout_ms,
+        resume_grace_ms: config.session.resume_grace_s * 1_000,
+        memory_ttl_ms: config.session.memory_ttl_s * 1_000,
+        queue: config.limits.slot_queue,
+        groups_per_session: config.limits.groups_per_session,
+    }
+}
+
+/// Whoever changed the map sends it to all at once; who misses it hears the version by gossip and fetches it.
+fn tell_peers(mesh: &Mesh, gossip: &Gossip) -> OnChange {
+    let (mesh, view) = (mesh.clone(), gossip.view());
+    Arc::new(move |map| {
+        let view = view.borrow().clone();
+        for peer in view.nodes.values().filter(|node| node.alive && node.member != view.me) {
+            let _ = mesh.send(&peer.member.node, 0, &PeerFrame::Map(map.clone()));
+        }
+    })
+}

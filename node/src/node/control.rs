@@ -1,0 +1,178 @@
+//! What concerns the cluster as a whole: asked of other nodes, answered to them, and whether this node is ready.
+
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use futures_util::future::join_all;
+use tokio_util::sync::CancellationToken;
+
+use super::probe::Probes;
+use crate::{
+    clock,
+    cluster::{
+        health::{self, LocalFacts},
+        steward::{ForgetError, Steward},
+        view::SharedView,
+    },
+    gateway::http::{ClusterControl, GroupPage},
+    id::{Member, NodeId},
+    peer::mesh::Mesh,
+    router::Router,
+    slots::Slots,
+    tasks::Tasks,
+    wire::peer::{NodeAnswer, NodeRequest, PeerFrame},
+};
+
+/// Another node answers within this or counts as missing.
+const ASK_DEADLINE: Duration = Duration::from_secs(1);
+/// An event loop as late as this makes a node not ready.
+const LAG_LIMIT_MS: u64 = 2_000;
+/// A page of groups has at most so many, whatever was asked.
+const GROUPS_MAX: u32 = 10_000;
+
+pub(super) struct Control {
+    pub(super) me: Member,
+    pub(super) copies: u8,
+    pub(super) certificate_expires_ms: u64,
+    pub(super) mesh: Mesh,
+    pub(super) router: Router,
+    pub(super) slots: Slots,
+    pub(super) steward: Steward,
+    pub(super) view: tokio::sync::watch::Receiver<SharedView>,
+    pub(super) probes: Arc<Probes>,
+    pub(super) deaf: AtomicBool,
+    pub(super) drain: CancellationToken,
+    pub(super) tasks: Tasks,
+}
+
+impl Control {
+    /// A peer asks; the answer goes back over the mesh.
+    pub(super) fn answer_peer(self: &Arc<Self>, from: &Member, id: u64, request: NodeRequest) {
+        let (this, to) = (self.clone(), from.node.clone());
+        self.tasks.spawn_detached("node request", async move {
+            let answer = match request {
+                NodeRequest::ListGroups { after, limit } => {
+                    let limit = limit.min(GROUPS_MAX) as usize;
+                    let mut groups = this.slots.groups(&after, limit + 1).await;
+                    let more = groups.len() > limit;
+                    groups.truncate(limit);
+                    NodeAnswer::Groups { groups, more }
+                }
+                NodeRequest::Drain => {
+                    this.drain.cancel();
+                    NodeAnswer::Done
+                }
+                NodeRequest::Forget { node } => match NodeId::parse(&node) {
+                    Ok(node) => match this.steward.forget(&node).await {
+                        Ok(_) => NodeAnswer::Done,
+                        Err(error) => NodeAnswer::Refused(error.to_string()),
+                    },
+                    Err(error) => NodeAnswer::Refused(error),
+                },
+            };
+            let _ = this.mesh.send(&to, 0, &PeerFrame::NodeResponse { id, answer });
+        });
+    }
+
+    /// Nodes that are up, this one not among them.
+    fn live_peers(&self) -> Vec<NodeId> {
+        let view = self.view.borrow().clone();
+        view.nodes.values().filter(|node| node.alive && node.member != self.me).map(|node| node.member.node.clone()).collect()
+    }
+
+    /// Sends the probes out, and looks at what came back of the last ones.
+    pub(super) fn probe(&self) {
+        let peers = self.live_peers();
+        self.deaf.store(!peers.is_empty() && self.probes.is_deaf(&peers), Ordering::Relaxed);
+        for peer in peers {
+            let frame = PeerFrame::Probe { origin: self.me.clone(), nonce: clock::mono_ms() };
+            let _ = self.mesh.send(&peer, 0, &frame);
+        }
+    }
+}
+
+#[async_trait]
+impl ClusterControl for Control {
+    async fn list_groups(&self, after: &str, limit: u32) -> GroupPage {
+        let view = self.view.borrow().clone();
+        let holders: BTreeSet<NodeId> = self.router.map().into_iter().flat_map(|map| {
+            map.slots.iter().map(|slot| slot.primary.node.clone()).collect::<BTreeSet<_>>()
+        }).collect();
+        let here = self.slots.groups(after, limit as usize + 1);
+        let others = holders.into_iter().filter(|node| *node != self.me.node).map(|node| {
+            let request = NodeRequest::ListGroups { after: after.to_owned(), limit };
+            let alive = view.nodes.get(&node).is_some_and(|node| node.alive);
+            async move {
+                let answer = if alive { self.router.ask_node(&node, request, ASK_DEADLINE).await } else { None };
+                (node, answer)
+            }
+        });
+        let (mut groups, others) = tokio::join!(here, join_all(others));
+        let (mut more, mut missing_nodes) = (false, Vec::new());
+        for (node, answer) in others {
+            match answer {
+                Some(NodeAnswer::Groups { groups: theirs, more: theirs_more }) => {
+                    groups.extend(theirs);
+                    more |= theirs_more;
+                }
+                _ => missing_nodes.push(node),
+            }
+        }
+        groups.sort_by(|a, b| a.group.cmp(&b.group));
+        // A slot that moved meanwhile may have been told of twice.
+        groups.dedup_by(|a, b| a.group == b.group);
+        more |= groups.len() > limit as usize;
+        groups.truncate(limit as usize);
+        GroupPage { groups, more, missing_nodes }
+    }
+
+    async fn drain(&self, node: &NodeId) -> Result<(), String> {
+        if *node == self.me.node {
+            self.drain.cancel();
+            return Ok(());
+        }
+        if !self.live_peers().contains(node) {
+            return Err(format!("{node} is not among the live nodes: see /v1/cluster/nodes"));
+        }
+        match self.router.ask_node(node, NodeRequest::Drain, ASK_DEADLINE).await {
+            Some(NodeAnswer::Done) => Ok(()),
+            Some(NodeAnswer::Refused(reason)) => Err(reason),
+            _ => Err(format!("{node} did not answer: try again")),
+        }
+    }
+
+    async fn forget(&self, node: &NodeId) -> Result<(), String> {
+        let steward = match self.steward.forget(node).await {
+            Ok(_) => return Ok(()),
+            Err(ForgetError::NotSteward(Some(steward))) => steward,
+            Err(error) => return Err(error.to_string()),
+        };
+        match self.router.ask_node(&steward, NodeRequest::Forget { node: node.to_string() }, ASK_DEADLINE).await {
+            Some(NodeAnswer::Done) => Ok(()),
+            Some(NodeAnswer::Refused(reason)) => Err(reason),
+            _ => Err(format!("the steward, {steward}, did not answer: try again")),
+        }
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        let map = self.router.map();
+        health::ready(map.as_deref(), &self.view.borrow(), &self.facts())
+    }
+
+    fn facts(&self) -> LocalFacts {
+        let left_ms = self.certificate_expires_ms as i64 - clock::wall_ms() as i64;
+        LocalFacts {
+            copies: self.copies,
+            certificate_days_left: Some(left_ms / 86_400_000),
+            lag_limit_ms: LAG_LIMIT_MS,
+            deaf: self.deaf.load(Ordering::Relaxed),
+        }
+    }
+}

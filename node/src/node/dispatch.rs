@@ -1,0 +1,132 @@
+//! What is done with that which arrives from peers: each kind of frame goes to its owner.
+
+use std::sync::{Arc, OnceLock};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+use super::{control::Control, probe::Probes};
+use crate::{
+    cluster::{gossip::GossipInput, maps::MapCell},
+    gateway::hub::Hub,
+    id::{Member, SlotId, Term},
+    logic::{
+        map::MapRequest,
+        request::{Push, SlotRequest},
+    },
+    peer::{Inbox, mesh::Mesh},
+    router::Router,
+    slots::{Departures, LocalGateway, ReplyTo, Slots},
+    wire::peer::PeerFrame,
+};
+
+/// The parts that frames go to; the mesh is started before they exist.
+pub(super) struct Wired {
+    pub(super) mesh: Mesh,
+    pub(super) maps: MapCell,
+    pub(super) steward: mpsc::Sender<Vec<MapRequest>>,
+    pub(super) slots: Slots,
+    pub(super) router: Router,
+    pub(super) hub: Hub,
+    pub(super) probes: Arc<Probes>,
+    pub(super) control: Arc<Control>,
+}
+
+/// Until it is wired, gossip alone gets through: what else peers send is lost, as before the node was there.
+pub(super) struct Dispatch {
+    pub(super) gossip: GossipInput,
+    pub(super) wired: OnceLock<Wired>,
+}
+
+#[async_trait]
+impl Inbox for Dispatch {
+    async fn receive(&self, from: &Member, frame: PeerFrame) {
+        let Some(wired) = self.wired.get() else { return };
+        match frame {
+            PeerFrame::Replication { slot, message } => wired.slots.replicate(slot, from.clone(), message).await,
+            PeerFrame::Request { id, slot, term, request } => {
+                let reply = ReplyTo::Peer(from.node.clone(), id);
+                wired.slots.request(slot, from.clone(), term, request, reply).await;
+            }
+            PeerFrame::Response { id, result } => wired.router.answered(&from.node, id, result),
+            PeerFrame::Push { slot, term, push } => wired.hub.push(from, slot, term, push).await,
+            PeerFrame::FetchMap { newer_than } => {
+                if let Some(map) = wired.maps.current().filter(|map| map.version > newer_than) {
+                    let _ = wired.mesh.send(&from.node, 0, &PeerFrame::Map(map));
+                }
+            }
+            PeerFrame::Map(map) => {
+                wired.maps.offer(map);
+            }
+            PeerFrame::MapRequests(requests) => {
+                // Full: whoever asks, asks again.
+                let _ = wired.steward.try_send(requests);
+            }
+            PeerFrame::NodeRequest { id, request } => wired.control.answer_peer(from, id, request),
+            PeerFrame::NodeResponse { id, answer } => wired.router.node_answered(&from.node, id, answer),
+            PeerFrame::Probe { origin, nonce } => {
+                if wired.probes.is_mine(&origin) {
+                    wired.probes.came_back(&from.node, nonce);
+                } else if origin == *from {
+                    let _ = wired.mesh.send(&origin.node, 0, &PeerFrame::Probe { origin: origin.clone(), nonce });
+                }
+            }
+        }
+    }
+
+    async fn peer_connected(&self, from: &Member) {
+        let Some(wired) = self.wired.get() else { return };
+        wired.router.peer_disrupted(&from.node);
+        wired.hub.peer_connected(from).await;
+        // The peer's connection is new, so it may be a new process, or the network was away: repeat what it may lack.
+        wired.slots.link_reset(from.clone()).await;
+    }
+
+    async fn peer_lost(&self, from: &Member) {
+        let Some(wired) = self.wired.get() else { return };
+        wired.router.peer_disrupted(&from.node);
+        wired.hub.peer_lost(from).await;
+    }
+
+    async fn gossip(&self, from: &Member, message: Bytes) {
+        self.gossip.push(from, message);
+    }
+}
+
+/// What this node's own primaries push, and the presences that they want taken out elsewhere.
+pub(super) struct Local {
+    me: Member,
+    slots: u16,
+    wired: OnceLock<(Hub, Router)>,
+}
+
+impl Local {
+    pub(super) fn new(me: Member, slots: u16) -> Self {
+        Self { me, slots, wired: OnceLock::new() }
+    }
+
+    /// Both are made after the slots.
+    pub(super) fn wire(&self, hub: Hub, router: Router) {
+        let _ = self.wired.set((hub, router));
+    }
+}
+
+#[async_trait]
+impl LocalGateway for Local {
+    async fn push(&self, slot: SlotId, term: Term, push: Push) {
+        if let Some((hub, _)) = self.wired.get() {
+            hub.push(&self.me, slot, term, push).await;
+        }
+    }
+}
+
+#[async_trait]
+impl Departures for Local {
+    async fn leave(&self, group: crate::id::GroupName, session: crate::id::SessionId, attachment: u64) -> bool {
+        let Some((_, router)) = self.wired.get() else { return false };
+        let slot = group.slot(self.slots);
+        let request = SlotRequest::Leave { group, session, attachment };
+        router.call(slot, request, std::time::Duration::from_secs(5)).await.is_ok()
+    }
+}

@@ -1,0 +1,280 @@
+//! Events → frames. Written by hand: this is the hot path of a delivery, and `data` goes in as the text that it is.
+
+use axum::extract::ws::Utf8Bytes;
+use bytes::Bytes;
+
+use super::bye_name;
+use crate::{
+    id::{Epoch, GroupName},
+    logic::entry::{Message, Presence},
+    wire::command::{ClientError, Event, RequestId},
+};
+
+/// Writes an event as one frame. Made once for all receivers of a delivery: the bytes are shared.
+pub fn encode(event: &Event) -> Utf8Bytes {
+    let mut frame = Frame { out: Vec::with_capacity(size_hint(event)) };
+    frame.event(event);
+    frame.out.push(b'}');
+    finish(frame.out)
+}
+
+/// Nothing but `data` and `info` could be other than UTF-8, and the gateway that took them in has checked them; should a
+/// peer send others all the same, the broken bytes are replaced rather than the connection lost.
+fn finish(out: Vec<u8>) -> Utf8Bytes {
+    match String::from_utf8(out) {
+        Ok(text) => Utf8Bytes::from(text),
+        Err(error) => Utf8Bytes::from(String::from_utf8_lossy(error.as_bytes()).into_owned()),
+    }
+}
+
+fn size_hint(event: &Event) -> usize {
+    match event {
+        Event::Message { group, message, .. } => {
+            let from = message.from.as_ref().map_or(0, |from| from.user.len() + 70);
+            140 + group.as_str().len() + message.data.len() + from
+        }
+        Event::History { messages, .. } => 200 + messages.iter().map(|message| message.data.len() + 150).sum::<usize>(),
+        Event::Members { members, .. } => 200 + members.iter().map(|member| member.info.len() + 120).sum::<usize>(),
+        _ => 200,
+    }
+}
+
+/// A frame under construction; everything but the closing brace.
+struct Frame {
+    out: Vec<u8>,
+}
+
+impl Frame {
+    fn event(&mut self, event: &Event) {
+        match event {
+            Event::Welcome { id, session, user, token, node, heartbeat_s, groups } => {
+                self.begin("welcome", id);
+                self.plain("session", session);
+                self.text("user", user);
+                if let Some(token) = token {
+                    self.text("token", token);
+                }
+                self.text("node", node);
+                self.number("heartbeat_s", *heartbeat_s);
+                self.list("groups", groups, |frame, group| frame.quoted(group.as_str()));
+            }
+            Event::Joined { id, group, epoch, offset, recovered } => {
+                self.begin("joined", id);
+                self.position(group, *epoch, *offset);
+                self.bool("recovered", *recovered);
+            }
+            Event::Left { id, group } => {
+                self.begin("left", id);
+                self.text("group", group.as_str());
+            }
+            Event::Published { id, group, position, copies } => {
+                self.begin("published", id);
+                self.position(group, position.epoch, position.offset);
+                self.number("copies", u64::from(*copies));
+            }
+            Event::Heartbeat { id } => self.begin("heartbeat", id),
+            Event::History { id, group, position, complete, messages } => {
+                self.begin("history", id);
+                match position {
+                    Some(position) => self.position(group, position.epoch, position.offset),
+                    None => {
+                        self.text("group", group.as_str());
+                        self.raw("epoch", b"null");
+                        self.number("offset", 0);
+                    }
+                }
+                self.bool("complete", *complete);
+                self.list("messages", messages, |frame, message| {
+                    frame.out.push(b'{');
+                    frame.message(message);
+                    frame.out.push(b'}');
+                });
+            }
+            Event::Members { id, group, members, more } => {
+                self.begin("members", id);
+                self.text("group", group.as_str());
+                self.list("members", members, |frame, member| {
+                    frame.out.push(b'{');
+                    frame.presence(member);
+                    frame.out.push(b'}');
+                });
+                self.bool("more", *more);
+            }
+            Event::Error(error) => self.error(error),
+            pushed => self.pushed(pushed),
+        }
+    }
+
+    /// What comes without having been asked for.
+    fn pushed(&mut self, event: &Event) {
+        match event {
+            Event::Message { group, epoch, message } => {
+                self.begin("message", &None);
+                self.text("group", group.as_str());
+                self.plain("epoch", epoch);
+                self.message(message);
+            }
+            Event::Member { group, joined, member } => {
+                self.begin("member", &None);
+                self.text("group", group.as_str());
+                self.text("event", if *joined { "join" } else { "leave" });
+                self.presence(member);
+            }
+            Event::Gap { group, epoch, from, to, reason } => {
+                self.begin("gap", &None);
+                self.text("group", group.as_str());
+                self.plain("epoch", epoch);
+                self.number("from", *from);
+                self.number("to", *to);
+                self.text("reason", reason);
+            }
+            Event::Reset { group, epoch, offset, reason } => {
+                self.begin("reset", &None);
+                self.position(group, *epoch, *offset);
+                self.text("reason", reason);
+            }
+            Event::Stale { group } => {
+                self.begin("stale", &None);
+                self.text("group", group.as_str());
+            }
+            Event::Live { group, epoch, offset } => {
+                self.begin("live", &None);
+                self.position(group, *epoch, *offset);
+            }
+            Event::Displaced => self.begin("displaced", &None),
+            Event::Bye { code, reason, reconnect, after_ms } => {
+                self.begin("bye", &None);
+                self.text("code", bye_name(*code));
+                self.text("reason", reason);
+                self.bool("reconnect", *reconnect);
+                self.number("after_ms", *after_ms);
+            }
+            Event::Welcome { .. }
+            | Event::Joined { .. }
+            | Event::Left { .. }
+            | Event::Published { .. }
+            | Event::History { .. }
+            | Event::Members { .. }
+            | Event::Heartbeat { .. }
+            | Event::Error(_) => unreachable!("answers are written by `event`"),
+        }
+    }
+
+    fn error(&mut self, error: &ClientError) {
+        self.begin("error", &error.id);
+        self.text("code", error.code);
+        self.text("message", &error.message);
+        self.list("detail", &error.detail, |frame, detail| {
+            // The first field of an object: no comma before it.
+            frame.out.extend_from_slice(b"{\"loc\":");
+            frame.array(&detail.loc, |frame, step| frame.quoted(step));
+            frame.text("msg", &detail.msg);
+            frame.text("type", detail.kind);
+            frame.out.push(b'}');
+        });
+        if let Some(after) = error.retry_after_ms {
+            self.number("retry_after_ms", after);
+        }
+    }
+
+    fn begin(&mut self, kind: &str, id: &RequestId) {
+        self.out.extend_from_slice(b"{\"type\":\"");
+        self.out.extend_from_slice(kind.as_bytes());
+        self.out.push(b'"');
+        if let Some(id) = id {
+            self.raw("id", id.as_bytes());
+        }
+    }
+
+    fn position(&mut self, group: &GroupName, epoch: Epoch, offset: u64) {
+        self.text("group", group.as_str());
+        self.plain("epoch", &epoch);
+        self.number("offset", offset);
+    }
+
+    fn message(&mut self, message: &Message) {
+        self.number("offset", message.offset);
+        self.raw("data", or_null(&message.data));
+        if let Some(from) = &message.from {
+            self.key("from");
+            self.out.push(b'{');
+            self.plain("session", &from.session);
+            self.text("user", &from.user);
+            self.out.push(b'}');
+        }
+        self.number("at_ms", message.at_ms);
+    }
+
+    fn presence(&mut self, member: &Presence) {
+        self.plain("session", &member.session);
+        self.text("user", &member.user);
+        self.raw("info", or_null(&member.info));
+    }
+
+    /// The field's name, with a comma before it unless it is the object's first.
+    fn key(&mut self, key: &str) {
+        if !matches!(self.out.last(), Some(b'{')) {
+            self.out.push(b',');
+        }
+        self.out.push(b'"');
+        self.out.extend_from_slice(key.as_bytes());
+        self.out.extend_from_slice(b"\":");
+    }
+
+    fn raw(&mut self, key: &str, json: &[u8]) {
+        self.key(key);
+        self.out.extend_from_slice(json);
+    }
+
+    fn text(&mut self, key: &str, text: &str) {
+        self.key(key);
+        self.quoted(text);
+    }
+
+    /// Something whose text needs no escapes: ids, epochs.
+    fn plain(&mut self, key: &str, value: &impl std::fmt::Display) {
+        use std::io::Write;
+        self.key(key);
+        write!(self.out, "\"{value}\"").expect("writing to memory does not fail");
+    }
+
+    fn number(&mut self, key: &str, number: u64) {
+        use std::io::Write;
+        self.key(key);
+        write!(self.out, "{number}").expect("writing to memory does not fail");
+    }
+
+    fn bool(&mut self, key: &str, value: bool) {
+        self.raw(key, if value { b"true" } else { b"false" });
+    }
+
+    fn list<T>(&mut self, key: &str, items: &[T], each: impl FnMut(&mut Self, &T)) {
+        self.key(key);
+        self.array(items, each);
+    }
+
+    fn array<T>(&mut self, items: &[T], mut each: impl FnMut(&mut Self, &T)) {
+        self.out.push(b'[');
+        for (at, item) in items.iter().enumerate() {
+            if at > 0 {
+                self.out.push(b',');
+            }
+            each(self, item);
+        }
+        self.out.push(b']');
+    }
+
+    fn quoted(&mut self, text: &str) {
+        if text.bytes().any(|byte| byte < 0x20 || byte == b'"' || byte == b'\\') {
+            serde_json::to_writer(&mut self.out, text).expect("writing to memory does not fail");
+        } else {
+            self.out.push(b'"');
+            self.out.extend_from_slice(text.as_bytes());
+            self.out.push(b'"');
+        }
+    }
+}
+
+fn or_null(json: &Bytes) -> &[u8] {
+    if json.is_empty() { b"null" } else { json }
+}

@@ -1,0 +1,294 @@
+//! The commands against a stand-in for a node: what they send, and what they say when things go wrong.
+#![expect(clippy::unwrap_used, reason = "a test may fail where it stands")]
+
+use std::{
+    io::{BufRead, BufReader},
+    process::{Child, Command, Output, Stdio},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use axum::{
+    Json, Router,
+    extract::{
+        Path, State, WebSocketUpgrade,
+        ws::{Message, WebSocket},
+    },
+    http::{HeaderMap, StatusCode},
+    response::{IntoResponse, Response},
+    routing::{any, get, post},
+};
+use serde_json::{Value, json};
+use tokio::sync::{broadcast, mpsc};
+
+const EPOCH: &str = "00000000000000ab";
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// One group, one log; enough of the protocol for the commands.
+#[derive(Debug)]
+struct Stub {
+    log: Mutex<Vec<Value>>,
+    news: broadcast::Sender<Value>,
+    /// Frames that clients sent.
+    heard: Mutex<Vec<Value>>,
+    /// A message with this data ends the connections after it.
+    cut_after: Value,
+}
+
+impl Stub {
+    async fn start() -> (Arc<Self>, u16) {
+        let stub = Arc::new(Self {
+            log: Mutex::default(),
+            news: broadcast::channel(10_000).0,
+            heard: Mutex::default(),
+            cut_after: json!("cut"),
+        });
+        let routes = Router::new()
+            .route("/ws", any(upgrade))
+            .route("/v1/groups/{group}/messages", post(publish))
+            .route(
+                "/v1/sessions",
+                post(|| async { (StatusCode::CREATED, Json(json!({"session": {"id": "s"}, "token": "v1.t"}))) }),
+            )
+            .route(
+                "/v1/cluster/health",
+                get(|| async { Json(json!({"status": "green", "nodes": [{"node": "n1", "alive": true}]})) }),
+            )
+            .with_state(stub.clone());
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        roost::tasks::Tasks::new().spawn_detached("stub", async move { axum::serve(listener, routes).await.unwrap() });
+        (stub, port)
+    }
+
+    fn append(&self, group: &str, data: &Value) -> u64 {
+        let mut log = self.log.lock().unwrap();
+        let offset = log.len() as u64 + 1;
+        let message = json!({"type": "message", "group": group, "epoch": EPOCH, "offset": offset, "data": data});
+        log.push(message.clone());
+        let _ = self.news.send(message);
+        offset
+    }
+}
+
+async fn publish(State(stub): State<Arc<Stub>>, Path(group): Path<String>, headers: HeaderMap, body: String) -> Response {
+    if headers.get("authorization").is_none_or(|value| value != "Bearer dev-key") {
+        let detail = json!({"detail": [{"loc": [], "msg": "this key is not known", "type": "unauthorized"}]});
+        return (StatusCode::UNAUTHORIZED, Json(detail)).into_response();
+    }
+    let body: Value = serde_json::from_str(&body).unwrap();
+    stub.heard.lock().unwrap().push(body.clone());
+    let first = stub.heard.lock().unwrap().iter().filter(|heard| heard["data"] == body["data"]).count() == 1;
+    if body["data"] == "busy" && first {
+        return (StatusCode::SERVICE_UNAVAILABLE, [("retry-after", "0")], "busy").into_response();
+    }
+    Json(json!({"epoch": EPOCH, "offset": stub.append(&group, &body["data"]), "copies": 2})).into_response()
+}
+
+async fn upgrade(State(stub): State<Arc<Stub>>, upgrade: WebSocketUpgrade) -> Response {
+    upgrade.on_upgrade(move |socket| talk(stub, socket))
+}
+
+async fn talk(stub: Arc<Stub>, mut socket: WebSocket) {
+    let mut news = stub.news.subscribe();
+    let mut group = None;
+    loop {
+        let answer = tokio::select! {
+            frame = socket.recv() => {
+                let Some(Ok(Message::Text(text))) = frame else { return };
+                let frame: Value = serde_json::from_str(&text).unwrap();
+                stub.heard.lock().unwrap().push(frame.clone());
+                match frame["type"].as_str().unwrap() {
+                    "hello" => vec![json!({"type": "welcome", "session": "s", "token": "v1.t", "node": "n1", "heartbeat_s": 30, "groups": []})],
+                    "join" => {
+                        group = frame["group"].as_str().map(str::to_owned);
+                        let log = stub.log.lock().unwrap().clone();
+                        let mut answer = vec![json!({"type": "joined", "id": frame["id"], "group": group, "epoch": EPOCH, "offset": log.len(), "recovered": true})];
+                        if let Some(since) = frame["since"]["offset"].as_u64() {
+                            answer.extend(log.into_iter().skip(since as usize));
+                        }
+                        answer
+                    }
+                    "publish" => {
+                        let group = frame["group"].as_str().unwrap();
+                        let offset = stub.append(group, &frame["data"]);
+                        vec![json!({"type": "published", "id": frame["id"], "group": group, "epoch": EPOCH, "offset": offset, "copies": 2})]
+                    }
+                    _ => vec![json!({"type": "heartbeat"})],
+                }
+            }
+            Ok(message) = news.recv() => {
+                if group.as_deref() == message["group"].as_str() { vec![message] } else { continue }
+            }
+        };
+        for frame in answer {
+            if socket.send(Message::text(frame.to_string())).await.is_err() {
+                return;
+            }
+            if frame["data"] == stub.cut_after && frame["type"] == "message" {
+                return;
+            }
+        }
+    }
+}
+
+fn roost(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_roost"));
+    command.args(arguments).env_remove("ROOST_API_KEY").env_remove("ROOST_URL").env_remove("ROOST_TOKEN");
+    command.stdin(Stdio::null());
+    command
+}
+
+/// A command that runs on; killed when dropped.
+struct Running {
+    child: Child,
+    lines: mpsc::Receiver<String>,
+}
+
+impl Running {
+    fn start(arguments: &[&str]) -> Self {
+        let mut child = roost(arguments).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let lines_out = BufReader::new(child.stdout.take().unwrap()).lines();
+        let (line_in, lines) = mpsc::channel(100);
+        std::thread::spawn(move || lines_out.map_while(Result::ok).try_for_each(|line| line_in.blocking_send(line)));
+        Self { child, lines }
+    }
+
+    async fn line(&mut self) -> String {
+        tokio::time::timeout(LIMIT, self.lines.recv()).await.expect("a line in time").expect("the command runs on")
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+async fn output(arguments: &[&str]) -> (Output, String, String) {
+    let mut command = roost(arguments);
+    let output = tokio::task::spawn_blocking(move || command.output());
+    let output = tokio::time::timeout(LIMIT, output).await.unwrap().unwrap().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let (out, err) = (text(&output.stdout), text(&output.stderr));
+    (output, out, err)
+}
+
+#[tokio::test]
+async fn publish_prints_the_answer_and_explains_refusals() {
+    let (stub, port) = Stub::start().await;
+    let url = format!("http://127.0.0.1:{port}");
+    let (done, out, err) = output(&["publish", "chat/1 ü", "{\"a\":1.50}", "--url", &url, "--key", "k"]).await;
+    assert!(done.status.success(), "{err}");
+    assert_eq!(serde_json::from_str::<Value>(&out).unwrap(), json!({"epoch": EPOCH, "offset": 1, "copies": 2}));
+    assert_eq!(stub.log.lock().unwrap()[0]["group"], "chat/1 ü");
+    assert_eq!(stub.heard.lock().unwrap()[0], json!({"data": {"a": 1.5}, "key": "k"}));
+
+    let (done, _, err) = output(&["publish", "chat", "busy", "--url", &url]).await;
+    assert!(done.status.success() && err.contains("503"), "{err}");
+    let keys: Vec<Value> =
+        stub.heard.lock().unwrap().iter().filter(|heard| heard["data"] == "busy").map(|heard| heard["key"].clone()).collect();
+    assert!(keys.len() == 2 && keys[0] == keys[1] && keys[0].is_string(), "a retry has the key of the first: {keys:?}");
+
+    let (done, out, err) = output(&["publish", "chat", "x", "--url", &url, "--api-key", "wrong"]).await;
+    assert!(!done.status.success() && out.is_empty(), "{out}");
+    assert!(err.contains("401") && err.contains("this key is not known") && err.contains("ROOST_API_KEY"), "{err}");
+    let (done, _, err) = output(&["publish", "chat", "x", "--url", "https://localhost"]).await;
+    assert!(!done.status.success() && err.contains("not TLS"), "{err}");
+    let (done, _, err) = output(&["publish", "bad\u{1}", "x", "--url", &url]).await;
+    assert!(!done.status.success() && err.contains("control characters"), "{err}");
+}
+
+#[tokio::test]
+async fn tail_goes_on_where_it_stopped() {
+    let (stub, port) = Stub::start().await;
+    let url = format!("ws://127.0.0.1:{port}/ws");
+    stub.append("g", &json!("before"));
+    let since = format!("{EPOCH}:0");
+    let mut tail = Running::start(&["tail", "g", "--url", &url, "--since", &since]);
+    let mut next = async || -> (u64, Value) {
+        let message: Value = serde_json::from_str(&tail.line().await).unwrap();
+        (message["offset"].as_u64().unwrap(), message["data"].clone())
+    };
+    assert_eq!(next().await, (1, json!("before")));
+    stub.append("other", &json!("not ours"));
+    stub.append("g", &json!({"a": "line\nend"}));
+    assert_eq!(next().await, (3, json!({"a": "line\nend"})));
+    stub.append("g", &json!("cut"));
+    stub.append("g", &json!("while away"));
+    assert_eq!(next().await, (4, json!("cut")));
+    assert_eq!(next().await, (5, json!("while away")));
+    let heard = stub.heard.lock().unwrap().clone();
+    let hellos: Vec<&Value> = heard.iter().filter(|frame| frame["type"] == "hello").collect();
+    assert_eq!(hellos.len(), 2, "{heard:?}");
+    assert_eq!((&hellos[1]["session"], &hellos[1]["resume"]["g"]), (&json!("v1.t"), &json!({"epoch": EPOCH, "offset": 4})));
+}
+
+#[tokio::test]
+async fn tail_without_a_node_says_what_to_try() {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let url = format!("ws://127.0.0.1:{port}/ws");
+    let (done, _, err) = output(&["tail", "g", "--url", &url]).await;
+    assert!(done.status.code() == Some(1) && err.contains("roost dev"), "{err}");
+}
+
+#[tokio::test]
+async fn bench_counts_what_arrives() {
+    let (_stub, port) = Stub::start().await;
+    let url = format!("http://127.0.0.1:{port}");
+    for via in ["ws", "http"] {
+        let arguments = ["bench", "--urls", &url, "--groups", "1", "--subscribers", "3", "--messages", "50", "--rate", "0"];
+        let (done, out, err) = output(&[&arguments[..], &["--via", via, "--json"]].concat()).await;
+        assert!(done.status.success(), "{via}: {out} {err}");
+        let report: Value = serde_json::from_str(&out).unwrap();
+        assert_eq!(
+            (&report["delivered"], &report["missing"], &report["refused"]),
+            (&json!(150), &json!(0), &json!(0)),
+            "{report}"
+        );
+        assert!(report["delivery_us"]["p50"].as_u64().unwrap() <= report["delivery_us"]["max"].as_u64().unwrap());
+    }
+}
+
+#[tokio::test]
+async fn status_and_token_read_their_answers() {
+    let (_stub, port) = Stub::start().await;
+    let url = format!("http://127.0.0.1:{port}");
+    let (done, out, err) = output(&["status", "--url", &url]).await;
+    assert!(done.status.success() && out.starts_with("cluster green"), "{out} {err}");
+    let (done, out, err) = output(&["token", "new", "--user", "ann", "--url", &url]).await;
+    assert!(done.status.success(), "{err}");
+    assert_eq!(out, "v1.t\n", "only the token, to be used by a script");
+}
+
+#[tokio::test]
+async fn keys_sign_and_check_tokens() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("k.toml");
+    let file = file.to_str().unwrap();
+    assert!(output(&["keys", "new", "--file", file]).await.0.status.success());
+    let session = "0f0e0d0c-0b0a-4908-8706-050403020100";
+    let (_, token, _) = output(&["token", "sign", session, "--keyring", file]).await;
+    assert!(output(&["keys", "new", "--file", file, "--rotate"]).await.0.status.success());
+    let (done, out, _) = output(&["token", "check", token.trim(), "--keyring", file]).await;
+    assert!(done.status.success());
+    assert_eq!(out.trim(), session);
+    let (done, _, err) = output(&["token", "check", &token.trim().replace("v1.", "v1.x"), "--keyring", file]).await;
+    assert!(!done.status.success() && err.contains("not known here"), "{err}");
+    let (_, listed, _) = output(&["keys", "list", "--file", file]).await;
+    assert_eq!(listed.lines().count(), 2, "{listed}");
+}
+
+#[tokio::test]
+async fn check_config_names_every_problem() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("node.toml");
+    std::fs::write(&file, "[limits]\nidle_sec = 3\n[node]\nid = 4\n").unwrap();
+    let (done, _, err) = output(&["check-config", file.to_str().unwrap()]).await;
+    assert_eq!(done.status.code(), Some(1));
+    assert!(err.contains("limits.idle_s") && err.contains("node.id: found the number 4, expected a string"), "{err}");
+    std::fs::write(&file, "").unwrap();
+    let (done, out, err) = output(&["check-config", file.to_str().unwrap()]).await;
+    assert!(done.status.success() && out.contains("is right"), "{out} {err}");
+}
