@@ -135,7 +135,8 @@ impl Api {
         let mut replay: Option<Replay> = None;
         let mut since = since;
         loop {
-            let after = since.map_or(String::new(), |at| format!("since_epoch={}&since_offset={}&", at.epoch, at.offset));
+            let after =
+                since.map_or(String::new(), |at| format!("since_epoch={}&since_offset={}&", at.epoch, at.offset));
             let path = format!("/v1/groups/{}/messages?{after}limit=1000", escaped(group));
             let Answer { status, body } = self.get(&path).await?;
             ensure!(status == 200, "history of {group}: {status} {body}");

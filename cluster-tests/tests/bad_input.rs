@@ -50,8 +50,11 @@ async fn undisturbed(bystander: &Client, load: Load) -> Result<()> {
     let state = bystander.state();
     ensure!(state.connections == 1, "the bystander lost its connection: {state:?}");
     let quiet = ["joined", "member"];
-    let told: Vec<_> =
-        state.notices.iter().filter(|notice| notice["type"].as_str().is_none_or(|kind| !quiet.contains(&kind))).collect();
+    let told: Vec<_> = state
+        .notices
+        .iter()
+        .filter(|notice| notice["type"].as_str().is_none_or(|kind| !quiet.contains(&kind)))
+        .collect();
     ensure!(told.is_empty(), "the bystander was told {told:?}");
     let (publishers, heads) = load.stop().await?;
     heads.reached_by(std::slice::from_ref(bystander), LIMIT).await?;
@@ -145,7 +148,11 @@ async fn on_a_living_connection(url: &str, session: &Session) -> Result<()> {
         (json!({"type": "join", "group": "g", "colour": "red"}), "invalid", "colour"),
         (json!({"type": "join", "group": "g", "since": 5}), "invalid", "since"),
         (json!({"type": "join", "group": "g", "since": {"epoch": "zz", "offset": 1}}), "invalid", "since.epoch"),
-        (json!({"type": "join", "group": "g", "since": {"epoch": "0123456789abcdef", "offset": -1}}), "invalid", "since.offset"),
+        (
+            json!({"type": "join", "group": "g", "since": {"epoch": "0123456789abcdef", "offset": -1}}),
+            "invalid",
+            "since.offset",
+        ),
         (json!({"type": "join", "group": "g", "since": {"epoch": "0123456789abcdef"}}), "invalid", "since.offset"),
         (json!({"type": "join", "group": "@user:alice"}), "forbidden", "group"),
         (json!({"type": "publish", "group": "g"}), "invalid", "data"),
@@ -172,7 +179,10 @@ async fn on_a_living_connection(url: &str, session: &Session) -> Result<()> {
             let steps = detail["loc"].as_array().into_iter().flatten();
             steps.filter_map(Value::as_str).collect::<Vec<_>>().join(".")
         };
-        ensure!(field.is_empty() || details.iter().any(|detail| path(detail) == field), "{shown}: not {field}: {answer}");
+        ensure!(
+            field.is_empty() || details.iter().any(|detail| path(detail) == field),
+            "{shown}: not {field}: {answer}"
+        );
         let complete = |detail: &Value| detail["msg"].is_string() && detail["type"].is_string();
         ensure!(details.iter().all(complete), "{shown}: incomplete: {answer}");
         messages.insert(answer["message"].to_string());
@@ -181,7 +191,8 @@ async fn on_a_living_connection(url: &str, session: &Session) -> Result<()> {
     // What was in order before still is.
     let joined = socket.ask(&json!({"type": "join", "id": "end", "group": "chat:mallory"})).await?;
     ensure!(joined["type"] == "joined", "{joined}");
-    let published = socket.ask(&json!({"type": "publish", "id": "p", "group": "chat:mallory", "data": {"ok": true}})).await?;
+    let published =
+        socket.ask(&json!({"type": "publish", "id": "p", "group": "chat:mallory", "data": {"ok": true}})).await?;
     ensure!(published["type"] == "published", "{published}");
     socket.close().await;
     Ok(())
@@ -271,8 +282,18 @@ async fn over_http(api: &Api, session: &Session) -> Result<()> {
         (Method::POST, sessions, json!({"user": "a", "attributes": [1]}), "body.attributes"),
         (Method::POST, sessions, json!({"user": "a", "groups": ["fine", "b\u{1}d"]}), "body.groups.1"),
         (Method::POST, sessions, json!({"user": "a", "groups": ["@user:b"]}), "body.groups.0"),
-        (Method::POST, sessions, json!({"user": "a", "grants": [{"pattern": "x", "join": 1, "publish": true}]}), "body.grants.0.join"),
-        (Method::POST, sessions, json!({"user": "a", "grants": [{"join": true, "publish": true}]}), "body.grants.0.pattern"),
+        (
+            Method::POST,
+            sessions,
+            json!({"user": "a", "grants": [{"pattern": "x", "join": 1, "publish": true}]}),
+            "body.grants.0.join",
+        ),
+        (
+            Method::POST,
+            sessions,
+            json!({"user": "a", "grants": [{"join": true, "publish": true}]}),
+            "body.grants.0.pattern",
+        ),
         (Method::POST, sessions, json!({"user": "a", "colour": "red"}), "body.colour"),
         (Method::PATCH, &one, json!({}), "body"),
         (Method::PATCH, &one, json!({"ttl": 5}), "body.ttl"),
@@ -282,7 +303,12 @@ async fn over_http(api: &Api, session: &Session) -> Result<()> {
         (Method::POST, "/v1/groups/a%00b/messages", json!({"data": 1}), "path.group"),
         (Method::POST, "/v1/broadcast", json!({"groups": [], "data": 1}), "body.groups"),
         (Method::POST, "/v1/broadcast", json!({"groups": ["a", 5], "data": 1}), "body.groups.1"),
-        (Method::POST, "/v1/batch", json!({"publishes": [{"group": "a", "data": 1}, {"group": "b"}]}), "body.publishes.1.data"),
+        (
+            Method::POST,
+            "/v1/batch",
+            json!({"publishes": [{"group": "a", "data": 1}, {"group": "b"}]}),
+            "body.publishes.1.data",
+        ),
         (Method::GET, "/v1/sessions/not-a-uuid", Value::Null, "path.id"),
         (Method::GET, "/v1/groups/g/messages?limit=0", Value::Null, "query.limit"),
         (Method::GET, "/v1/groups/g/messages?limit=many", Value::Null, "query.limit"),
@@ -334,8 +360,7 @@ fn names_place(body: &Value, place: Option<&str>) -> Result<()> {
         let steps = detail["loc"].as_array().into_iter().flatten();
         steps.map(|step| step.as_str().map_or(step.to_string(), str::to_owned)).collect::<Vec<_>>().join(".")
     };
-    let complete =
-        |detail: &Value| detail["loc"].is_array() && detail["msg"].is_string() && detail["type"].is_string();
+    let complete = |detail: &Value| detail["loc"].is_array() && detail["msg"].is_string() && detail["type"].is_string();
     ensure!(details.iter().all(complete), "incomplete: {body}");
     let named = place.is_none_or(|place| details.iter().any(|detail| path(detail) == place));
     ensure!(named, "{place:?} is not named in {body}");

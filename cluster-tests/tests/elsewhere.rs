@@ -17,7 +17,7 @@ const LIMIT: Duration = Duration::from_secs(180);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_python_client() -> Result<()> {
-    let python = named_or("ROOST_PYTHON", folder().join("../../target/clients-venv/bin/python"));
+    let python = named_or("ROOST_PYTHON", folder().join("../../target/venv/bin/python"));
     ensure!(is_there(&python), "{} is missing: scripts/setup makes it, or name one in ROOST_PYTHON", python.display());
     let told = against_a_cluster(&python, "python_client.py").await?;
     ensure!(told == json!({"messages": 15, "resumed": 5}), "{told}");

@@ -172,7 +172,9 @@ impl Actor {
         loop {
             match tokio::time::timeout_at(limit, socket.next()).await {
                 Err(_) => return Err("no welcome came".to_owned()),
-                Ok(Received::Closed(code, reason)) => return Err(format!("closed with {code} {reason} before the welcome")),
+                Ok(Received::Closed(code, reason)) => {
+                    return Err(format!("closed with {code} {reason} before the welcome"));
+                }
                 Ok(Received::Text(text)) => {
                     let frame: Value = serde_json::from_str(&text).map_err(|error| format!("{error} in {text}"))?;
                     match frame["type"].as_str() {

@@ -228,8 +228,7 @@ impl<'a> Facts<'a> {
             let key = publish.key.as_deref().unwrap_or(&publish.payload);
             for attempt in &publish.attempts {
                 let Outcome::Acked { at, .. } = attempt.outcome else { continue };
-                let known =
-                    *answers.entry((&publish.publisher, &publish.group, key, at.epoch)).or_insert(at.offset);
+                let known = *answers.entry((&publish.publisher, &publish.group, key, at.epoch)).or_insert(at.offset);
                 if known != at.offset {
                     let place =
                         Place { group: self.group(&publish.group), epoch: at.epoch, offset: at.offset.min(known) };

@@ -61,14 +61,17 @@ fn in_connection(facts: &Facts<'_>, connection: &ConnectionLog) -> Option<Violat
                 }
                 Err(wrong) => Some(wrong),
             },
-            Seen::Message { group, .. } | Seen::Gap { group, .. } | Seen::Reset { group, .. }
+            Seen::Message { group, .. }
+            | Seen::Gap { group, .. }
+            | Seen::Reset { group, .. }
             | Seen::Live { group, .. } => match cursors.get_mut(&**group) {
                 Some(cursor) => cursor.step(&event.seen).err(),
                 None => Some((Rule::S2Contiguity, format!("the connection has not joined {group}"))),
             },
         };
         if let Some((rule, what)) = wrong {
-            let what = format!("{}, connection {} to {}: {what}", connection.client, connection.number, connection.node);
+            let what =
+                format!("{}, connection {} to {}: {what}", connection.client, connection.number, connection.node);
             return Some(Violation { rule, at_us: event.at_us, what, around: print::around_event(connection, index) });
         }
     }
@@ -100,7 +103,8 @@ fn join(since: Option<Position>, at: Position, recovered: bool, at_us: u64) -> R
 fn join_ahead(facts: &Facts<'_>, group: u32, cursor: &Cursor) -> Option<Wrong> {
     let place = Place { group, epoch: cursor.join.epoch, offset: cursor.join.offset };
     let sent_us = facts.latest_sent_up_to(place).filter(|sent_us| *sent_us > cursor.joined_us)?;
-    let what = format!("the join point {} covers what was sent later, at {:.6} s", facts.name(place), sent_us as f64 / 1e6);
+    let what =
+        format!("the join point {} covers what was sent later, at {:.6} s", facts.name(place), sent_us as f64 / 1e6);
     Some((Rule::S8JoinPoint, what))
 }
 

@@ -335,14 +335,10 @@ fn a_different_message_at_one_place() {
 
 #[test]
 fn a_message_left_out() {
-    check_planted(
-        "a hole",
-        &[Rule::S2Contiguity, Rule::S6Resume, Rule::S8JoinPoint],
-        |history, rng| {
-            let (connection, index) = pick(history, rng, is_followed);
-            history.connections[connection].events.remove(index);
-        },
-    );
+    check_planted("a hole", &[Rule::S2Contiguity, Rule::S6Resume, Rule::S8JoinPoint], |history, rng| {
+        let (connection, index) = pick(history, rng, is_followed);
+        history.connections[connection].events.remove(index);
+    });
 }
 
 #[test]
@@ -356,19 +352,15 @@ fn a_message_twice() {
 
 #[test]
 fn two_messages_exchanged() {
-    check_planted(
-        "exchanged",
-        &[Rule::S2Contiguity, Rule::S6Resume, Rule::S8JoinPoint],
-        |history, rng| {
-            let (connection, index) = pick(history, rng, |connection, index| {
-                is_followed(connection, index)
-                    && connection.events[index].seen.group() == connection.events[index + 1].seen.group()
-            });
-            let events = &mut history.connections[connection].events;
-            let later = events[index + 1].seen.clone();
-            events[index + 1].seen = std::mem::replace(&mut events[index].seen, later);
-        },
-    );
+    check_planted("exchanged", &[Rule::S2Contiguity, Rule::S6Resume, Rule::S8JoinPoint], |history, rng| {
+        let (connection, index) = pick(history, rng, |connection, index| {
+            is_followed(connection, index)
+                && connection.events[index].seen.group() == connection.events[index + 1].seen.group()
+        });
+        let events = &mut history.connections[connection].events;
+        let later = events[index + 1].seen.clone();
+        events[index + 1].seen = std::mem::replace(&mut events[index].seen, later);
+    });
 }
 
 #[test]
@@ -466,8 +458,7 @@ fn a_later_message_before_an_earlier_one() {
         // As if the second had been sent first.
         let times = [first, second].map(|index| history.publishes[index].attempts[0]);
         let first = &mut history.publishes[first].attempts[0];
-        (first.sent_us, first.answered_us, first.connection) =
-            (times[1].answered_us + 1, times[1].answered_us + 2, 7);
+        (first.sent_us, first.answered_us, first.connection) = (times[1].answered_us + 1, times[1].answered_us + 2, 7);
         // Subscribers that had the first one by then are not the point.
         history.connections.clear();
     });
