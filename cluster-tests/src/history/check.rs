@@ -44,6 +44,8 @@ pub(super) struct Facts<'a> {
     placed: Vec<Placed>,
     /// For each of `placed`: the latest sending among those of its log up to it.
     latest_sent_us: Vec<u64>,
+    /// Of each log that something was placed in: the end of its part of `placed`.
+    log_ends: Vec<(u32, Epoch, usize)>,
 }
 
 pub(super) fn check(history: &History) -> Result<Summary, Violation> {
@@ -73,6 +75,7 @@ impl<'a> Facts<'a> {
             by_place: Vec::new(),
             placed: Vec::new(),
             latest_sent_us: Vec::new(),
+            log_ends: Vec::new(),
         };
         let mut sightings = this.sightings();
         sightings.sort_unstable();
@@ -139,11 +142,19 @@ impl<'a> Facts<'a> {
             }
         }
         self.placed.sort_unstable_by_key(|placed| placed.place);
-        let mut log = None;
         let mut latest = 0;
-        for placed in &self.placed {
-            let this = (placed.place.group, placed.place.epoch);
-            latest = if log.replace(this) == Some(this) { placed.sent_us.max(latest) } else { placed.sent_us };
+        for (index, placed) in self.placed.iter().enumerate() {
+            let Place { group, epoch, .. } = placed.place;
+            match self.log_ends.last_mut() {
+                Some(log) if (log.0, log.1) == (group, epoch) => {
+                    log.2 = index + 1;
+                    latest = placed.sent_us.max(latest);
+                }
+                _ => {
+                    self.log_ends.push((group, epoch, index + 1));
+                    latest = placed.sent_us;
+                }
+            }
             self.latest_sent_us.push(latest);
         }
     }
@@ -177,11 +188,13 @@ impl<'a> Facts<'a> {
 
     /// An acknowledged publish to the group, sent after `since_us`, in a log that is none of `told`.
     pub(super) fn acked_elsewhere(&self, group: u32, told: &BTreeSet<Epoch>, since_us: u64) -> Option<(Place, u64)> {
-        let start = self.placed.partition_point(|placed| placed.place.group < group);
-        self.placed[start..]
+        let first = self.log_ends.partition_point(|log| log.0 < group);
+        self.log_ends[first..]
             .iter()
-            .take_while(|placed| placed.place.group == group)
-            .filter(|placed| !told.contains(&placed.place.epoch) && placed.sent_us > since_us)
+            .take_while(|log| log.0 == group)
+            .filter(|(_, epoch, end)| !told.contains(epoch) && self.latest_sent_us[end - 1] > since_us)
+            .flat_map(|(_, epoch, _)| self.log(group, *epoch))
+            .filter(|placed| placed.sent_us > since_us)
             .find_map(|placed| Some((placed.place, placed.acked_us?)))
     }
 
