@@ -180,7 +180,6 @@ impl Node {
             node: me.node.clone(),
             config: config.clone(),
             router: router.clone(),
-            attachments: hub.attachments().clone(),
             hub: hub.clone(),
             keyring: keyring.clone(),
             maps: maps.subscribe(),

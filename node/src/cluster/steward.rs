@@ -24,6 +24,7 @@ use super::{
 };
 use crate::{
     clock,
+    config::Config,
     id::{Generation, Member, NodeId},
     logic::{
         map::{ClusterMap, MapRequest, SharedMap},
@@ -33,6 +34,10 @@ use crate::{
     tasks::Tasks,
 };
 
+/// Batches of requests waiting for the steward's loop.
+const REQUESTS: usize = 1_024;
+/// Slots under way at once for balance (`PlanInput::max_moves`).
+const MAX_MOVES: usize = 32;
 /// Changes within so long are looked at together.
 const GATHER: Duration = Duration::from_millis(20);
 /// After an error of the store: this, then twice as long each time, up to `BACK_OFF_MAX_MS`.
@@ -71,9 +76,7 @@ pub struct StewardInputs {
     pub map: MapCell,
     /// From the configuration.
     pub settings: StewardSettings,
-    /// What primaries ask for, of this node or by way of peers. Bounded by the sender; a full one means: ask again.
-    pub requests: mpsc::Receiver<Vec<MapRequest>>,
-    /// Is called with each map that this node has brought about, for telling the peers. Must not block.
+    /// Is called with each map that this node has brought about. Must not block.
     pub on_change: OnChange,
     /// Where it runs.
     pub tasks: Tasks,
@@ -81,26 +84,17 @@ pub struct StewardInputs {
 
 /// Why a node cannot be counted as lost.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum ForgetError {
-    /// Another node is to be asked.
-    #[error("this node is not the steward, ask {}", .0.as_ref().map_or("again later", NodeId::as_str))]
-    NotSteward(Option<NodeId>),
-    /// There is no map yet.
+enum ForgetError {
     #[error("there is no cluster map yet: is the store reachable?")]
     NoMap,
-    /// No slot names it.
     #[error("{0} holds no slots: there is nothing to forget")]
     HoldsNothing(NodeId),
-    /// It lives.
     #[error("{0} is alive: drain it, or stop it first")]
     Alive(NodeId),
-    /// It is not known for certain.
     #[error("{0} is not known to be dead yet: try again in a few seconds")]
     NotSure(NodeId),
-    /// A newer start of it is known.
     #[error("{0} was started again (generation {1}): what it held before counts as lost already")]
     CameBack(NodeId, Generation),
-    /// The node is stopping.
     #[error("this node is stopping")]
     Stopping,
 }
@@ -108,6 +102,7 @@ pub enum ForgetError {
 /// A handle to the running steward. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Steward {
+    requests: mpsc::Sender<Vec<MapRequest>>,
     forget: mpsc::Sender<Forget>,
     store: watch::Receiver<StoreView>,
     fault: watch::Receiver<Option<String>>,
@@ -120,9 +115,28 @@ struct Forget {
 }
 
 impl Steward {
-    /// Starts it, with a task that watches the store. The map appears in the cell as soon as the store gives one, or, on
-    /// the steward of a new cluster, takes the first.
-    pub fn start(inputs: StewardInputs) -> Self {
+    /// Starts it as the configuration says. The map appears in the cell as soon as the store gives one, or, on the steward
+    /// of a new cluster, takes the first.
+    pub fn start(
+        me: Member,
+        config: &Config,
+        store: Arc<dyn Store>,
+        view: watch::Receiver<SharedView>,
+        map: MapCell,
+        tasks: Tasks,
+    ) -> Self {
+        let settings = StewardSettings {
+            slots: config.cluster.slots,
+            copies: config.cluster.copies,
+            interval: Duration::from_millis(config.timing.steward_interval_ms),
+            max_moves: MAX_MOVES,
+        };
+        Self::start_with(StewardInputs { me, store, view, map, settings, on_change: Arc::new(|_| {}), tasks })
+    }
+
+    /// The same with settings of one's own.
+    pub fn start_with(inputs: StewardInputs) -> Self {
+        let (requests, asked_now) = mpsc::channel(REQUESTS);
         let (forget, forgets) = mpsc::channel(16);
         let (store_view, store) = watch::channel(StoreView::Down);
         let (fault_sender, fault) = watch::channel(None);
@@ -131,6 +145,7 @@ impl Steward {
         let tasks = inputs.tasks.clone();
         let shell = Shell {
             inputs,
+            asked_now,
             forgets,
             store_view,
             fault: fault_sender,
@@ -145,7 +160,15 @@ impl Steward {
             not_before_ms: 0,
         };
         tasks.spawn("steward", shell.run());
-        Self { forget, store, fault }
+        Self { requests, forget, store, fault }
+    }
+
+    /// What primaries ask for, of this node or by way of peers. To be told to every node that may be steward; what is
+    /// stale, or was carried out, does no harm. When too much is waiting it is dropped: primaries ask again.
+    pub fn request(&self, requests: Vec<MapRequest>) {
+        if self.requests.try_send(requests).is_err() {
+            tracing::debug!("the steward is behind: requests of primaries were dropped");
+        }
     }
 
     /// How the store answers this node; for gossip.
@@ -159,9 +182,14 @@ impl Steward {
         self.fault.clone()
     }
 
-    /// An operator's word: the dead node's copies are lost for good. Only the steward takes it ([`steward_of`]); it is
-    /// remembered until the map no longer names that start of the node, or this process ends.
-    pub async fn forget(&self, node: &NodeId) -> Result<Member, ForgetError> {
+    /// An operator's word: the dead node's copies are lost for good. To be told to every node that may be steward; each
+    /// remembers it until the map no longer names that start of the node, the node is back, or this process ends.
+    /// Refused, with the reason, while the node is not dead for certain.
+    pub async fn forget(&self, node: &NodeId) -> Result<(), String> {
+        self.try_forget(node).await.map(|_| ()).map_err(|error| error.to_string())
+    }
+
+    async fn try_forget(&self, node: &NodeId) -> Result<Member, ForgetError> {
         let (answer, answered) = oneshot::channel();
         let forget = Forget { node: node.clone(), answer };
         self.forget.send(forget).await.map_err(|_| ForgetError::Stopping)?;
@@ -177,6 +205,7 @@ enum Outcome {
 
 struct Shell {
     inputs: StewardInputs,
+    asked_now: mpsc::Receiver<Vec<MapRequest>>,
     forgets: mpsc::Receiver<Forget>,
     store_view: watch::Sender<StoreView>,
     fault: watch::Sender<Option<String>>,
@@ -218,7 +247,7 @@ impl Shell {
                 _ = ticks.tick() => self.look(),
                 Ok(()) = self.inputs.view.changed() => {}
                 Ok(()) = maps.changed() => self.check_slots(),
-                Some(requests) = self.inputs.requests.recv() => {
+                Some(requests) = self.asked_now.recv() => {
                     for request in requests {
                         self.asked.add(request, self.inputs.settings.slots);
                     }
@@ -260,6 +289,10 @@ impl Shell {
             self.evidence.look(&self.inputs.view.borrow(), map.as_deref());
             if let Some(map) = map {
                 self.asked.prune(&map);
+                let (view, evidence) = (self.inputs.view.borrow(), &self.evidence);
+                let named = |gone: &Member| map.slots.iter().any(|slot| slot.concerns(gone));
+                // One that came back is to be given up by another word, should it die again.
+                self.forgotten.retain(|gone| named(gone) && evidence.is_dead(gone) && !view.is_alive(gone));
             }
         }
     }
@@ -282,8 +315,6 @@ impl Shell {
             None => (0, ClusterMap::first(&self.inputs.me, self.inputs.settings.slots)),
             Some(map) => {
                 self.asked.prune(&map);
-                let named = |gone: &Member| map.slots.iter().any(|slot| slot.concerns(gone));
-                self.forgotten.retain(named);
                 let next = plan(&PlanInput {
                     map: &map,
                     nodes: &self.evidence.facts(&view, &map),
@@ -371,10 +402,6 @@ impl Shell {
 
     fn forget(&mut self, node: &NodeId) -> Result<Member, ForgetError> {
         let view = Arc::clone(&self.inputs.view.borrow());
-        let steward = steward_of(&view);
-        if steward != Some(&self.inputs.me.node) {
-            return Err(ForgetError::NotSteward(steward.cloned()));
-        }
         let map = self.inputs.map.current().ok_or(ForgetError::NoMap)?;
         let named = map.slots.iter().flat_map(|slot| slot.in_sync.iter().chain(&slot.learner));
         let held = named.filter(|member| member.node == *node).max();

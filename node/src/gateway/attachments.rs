@@ -5,6 +5,9 @@
 //! answer that made the attachment, since the two come by different ways: it is remembered for as long as such an answer
 //! can be late.
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::BTreeMap,
     fmt,
@@ -83,6 +86,9 @@ pub struct Attachments {
     shards: Shards,
     news_ms: u64,
 }
+
+/// Session, attachment and connection.
+type Renewal = (SessionId, AttachmentNumber, u64);
 
 #[derive(Debug, Default)]
 struct Registry {
@@ -266,7 +272,12 @@ fn say_goodbye(outbox: &Outbox, why: NotAttached) {
 }
 
 impl Registry {
-    fn take(&mut self, slot: SlotId, session: SessionId, which: impl FnOnce(&Attachment) -> bool) -> Option<Attachment> {
+    fn take(
+        &mut self,
+        slot: SlotId,
+        session: SessionId,
+        which: impl FnOnce(&Attachment) -> bool,
+    ) -> Option<Attachment> {
         let sessions = self.attached.get_mut(&slot)?;
         if !which(sessions.get(&session)?) {
             return None;
@@ -368,12 +379,13 @@ impl<A: Ask> Upkeep<A> {
         }
     }
 
-    fn due(&self, step: u16) -> Vec<(SlotId, Vec<(SessionId, AttachmentNumber, u64)>)> {
+    fn due(&self, step: u16) -> Vec<(SlotId, Vec<Renewal>)> {
         let mut registry = self.attachments.lock();
         registry.forget_old_news(clock::mono_ms().saturating_sub(self.attachments.news_ms));
         let mut due = Vec::new();
         for (slot, sessions) in registry.attached.iter().filter(|(slot, _)| *slot % RENEW_STEPS == step) {
-            let all: Vec<_> = sessions.values().map(|here| (here.session, here.number, here.outbox.connection)).collect();
+            let all: Vec<_> =
+                sessions.values().map(|here| (here.session, here.number, here.outbox.connection)).collect();
             due.extend(all.chunks(ATTACHMENTS_IN_ONE).map(|some| (*slot, some.to_vec())));
         }
         due

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeSet,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -27,6 +28,9 @@ use crate::{
         plain,
     },
 };
+
+/// Between attempts to restore a group whose primary does not serve now.
+const RESTORE_AGAIN: Duration = Duration::from_millis(500);
 
 /// What a frame adds to a message's data, about.
 const MESSAGE_OVERHEAD_BYTES: usize = 200;
@@ -156,9 +160,20 @@ impl Client {
         }
     }
 
+    /// Goes on until the group is there again: nobody asked for it, so nobody would ask again. The client is told of each
+    /// failure by the hub.
     async fn restore(&self, group: GroupName, since: Option<Position>) -> Result<(), ClientError> {
-        self.enter(None, group, since).await;
-        Ok(())
+        loop {
+            match self.enter(None, group.clone(), since).await {
+                // What can only be temporary: the slot's primary is being replaced, or has much to do.
+                Err(SlotError::Unavailable | SlotError::Unknown | SlotError::NotPrimary { .. } | SlotError::Busy) => {}
+                Ok(()) | Err(_) => return Ok(()),
+            }
+            tokio::time::sleep(RESTORE_AGAIN).await;
+            if !self.is_member(&group) {
+                return Ok(());
+            }
+        }
     }
 
     /// Does what the record says by now: the push that made this necessary may have been overtaken by the client's own
@@ -173,12 +188,9 @@ impl Client {
         match (self.is_member(&group), record.groups.contains(&group)) {
             (false, true) => {
                 self.rights().groups.insert(group.clone());
-                self.enter(None, group, None).await;
+                self.restore(group, None).await?;
             }
-            (true, false) => {
-                self.depart(&group).await;
-                self.tell(&Event::Left { id: None, group });
-            }
+            (true, false) => self.depart(None, group).await,
             (true, true) | (false, false) => {}
         }
         Ok(())
@@ -205,12 +217,19 @@ impl Client {
                 return Err(slot_error(id, &reason));
             }
         }
-        self.enter(id, group, since).await;
+        let entered = self.enter(id, group.clone(), since).await;
+        if entered.is_err() && !member {
+            // The client was told that it is not in the group; the record should not bring it back later.
+            self.rights().groups.remove(&group);
+            let undo = SlotRequest::SessionLeave { session: self.session, group };
+            let _ = self.gateway.ask_session(self.session, undo).await;
+        }
         Ok(())
     }
 
-    /// Has the hub deliver the group; the hub tells the client.
-    async fn enter(&self, id: RequestId, group: GroupName, since: Option<Position>) {
+    /// Has the hub deliver the group. The hub tells the client what came of it. Overtaken by a leave or another join of
+    /// the same group, it counts as done.
+    async fn enter(&self, id: RequestId, group: GroupName, since: Option<Position>) -> Result<(), SlotError> {
         let presence = !group.is_private() && self.options(&group).presence;
         let member = presence.then(|| Presence {
             session: self.session,
@@ -218,24 +237,25 @@ impl Client {
             info: self.rights().info.clone(),
             attachment: self.attachment,
         });
-        self.gateway.hub.join(self.outbox.clone(), id, group, member, since).await;
+        let outcome = self.gateway.hub.join_reported(self.outbox.clone(), id, group, member, since).await;
+        outcome.await.map_or(Ok(()), |outcome| outcome.map(|_| ()))
     }
 
     async fn leave(&self, id: RequestId, group: GroupName) -> Result<(), ClientError> {
         if group.is_private() {
             return Err(forbidden(&id, Denied::Private));
         }
-        self.depart(&group).await;
-        // Last, so that whatever fails on the way leaves a record that knows of everything there is to undo.
         let left = SlotRequest::SessionLeave { session: self.session, group: group.clone() };
         self.gateway.ask_session(self.session, left).await.map_err(|reason| slot_error(id.clone(), &reason))?;
-        self.tell(&Event::Left { id, group });
+        self.depart(id, group).await;
         Ok(())
     }
 
-    async fn depart(&self, group: &GroupName) {
-        self.gateway.hub.leave(self.outbox.connection, group);
-        self.rights().groups.remove(group);
+    /// Has the hub deliver the group no more, tell the client so, and take the session out of the group's presence.
+    async fn depart(&self, id: RequestId, group: GroupName) {
+        self.rights().groups.remove(&group);
+        let presence = self.options(&group).presence.then_some((self.session, self.attachment));
+        self.gateway.hub.leave(self.outbox.clone(), id, group, presence).await;
     }
 
     async fn publish(&self, id: RequestId, group: GroupName, data: Bytes, key: Option<&str>) -> Result<(), ClientError> {
@@ -325,16 +345,15 @@ impl Client {
 impl Drop for Client {
     fn drop(&mut self) {
         let gateway = self.gateway.clone();
-        let groups = self.private_groups().chain(std::mem::take(&mut self.rights().groups)).collect();
-        gateway.hub.left_all(self.outbox.connection, groups);
-        gateway.attachments.remove(self.session, self.attachment);
+        gateway.hub.attachments().remove(self.session, self.attachment);
         if gateway.tasks.stopping().is_cancelled() {
             // The others notice that this node is gone.
             return;
         }
-        let (session, attachment) = (self.session, self.attachment);
+        let (session, attachment, connection) = (self.session, self.attachment, self.outbox.connection);
         let tasks = gateway.tasks.clone();
         tasks.spawn_detached("detach", async move {
+            gateway.hub.left_all(connection).await;
             // Should this fail, then the gateway's list of its attachments, sent now and then, tells.
             let _ = gateway.ask_session(session, SlotRequest::Detach { session, attachment }).await;
         });

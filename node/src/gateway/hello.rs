@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::{
     Gateway,
+    attachments::Attachment,
     client::Client,
     origin::Credentials,
     outbox::{Closing, Outbox},
@@ -28,16 +29,21 @@ use crate::{
 pub(super) struct Opened {
     pub(super) client: Arc<Client>,
     /// What the record becomes over HTTP.
-    pub(super) changes: watch::Receiver<Option<Arc<SessionRecord>>>,
+    pub(super) changes: watch::Receiver<Arc<SessionRecord>>,
     pub(super) welcome: Event,
     /// The groups to be restored, with where the client stopped.
     pub(super) restore: Vec<(GroupName, Option<Position>)>,
 }
 
-/// A client that was refused.
-pub(super) struct Refused {
-    pub(super) error: ClientError,
-    pub(super) closing: Closing,
+/// Why a client is not attached.
+pub(super) enum NotOpened {
+    /// It was refused.
+    Refused {
+        error: ClientError,
+        closing: Closing,
+    },
+    /// The attachment was over before it began. The outbox has what is to be said.
+    Over,
 }
 
 /// Where a token came from.
@@ -56,7 +62,7 @@ pub(super) async fn open(
     id: RequestId,
     token: Option<String>,
     resume: BTreeMap<GroupName, Position>,
-) -> Result<Opened, Refused> {
+) -> Result<Opened, NotOpened> {
     let (session, source) = identify(gateway, credentials, &id, token)?;
     let (record, attachment, token) = match session {
         Some(session) => match attach(gateway, outbox, session).await {
@@ -71,13 +77,17 @@ pub(super) async fn open(
         },
         None => create(gateway, outbox, &id).await?,
     };
-    let changes = gateway.attachments.insert(record.id, attachment, outbox.clone());
+    let (sender, mut changes) = watch::channel(Arc::new(record));
+    let session = changes.borrow().id;
+    let inserted = Attachment { session, number: attachment, outbox: outbox.clone(), record: sender };
+    gateway.hub.attachments().insert(inserted).map_err(|_| NotOpened::Over)?;
+    let record = changes.borrow_and_update().clone();
     let client = Arc::new(Client::new(gateway.clone(), outbox.clone(), &record, attachment));
     let groups: Vec<GroupName> = client.private_groups().chain(record.groups.iter().cloned()).collect();
     let welcome = Event::Welcome {
         id,
         session: client.session(),
-        user: record.user,
+        user: record.user.clone(),
         token,
         node: gateway.node.as_str().to_owned(),
         heartbeat_s: gateway.config.limits.heartbeat_s,
@@ -93,7 +103,7 @@ fn identify(
     credentials: &Credentials,
     id: &RequestId,
     token: Option<String>,
-) -> Result<(Option<SessionId>, Option<Source>), Refused> {
+) -> Result<(Option<SessionId>, Option<Source>), NotOpened> {
     let anonymous = gateway.config.session.anonymous;
     let given = [
         (token.as_ref(), Source::Hello),
@@ -123,7 +133,7 @@ fn identify(
 /// The record, the attachment's number and, the session being new, its token.
 type Attached = (SessionRecord, u64, Option<String>);
 
-async fn create(gateway: &Gateway, outbox: &Outbox, id: &RequestId) -> Result<Attached, Refused> {
+async fn create(gateway: &Gateway, outbox: &Outbox, id: &RequestId) -> Result<Attached, NotOpened> {
     let record = anonymous_record(&gateway.config.session, clock::wall_ms());
     let session = record.id;
     let created = gateway.ask_session(session, SlotRequest::CreateSession { record }).await;
@@ -158,12 +168,12 @@ fn anonymous_record(config: &SessionConfig, now_ms: u64) -> SessionRecord {
     }
 }
 
-fn unauthorized(error: ClientError) -> Refused {
+fn unauthorized(error: ClientError) -> NotOpened {
     let closing = Closing { code: ByeCode::Unauthorized, reason: error.message.clone(), reconnect: false, after_ms: 0 };
-    Refused { error, closing }
+    NotOpened::Refused { error, closing }
 }
 
-fn unattached(id: RequestId, reason: &SlotError) -> Refused {
+fn unattached(id: RequestId, reason: &SlotError) -> NotOpened {
     let error = slot_error(id, reason);
     let (code, reconnect) = match reason {
         SlotError::NoSession | SlotError::SessionEnded(_) => (ByeCode::SessionEnded, false),
@@ -171,7 +181,7 @@ fn unattached(id: RequestId, reason: &SlotError) -> Refused {
     };
     let after_ms = if reconnect { error.retry_after_ms.unwrap_or(0).max(1_000) } else { 0 };
     let closing = Closing { code, reason: error.message.clone(), reconnect, after_ms };
-    Refused { error, closing }
+    NotOpened::Refused { error, closing }
 }
 
 #[cfg(test)]

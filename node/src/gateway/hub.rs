@@ -103,7 +103,15 @@ impl Hub {
             let (sender, inbox) = mpsc::channel(INBOX);
             let requests = Requests::new(ask.clone(), sender.clone(), tasks.clone(), deadline);
             let counts = Arc::default();
-            let shard = Shard::new(inbox, requests, maps.clone(), view.clone(), &config, Arc::clone(&counts), Arc::clone(&counters));
+            let shard = Shard::new(
+                inbox,
+                requests,
+                maps.clone(),
+                view.clone(),
+                &config,
+                Arc::clone(&counts),
+                Arc::clone(&counters),
+            );
             tasks.spawn("hub_shard", shard.run());
             ShardHandle { inbox: sender, counts }
         });
@@ -219,7 +227,8 @@ impl Hub {
 
     /// How many groups have subscribers here.
     pub fn group_count(&self) -> usize {
-        let counts = self.shards.shards.iter().map(|shard| shard.counts.lock().unwrap_or_else(PoisonError::into_inner).len());
+        let counts =
+            self.shards.shards.iter().map(|shard| shard.counts.lock().unwrap_or_else(PoisonError::into_inner).len());
         counts.sum()
     }
 
@@ -302,11 +311,34 @@ impl Shards {
 /// What comes into a shard's inbox.
 #[derive(Debug)]
 enum Input {
-    Join { slot: SlotId, join: Box<Join> },
-    Leave { slot: SlotId, outbox: Arc<Outbox>, request: RequestId, group: GroupName, presence: Option<(SessionId, AttachmentNumber)> },
-    LeftAll { connection: u64, done: oneshot::Sender<()> },
-    Deliver { slot: SlotId, term: Term, group: GroupName, epoch: Epoch, message: Message },
-    Member { slot: SlotId, group: GroupName, joined: bool, member: Presence },
+    Join {
+        slot: SlotId,
+        join: Box<Join>,
+    },
+    Leave {
+        slot: SlotId,
+        outbox: Arc<Outbox>,
+        request: RequestId,
+        group: GroupName,
+        presence: Option<(SessionId, AttachmentNumber)>,
+    },
+    LeftAll {
+        connection: u64,
+        done: oneshot::Sender<()>,
+    },
+    Deliver {
+        slot: SlotId,
+        term: Term,
+        group: GroupName,
+        epoch: Epoch,
+        message: Message,
+    },
+    Member {
+        slot: SlotId,
+        group: GroupName,
+        joined: bool,
+        member: Presence,
+    },
     PeerConnected(Member),
     PeerLost(Member),
     Answer(Answer),

@@ -3,38 +3,55 @@
 //!
 //! Bounded three ways: by the number of requests, by the data that they hold, and by what their answers may add to the
 //! outbox. The last keeps a client that resumes many groups from being drowned, and closed, by its own replay: the next
-//! group is asked for when the outbox has room.
+//! group is asked for when the outbox has room. A group that is slow to answer holds up the others only for a moment.
 
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::Arc,
+    time::Duration,
 };
 
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 
 use super::client::{Client, Job};
-use crate::{config::LimitsConfig, id::GroupName};
+use crate::{clock, config::LimitsConfig, id::GroupName};
+
+/// So long the room that answers may need is kept free for them while others wait for it.
+const PATIENCE: Duration = Duration::from_millis(200);
+
+/// What is done one after the other. What the node does by itself to bring a group back may take long, and is not to hold
+/// up what the client asks of the group meanwhile.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+struct Lane {
+    group: GroupName,
+    restoring: bool,
+}
 
 /// The jobs of one connection.
 pub(super) struct Lanes {
-    /// The groups that have a job under way, each with those that wait for it.
-    lanes: BTreeMap<GroupName, VecDeque<Job>>,
-    /// Groups with a first job that may start.
-    ready: VecDeque<GroupName>,
+    /// Those that have a job under way, or one that may start, each with the jobs that have not started.
+    lanes: BTreeMap<Lane, VecDeque<Job>>,
+    /// Those whose first job may start.
+    ready: VecDeque<Lane>,
     running: FuturesUnordered<BoxFuture<'static, Finished>>,
     requests: usize,
     data_bytes: usize,
     answer_bytes: usize,
+    /// Counts how often the room kept for answers was given to others.
+    round: u64,
+    /// Something waits for room, and gets it then at the latest.
+    patience_until: Option<tokio::time::Instant>,
     requests_max: usize,
     data_bytes_max: usize,
     answer_bytes_max: usize,
 }
 
 struct Finished {
-    group: GroupName,
+    lane: Lane,
     requests: usize,
     data_bytes: usize,
     answer_bytes: usize,
+    round: u64,
 }
 
 impl Lanes {
@@ -46,6 +63,8 @@ impl Lanes {
             requests: 0,
             data_bytes: 0,
             answer_bytes: 0,
+            round: 0,
+            patience_until: None,
             requests_max: limits.requests_in_flight,
             data_bytes_max: limits.outbox_bytes,
             answer_bytes_max: limits.outbox_bytes / 2,
@@ -62,13 +81,14 @@ impl Lanes {
             self.requests += 1;
             self.data_bytes += data_bytes;
         }
-        match self.lanes.get_mut(&group) {
+        let lane = Lane { restoring: matches!(job, Job::Restore { .. }), group };
+        match self.lanes.get_mut(&lane) {
             // It reads the record when its turn comes: one is as good as two.
-            Some(lane) if matches!(job, Job::Reconcile) && matches!(lane.back(), Some(Job::Reconcile)) => {}
-            Some(lane) => lane.push_back(job),
+            Some(jobs) if matches!(job, Job::Reconcile) && matches!(jobs.back(), Some(Job::Reconcile)) => {}
+            Some(jobs) => jobs.push_back(job),
             None => {
-                self.lanes.insert(group.clone(), VecDeque::from([job]));
-                self.ready.push_back(group);
+                self.lanes.insert(lane.clone(), VecDeque::from([job]));
+                self.ready.push_back(lane);
             }
         }
         Ok(())
@@ -76,24 +96,27 @@ impl Lanes {
 
     /// Starts what may start now.
     pub(super) fn start(&mut self, client: &Arc<Client>) {
-        while let Some(group) = self.ready.front() {
-            let Some(job) = self.lanes.get(group).and_then(VecDeque::front) else {
+        while let Some(lane) = self.ready.front() {
+            let Some(job) = self.lanes.get(lane).and_then(VecDeque::front) else {
                 self.ready.pop_front();
                 continue;
             };
-            let answer_bytes = client.answer_bytes(group, job);
+            let answer_bytes = client.answer_bytes(&lane.group, job);
             if !self.has_room(client.outbox.queued_bytes(), answer_bytes) {
+                self.patience_until.get_or_insert_with(|| clock::deadline(PATIENCE));
                 return;
             }
-            let Some(group) = self.ready.pop_front() else { return };
-            let Some(job) = self.lanes.get_mut(&group).and_then(VecDeque::pop_front) else { continue };
+            let Some(lane) = self.ready.pop_front() else { break };
+            let Some(job) = self.lanes.get_mut(&lane).and_then(VecDeque::pop_front) else { continue };
             self.answer_bytes += answer_bytes;
-            let (requests, data_bytes, client) = (usize::from(job.is_request()), job.data_bytes(), client.clone());
+            let (requests, data_bytes, round) = (usize::from(job.is_request()), job.data_bytes(), self.round);
+            let client = client.clone();
             self.running.push(Box::pin(async move {
-                client.perform(group.clone(), job).await;
-                Finished { group, requests, data_bytes, answer_bytes }
+                client.perform(lane.group.clone(), job).await;
+                Finished { lane, requests, data_bytes, answer_bytes, round }
             }));
         }
+        self.patience_until = None;
     }
 
     /// Alone a job may start as soon as the outbox is half empty, beside others only if it fits too.
@@ -107,15 +130,30 @@ impl Lanes {
         !self.running.is_empty()
     }
 
-    /// Waits until a job is done. Cancel-safe.
+    /// Waits until a job is done, or others get the room that it was given. Cancel-safe.
     pub(super) async fn finished(&mut self) {
-        let Some(Finished { group, requests, data_bytes, answer_bytes }) = self.running.next().await else { return };
+        let finished = match self.patience_until {
+            Some(until) => match tokio::time::timeout_at(until, self.running.next()).await {
+                Ok(finished) => finished,
+                Err(_) => return self.give_room(),
+            },
+            None => self.running.next().await,
+        };
+        let Some(Finished { lane, requests, data_bytes, answer_bytes, round }) = finished else { return };
         self.requests -= requests;
         self.data_bytes -= data_bytes;
-        self.answer_bytes -= answer_bytes;
-        match self.lanes.get(&group) {
-            Some(lane) if !lane.is_empty() => self.ready.push_back(group),
-            _ => drop(self.lanes.remove(&group)),
+        if round == self.round {
+            self.answer_bytes -= answer_bytes;
         }
+        match self.lanes.get(&lane) {
+            Some(jobs) if !jobs.is_empty() => self.ready.push_back(lane),
+            _ => drop(self.lanes.remove(&lane)),
+        }
+    }
+
+    fn give_room(&mut self) {
+        self.round += 1;
+        self.answer_bytes = 0;
+        self.patience_until = None;
     }
 }

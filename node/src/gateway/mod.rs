@@ -38,7 +38,6 @@ use crate::{
     token::Keyring,
 };
 use admission::Admission;
-use attachments::Attachments;
 use connections::Connections;
 use hub::Hub;
 
@@ -52,8 +51,6 @@ pub struct Gateway {
     pub router: Router,
     /// Delivers to the connections.
     pub hub: Hub,
-    /// Which session is attached to which connection.
-    pub attachments: Attachments,
     /// Checks tokens, signs those of new sessions.
     pub keyring: Arc<Keyring>,
     /// The newest map that this node has.

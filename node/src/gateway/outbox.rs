@@ -26,6 +26,7 @@ struct State {
     frames: VecDeque<Utf8Bytes>,
     bytes: usize,
     closing: Option<Closing>,
+    cut: bool,
 }
 
 /// Why the connection is to end; the owner's task writes what is queued, then `bye`, and closes.
@@ -65,6 +66,7 @@ impl Outbox {
         if state.bytes + frame.len() > self.limit_bytes {
             let (queued, limit) = (state.bytes, self.limit_bytes);
             state.frames.clear();
+            state.cut = true;
             state.closing = Some(Closing {
                 code: ByeCode::SlowConsumer,
                 reason: format!(
@@ -98,6 +100,7 @@ impl Outbox {
         let mut state = self.lock();
         state.frames.clear();
         state.bytes = 0;
+        state.cut = true;
         state.closing.get_or_insert(closing);
         drop(state);
         self.wake.notify_one();
@@ -109,6 +112,7 @@ impl Outbox {
         state.bytes = frame.len();
         state.frames.clear();
         state.frames.push_back(frame);
+        state.cut = true;
         state.closing.get_or_insert(closing);
         drop(state);
         self.wake.notify_one();
@@ -117,6 +121,18 @@ impl Outbox {
     /// Whether the connection is ending.
     pub fn is_closing(&self) -> bool {
         self.lock().closing.is_some()
+    }
+
+    /// Whether nothing more but the `bye` may reach the client, also of what was taken before.
+    pub fn is_cut(&self) -> bool {
+        self.lock().cut
+    }
+
+    /// Waits until the connection is ending. Only the owner's task waits; cancel-safe.
+    pub async fn ending(&self) {
+        while !self.is_closing() {
+            self.wake.notified().await;
+        }
     }
 
     /// How many bytes are queued.

@@ -18,10 +18,10 @@ use super::{
     admission::Admitted,
     client::{Client, Job},
     connections::Listed,
-    hello::{self, Opened},
+    hello::{self, NotOpened, Opened},
     lanes::Lanes,
     origin::Credentials,
-    outbox::Closing,
+    outbox::{Closing, Outbox},
     rate::{OperationRate, Verdict},
     refusal::error,
     stream::{ClientStream, Fault, Incoming, Upgrade, WriteError},
@@ -101,6 +101,12 @@ impl Ending {
         Self { frames: Vec::new(), closing, fault: None }
     }
 
+    /// As the outbox says, if it says so.
+    fn of(outbox: &Outbox) -> Option<Self> {
+        let batch = outbox.take();
+        batch.closing.map(|closing| Self { frames: batch.frames, ..Self::new(closing) })
+    }
+
     /// For a client that does not keep to the protocol.
     fn bad_frame(reason: String, fault: Option<Fault>) -> Self {
         let closing = Closing { code: ByeCode::BadFrame, reason, reconnect: false, after_ms: 0 };
@@ -121,9 +127,6 @@ impl Ending {
             (_, Some(Fault::TooLarge)) => gateway.metrics.limit_hit(Limit::FrameBytes),
             _ => {}
         }
-        if code == ByeCode::Displaced {
-            frames.push(plain::encode(&Event::Displaced));
-        }
         let close_code = fault.map_or(plain::close_code(code), Fault::close_code);
         frames.push(plain::encode(&Event::Bye { code, reason: reason.clone(), reconnect, after_ms }));
         stream.end(frames, close_code, &reason).await;
@@ -143,7 +146,7 @@ async fn greet(
     let text = loop {
         let incoming = tokio::select! {
             incoming = stream.next() => incoming,
-            () = listed.outbox.ending() => return Err(listed.outbox.take().closing.map(Ending::new)),
+            () = listed.outbox.ending() => return Err(Ending::of(&listed.outbox)),
             () = tokio::time::sleep_until(deadline) => {
                 gateway.metrics.limit_hit(Limit::HandshakeMs);
                 let reason = format!("no `hello` came within {} ms", limits.handshake_ms);
@@ -163,7 +166,10 @@ async fn greet(
     match read(&text, limits.message_bytes) {
         Ok(Command::Hello { id, session, resume }) => {
             let opened = hello::open(gateway, &listed.outbox, &credentials, id, session, resume).await;
-            opened.map_err(|refused| Some(Ending::new(refused.closing).after(&Event::Error(refused.error))))
+            opened.map_err(|why| match why {
+                NotOpened::Refused { error, closing } => Some(Ending::new(closing).after(&Event::Error(error))),
+                NotOpened::Over => Ending::of(&listed.outbox),
+            })
         }
         Ok(other) => {
             let reason = "the first frame is `hello`: {\"type\":\"hello\"}";
@@ -184,7 +190,7 @@ struct Talk<'a> {
     rate: OperationRate,
     client: Arc<Client>,
     lanes: Lanes,
-    changes: Option<watch::Receiver<Option<Arc<SessionRecord>>>>,
+    changes: Option<watch::Receiver<Arc<SessionRecord>>>,
 }
 
 impl<'a> Talk<'a> {
@@ -233,7 +239,8 @@ impl<'a> Talk<'a> {
         match self.stream.write(outbox, batch.frames).await {
             // What closed it may have come while this was written.
             Ok(()) => batch.closing.map(|closing| Some(Ending::new(closing))),
-            Err(WriteError::Cut) => Some(outbox.take().closing.map(Ending::new)),
+            // What was taken before the cut is dropped; what was queued with it is the last that the client hears.
+            Err(WriteError::Cut) => Some(Ending::of(outbox)),
             Err(WriteError::Gone) => Some(None),
             Err(WriteError::TimedOut) => {
                 self.client.gateway.metrics.limit_hit(Limit::WriteTimeoutMs);
@@ -332,7 +339,7 @@ impl<'a> Talk<'a> {
             self.changes = None;
             return;
         }
-        let Some(record) = changes.borrow_and_update().clone() else { return };
+        let record = changes.borrow_and_update().clone();
         for group in self.client.record_changed(&record) {
             let _ = self.lanes.add(group, Job::Reconcile);
         }
@@ -340,7 +347,7 @@ impl<'a> Talk<'a> {
 }
 
 /// Waits for a change, or for the end of changes; for ever where that has been seen. Cancel-safe.
-async fn changed(changes: &mut Option<watch::Receiver<Option<Arc<SessionRecord>>>>) {
+async fn changed(changes: &mut Option<watch::Receiver<Arc<SessionRecord>>>) {
     match changes {
         Some(changes) => drop(changes.changed().await),
         None => std::future::pending().await,

@@ -112,6 +112,8 @@ pub enum Input {
         attempt: Attempt,
         /// The answer.
         result: Result<JoinPoint, SlotError>,
+        /// The answer was too large to hold all: what it does not tell has to be asked for.
+        partial: bool,
     },
     /// To [`Output::AskUnregister`], whatever the answer.
     UnregisterAnswer {
@@ -323,7 +325,9 @@ struct Joining {
 enum JoinStage {
     Asked(Attempt),
     /// To be asked again then, or as soon as a registration has settled the feed.
-    Paused { until_ms: u64 },
+    Paused {
+        until_ms: u64,
+    },
     /// To be asked when the same connection's earlier presence is gone, so that the two do not cross.
     AfterLeave,
 }
@@ -342,8 +346,9 @@ struct Departing {
 const BEYOND_HEAD_REPEATS: u32 = 4;
 
 impl Feed {
-    /// A feed that nobody follows yet.
-    pub fn new(settings: FeedSettings) -> Self {
+    /// A feed that nobody follows yet. Its requests are numbered from after `last_attempt`, so that late answers to an
+    /// earlier feed of the group mean nothing to it.
+    pub fn new(settings: FeedSettings, last_attempt: Attempt) -> Self {
         Self {
             settings,
             position: None,
@@ -356,7 +361,7 @@ impl Feed {
             departing: BTreeMap::new(),
             held: Held::default(),
             recent: Recent::default(),
-            last_attempt: 0,
+            last_attempt,
             registration: Registration::Idle,
             register_again: false,
             renew_at_ms: 0,
@@ -374,8 +379,14 @@ impl Feed {
     pub fn handle(&mut self, now_ms: u64, input: Input, out: &mut Vec<Output>) {
         match input {
             Input::Subscribe { subscriber, request, member, since } => {
-                let joining =
-                    Joining { request, member, since, give_up_ms: now_ms + self.settings.join_ms, repeats: 0, stage: JoinStage::AfterLeave };
+                let joining = Joining {
+                    request,
+                    member,
+                    since,
+                    give_up_ms: now_ms + self.settings.join_ms,
+                    repeats: 0,
+                    stage: JoinStage::AfterLeave,
+                };
                 self.subscribe(now_ms, subscriber, joining, out);
             }
             Input::Unsubscribe { subscriber, leave } => self.unsubscribe(now_ms, subscriber, leave, out),
@@ -383,7 +394,10 @@ impl Feed {
                 self.join_answer(now_ms, attempt, subscriber, result, out);
                 self.depart_after_join(attempt, subscriber, out);
             }
-            Input::RegisterAnswer { attempt, result } => self.register_answer(now_ms, attempt, result, out),
+            Input::RegisterAnswer { attempt, result, partial } => {
+                self.register_again |= partial && result.is_ok();
+                self.register_answer(now_ms, attempt, result, out);
+            }
             Input::UnregisterAnswer { attempt } => {
                 if self.unregistering == Some(attempt) {
                     self.unregistering = None;
@@ -403,7 +417,9 @@ impl Feed {
                 self.tick(now_ms, out);
             }
             Input::PrimaryReachable => {
-                if self.unreachable_since_ms.take().is_some() && !matches!(self.registration, Registration::Asked { .. }) {
+                if self.unreachable_since_ms.take().is_some()
+                    && !matches!(self.registration, Registration::Asked { .. })
+                {
                     self.failures = 0;
                     self.register(now_ms, out);
                 }
@@ -424,13 +440,24 @@ impl Feed {
         };
         let joins = (!self.joining.is_empty()).then_some(self.joins_due_ms);
         let linger = self.empty_since_ms.map(|since| since + self.settings.linger_ms);
-        let stale = if self.stale { None } else { self.troubled_since_ms().map(|since| since + self.settings.stale_after_ms) };
+        let stale =
+            if self.stale { None } else { self.troubled_since_ms().map(|since| since + self.settings.stale_after_ms) };
         [registration, joins, linger, stale].into_iter().flatten().min()
     }
 
     /// How many connections follow the group, or are about to.
     pub fn subscriber_count(&self) -> usize {
         self.live.len() + self.joining.len()
+    }
+
+    /// Whether this connection follows the group, or is about to.
+    pub fn follows(&self, subscriber: Subscriber) -> bool {
+        self.live.contains(&subscriber) || self.joining.contains_key(&subscriber)
+    }
+
+    /// The number of the last request.
+    pub fn last_attempt(&self) -> Attempt {
+        self.last_attempt
     }
 
     /// Whether clients are joining.
@@ -440,7 +467,10 @@ impl Feed {
 
     /// Nothing is left and nothing is under way: the feed may be dropped.
     pub fn is_over(&self) -> bool {
-        !self.has_subscribers() && self.departing.is_empty() && self.unregistering.is_none() && self.empty_since_ms.is_none()
+        !self.has_subscribers()
+            && self.departing.is_empty()
+            && self.unregistering.is_none()
+            && self.empty_since_ms.is_none()
     }
 
     fn has_subscribers(&self) -> bool {
@@ -504,7 +534,13 @@ impl Feed {
         }
     }
 
-    fn unsubscribe(&mut self, now_ms: u64, subscriber: Subscriber, leave: Option<(SessionId, AttachmentNumber)>, out: &mut Vec<Output>) {
+    fn unsubscribe(
+        &mut self,
+        now_ms: u64,
+        subscriber: Subscriber,
+        leave: Option<(SessionId, AttachmentNumber)>,
+        out: &mut Vec<Output>,
+    ) {
         let was_live = self.live.remove(&subscriber);
         self.ahead.remove(&subscriber);
         let joining = self.joining.remove(&subscriber);
@@ -525,7 +561,14 @@ impl Feed {
     }
 
     /// Takes a presence back; after the join that is to enter it, where that one is under way.
-    fn depart(&mut self, subscriber: Subscriber, session: SessionId, attachment: AttachmentNumber, join: Option<Attempt>, out: &mut Vec<Output>) {
+    fn depart(
+        &mut self,
+        subscriber: Subscriber,
+        session: SessionId,
+        attachment: AttachmentNumber,
+        join: Option<Attempt>,
+        out: &mut Vec<Output>,
+    ) {
         if self.departing.contains_key(&subscriber) {
             // The one under way ends this presence too: no join of it was asked in between.
             return;
@@ -545,7 +588,12 @@ impl Feed {
             departing.asked = true;
             departing.waits_for = next;
             self.last_attempt = next;
-            out.push(Output::AskLeave { attempt: next, subscriber, session: departing.session, attachment: departing.attachment });
+            out.push(Output::AskLeave {
+                attempt: next,
+                subscriber,
+                session: departing.session,
+                attachment: departing.attachment,
+            });
         }
     }
 
@@ -620,7 +668,14 @@ impl Feed {
         }
     }
 
-    fn join_answer(&mut self, now_ms: u64, attempt: Attempt, subscriber: Subscriber, result: Result<JoinPoint, SlotError>, out: &mut Vec<Output>) {
+    fn join_answer(
+        &mut self,
+        now_ms: u64,
+        attempt: Attempt,
+        subscriber: Subscriber,
+        result: Result<JoinPoint, SlotError>,
+        out: &mut Vec<Output>,
+    ) {
         let Some(joining) = self.joining.get(&subscriber) else { return };
         if joining.stage != JoinStage::Asked(attempt) {
             return;
@@ -741,7 +796,7 @@ impl Feed {
         let settings = self.settings;
         let departing = std::mem::take(&mut self.departing);
         let unreachable_since_ms = self.unreachable_since_ms;
-        *self = Self { last_attempt: attempt, unregistering: Some(attempt), departing, unreachable_since_ms, ..Self::new(settings) };
+        *self = Self { unregistering: Some(attempt), departing, unreachable_since_ms, ..Self::new(settings, attempt) };
         out.push(Output::AskUnregister { attempt });
     }
 
@@ -817,7 +872,10 @@ impl Feed {
         let ahead = std::mem::take(&mut self.ahead);
         if self.live.len() > ahead.len() {
             let except = ahead.keys().copied().collect();
-            out.push(Output::Tell { to: To::AllBut(except), notice: Notice::Gap { epoch, from: position.offset + 1, to } });
+            out.push(Output::Tell {
+                to: To::AllBut(except),
+                notice: Notice::Gap { epoch, from: position.offset + 1, to },
+            });
         }
         for (subscriber, after) in ahead {
             if after < to {
@@ -830,8 +888,17 @@ impl Feed {
         self.recent.restart(to);
     }
 
-    fn register_answer(&mut self, now_ms: u64, attempt: Attempt, result: Result<JoinPoint, SlotError>, out: &mut Vec<Output>) {
-        let (Registration::Asked { attempt: asked, since, .. }, Some(position)) = (&self.registration, self.position) else { return };
+    fn register_answer(
+        &mut self,
+        now_ms: u64,
+        attempt: Attempt,
+        result: Result<JoinPoint, SlotError>,
+        out: &mut Vec<Output>,
+    ) {
+        let (Registration::Asked { attempt: asked, since, .. }, Some(position)) = (&self.registration, self.position)
+        else {
+            return;
+        };
         if *asked != attempt {
             return;
         }

@@ -16,31 +16,31 @@ const DEAF_MS: u64 = 3_000;
 
 /// What this node knows of its probes.
 #[derive(Debug)]
-pub struct Probes {
+pub(super) struct Probes {
     me: Member,
     back: Mutex<BTreeMap<NodeId, u64>>,
 }
 
 impl Probes {
     /// None sent yet.
-    pub fn new(me: Member) -> Self {
+    pub(super) fn new(me: Member) -> Self {
         Self { me, back: Mutex::default() }
     }
 
     /// Whether this process sent it.
-    pub fn is_mine(&self, origin: &Member) -> bool {
+    pub(super) fn is_mine(&self, origin: &Member) -> bool {
         self.me == *origin
     }
 
     /// One has come back through this peer. Its nonce is the time when it was sent.
-    pub fn came_back(&self, through: &NodeId, nonce: u64) {
+    pub(super) fn came_back(&self, through: &NodeId, nonce: u64) {
         let mut back = self.lock();
         let latest = back.entry(through.clone()).or_default();
         *latest = (*latest).max(nonce.min(clock::mono_ms()));
     }
 
     /// Whether probes went out through these peers and none of them has come back lately.
-    pub fn is_deaf(&self, peers: &[NodeId]) -> bool {
+    pub(super) fn is_deaf(&self, peers: &[NodeId]) -> bool {
         let now_ms = clock::mono_ms();
         let mut back = self.lock();
         // A peer that is new is counted from now on.

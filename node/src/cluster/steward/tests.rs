@@ -24,7 +24,6 @@ struct Node {
     me: String,
     view: watch::Sender<SharedView>,
     map: MapCell,
-    requests: mpsc::Sender<Vec<MapRequest>>,
     steward: Steward,
     tasks: Tasks,
     /// The maps that this node has brought about.
@@ -38,20 +37,18 @@ impl Node {
 
     fn start_with(store: &Arc<dyn Store>, me: &str, nodes: &str, slots: u16) -> Self {
         let (sender, receiver) = watch::channel(Arc::new(view(me, nodes)));
-        let (requests, asked) = mpsc::channel(16);
         let made = Arc::new(Mutex::new(Vec::new()));
         let (map, tasks, made_here) = (MapCell::new(), Tasks::new(), Arc::clone(&made));
-        let steward = Steward::start(StewardInputs {
+        let steward = Steward::start_with(StewardInputs {
             me: view(me, "").me,
             store: Arc::clone(store),
             view: receiver,
             map: map.clone(),
             settings: StewardSettings { slots, copies: 2, interval: Duration::from_millis(20), max_moves: 8 },
-            requests: asked,
             on_change: Arc::new(move |map| made_here.lock().unwrap().push(map)),
             tasks: tasks.clone(),
         });
-        Self { me: me.to_owned(), view: sender, map, requests, steward, tasks, made }
+        Self { me: me.to_owned(), view: sender, map, steward, tasks, made }
     }
 
     fn sees(&self, nodes: &str) {
@@ -63,19 +60,19 @@ impl Node {
     }
 
     /// Asks for every learner to become in-sync.
-    async fn promote(&self) {
+    fn promote(&self) {
         let Some(map) = self.map.current() else { return };
         let promotes = map.slots.iter().enumerate().filter_map(|(slot, assignment)| {
             let learner = assignment.learner.clone()?;
             Some(MapRequest::Promote { slot: slot as u16, changed_at: assignment.changed_at, learner })
         });
-        self.requests.send(promotes.collect()).await.unwrap();
+        self.steward.request(promotes.collect());
     }
 
     /// Promotes until every slot has two copies and nothing is under way.
     async fn settle(&self) {
         wait_until("two copies of every slot", async || {
-            self.promote().await;
+            self.promote();
             self.has(|slot| slot.in_sync.len() == 2 && slot.learner.is_none())
         })
         .await;
@@ -153,7 +150,7 @@ async fn stewards_that_race_never_fork_the_map() {
     }
     wait_until("agreement", async || {
         for node in &nodes {
-            node.promote().await;
+            node.promote();
         }
         let stored = store.read_map().await.unwrap();
         nodes.iter().all(|node| node.map.current().as_deref() == stored.as_ref())
@@ -251,13 +248,13 @@ async fn unknown_outcomes_are_read_back() {
         // Something to do, so that the map changes.
         let back = if node.map.version().is_multiple_of(2) { "n1#1 n2#1" } else { "n1#1 n2#1 n3#1" };
         node.sees(back);
-        node.promote().await;
+        node.promote();
         faulty.troubles.load(Ordering::SeqCst) == 0
     })
     .await;
     node.sees("n1#1 n2#1");
     wait_until("the last to be known", async || {
-        node.promote().await;
+        node.promote();
         faulty.inner.read_map().await.unwrap().as_ref() == node.map.current().as_deref()
             && node.has(|slot| slot.in_sync == [member("n1#1"), member("n2#1")])
     })
@@ -274,7 +271,7 @@ async fn a_store_that_is_down_is_waited_for() {
     let node = Node::start(&store, "n1#1", "n1#1");
     let state = node.steward.store_view();
     assert_eq!(*state.borrow(), StoreView::Down);
-    assert_eq!(node.steward.forget(&member("n1#1").node).await, Err(ForgetError::NoMap));
+    assert_eq!(node.steward.try_forget(&member("n1#1").node).await, Err(ForgetError::NoMap));
     faulty.down.store(false, Ordering::SeqCst);
     wait_until("the store to be up", async || *state.borrow() == StoreView::Up).await;
     wait_until("the first map", async || node.map.version() == 1).await;
@@ -306,11 +303,14 @@ async fn an_operators_word_frees_slots_of_the_dead() {
     let node = Node::start(&store, "n1#1", "n1#1 n2#4");
     wait_until("the map", async || node.map.version() > 0).await;
     let n2 = member("n2#4").node;
-    assert_eq!(node.steward.forget(&n2).await, Err(ForgetError::Alive(n2.clone())));
-    assert_eq!(node.steward.forget(&member("n9#1").node).await, Err(ForgetError::HoldsNothing(member("n9#1").node)));
+    assert_eq!(node.steward.try_forget(&n2).await, Err(ForgetError::Alive(n2.clone())));
+    assert_eq!(
+        node.steward.try_forget(&member("n9#1").node).await,
+        Err(ForgetError::HoldsNothing(member("n9#1").node))
+    );
     wait_until("n2 to be noticed", async || node.map.version() > 1).await;
     node.sees("n1#1 n2#4:dead");
-    wait_until("the word to be taken", async || match node.steward.forget(&n2).await {
+    wait_until("the word to be taken", async || match node.steward.try_forget(&n2).await {
         Ok(gone) => gone == member("n2#4"),
         Err(ForgetError::NotSure(_)) => {
             assert!(node.has(|slot| slot.primary == member("n2#4")), "it was not known to be lost");
@@ -323,9 +323,31 @@ async fn an_operators_word_frees_slots_of_the_dead() {
         node.has(|slot| slot.primary == member("n1#1") && slot.lineage == 2 && slot.term == 2)
     })
     .await;
-    node.sees("n0#1 n1#1");
-    wait_until("another steward", async || {
-        node.steward.forget(&n2).await == Err(ForgetError::NotSteward(Some(member("n0#1").node)))
+    // Whoever is asked says why not.
+    let refused = node.steward.forget(&member("n1#1").node).await.unwrap_err();
+    assert!(refused.contains("n1 is alive: drain it"), "{refused}");
+    assert_eq!(node.steward.forget(&n2).await, Err("n2 holds no slots: there is nothing to forget".to_owned()));
+}
+
+/// A word that was given while another was steward counts when this node is; not for one that has come back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_operators_word_is_remembered() {
+    let (_folder, store) = embedded();
+    store.change_map(0, &ClusterMap::first(&member("n2#4"), SLOTS)).await.unwrap();
+    let node = Node::start(&store, "n1#1", "n0#1 n1#1 n2#4");
+    let n2 = member("n2#4").node;
+    let forgotten = async || match node.steward.try_forget(&n2).await {
+        Ok(_) => true,
+        Err(ForgetError::NotSure(_) | ForgetError::NoMap | ForgetError::Alive(_)) => false,
+        Err(other) => panic!("{other}"),
+    };
+    wait_until("the map", async || node.map.version() == 1).await;
+    wait_until("n2 to be seen", async || {
+        node.sees("n0#1 n1#1 n2#4:dead");
+        forgotten().await
     })
     .await;
+    assert!(node.has(|slot| slot.primary == member("n2#4")), "this node is not the steward");
+    node.sees("n1#1 n2#4:dead");
+    wait_until("a new beginning", async || node.has(|slot| slot.primary == member("n1#1"))).await;
 }

@@ -119,7 +119,8 @@ impl Group {
     }
 
     fn perform<A: Ask>(&mut self, output: Output, around: &mut Surroundings<'_, A>) {
-        let single = |attempt, subscriber, what| Single { slot: self.slot, group: self.name.clone(), attempt, subscriber, what };
+        let single =
+            |attempt, subscriber, what| Single { slot: self.slot, group: self.name.clone(), attempt, subscriber, what };
         match output {
             Output::AskJoin { attempt, subscriber, member, since } => {
                 let refused = around.requests.single(single(attempt, subscriber, What::Join { member, since }));
@@ -145,19 +146,25 @@ impl Group {
                     let _ = report.send(Ok(Position { epoch, offset }));
                 }
                 let event = Event::Joined { id: request, group: self.name.clone(), epoch, offset, recovered };
-                self.to_one(subscriber, plain::encode(&event), around);
+                self.tell_one(subscriber, plain::encode(&event), around);
             }
             Output::JoinFailed { subscriber, request, error } => self.join_failed(subscriber, request, &error, around),
             Output::Tell { to, notice } => self.tell(to, notice, around),
         }
     }
 
-    fn join_failed<A: Ask>(&mut self, subscriber: Subscriber, request: RequestId, error: &SlotError, around: &mut Surroundings<'_, A>) {
+    fn join_failed<A: Ask>(
+        &mut self,
+        subscriber: Subscriber,
+        request: RequestId,
+        error: &SlotError,
+        around: &mut Surroundings<'_, A>,
+    ) {
         add(&around.counters.joins_failed, 1);
         let error_frame = plain::encode(&Event::Error(refusal(request, &self.name, error)));
         if self.feed.follows(subscriber) {
             // Another join of the same connection has taken its place and goes on.
-            return self.to_one(subscriber, error_frame, around);
+            return self.tell_one(subscriber, error_frame, around);
         }
         if let Some(mut listener) = self.listeners.remove(&subscriber) {
             if let Some(report) = listener.report.take() {
@@ -185,7 +192,7 @@ impl Group {
         let except = match to {
             To::One(subscriber) => {
                 add(&counters.deliveries, u64::from(is_message));
-                return self.to_one(subscriber, frame, around);
+                return self.tell_one(subscriber, frame, around);
             }
             To::AllBut(except) => except,
         };
@@ -209,7 +216,7 @@ impl Group {
         }
     }
 
-    fn to_one<A: Ask>(&mut self, subscriber: Subscriber, frame: Utf8Bytes, around: &mut Surroundings<'_, A>) {
+    fn tell_one<A: Ask>(&mut self, subscriber: Subscriber, frame: Utf8Bytes, around: &mut Surroundings<'_, A>) {
         if self.listeners.get(&subscriber).is_some_and(|listener| !listener.outbox.push(frame)) {
             self.drop_listener(subscriber, around);
         }

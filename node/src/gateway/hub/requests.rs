@@ -146,7 +146,12 @@ fn take_some<T>(queued: &mut BTreeMap<SlotId, Vec<T>>) -> Option<(SlotId, Vec<T>
     Some((slot, entry.remove()))
 }
 
-async fn register<A: Ask>(ask: &A, slot: SlotId, interests: Vec<(GroupName, Attempt, Position)>, deadline: Duration) -> Answer {
+async fn register<A: Ask>(
+    ask: &A,
+    slot: SlotId,
+    interests: Vec<(GroupName, Attempt, Position)>,
+    deadline: Duration,
+) -> Answer {
     let asked = interests.iter().map(|(group, attempt, _)| (group.clone(), *attempt)).collect();
     let interests = interests.into_iter().map(|(group, _, since)| Interest { group, since: Some(since) }).collect();
     let result = match Box::pin(ask.ask(slot, SlotRequest::Register { interests }, deadline)).await {

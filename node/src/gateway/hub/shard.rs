@@ -164,7 +164,9 @@ impl<A: Ask> Shard<A> {
                 self.feed(slot, &group, feed::Input::Member { joined, member });
             }
             Input::Join { slot, join } => self.join(slot, *join),
-            Input::Leave { slot, outbox, request, group, presence } => self.leave(slot, &outbox, request, group, presence),
+            Input::Leave { slot, outbox, request, group, presence } => {
+                self.leave(slot, &outbox, request, group, presence);
+            }
             Input::LeftAll { connection, done } => {
                 for (slot, group) in self.connections.remove(&connection).unwrap_or_default() {
                     self.feed(slot, &group, feed::Input::Unsubscribe { subscriber: connection, leave: None });
@@ -222,7 +224,12 @@ impl<A: Ask> Shard<A> {
         }
     }
 
-    fn registered(&mut self, slot: SlotId, asked: Vec<(GroupName, Attempt)>, result: Result<Vec<JoinPoint>, SlotError>) {
+    fn registered(
+        &mut self,
+        slot: SlotId,
+        asked: Vec<(GroupName, Attempt)>,
+        result: Result<Vec<JoinPoint>, SlotError>,
+    ) {
         let (mut points, error) = match result {
             Ok(points) => (points.into_iter(), SlotError::Unknown),
             Err(error) => (Vec::new().into_iter(), error),

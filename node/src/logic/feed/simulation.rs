@@ -17,12 +17,21 @@ enum Step {
     /// Without a new link: only the renewal heals it.
     LosePush,
     Trim(u8),
-    FailOver { noticed_late: bool },
+    FailOver {
+        noticed_late: bool,
+    },
     StartAgain,
-    Subscribe { client: u8, resume: bool },
+    Subscribe {
+        client: u8,
+        resume: bool,
+    },
     Unsubscribe(u8),
     /// A request arrives: at the primary, or at the one deposed last.
-    Serve { request: u8, deposed: bool, lost: bool },
+    Serve {
+        request: u8,
+        deposed: bool,
+        lost: bool,
+    },
     Answer(u8),
     NoticeMap,
     Unreachable,
@@ -98,7 +107,7 @@ impl World {
     fn new() -> Self {
         let settings = FeedSettings { bounds: Bounds { messages: 8, bytes: 1 << 20 }, ..FeedSettings::default() };
         Self {
-            feed: Feed::new(settings),
+            feed: Feed::new(settings, 0),
             now_ms: 0,
             primary: Primary { term: 1, epoch: Epoch(1), head: 0, kept: 1, interest: false },
             deposed: None,
@@ -229,13 +238,18 @@ impl World {
                 Some(_) => kept,
                 None => head + 1,
             };
-            let recovered = since.is_none_or(|since| since.epoch == epoch && since.offset <= head && since.offset + 1 >= kept);
+            let recovered =
+                since.is_none_or(|since| since.epoch == epoch && since.offset <= head && since.offset + 1 >= kept);
             let messages = (first..=head).map(|offset| message(epoch, offset)).collect();
             JoinPoint { group: GroupName::parse("g").unwrap(), epoch, head, recovered, messages }
         };
         let answer = match request {
-            Output::AskJoin { attempt, subscriber, since, .. } => Input::JoinAnswer { attempt, subscriber, result: Ok(point(since)) },
-            Output::AskRegister { attempt, since } => Input::RegisterAnswer { attempt, result: Ok(point(Some(since))) },
+            Output::AskJoin { attempt, subscriber, since, .. } => {
+                Input::JoinAnswer { attempt, subscriber, result: Ok(point(since)) }
+            }
+            Output::AskRegister { attempt, since } => {
+                Input::RegisterAnswer { attempt, result: Ok(point(Some(since))), partial: false }
+            }
             Output::AskUnregister { attempt } => Input::UnregisterAnswer { attempt },
             other => panic!("{other:?} was asked"),
         };
@@ -244,7 +258,9 @@ impl World {
             Input::JoinAnswer { attempt, subscriber, .. } if lost => {
                 Input::JoinAnswer { attempt, subscriber, result: Err(SlotError::Unavailable) }
             }
-            Input::RegisterAnswer { attempt, .. } if lost => Input::RegisterAnswer { attempt, result: Err(SlotError::Unknown) },
+            Input::RegisterAnswer { attempt, .. } if lost => {
+                Input::RegisterAnswer { attempt, result: Err(SlotError::Unknown), partial: false }
+            }
             answer => answer,
         });
     }
@@ -263,9 +279,8 @@ impl World {
 
     fn input(&mut self, input: Input) {
         if self.feed.is_over() && self.feed.last_attempt > 0 {
-            // As the shell does: the feed is dropped. Its numbers go on here, for the answers still under way.
-            let attempt = self.feed.last_attempt;
-            self.feed = Feed { last_attempt: attempt, ..Feed::new(self.feed.settings) };
+            // As the shell does.
+            self.feed = Feed::new(self.feed.settings, self.feed.last_attempt);
         }
         let mut out = Vec::new();
         self.feed.handle(self.now_ms, input, &mut out);
@@ -281,11 +296,14 @@ impl World {
 
     fn perform(&mut self, output: Output) {
         match output {
-            Output::Joined { subscriber, epoch, offset, recovered, .. } => self.joined(subscriber, Position { epoch, offset }, recovered),
+            Output::Joined { subscriber, epoch, offset, recovered, .. } => {
+                self.joined(subscriber, Position { epoch, offset }, recovered);
+            }
             Output::JoinFailed { subscriber, .. } => self.clients.get_mut(&subscriber).unwrap().joining = false,
             Output::Tell { to: To::One(subscriber), notice } => self.tell(subscriber, &notice),
             Output::Tell { to: To::AllBut(except), notice } => {
-                let all: Vec<_> = self.clients.iter().filter(|(_, client)| client.live).map(|(subscriber, _)| *subscriber).collect();
+                let all: Vec<_> =
+                    self.clients.iter().filter(|(_, client)| client.live).map(|(subscriber, _)| *subscriber).collect();
                 for subscriber in all.into_iter().filter(|subscriber| !except.contains(subscriber)) {
                     self.tell(subscriber, &notice);
                 }
@@ -299,7 +317,9 @@ impl World {
         assert!(client.joining, "{subscriber} did not ask to join");
         (client.joining, client.live) = (false, true);
         match client.last {
-            Some(since) if since.epoch == point.epoch && since.offset <= point.offset => client.promised = Some(point.offset),
+            Some(since) if since.epoch == point.epoch && since.offset <= point.offset => {
+                client.promised = Some(point.offset);
+            }
             since => {
                 assert!(!recovered || since.is_none(), "{subscriber} at {since:?} cannot be recovered at {point:?}");
                 client.last = Some(point);
@@ -328,7 +348,9 @@ impl World {
                 assert_ne!(position.epoch, last.epoch, "a reset into the same log");
                 *last = *position;
             }
-            Notice::Live(position) => assert!(last.epoch == position.epoch && last.offset >= position.offset, "{last:?} {position:?}"),
+            Notice::Live(position) => {
+                assert!(last.epoch == position.epoch && last.offset >= position.offset, "{last:?} {position:?}");
+            }
             Notice::Stale | Notice::Member { .. } => {}
         }
     }

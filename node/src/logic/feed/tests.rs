@@ -32,7 +32,7 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        Self { feed: Feed::new(FeedSettings::default()), now_ms: 0 }
+        Self { feed: Feed::new(FeedSettings::default(), 0), now_ms: 0 }
     }
 
     fn step(&mut self, input: Input) -> Vec<String> {
@@ -114,7 +114,7 @@ fn joined(attempt: u64, subscriber: u64, point: JoinPoint) -> Input {
 }
 
 fn registered(attempt: u64, point: JoinPoint) -> Input {
-    Input::RegisterAnswer { attempt, result: Ok(point) }
+    Input::RegisterAnswer { attempt, result: Ok(point), partial: false }
 }
 
 fn deliver(epoch: Epoch, offset: u64) -> Input {
@@ -203,7 +203,10 @@ fn a_hole_is_asked_for_and_filled_before_what_follows_it() {
 fn a_hole_that_nobody_can_fill_is_declared_but_for_what_is_in_hand() {
     let mut bench = Bench::live(E1, 5);
     bench.check(deliver(E1, 8), &["ask register 2: since 1:5"]);
-    bench.check(registered(2, point(E1, 10, false, [10])), &["all: gap 1:6-7", "all: message 1:8", "all: gap 1:9-9", "all: message 1:10"]);
+    bench.check(
+        registered(2, point(E1, 10, false, [10])),
+        &["all: gap 1:6-7", "all: message 1:8", "all: gap 1:9-9", "all: message 1:10"],
+    );
 }
 
 #[test]
@@ -281,7 +284,7 @@ fn a_failed_registration_is_repeated_and_the_clients_are_told_when_it_takes_long
         }
         if said.iter().any(|said| said.starts_with("ask register")) {
             let attempt = bench.feed.last_attempt;
-            bench.check(Input::RegisterAnswer { attempt, result: Err(SlotError::Unavailable) }, &[]);
+            bench.check(Input::RegisterAnswer { attempt, result: Err(SlotError::Unavailable), partial: false }, &[]);
         }
         let wake = bench.feed.next_wake().unwrap();
         said = bench.pass(wake);
@@ -406,4 +409,24 @@ fn the_buffers_are_bounded_and_what_falls_out_is_had_again() {
     }
     bench.check(joined(3, 2, point(E1, 20, true, [])), &["ask join 4: 2 since none"]);
     bench.check(joined(4, 2, point(E1, 28, true, [])), &["2 joined 1:28", "2: message 1:29", "2: message 1:30"]);
+}
+
+#[test]
+fn an_answer_that_could_not_hold_all_is_followed_by_another_request() {
+    let mut bench = Bench::live(E1, 5);
+    bench.check(Input::Disrupted, &["ask register 2: since 1:5"]);
+    let partial = Input::RegisterAnswer { attempt: 2, result: Ok(point(E1, 6, true, [6])), partial: true };
+    bench.check(partial, &["all: message 1:6", "ask register 3: since 1:6"]);
+    bench.check(registered(3, point(E1, 8, true, [7, 8])), &["all: message 1:7", "all: message 1:8"]);
+}
+
+#[test]
+fn a_join_answered_before_the_log_was_replaced_does_not_bring_it_back() {
+    let mut bench = Bench::live(E1, 0);
+    bench.step(Input::Unsubscribe { subscriber: 1, leave: None });
+    bench.check(subscribe(2, None), &["ask join 2: 2 since none"]);
+    bench.check(Input::Disrupted, &["ask register 3: since 1:0"]);
+    bench.check(registered(3, point(E2, 4, false, [])), &[]);
+    bench.check(joined(2, 2, point(E1, 0, true, [])), &["ask join 4: 2 since none", "ask register 5: since 2:4"]);
+    bench.check(joined(4, 2, point(E2, 4, true, [])), &["2 joined 2:4"]);
 }
