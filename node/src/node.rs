@@ -1,6 +1,7 @@
 //! The composition root: builds one node in the order of what needs what, and is the only file that knows all parts.
 
 mod beat;
+mod belonging;
 mod control;
 mod dispatch;
 mod probe;
@@ -21,6 +22,7 @@ use self::{
     probe::Probes,
 };
 use crate::{
+    clock,
     cluster::{
         gossip::{self, Gossip, GossipError, GossipSettings, OwnState},
         maps::MapCell,
@@ -53,8 +55,8 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(60);
 /// A draining node sends away so many clients a second, each of which is to come back at a time of its own within this.
 const DRAIN_PER_S: u32 = 2_000;
 const DRAIN_SPREAD: Duration = Duration::from_secs(2);
-/// Slots that are being moved for balance at once.
-const MAX_MOVES: usize = 128;
+/// A node that was given seeds looks so long for others before it serves, to find out whether it may.
+const LOOK_AROUND: Duration = Duration::from_secs(3);
 
 /// What a node is made of.
 #[expect(missing_debug_implementations, reason = "holds keys and a trait object")]
@@ -94,6 +96,9 @@ pub enum StartError {
     /// The others would not find it.
     #[error("node.peer_advertise = {0:?} is no address that can be resolved: it is `host:port` as other nodes reach this one")]
     Advertise(String),
+    /// It does not belong to those that it was sent to.
+    #[error("this node may not join the others: {0}")]
+    Misfit(String),
     /// The mesh.
     #[error(transparent)]
     Mesh(#[from] MeshError),
@@ -146,16 +151,19 @@ impl Node {
         };
         let settings = GossipSettings::new(&config, advertise, own);
         let gossip = Gossip::start(me.clone(), settings, mesh.clone(), gossip_out, &tasks).await?;
+        if let Err(error) = look_around(&config, &gossip).await {
+            mesh.shut_down().await;
+            tasks.shut_down(STOP_LIMIT).await;
+            return Err(error);
+        }
 
         let maps = MapCell::new();
-        let (to_steward, requests) = mpsc::channel(1_024);
         let steward = Steward::start(StewardInputs {
             me: me.clone(),
             store: store.clone(),
             view: gossip.view(),
             map: maps.clone(),
-            settings: steward_settings(&config),
-            requests,
+            settings: StewardSettings::new(&config),
             on_change: tell_peers(&mesh, &gossip),
             tasks: tasks.clone(),
         });
@@ -206,7 +214,8 @@ impl Node {
         let _ = dispatch.wired.set(Wired {
             mesh: mesh.clone(),
             maps: maps.clone(),
-            steward: to_steward.clone(),
+            steward: steward.clone(),
+            view: gossip.view(),
             slots: slots.clone(),
             router: router.clone(),
             hub,
@@ -228,7 +237,7 @@ impl Node {
         tasks.spawn("idle connections", gateway.clone().close_idle());
         let lag_ms = Arc::default();
         let (beat_mesh, beat_gossip) = (mesh.clone(), gossip.clone());
-        Beat { mesh: beat_mesh, gossip: beat_gossip, maps: maps.clone(), steward, to_steward, slots, gateway: gateway.clone(), control, metrics, lag_ms }
+        Beat { mesh: beat_mesh, gossip: beat_gossip, maps: maps.clone(), steward, slots, gateway: gateway.clone(), control, metrics, lag_ms }
             .start(asked, &tasks);
         Ok(Self { me, http, peer: advertise, tasks, mesh, gossip, maps, gateway, drain })
     }
@@ -290,6 +299,33 @@ impl Node {
     }
 }
 
+/// Finds out whether those that this node is to live with share its store and settings, before it does anything.
+async fn look_around(config: &Config, gossip: &Gossip) -> Result<(), StartError> {
+    if config.cluster.seeds.is_empty() {
+        return Ok(());
+    }
+    let mut views = gossip.view();
+    let until = clock::deadline(LOOK_AROUND);
+    loop {
+        let view = views.borrow_and_update().clone();
+        if let Some(reason) = belonging::misfit(&view) {
+            return Err(StartError::Misfit(reason));
+        }
+        let met = view.nodes.values().any(|node| node.alive && node.member != view.me && !node.store_id.is_empty());
+        let changed = async {
+            let _ = views.changed().await;
+        };
+        tokio::select! {
+            () = async {}, if met => return Ok(()),
+            () = changed => {}
+            () = tokio::time::sleep_until(until) => {
+                tracing::warn!(seeds = ?config.cluster.seeds, "no other node was found; this one goes on alone, and looks on");
+                return Ok(());
+            }
+        }
+    }
+}
+
 /// The store's identity, and this start's generation. Nothing can be done without them, so this waits.
 async fn until_store_answers(store: &dyn Store, id: &NodeId) -> (uuid::Uuid, u64) {
     loop {
@@ -315,15 +351,6 @@ async fn advertised(config: &Config, listening: SocketAddr) -> Result<SocketAddr
 fn http_advertised(config: &Config, http: SocketAddr) -> String {
     let configured = &config.node.http_advertise;
     if configured.is_empty() { format!("http://{http}") } else { configured.clone() }
-}
-
-fn steward_settings(config: &Config) -> StewardSettings {
-    StewardSettings {
-        slots: config.cluster.slots,
-        copies: config.cluster.copies,
-        interval: Duration::from_millis(config.timing.steward_interval_ms),
-        max_moves: MAX_MOVES,
-    }
 }
 
 fn slot_settings(config: &Config) -> SlotSettings {

@@ -114,28 +114,22 @@ struct Forget {
     answer: oneshot::Sender<Result<Member, ForgetError>>,
 }
 
-impl Steward {
-    /// Starts it as the configuration says. The map appears in the cell as soon as the store gives one, or, on the steward
-    /// of a new cluster, takes the first.
-    pub fn start(
-        me: Member,
-        config: &Config,
-        store: Arc<dyn Store>,
-        view: watch::Receiver<SharedView>,
-        map: MapCell,
-        tasks: Tasks,
-    ) -> Self {
-        let settings = StewardSettings {
+impl StewardSettings {
+    /// From the configuration.
+    pub fn new(config: &Config) -> Self {
+        Self {
             slots: config.cluster.slots,
             copies: config.cluster.copies,
             interval: Duration::from_millis(config.timing.steward_interval_ms),
             max_moves: MAX_MOVES,
-        };
-        Self::start_with(StewardInputs { me, store, view, map, settings, on_change: Arc::new(|_| {}), tasks })
+        }
     }
+}
 
-    /// The same with settings of one's own.
-    pub fn start_with(inputs: StewardInputs) -> Self {
+impl Steward {
+    /// Starts it as the configuration says. The map appears in the cell as soon as the store gives one, or, on the steward
+    /// of a new cluster, takes the first.
+    pub fn start(inputs: StewardInputs) -> Self {
         let (requests, asked_now) = mpsc::channel(REQUESTS);
         let (forget, forgets) = mpsc::channel(16);
         let (store_view, store) = watch::channel(StoreView::Down);

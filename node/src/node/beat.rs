@@ -10,7 +10,6 @@ use std::{
 };
 
 use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
 
 use super::control::Control;
 use crate::{
@@ -20,9 +19,8 @@ use crate::{
         maps::MapCell,
         membership,
         steward::Steward,
-        view::{Load, NodeState, SharedView},
+        view::{Load, NodeState},
     },
-    config::differences,
     gateway::Gateway,
     id::NodeId,
     logic::map::{ClusterMap, MapRequest},
@@ -46,7 +44,6 @@ pub(super) struct Beat {
     pub(super) gossip: Gossip,
     pub(super) maps: MapCell,
     pub(super) steward: Steward,
-    pub(super) to_steward: mpsc::Sender<Vec<MapRequest>>,
     pub(super) slots: Slots,
     pub(super) gateway: Arc<Gateway>,
     pub(super) control: Arc<Control>,
@@ -58,7 +55,7 @@ impl Beat {
     /// Starts the tasks.
     pub(super) fn start(self, requests: mpsc::Receiver<Vec<MapRequest>>, tasks: &Tasks) {
         tasks.spawn("map follower", self.clone().follow_map());
-        tasks.spawn("view follower", self.clone().follow_view(tasks.fatal().clone()));
+        tasks.spawn("view follower", self.clone().follow_view());
         tasks.spawn("steward requests", self.clone().forward_requests(requests));
         tasks.spawn("lag meter", measure_lag(self.lag_ms.clone()));
         tasks.spawn("load", self.say());
@@ -71,12 +68,17 @@ impl Beat {
             let Some(map) = maps.borrow_and_update().clone() else { continue };
             self.metrics.map_version.set(map.version as i64);
             self.slots.map(map.clone()).await;
-            self.gossip.set(|own| own.map_version = map.version);
+            self.gossip.set(|own| {
+                own.map_version = map.version;
+                if own.state == NodeState::Starting {
+                    own.state = NodeState::Serving;
+                }
+            });
         }
     }
 
-    /// Who is alive goes to the slots; a newer map than this node's is fetched; a node that does not belong is told.
-    async fn follow_view(self, stop_node: CancellationToken) {
+    /// Who is alive goes to the slots; a newer map than this node's is fetched.
+    async fn follow_view(self) {
         let mut views = self.gossip.view();
         let mut alive = BTreeSet::new();
         loop {
@@ -85,10 +87,6 @@ impl Beat {
             if now != alive {
                 alive.clone_from(&now);
                 self.slots.alive(Arc::new(now)).await;
-            }
-            if let Some(reason) = mismatch(&view) {
-                tracing::error!("this node stops: {reason}");
-                stop_node.cancel();
             }
             let known = self.maps.current().map_or(0, |map| map.version);
             let newest = view.nodes.values().filter(|node| node.alive).max_by_key(|node| node.map_version);
@@ -114,7 +112,7 @@ impl Beat {
             for peer in peers.iter().filter(|peer| **peer != view.me.node) {
                 let _ = self.mesh.send(peer, 0, &PeerFrame::MapRequests(requests.clone()));
             }
-            let _ = self.to_steward.try_send(requests);
+            self.steward.request(requests);
         }
     }
 
@@ -147,27 +145,6 @@ impl Beat {
             self.control.probe();
         }
     }
-}
-
-/// Why this node may not be in one cluster with those that it hears, if so. The one that came later goes.
-fn mismatch(view: &SharedView) -> Option<String> {
-    let me = view.nodes.get(&view.me.node)?;
-    if me.state != NodeState::Starting || me.store_id.is_empty() {
-        return None;
-    }
-    let others = || view.nodes.values().filter(|node| node.alive && node.member != view.me && node.state != NodeState::Starting);
-    if let Some(other) = others().find(|other| !other.store_id.is_empty() && other.store_id != me.store_id) {
-        return Some(format!(
-            "node {} of this cluster keeps its sessions in another store ({}) than this one ({}): give both the same store, or this node another cluster.name. The embedded store is for the nodes of one process only",
-            other.member.node, other.store_id, me.store_id,
-        ));
-    }
-    let other = others().find(|other| !other.settings.is_empty() && other.settings != me.settings)?;
-    Some(format!(
-        "settings that all nodes must share differ from those of node {}: {}. Make them equal",
-        other.member.node,
-        differences(&me.settings, &other.settings).join(", "),
-    ))
 }
 
 /// How late this task is woken tells how late everything else here is.

@@ -18,7 +18,7 @@ use crate::{
     clock,
     cluster::{
         health::{self, LocalFacts},
-        steward::{ForgetError, Steward},
+        steward::Steward,
         view::SharedView,
     },
     gateway::http::{ClusterControl, GroupPage},
@@ -70,10 +70,7 @@ impl Control {
                     NodeAnswer::Done
                 }
                 NodeRequest::Forget { node } => match NodeId::parse(&node) {
-                    Ok(node) => match this.steward.forget(&node).await {
-                        Ok(_) => NodeAnswer::Done,
-                        Err(error) => NodeAnswer::Refused(error.to_string()),
-                    },
+                    Ok(node) => this.steward.forget(&node).await.map_or_else(NodeAnswer::Refused, |()| NodeAnswer::Done),
                     Err(error) => NodeAnswer::Refused(error),
                 },
             };
@@ -149,16 +146,12 @@ impl ClusterControl for Control {
     }
 
     async fn forget(&self, node: &NodeId) -> Result<(), String> {
-        let steward = match self.steward.forget(node).await {
-            Ok(_) => return Ok(()),
-            Err(ForgetError::NotSteward(Some(steward))) => steward,
-            Err(error) => return Err(error.to_string()),
-        };
-        match self.router.ask_node(&steward, NodeRequest::Forget { node: node.to_string() }, ASK_DEADLINE).await {
-            Some(NodeAnswer::Done) => Ok(()),
-            Some(NodeAnswer::Refused(reason)) => Err(reason),
-            _ => Err(format!("the steward, {steward}, did not answer: try again")),
-        }
+        // Whoever is steward carries it out; every live node is told, as any may be next.
+        let asked = self.live_peers().into_iter().map(|peer| async move {
+            self.router.ask_node(&peer, NodeRequest::Forget { node: node.to_string() }, ASK_DEADLINE).await
+        });
+        let (here, _) = tokio::join!(self.steward.forget(node), join_all(asked));
+        here
     }
 
     fn ready(&self) -> Result<(), String> {

@@ -4,17 +4,14 @@ use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use tokio::sync::mpsc;
+use tokio::sync::watch;
 
-use super::{control::Control, probe::Probes};
+use super::{belonging, control::Control, probe::Probes};
 use crate::{
-    cluster::{gossip::GossipInput, maps::MapCell},
+    cluster::{gossip::GossipInput, maps::MapCell, steward::Steward, view::SharedView},
     gateway::hub::Hub,
     id::{Member, SlotId, Term},
-    logic::{
-        map::MapRequest,
-        request::{Push, SlotRequest},
-    },
+    logic::request::{Push, SlotRequest},
     peer::{Inbox, mesh::Mesh},
     router::Router,
     slots::{Departures, LocalGateway, ReplyTo, Slots},
@@ -25,7 +22,8 @@ use crate::{
 pub(super) struct Wired {
     pub(super) mesh: Mesh,
     pub(super) maps: MapCell,
-    pub(super) steward: mpsc::Sender<Vec<MapRequest>>,
+    pub(super) steward: Steward,
+    pub(super) view: watch::Receiver<SharedView>,
     pub(super) slots: Slots,
     pub(super) router: Router,
     pub(super) hub: Hub,
@@ -57,12 +55,11 @@ impl Inbox for Dispatch {
                 }
             }
             PeerFrame::Map(map) => {
-                wired.maps.offer(map);
+                if belonging::shares_store(&wired.view.borrow(), &from.node) {
+                    wired.maps.offer(map);
+                }
             }
-            PeerFrame::MapRequests(requests) => {
-                // Full: whoever asks, asks again.
-                let _ = wired.steward.try_send(requests);
-            }
+            PeerFrame::MapRequests(requests) => wired.steward.request(requests),
             PeerFrame::NodeRequest { id, request } => wired.control.answer_peer(from, id, request),
             PeerFrame::NodeResponse { id, answer } => wired.router.node_answered(&from.node, id, answer),
             PeerFrame::Probe { origin, nonce } => {
