@@ -28,6 +28,9 @@ const ASKS: usize = 256;
 /// Publishes that are under way at once; below what a node allows a connection.
 const WINDOW: usize = 64;
 
+/// Until a request is answered, by another node if need be.
+const ANSWER_LIMIT: Duration = Duration::from_secs(30);
+
 /// How a client behaves.
 #[derive(Clone, Debug)]
 pub struct ClientOptions {
@@ -175,8 +178,11 @@ impl Client {
     /// Sends any request; its `id` is added. The answer may be an `error`.
     pub async fn request(&self, request: Value) -> Result<Value> {
         let (answer, answered) = oneshot::channel();
+        let asked = request.to_string();
         self.asks.send(Ask::Request(request, answer)).await.ok().context("the client has ended")?;
-        answered.await.with_context(|| format!("{} ended without an answer", self.name))
+        let answered = tokio::time::timeout(ANSWER_LIMIT, answered).await;
+        let answered = answered.with_context(|| format!("{} waits in vain for an answer to {asked}", self.name))?;
+        answered.with_context(|| format!("{} ended without an answer to {asked}", self.name))
     }
 
     /// Joins a group.

@@ -1,6 +1,6 @@
 //! A cluster to test: nodes in this process, or the real program, with the same handles on both.
 
-use std::{path::PathBuf, time::Duration};
+use std::{env, path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use roost::dev::{DevCluster, DevOptions};
@@ -38,6 +38,7 @@ enum Nodes {
 impl Cluster {
     /// Starts so many nodes and waits until each says that the cluster is green.
     pub async fn start(kind: Kind, nodes: usize) -> Result<Self> {
+        show_log();
         let running = vec![true; nodes];
         let nodes = match kind {
             Kind::Library => {
@@ -186,6 +187,13 @@ impl Cluster {
             }
         }
     }
+}
+
+/// Shows the log of nodes in this process, with the test's output: warnings, or what `ROOST_LOG` names (`debug`, …).
+fn show_log() {
+    let level = env::var("ROOST_LOG").ok().and_then(|level| level.parse().ok()).unwrap_or(tracing::Level::WARN);
+    // Another test of this process may have done it.
+    let _ = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).try_init();
 }
 
 // What follows is all that is said to the library, which counts nodes from 1.
