@@ -391,7 +391,11 @@ impl Default for LogConfig {
 impl NamespaceConfig {
     /// What is written into each publish.
     pub fn retention(&self) -> Retention {
-        Retention { messages: self.history_messages, bytes: self.history_bytes, age_ms: self.history_age_s.saturating_mul(1_000) }
+        Retention {
+            messages: self.history_messages,
+            bytes: self.history_bytes,
+            age_ms: self.history_age_s.saturating_mul(1_000),
+        }
     }
 }
 

@@ -79,7 +79,9 @@ impl DevCluster {
         let number = self.nodes.len() + 1;
         let port = match self.options.http_port {
             0 => 0,
-            first => first.checked_add(number as u16 - 1).context("there are no ports above 65535: choose a lower --port")?,
+            first => {
+                first.checked_add(number as u16 - 1).context("there are no ports above 65535: choose a lower --port")?
+            }
         };
         let (http, peer) = (SocketAddr::new(LOOPBACK, port), SocketAddr::new(LOOPBACK, 0));
         self.nodes.push(DevNode { http, peer, running: None });
@@ -102,7 +104,8 @@ impl DevCluster {
         config.node.http_listen = node.http;
         config.node.peer_listen = node.peer;
         config.cluster.name = "roost-dev".to_owned();
-        config.cluster.seeds = self.nodes.iter().filter(|other| other.running.is_some()).map(|other| other.peer.to_string()).collect();
+        config.cluster.seeds =
+            self.nodes.iter().filter(|other| other.running.is_some()).map(|other| other.peer.to_string()).collect();
         config.auth.api_keys = vec![self.options.api_key.clone()];
         config.session.anonymous = true;
         config.session.allowed_origins = vec!["*".to_owned()];
@@ -131,14 +134,17 @@ impl DevCluster {
 
     /// Ends a node as a crash would: nobody is told.
     pub async fn kill(&mut self, number: usize) -> anyhow::Result<()> {
-        let (runtime, _node) = self.node(number)?.running.take().with_context(|| format!("node {number} is not running"))?;
+        let (runtime, node) =
+            self.node(number)?.running.take().with_context(|| format!("node {number} is not running"))?;
+        node.abort();
         tokio::task::spawn_blocking(move || runtime.shutdown_timeout(KILL_LIMIT)).await?;
         Ok(())
     }
 
     /// Has a node hand its slots and clients over, and ends it.
     pub async fn drain(&mut self, number: usize) -> anyhow::Result<()> {
-        let (runtime, node) = self.node(number)?.running.take().with_context(|| format!("node {number} is not running"))?;
+        let (runtime, node) =
+            self.node(number)?.running.take().with_context(|| format!("node {number} is not running"))?;
         let drained = runtime.spawn(async move {
             node.drain().await;
             node.shut_down().await;
@@ -186,7 +192,10 @@ impl DevCluster {
 
     fn node(&mut self, number: usize) -> anyhow::Result<&mut DevNode> {
         let count = self.nodes.len();
-        number.checked_sub(1).and_then(|at| self.nodes.get_mut(at)).with_context(|| format!("there is no node {number}: they are 1 to {count}"))
+        number
+            .checked_sub(1)
+            .and_then(|at| self.nodes.get_mut(at))
+            .with_context(|| format!("there is no node {number}: they are 1 to {count}"))
     }
 }
 
@@ -204,7 +213,8 @@ fn load_ca(data: &Path) -> anyhow::Result<ClusterCa> {
     if !cert.exists() {
         crate::cli::certs::init_ca(&dir)?;
     }
-    let read = |path: &Path| std::fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()));
+    let read =
+        |path: &Path| std::fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()));
     ClusterCa::from_pem(&read(&cert)?, &read(&key)?)
         .with_context(|| format!("{} is damaged: remove it, and the nodes' certificates are made anew", dir.display()))
 }

@@ -238,15 +238,27 @@ impl Metrics {
         let Self { registry, .. } = self;
         registry.register("connections", "Connected clients", self.connections.clone());
         registry.register("connects_refused", "Connections refused before welcome", self.connects_refused.clone());
-        registry.register("sessions", "Sessions in memory, of the slots that this node is primary of", self.sessions.clone());
+        registry.register(
+            "sessions",
+            "Sessions in memory, of the slots that this node is primary of",
+            self.sessions.clone(),
+        );
         registry.register("deliveries", "Messages handed to clients", self.deliveries.clone());
-        registry.register("publishes_ordered", "Messages ordered by this node's primaries", self.publishes_ordered.clone());
+        registry.register(
+            "publishes_ordered",
+            "Messages ordered by this node's primaries",
+            self.publishes_ordered.clone(),
+        );
         registry.register("publishes", "Publishes taken in by this node, by outcome", self.publishes.clone());
         registry.register("outbox_closed", "Connections that this node ended, by reason", self.outbox_closed.clone());
         registry.register("limit_hits", "How often a limit of the configuration was hit", self.limit_hits.clone());
         registry.register("peer_link_resets", "Links to peers that were reset", self.peer_link_resets.clone());
         registry.register("slots", "Slots that this node holds, by its role", self.slots.clone());
-        registry.register("map_version", "The version of the cluster map that this node knows", self.map_version.clone());
+        registry.register(
+            "map_version",
+            "The version of the cluster map that this node knows",
+            self.map_version.clone(),
+        );
         registry.register(
             "event_loop_lag_ms",
             "How late the event loop was at worst lately, in milliseconds",

@@ -78,7 +78,9 @@ pub enum StartError {
     #[error("node.id: {0}")]
     NodeId(String),
     /// The certificate is another node's.
-    #[error("the certificate is that of node {certificate}, but node.id is {configured}: make one with `roost certs node {configured}`, or mend node.id")]
+    #[error(
+        "the certificate is that of node {certificate}, but node.id is {configured}: make one with `roost certs node {configured}`, or mend node.id"
+    )]
     Certificate {
         /// Whose it is.
         certificate: NodeId,
@@ -94,7 +96,9 @@ pub enum StartError {
         error: std::io::Error,
     },
     /// The others would not find it.
-    #[error("node.peer_advertise = {0:?} is no address that can be resolved: it is `host:port` as other nodes reach this one")]
+    #[error(
+        "node.peer_advertise = {0:?} is no address that can be resolved: it is `host:port` as other nodes reach this one"
+    )]
     Advertise(String),
     /// It does not belong to those that it was sent to.
     #[error("this node may not join the others: {0}")]
@@ -139,7 +143,8 @@ impl Node {
         let (gossip_in, gossip_out) = gossip::queue();
         let dispatch = Arc::new(Dispatch { gossip: gossip_in, wired: OnceLock::new() });
         let (name, listen) = (&config.cluster.name, config.node.peer_listen);
-        let mesh = Mesh::start(me.clone(), name, &identity, listen, (&*config).into(), dispatch.clone(), tasks.clone())?;
+        let mesh =
+            Mesh::start(me.clone(), name, &identity, listen, (&*config).into(), dispatch.clone(), tasks.clone())?;
         let advertise = advertised(&config, mesh.local_addr()).await?;
         let own = OwnState {
             http: http_advertised(&config, http),
@@ -237,8 +242,18 @@ impl Node {
         tasks.spawn("idle connections", gateway.clone().close_idle());
         let lag_ms = Arc::default();
         let (beat_mesh, beat_gossip) = (mesh.clone(), gossip.clone());
-        Beat { mesh: beat_mesh, gossip: beat_gossip, maps: maps.clone(), steward, slots, gateway: gateway.clone(), control, metrics, lag_ms }
-            .start(asked, &tasks);
+        Beat {
+            mesh: beat_mesh,
+            gossip: beat_gossip,
+            maps: maps.clone(),
+            steward,
+            slots,
+            gateway: gateway.clone(),
+            control,
+            metrics,
+            lag_ms,
+        }
+        .start(asked, &tasks);
         Ok(Self { me, http, peer: advertise, tasks, mesh, gossip, maps, gateway, drain })
     }
 
@@ -280,7 +295,9 @@ impl Node {
             }
         };
         if tokio::time::timeout(DRAIN_LIMIT, handed_over).await.is_err() {
-            tracing::warn!("some slots could not be handed over: no other node took them; they are taken over when this node is gone");
+            tracing::warn!(
+                "some slots could not be handed over: no other node took them; they are taken over when this node is gone"
+            );
         }
         self.gateway.drain(DRAIN_PER_S, DRAIN_SPREAD).await;
     }

@@ -177,7 +177,8 @@ impl Router {
     fn fetch_map(&self, slot: SlotId) {
         let Some(map) = self.map() else { return };
         if let Some(assignment) = map.slot(slot) {
-            let _ = self.shared.mesh.send(&assignment.primary.node, 0, &PeerFrame::FetchMap { newer_than: map.version });
+            let _ =
+                self.shared.mesh.send(&assignment.primary.node, 0, &PeerFrame::FetchMap { newer_than: map.version });
         }
     }
 

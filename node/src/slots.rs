@@ -130,7 +130,10 @@ impl Slots {
                 inputs: inputs.clone(),
                 back: sender.clone(),
                 store_permits: store_permits.clone(),
-                slots: (number..usize::from(inputs.slots)).step_by(count).map(|slot| new_slot(&inputs, slot as SlotId)).collect(),
+                slots: (number..usize::from(inputs.slots))
+                    .step_by(count)
+                    .map(|slot| new_slot(&inputs, slot as SlotId))
+                    .collect(),
                 tickets: BTreeMap::new(),
                 next_ticket: 1,
                 outputs: Vec::new(),
@@ -147,7 +150,12 @@ impl Slots {
     }
 
     /// A request from this node's own gateway.
-    pub async fn request_here(&self, slot: SlotId, term: Term, request: SlotRequest) -> oneshot::Receiver<Result<SlotAnswer, SlotError>> {
+    pub async fn request_here(
+        &self,
+        slot: SlotId,
+        term: Term,
+        request: SlotRequest,
+    ) -> oneshot::Receiver<Result<SlotAnswer, SlotError>> {
         let (reply, answer) = oneshot::channel();
         self.request(slot, self.me.clone(), term, request, ReplyTo::Here(reply)).await;
         answer
@@ -348,7 +356,9 @@ impl Worker {
             match output {
                 SlotOutput::Send { to, message } => self.send(slot, &to, message),
                 SlotOutput::Answer { ticket, result } => self.answer(slot, ticket, result),
-                SlotOutput::Push { to, term, push } if to == self.inputs.me => self.inputs.gateway.push(slot, term, push).await,
+                SlotOutput::Push { to, term, push } if to == self.inputs.me => {
+                    self.inputs.gateway.push(slot, term, push).await
+                }
                 SlotOutput::Push { to, term, push } => {
                     // Lost where the link is down or full: the gateway learns of either and registers again.
                     let _ = self.inputs.mesh.send(&to.node, slot, &PeerFrame::Push { slot, term, push });
@@ -358,22 +368,35 @@ impl Worker {
                 }
                 SlotOutput::Load { session } => {
                     let store = self.inputs.store.clone();
-                    self.with_store(slot, async move {
-                        let result = store.session(session, clock::wall_ms()).await.map_err(|error| {
-                            tracing::warn!(%session, %error, "a session could not be loaded");
-                        });
-                        SlotInput::Loaded { session, result }
-                    }, SlotInput::Loaded { session, result: Err(()) });
+                    self.with_store(
+                        slot,
+                        async move {
+                            let result = store.session(session, clock::wall_ms()).await.map_err(|error| {
+                                tracing::warn!(%session, %error, "a session could not be loaded");
+                            });
+                            SlotInput::Loaded { session, result }
+                        },
+                        SlotInput::Loaded { session, result: Err(()) },
+                    );
                 }
                 SlotOutput::Save { record, ended, term, index } => {
-                    let (store, session, version) = (self.inputs.store.clone(), record.id, WriteVersion { term, index });
-                    self.with_store(slot, async move {
-                        let result = if ended { store.end_session(session, version).await } else { store.put_session(&record, version).await };
-                        if let Err(error) = &result {
-                            tracing::warn!(%session, %error, "a session could not be stored");
-                        }
-                        SlotInput::Saved { session, index, ok: result.is_ok() }
-                    }, SlotInput::Saved { session, index, ok: false });
+                    let (store, session, version) =
+                        (self.inputs.store.clone(), record.id, WriteVersion { term, index });
+                    self.with_store(
+                        slot,
+                        async move {
+                            let result = if ended {
+                                store.end_session(session, version).await
+                            } else {
+                                store.put_session(&record, version).await
+                            };
+                            if let Err(error) = &result {
+                                tracing::warn!(%session, %error, "a session could not be stored");
+                            }
+                            SlotInput::Saved { session, index, ok: result.is_ok() }
+                        },
+                        SlotInput::Saved { session, index, ok: false },
+                    );
                 }
                 SlotOutput::Depart { session, groups } => {
                     let (departures, back) = (self.inputs.departures.clone(), self.back.clone());
@@ -395,12 +418,17 @@ impl Worker {
         let bulk = matches!(message, ReplicationMessage::Snapshot { .. });
         let frame = PeerFrame::Replication { slot, message };
         // Lost where the link is down: the copy repeats what is not acknowledged.
-        let _ = if bulk { self.inputs.mesh.send_bulk(&to.node, &frame) } else { self.inputs.mesh.send(&to.node, slot, &frame) };
+        let _ = if bulk {
+            self.inputs.mesh.send_bulk(&to.node, &frame)
+        } else {
+            self.inputs.mesh.send(&to.node, slot, &frame)
+        };
     }
 
     fn answer(&mut self, slot: SlotId, ticket: u64, result: Result<SlotAnswer, SlotError>) {
         let Some(Asker { reply, publish_since_us }) = self.tickets.remove(&ticket) else { return };
         if let (Some(since_us), Ok(_)) = (publish_since_us, &result) {
+            self.inputs.metrics.publishes_ordered.inc();
             self.inputs.metrics.commit_seconds.observe((clock::mono_us() - since_us) as f64 / 1e6);
         }
         match reply {

@@ -104,9 +104,12 @@ impl Keyring {
     /// # Errors
     /// Where it cannot be read or is not a keyring; the reason never has a secret in it.
     pub fn load(path: &Path) -> Result<Self, KeyringError> {
-        let text = std::fs::read_to_string(path).map_err(|source| KeyringError::File { path: path.to_owned(), source })?;
+        let text =
+            std::fs::read_to_string(path).map_err(|source| KeyringError::File { path: path.to_owned(), source })?;
         Self::from_toml(&text).map_err(|error| match error {
-            KeyringError::Content { reason } => KeyringError::Content { reason: format!("{}: {reason}", path.display()) },
+            KeyringError::Content { reason } => {
+                KeyringError::Content { reason: format!("{}: {reason}", path.display()) }
+            }
             other => other,
         })
     }
@@ -212,7 +215,8 @@ impl Keyring {
         }
         let (signed, tag) = token.rsplit_once('.').ok_or(TokenError::Malformed)?;
         let mut parts = signed.split('.');
-        let (Some(VERSION), Some(kid), Some(id), None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
+        let (Some(VERSION), Some(kid), Some(id), None) = (parts.next(), parts.next(), parts.next(), parts.next())
+        else {
             return Err(TokenError::Malformed);
         };
         if !is_kid(kid) || id.len() != ID_CHARS || tag.len() != TAG_CHARS {

@@ -18,7 +18,8 @@ fn has_the_form() {
     assert_eq!(token, keyring.sign(session(1)), "signing is deterministic");
     // Held fixed: tokens outlive versions of the program.
     assert_eq!(parts[2], "AAAAAAAAQACAAAAAAAAAAQ");
-    let tag = Hmac::<Sha256>::new_from_slice(&[7; 32]).unwrap().chain_update(b"v1.a_b-1.AAAAAAAAQACAAAAAAAAAAQ").finalize();
+    let tag =
+        Hmac::<Sha256>::new_from_slice(&[7; 32]).unwrap().chain_update(b"v1.a_b-1.AAAAAAAAQACAAAAAAAAAAQ").finalize();
     assert_eq!(parts[3], BASE64.encode(tag.into_bytes()));
 }
 
@@ -57,7 +58,8 @@ fn the_last_character_has_one_spelling() {
     // 43 characters carry 258 bits for 256: four spellings of the last one decode to one tag where a decoder is lax.
     let keyring = Keyring::generate();
     let token = keyring.sign(session(3));
-    let accepted = ('!'..='~').filter(|last| keyring.verify(&format!("{}{last}", &token[..token.len() - 1])).is_ok()).count();
+    let accepted =
+        ('!'..='~').filter(|last| keyring.verify(&format!("{}{last}", &token[..token.len() - 1])).is_ok()).count();
     assert_eq!(accepted, 1);
 }
 
@@ -121,13 +123,19 @@ fn what_is_no_keyring_is_said_without_secrets() {
         (String::new(), "not a keyring"),
     ] {
         let error = Keyring::from_toml(&text).unwrap_err().to_string();
-        assert!(error.contains(says) && !error.contains(&secret) && error.contains("roost keys new"), "{text:?}: {error}");
+        assert!(
+            error.contains(says) && !error.contains(&secret) && error.contains("roost keys new"),
+            "{text:?}: {error}"
+        );
     }
     let error = Keyring::load(Path::new("/nowhere/k.toml")).unwrap_err().to_string();
     assert!(error.contains("/nowhere/k.toml"), "{error}");
     let keyring = Keyring::generate();
     let shown = format!("{keyring:?}");
-    assert!(shown.contains(keyring.signing()) && keyring.keys.values().all(|key| !shown.contains(&BASE64.encode(key.secret))));
+    assert!(
+        shown.contains(keyring.signing())
+            && keyring.keys.values().all(|key| !shown.contains(&BASE64.encode(key.secret)))
+    );
 }
 
 proptest! {

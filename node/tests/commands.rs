@@ -71,7 +71,12 @@ impl Stub {
     }
 }
 
-async fn publish(State(stub): State<Arc<Stub>>, Path(group): Path<String>, headers: HeaderMap, body: String) -> Response {
+async fn publish(
+    State(stub): State<Arc<Stub>>,
+    Path(group): Path<String>,
+    headers: HeaderMap,
+    body: String,
+) -> Response {
     if headers.get("authorization").is_none_or(|value| value != "Bearer dev-key") {
         let detail = json!({"detail": [{"loc": [], "msg": "this key is not known", "type": "unauthorized"}]});
         return (StatusCode::UNAUTHORIZED, Json(detail)).into_response();
@@ -187,8 +192,14 @@ async fn publish_prints_the_answer_and_explains_refusals() {
 
     let (done, _, err) = output(&["publish", "chat", "busy", "--url", &url]).await;
     assert!(done.status.success() && err.contains("503"), "{err}");
-    let keys: Vec<Value> =
-        stub.heard.lock().unwrap().iter().filter(|heard| heard["data"] == "busy").map(|heard| heard["key"].clone()).collect();
+    let keys: Vec<Value> = stub
+        .heard
+        .lock()
+        .unwrap()
+        .iter()
+        .filter(|heard| heard["data"] == "busy")
+        .map(|heard| heard["key"].clone())
+        .collect();
     assert!(keys.len() == 2 && keys[0] == keys[1] && keys[0].is_string(), "a retry has the key of the first: {keys:?}");
 
     let (done, out, err) = output(&["publish", "chat", "x", "--url", &url, "--api-key", "wrong"]).await;
@@ -222,7 +233,10 @@ async fn tail_goes_on_where_it_stopped() {
     let heard = stub.heard.lock().unwrap().clone();
     let hellos: Vec<&Value> = heard.iter().filter(|frame| frame["type"] == "hello").collect();
     assert_eq!(hellos.len(), 2, "{heard:?}");
-    assert_eq!((&hellos[1]["session"], &hellos[1]["resume"]["g"]), (&json!("v1.t"), &json!({"epoch": EPOCH, "offset": 4})));
+    assert_eq!(
+        (&hellos[1]["session"], &hellos[1]["resume"]["g"]),
+        (&json!("v1.t"), &json!({"epoch": EPOCH, "offset": 4}))
+    );
 }
 
 #[tokio::test]
@@ -238,7 +252,8 @@ async fn bench_counts_what_arrives() {
     let (_stub, port) = Stub::start().await;
     let url = format!("http://127.0.0.1:{port}");
     for via in ["ws", "http"] {
-        let arguments = ["bench", "--urls", &url, "--groups", "1", "--subscribers", "3", "--messages", "50", "--rate", "0"];
+        let arguments =
+            ["bench", "--urls", &url, "--groups", "1", "--subscribers", "3", "--messages", "50", "--rate", "0"];
         let (done, out, err) = output(&[&arguments[..], &["--via", via, "--json"]].concat()).await;
         assert!(done.status.success(), "{via}: {out} {err}");
         let report: Value = serde_json::from_str(&out).unwrap();

@@ -19,8 +19,8 @@ const WALLS: &[Wall] = &[
     Wall {
         folder: "logic",
         parts: &[
-            "cli", "clock", "cluster", "config", "gateway", "metrics", "node", "peer", "router", "slots", "store", "tasks",
-            "token", "wire",
+            "cli", "clock", "cluster", "config", "gateway", "metrics", "node", "peer", "router", "slots", "store",
+            "tasks", "token", "wire",
         ],
         paths: &[
             "std::time",
@@ -132,7 +132,11 @@ fn bare(text: &str) -> String {
             }
         }
     }
-    [" :: ", ":: ", " ::"].iter().fold(bare, |text, spaced| text.replace(spaced, "::")).replace("{ ", "{").replace(" ,", ",")
+    [" :: ", ":: ", " ::"]
+        .iter()
+        .fold(bare, |text, spaced| text.replace(spaced, "::"))
+        .replace("{ ", "{")
+        .replace(" ,", ",")
 }
 
 /// The parts of this crate that the code names, one way or another: `crate::a::b`, `crate::{a, b::{c, d}}`.
@@ -214,9 +218,9 @@ fn parts_keep_to_their_walls() {
             let parts = parts_named(&bare);
             let named = wall.parts.iter().filter(|part| parts.contains(**part));
             let named = named.chain(wall.paths.iter().filter(|path| names(&bare, path)));
-            broken.extend(
-                named.map(|name| format!("{}: names {name}, but {}", path.strip_prefix(root()).unwrap().display(), wall.why)),
-            );
+            broken.extend(named.map(|name| {
+                format!("{}: names {name}, but {}", path.strip_prefix(root()).unwrap().display(), wall.why)
+            }));
         }
     }
     assert!(broken.is_empty(), "\n{}", broken.join("\n"));
@@ -241,7 +245,8 @@ fn files_are_short_and_say_what_they_are_for() {
 
 #[test]
 fn the_top_of_the_tree_is_small() {
-    let allowed = ["Cargo.lock", "Cargo.toml", "LICENSE", "README.md", "cluster-tests", "config", "node", "scripts", "target"];
+    let allowed =
+        ["Cargo.lock", "Cargo.toml", "LICENSE", "README.md", "cluster-tests", "config", "node", "scripts", "target"];
     let found = std::fs::read_dir(root()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
     let more: Vec<String> = found.filter(|name| !name.starts_with('.') && !allowed.contains(&name.as_str())).collect();
     assert!(more.is_empty(), "at the top of the tree: {more:?}");
@@ -263,7 +268,8 @@ fn the_scan_sees_every_way_to_name_a_part() {
     check("use super::super::store::X;", "store", true);
     check("#[cfg(test)]\n#[path = \"x.rs\"]\nmod tests;\nuse crate::store;", "store", true);
     check("#[cfg(test)]\nmod tests {\n    use crate::store;\n}", "store", false);
-    let check = |code: &str, path: &str, expected: bool| assert_eq!(names(&bare(code), path), expected, "{path} in {code}");
+    let check =
+        |code: &str, path: &str, expected: bool| assert_eq!(names(&bare(code), path), expected, "{path} in {code}");
     check("use std::time::Duration;", "std::time", true);
     check("use std::{fmt, time::Duration};", "std::time", true);
     check("use std::{fmt, sync::Arc};\nlet time = 3;", "std::time", false);

@@ -57,7 +57,9 @@ impl Api {
     fn url(&self, path: &[&str]) -> Result<Url, Refusal> {
         let refuse = |message: String| Refusal { message, retry_after: None };
         if let Some(dots) = path.iter().find(|part| matches!(**part, "." | "..")) {
-            return Err(refuse(format!("{dots:?} cannot stand in a URL's path: a group of this name is not reached over HTTP")));
+            return Err(refuse(format!(
+                "{dots:?} cannot stand in a URL's path: a group of this name is not reached over HTTP"
+            )));
         }
         let mut url = self.base.clone();
         match url.path_segments_mut() {
@@ -97,7 +99,10 @@ impl Api {
         let message = if error.is_timeout() {
             format!("{base} did not answer within {} s", DEADLINE.as_secs())
         } else if error.is_connect() {
-            format!("{base} cannot be reached ({}); start a cluster with `roost dev`, or name a node with --url", root(error))
+            format!(
+                "{base} cannot be reached ({}); start a cluster with `roost dev`, or name a node with --url",
+                root(error)
+            )
         } else {
             format!("{base}: {} ({})", error, root(error))
         };
@@ -107,7 +112,8 @@ impl Api {
 
 /// Reads a node's URL of this plain scheme, and says what to do about the secure one.
 pub(super) fn parse_url(text: &str, scheme: &str) -> anyhow::Result<Url> {
-    let url = Url::parse(text).with_context(|| format!("{text:?} is not a URL; one is like {scheme}://127.0.0.1:8000"))?;
+    let url =
+        Url::parse(text).with_context(|| format!("{text:?} is not a URL; one is like {scheme}://127.0.0.1:8000"))?;
     if url.scheme() == format!("{scheme}s") {
         bail!(
             "this command speaks {scheme}:// only, not TLS: name the node itself ({scheme}://host:8000), not what stands in front of it"
@@ -176,9 +182,12 @@ mod tests {
 
     #[test]
     fn urls_that_will_not_do_are_explained() {
-        for (url, says) in
-            [("https://a", "not TLS"), ("a:8000", "must be like"), ("nonsense", "not a URL"), ("ws://a", "must be like")]
-        {
+        for (url, says) in [
+            ("https://a", "not TLS"),
+            ("a:8000", "must be like"),
+            ("nonsense", "not a URL"),
+            ("ws://a", "must be like"),
+        ] {
             let error = format!("{:#}", api(url).unwrap_err());
             assert!(error.contains(says), "{url}: {error}");
         }

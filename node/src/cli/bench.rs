@@ -33,7 +33,11 @@ const SETUP_LIMIT: Duration = Duration::from_secs(60);
 #[derive(Debug, clap::Args)]
 pub(super) struct BenchArgs {
     /// The nodes, separated by commas; a group's publisher is on one, its subscribers are on the others
-    #[arg(long, value_delimiter = ',', default_value = "http://127.0.0.1:8000,http://127.0.0.1:8001,http://127.0.0.1:8002")]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "http://127.0.0.1:8000,http://127.0.0.1:8001,http://127.0.0.1:8002"
+    )]
     urls: Vec<String>,
     /// Groups, each with a publisher
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
@@ -112,17 +116,19 @@ async fn measure(args: &BenchArgs, tasks: &Tasks) -> anyhow::Result<Outcome> {
             // Never the publisher's own node, where there is another.
             let node = if nodes == 1 { 0 } else { (home + 1 + number % (nodes - 1)) % nodes };
             let expected = share(args.messages, args.groups, group);
-            let subscriber = tokio::time::timeout(SETUP_LIMIT, Box::pin(Subscriber::join(&args.urls[node], &name, expected)))
-                .await
-                .context("a subscriber did not get to join in time")??;
+            let subscriber =
+                tokio::time::timeout(SETUP_LIMIT, Box::pin(Subscriber::join(&args.urls[node], &name, expected)))
+                    .await
+                    .context("a subscriber did not get to join in time")??;
             let (progress, done) = (progress.clone(), received_in.clone());
             tasks.spawn_detached("bench subscriber", Box::pin(subscriber.run(progress, enough.clone(), done)));
             bar.inc(1);
         }
         let api = ApiArgs { url: args.urls[home].clone(), api_key: args.api_key.clone() };
-        let publisher = tokio::time::timeout(SETUP_LIMIT, Box::pin(Publisher::join(api, name, args.via, args.bytes as usize)))
-            .await
-            .context("a publisher did not get to join in time")??;
+        let publisher =
+            tokio::time::timeout(SETUP_LIMIT, Box::pin(Publisher::join(api, name, args.via, args.bytes as usize)))
+                .await
+                .context("a publisher did not get to join in time")??;
         let (queue, queued) = mpsc::channel(1_024);
         due.push(queue);
         tasks.spawn_detached(
@@ -205,7 +211,8 @@ async fn watch(args: &BenchArgs, progress: &Progress) {
 
 /// To standard error; hidden where that is no terminal.
 fn bar(length: u64, what: &'static str) -> ProgressBar {
-    let style = ProgressStyle::with_template("{msg:12} {bar:40} {pos}/{len} {per_sec} {eta}").expect("the template is right");
+    let style =
+        ProgressStyle::with_template("{msg:12} {bar:40} {pos}/{len} {per_sec} {eta}").expect("the template is right");
     ProgressBar::new(length).with_style(style).with_message(what)
 }
 
@@ -278,7 +285,8 @@ struct Percentiles {
 impl Percentiles {
     fn of(sorted: &[u64]) -> Self {
         // The smallest value that at least this share of all does not exceed.
-        let at = |percent: usize| sorted.get((sorted.len() * percent).div_ceil(100).saturating_sub(1)).copied().unwrap_or(0);
+        let at =
+            |percent: usize| sorted.get((sorted.len() * percent).div_ceil(100).saturating_sub(1)).copied().unwrap_or(0);
         Self { p50: at(50), p90: at(90), p99: at(99), max: at(100) }
     }
 

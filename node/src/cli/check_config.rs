@@ -16,7 +16,10 @@ pub(super) fn run(args: &CheckConfigArgs) -> anyhow::Result<()> {
     let config = Config::load(args.file.as_deref())?;
     for (key, path) in [("tls.ca", &config.tls.ca), ("tls.cert", &config.tls.cert), ("tls.key", &config.tls.key)] {
         if let Err(error) = std::fs::metadata(path) {
-            print::note(format_args!("warning: {key}: {} cannot be read here ({error}): `roost certs` makes it", path.display()));
+            print::note(format_args!(
+                "warning: {key}: {} cannot be read here ({error}): `roost certs` makes it",
+                path.display()
+            ));
         }
     }
     if let Err(error) = Keyring::load(&config.auth.keyring) {

@@ -46,7 +46,8 @@ pub async fn run(args: DevArgs) -> anyhow::Result<()> {
     let level = std::env::var("ROOST_LOG").unwrap_or_else(|_| "warn".to_owned());
     logging::init(&LogConfig { level, format: "text".to_owned() })?;
     let temporary = args.data.is_none();
-    let data = args.data.clone().unwrap_or_else(|| std::env::temp_dir().join(format!("roost-dev-{}", std::process::id())));
+    let data =
+        args.data.clone().unwrap_or_else(|| std::env::temp_dir().join(format!("roost-dev-{}", std::process::id())));
     print::note(format_args!("starting {} nodes …", args.nodes));
     let cluster = DevCluster::start(DevOptions {
         nodes: usize::from(args.nodes),
@@ -108,7 +109,9 @@ async fn command(cluster: &mut DevCluster, line: &str) -> anyhow::Result<bool> {
     let mut words = line.split_whitespace();
     let (verb, number) = (words.next().unwrap_or(""), words.next());
     let number = || -> anyhow::Result<usize> {
-        number.and_then(|text| text.trim_start_matches('n').parse().ok()).with_context(|| format!("which node? for instance: {verb} 2"))
+        number
+            .and_then(|text| text.trim_start_matches('n').parse().ok())
+            .with_context(|| format!("which node? for instance: {verb} 2"))
     };
     match verb {
         "" => {}
@@ -175,7 +178,8 @@ async fn introduce(cluster: &DevCluster, args: &DevArgs) -> anyhow::Result<()> {
     let (first, last) = (cluster.http_url(1), cluster.http_url(cluster.len()));
     let key = &args.api_key;
     let client = reqwest::Client::new();
-    let request = client.post(format!("{first}/v1/sessions")).bearer_auth(key).json(&serde_json::json!({"user": "ann"}));
+    let request =
+        client.post(format!("{first}/v1/sessions")).bearer_auth(key).json(&serde_json::json!({"user": "ann"}));
     let created: Value = request.send().await?.json().await?;
     let token = created["token"].as_str().context("the first session could not be created")?;
     print::note(format_args!(""));

@@ -32,7 +32,10 @@ pub(super) fn run(command: KeysCommand) -> anyhow::Result<()> {
     match command {
         KeysCommand::New { file, rotate: false } => {
             if file.exists() {
-                bail!("{} is there already: --rotate adds a new key to it, another --file makes another keyring", file.display());
+                bail!(
+                    "{} is there already: --rotate adds a new key to it, another --file makes another keyring",
+                    file.display()
+                );
             }
             let keyring = Keyring::generate();
             keyring.save(&file)?;

@@ -12,7 +12,8 @@ use crate::config::LogConfig;
 /// # Errors
 /// Where the level is not a filter, the format is unknown, or logging was started already.
 pub fn init(config: &LogConfig) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&config.level).with_context(|| format!("log.level {:?} is not a filter", config.level))?;
+    let filter =
+        EnvFilter::try_new(&config.level).with_context(|| format!("log.level {:?} is not a filter", config.level))?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let started = match config.format.as_str() {
         "json" => builder.json().try_init(),

@@ -115,9 +115,10 @@ fn make_certs(command: CertsCommand) -> anyhow::Result<()> {
         CertsCommand::Init { dir } => {
             (certs::init_ca(&dir)?, "next: `roost certs node NAME` for each node; keep ca.key off the nodes")
         }
-        CertsCommand::Node { name, dir, hosts } => {
-            (certs::node_cert(&dir, &name, &hosts)?, "next: give the node these as tls.cert and tls.key, and ca.pem as tls.ca")
-        }
+        CertsCommand::Node { name, dir, hosts } => (
+            certs::node_cert(&dir, &name, &hosts)?,
+            "next: give the node these as tls.cert and tls.key, and ca.pem as tls.ca",
+        ),
     };
     for file in files {
         print::line(file.display())?;

@@ -30,18 +30,27 @@ pub struct ServeArgs {
 pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let config = Config::load(args.config.as_deref())?;
     logging::init(&config.log)?;
-    anyhow::ensure!(!config.auth.api_keys.is_empty(), "auth.api_keys is empty: nobody could call the API. Add a key of at least 16 characters");
+    anyhow::ensure!(
+        !config.auth.api_keys.is_empty(),
+        "auth.api_keys is empty: nobody could call the API. Add a key of at least 16 characters"
+    );
     let id = NodeId::parse(&config.node.id).map_err(|error| anyhow::anyhow!("node.id: {error}"))?;
     let identity = Identity::load(&config.tls, &id)?;
-    let keyring = Keyring::load(&config.auth.keyring)
-        .with_context(|| format!("auth.keyring = {}: `roost keys new --file {0}` makes one", config.auth.keyring.display()))?;
+    let keyring = Keyring::load(&config.auth.keyring).with_context(|| {
+        format!("auth.keyring = {}: `roost keys new --file {0}` makes one", config.auth.keyring.display())
+    })?;
     let store = match config.store.kind {
         StoreKind::Embedded => EmbeddedStore::open(&config.store.path)?,
     };
     let inputs = NodeInputs { config: Arc::new(config), identity, keyring: Arc::new(keyring), store };
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let node = Box::pin(Node::start(inputs)).await?;
-    print::line(format_args!("node {} serves clients at http://{} and peers at {}", node.member(), node.http(), node.peer()))?;
+    print::line(format_args!(
+        "node {} serves clients at http://{} and peers at {}",
+        node.member(),
+        node.http(),
+        node.peer()
+    ))?;
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}

@@ -83,7 +83,8 @@ pub(super) async fn run(args: StatusArgs) -> anyhow::Result<()> {
     if args.json {
         return print::line(answer.trim_end());
     }
-    let report: Report = serde_json::from_str(&answer).context("the answer is not a health report: is this a Roost node?")?;
+    let report: Report =
+        serde_json::from_str(&answer).context("the answer is not a health report: is this a Roost node?")?;
     print::line(render(&report).trim_end())
 }
 
@@ -98,8 +99,11 @@ fn render(report: &Report) -> String {
         slots.primary, slots.total, slots.short, slots.unavailable
     );
     let mut rows = vec![
-        ["NODE", "STATE", "PRIMARY", "REPLICA", "LEARNING", "CLIENTS", "SESSIONS", "LAG ms", "STORE", "LINKS", "VERSION", "HTTP"]
-            .map(str::to_owned),
+        [
+            "NODE", "STATE", "PRIMARY", "REPLICA", "LEARNING", "CLIENTS", "SESSIONS", "LAG ms", "STORE", "LINKS",
+            "VERSION", "HTTP",
+        ]
+        .map(str::to_owned),
     ];
     rows.extend(report.nodes.iter().map(row));
     text + &table(&rows)

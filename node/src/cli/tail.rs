@@ -26,7 +26,11 @@ pub(super) struct TailArgs {
     /// The group
     group: String,
     /// Where nodes serve clients; several, separated by commas, are tried in turn
-    #[arg(long, value_delimiter = ',', default_value = "ws://127.0.0.1:8000/ws,ws://127.0.0.1:8001/ws,ws://127.0.0.1:8002/ws")]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "ws://127.0.0.1:8000/ws,ws://127.0.0.1:8001/ws,ws://127.0.0.1:8002/ws"
+    )]
     url: Vec<String>,
     /// A session's token (`roost token new`); without one a new anonymous session, where the cluster allows it
     #[arg(long, env = "ROOST_TOKEN", hide_env_values = true)]
@@ -182,7 +186,9 @@ impl Tail {
             "message" => return self.message(text, frame),
             "gap" => {
                 let (from, to) = (frame.from.as_ref().map_or_else(String::new, Value::to_string), frame.to);
-                print::note(format_args!("gap: messages {from} to {to} of {group} are not to be had any more ({reason})"));
+                print::note(format_args!(
+                    "gap: messages {from} to {to} of {group} are not to be had any more ({reason})"
+                ));
                 self.position = at(frame).map(|position| Position { offset: to, ..position }).or(self.position);
             }
             "reset" => {
@@ -220,8 +226,13 @@ impl Tail {
             print::note(format_args!("{reason}"));
             return None;
         }
-        let passing = frame.retry_after_ms.is_some() || matches!(&*frame.code_text(), "busy" | "unavailable" | "unknown_outcome");
-        Some(if passing { End::Again { after_ms: frame.retry_after_ms.unwrap_or(0), reason } } else { End::Stop(reason) })
+        let passing =
+            frame.retry_after_ms.is_some() || matches!(&*frame.code_text(), "busy" | "unavailable" | "unknown_outcome");
+        Some(if passing {
+            End::Again { after_ms: frame.retry_after_ms.unwrap_or(0), reason }
+        } else {
+            End::Stop(reason)
+        })
     }
 
     fn bye(&mut self, frame: &Frame<'_>) -> End {
@@ -264,14 +275,16 @@ mod tests {
     #[test]
     fn positions_follow_the_frames() {
         let mut tail = tail();
-        let joined = json!({ "type": "joined", "group": "g", "epoch": Epoch(1).to_string(), "offset": 4, "recovered": false });
+        let joined =
+            json!({ "type": "joined", "group": "g", "epoch": Epoch(1).to_string(), "offset": 4, "recovered": false });
         assert_eq!(feed(&mut tail, &[joined]).1, Some((1, 4)));
         assert_eq!(feed(&mut tail, &[message(1, 5), message(1, 5), message(1, 3)]).1, Some((1, 5)));
         let other = json!({ "type": "message", "group": "h", "epoch": Epoch(9).to_string(), "offset": 9, "data": 1 });
         assert_eq!(feed(&mut tail, &[other]).1, Some((1, 5)));
         let gap = json!({ "type": "gap", "group": "g", "epoch": Epoch(1).to_string(), "from": 6, "to": 8, "reason": "trimmed" });
         assert_eq!(feed(&mut tail, &[gap, message(1, 9)]).1, Some((1, 9)));
-        let reset = json!({ "type": "reset", "group": "g", "epoch": Epoch(2).to_string(), "offset": 0, "reason": "lost" });
+        let reset =
+            json!({ "type": "reset", "group": "g", "epoch": Epoch(2).to_string(), "offset": 0, "reason": "lost" });
         assert_eq!(feed(&mut tail, &[reset, message(2, 1)]).1, Some((2, 1)));
         assert_eq!(tail.hello()["resume"]["g"], json!({ "epoch": "0000000000000002", "offset": 1 }));
         assert_eq!(tail.join()["since"]["offset"], 1);
@@ -279,8 +292,7 @@ mod tests {
 
     #[test]
     fn ends_are_told_apart() {
-        let bye =
-            |code: &str, reconnect| json!({ "type": "bye", "code": code, "reason": "r", "reconnect": reconnect, "after_ms": 7 });
+        let bye = |code: &str, reconnect| json!({ "type": "bye", "code": code, "reason": "r", "reconnect": reconnect, "after_ms": 7 });
         let error = |id: u64, code: &str| json!({ "type": "error", "id": id, "code": code, "message": "m" });
         let check = |frame: Value, expected: &str| {
             let mut tail = Tail { token: Some("t".to_owned()), ..tail() };

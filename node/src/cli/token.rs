@@ -54,7 +54,9 @@ pub(super) async fn run(command: TokenCommand) -> anyhow::Result<()> {
         TokenCommand::Check { token, keyring } => match Keyring::load(&keyring)?.verify(token.trim()) {
             Ok(session) => {
                 print::line(session)?;
-                print::note(format_args!("the signature is right; whether the session goes on, only the cluster knows"));
+                print::note(format_args!(
+                    "the signature is right; whether the session goes on, only the cluster knows"
+                ));
                 Ok(())
             }
             Err(error) => bail!("{error}"),
@@ -70,7 +72,10 @@ pub(super) async fn run(command: TokenCommand) -> anyhow::Result<()> {
             let answer = Api::new(&api)?.post(&["v1", "sessions"], body.to_string()).await?;
             let answer: serde_json::Value = serde_json::from_str(&answer).context("the answer is not JSON")?;
             print::line(answer["token"].as_str().context("the answer has no token: is this a Roost node?")?)?;
-            print::note(format_args!("session {} of user {user}", answer["session"]["id"].as_str().unwrap_or("(unnamed)")));
+            print::note(format_args!(
+                "session {} of user {user}",
+                answer["session"]["id"].as_str().unwrap_or("(unnamed)")
+            ));
             Ok(())
         }
     }

@@ -96,7 +96,9 @@ impl Client {
                 _ => Err(refused(&frame)),
             }
         };
-        tokio::time::timeout(WELCOME_LIMIT, welcome).await.map_err(|_| anyhow!("{} did not say welcome in time", self.url))?
+        tokio::time::timeout(WELCOME_LIMIT, welcome)
+            .await
+            .map_err(|_| anyhow!("{} did not say welcome in time", self.url))?
     }
 
     pub(super) async fn send(&mut self, frame: &Value) -> anyhow::Result<()> {

@@ -317,7 +317,7 @@ impl MeshSocket {
             Ok(message) => Some((addr, message)),
             Err(refused) => {
                 if self.complain.now() {
-                    tracing::warn!(%from, %addr, %refused, "a gossip message was dropped");
+                    tracing::debug!(%from, %addr, %refused, "a gossip message was dropped");
                 }
                 None
             }

@@ -53,7 +53,9 @@ impl Found {
     }
 
     fn range<T: PartialOrd + Display>(&mut self, key: &str, value: T, range: RangeInclusive<T>) {
-        self.unless(range.contains(&value), key, || format!("must be from {} to {}, it is {value}", range.start(), range.end()));
+        self.unless(range.contains(&value), key, || {
+            format!("must be from {} to {}, it is {value}", range.start(), range.end())
+        });
     }
 }
 
@@ -83,7 +85,8 @@ fn node(found: &mut Found, node: &NodeConfig) {
 fn cluster(found: &mut Found, config: &Config) {
     let cluster = &config.cluster;
     if NodeId::parse(&cluster.name).is_err() {
-        found.add("cluster.name", format!("must be 1 to 64 letters, digits, '.', '_' or '-', it is {:?}", cluster.name));
+        found
+            .add("cluster.name", format!("must be 1 to 64 letters, digits, '.', '_' or '-', it is {:?}", cluster.name));
     }
     for seed in &cluster.seeds {
         found.unless(is_host_and_port(seed), "cluster.seeds", || format!("each must be host:port, {seed:?} is not"));
@@ -191,7 +194,8 @@ fn limits(found: &mut Found, limits: &LimitsConfig) {
         ("limits.slot_queue", limits.slot_queue),
     ];
     for (key, value) in counts {
-        found.unless(value >= 1, key, || "must be at least 1; a limit cannot be switched off, only set high".to_owned());
+        found
+            .unless(value >= 1, key, || "must be at least 1; a limit cannot be switched off, only set high".to_owned());
     }
     found.range("limits.write_timeout_ms", limits.write_timeout_ms, 100..=3_600_000);
     found.range("limits.request_ms", limits.request_ms, 100..=600_000);
@@ -231,7 +235,8 @@ fn namespaces(found: &mut Found, config: &Config) {
 
 fn log(found: &mut Found, config: &Config) {
     if let Err(error) = tracing_subscriber::EnvFilter::try_new(&config.log.level) {
-        found.add("log.level", format!("must be like info or roost=debug,warn, it is {:?} ({error})", config.log.level));
+        found
+            .add("log.level", format!("must be like info or roost=debug,warn, it is {:?} ({error})", config.log.level));
     }
     found.unless(matches!(config.log.format.as_str(), "text" | "json"), "log.format", || {
         format!("must be text or json, it is {:?}", config.log.format)

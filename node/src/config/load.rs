@@ -58,7 +58,10 @@ impl fmt::Display for ConfigError {
 impl std::error::Error for ConfigError {}
 
 /// Loads from a file and these environment variables, and checks the result.
-pub(super) fn load(path: Option<&Path>, environment: impl Iterator<Item = (OsString, OsString)>) -> Result<Config, ConfigError> {
+pub(super) fn load(
+    path: Option<&Path>,
+    environment: impl Iterator<Item = (OsString, OsString)>,
+) -> Result<Config, ConfigError> {
     let mut gathered = Gathered { schema: schema(&Config::default()), ..Gathered::default() };
     if let Some(path) = path {
         gathered.file(path);
@@ -131,7 +134,11 @@ impl Gathered {
         }
         let path: Vec<String> = rest.to_ascii_lowercase().split("__").map(str::to_owned).collect();
         let Some(text) = value.to_str() else {
-            self.problems.push(Problem { source: name.to_owned(), key: path.join("."), message: "is not UTF-8".to_owned() });
+            self.problems.push(Problem {
+                source: name.to_owned(),
+                key: path.join("."),
+                message: "is not UTF-8".to_owned(),
+            });
             return;
         };
         let value = match lookup(&self.schema, &path) {
@@ -231,9 +238,9 @@ fn read_like(like: &Value, text: &str) -> Value {
             .ok()
             .and_then(|mut table| table.remove("list"))
             .unwrap_or_else(|| Value::from(text)),
-        Value::Array(..) => {
-            Value::from(text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(Value::from).collect::<Vec<_>>())
-        }
+        Value::Array(..) => Value::from(
+            text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(Value::from).collect::<Vec<_>>(),
+        ),
         _ => Value::from(text),
     }
 }
@@ -241,8 +248,11 @@ fn read_like(like: &Value, text: &str) -> Value {
 /// What to say of a key that is not known: the nearest beside it, or the same one in another section.
 fn unknown(schema: &Dict, at: &[String]) -> String {
     let (key, parents) = at.split_last().expect("a key has a path");
-    let siblings =
-        if parents.is_empty() { schema.clone() } else { lookup(schema, parents).and_then(Value::into_dict).unwrap_or_default() };
+    let siblings = if parents.is_empty() {
+        schema.clone()
+    } else {
+        lookup(schema, parents).and_then(Value::into_dict).unwrap_or_default()
+    };
     let nearest = siblings
         .keys()
         .map(|known| (strsim::normalized_damerau_levenshtein(known, key), known))

@@ -218,5 +218,8 @@ fn what_is_no_file_or_no_toml_is_said() {
     let error = load(Some(Path::new("/nowhere/node.toml")), std::iter::empty()).unwrap_err().to_string();
     assert!(error.contains("/nowhere/node.toml: cannot be read"), "{error}");
     let found = load_text("[node\nid = 3", &[]).unwrap_err();
-    assert!(found.len() == 1 && found[0].starts_with("node.toml: is not TOML") && found[0].contains("line 1"), "{found:?}");
+    assert!(
+        found.len() == 1 && found[0].starts_with("node.toml: is not TOML") && found[0].contains("line 1"),
+        "{found:?}"
+    );
 }

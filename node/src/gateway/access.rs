@@ -11,7 +11,9 @@ use crate::{
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Denied {
     /// A name that Roost makes itself.
-    #[error("names with '@' are Roost's own: a session is in its private groups from the start, and only the server publishes to them")]
+    #[error(
+        "names with '@' are Roost's own: a session is in its private groups from the start, and only the server publishes to them"
+    )]
     Private,
     /// The session has grants, or the namespace asks for them, and none fits.
     #[error("none of the session's grants allows this")]
@@ -74,7 +76,12 @@ mod tests {
 
     #[test]
     fn who_may_join_and_read() {
-        let check = |allow, grants: &[Grant], member, group: &str, join: Result<(), Denied>, read: Result<(), Denied>| {
+        let check = |allow,
+                     grants: &[Grant],
+                     member,
+                     group: &str,
+                     join: Result<(), Denied>,
+                     read: Result<(), Denied>| {
             let (options, group) = (options(allow, Allow::Any), GroupName::parse(group).unwrap());
             assert_eq!(may_join(&options, grants, member, &group), join, "join {allow:?} {grants:?} {member} {group}");
             assert_eq!(may_read(&options, grants, member, &group), read, "read {allow:?} {grants:?} {member} {group}");

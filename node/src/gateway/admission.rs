@@ -144,9 +144,11 @@ impl Refusal {
     pub fn answer(self, metrics: &Metrics) -> ApiError {
         let (kind, limit, retry_after_s) = match self {
             Self::Draining => ("draining", None, 1),
-            Self::ConnectsPerSecond { retry_ms } => {
-                ("connects_per_s", Some(Limit::ConnectsPerS), u32::try_from(retry_ms.div_ceil(1_000)).unwrap_or(u32::MAX).max(1))
-            }
+            Self::ConnectsPerSecond { retry_ms } => (
+                "connects_per_s",
+                Some(Limit::ConnectsPerS),
+                u32::try_from(retry_ms.div_ceil(1_000)).unwrap_or(u32::MAX).max(1),
+            ),
             Self::Connections => ("connections", Some(Limit::Connections), 5),
             Self::ConnectionsPerAddress => ("connections_per_address", Some(Limit::ConnectionsPerAddress), 5),
         };
@@ -201,7 +203,10 @@ mod tests {
     fn the_rate_is_bounded() {
         let admission = admission(100, 100, 2);
         let _kept: Vec<_> = (0..2).map(|_| admission.admit_at(address("10.0.0.1"), 0).unwrap()).collect();
-        assert_eq!(admission.admit_at(address("10.0.0.1"), 0).unwrap_err(), Refusal::ConnectsPerSecond { retry_ms: 500 });
+        assert_eq!(
+            admission.admit_at(address("10.0.0.1"), 0).unwrap_err(),
+            Refusal::ConnectsPerSecond { retry_ms: 500 }
+        );
         assert!(admission.admit_at(address("10.0.0.1"), 500_000).is_ok());
     }
 

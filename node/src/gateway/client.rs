@@ -101,7 +101,12 @@ impl Job {
 }
 
 impl Client {
-    pub(super) fn new(gateway: Arc<Gateway>, outbox: Arc<Outbox>, record: &SessionRecord, attachment: AttachmentNumber) -> Self {
+    pub(super) fn new(
+        gateway: Arc<Gateway>,
+        outbox: Arc<Outbox>,
+        record: &SessionRecord,
+        attachment: AttachmentNumber,
+    ) -> Self {
         let rights =
             Rights { grants: record.grants.clone(), info: record.attributes.clone(), groups: record.groups.clone() };
         Self { gateway, outbox, session: record.id, user: record.user.clone(), attachment, rights: Mutex::new(rights) }
@@ -200,7 +205,8 @@ impl Client {
         let member = self.is_member(&group);
         {
             let mut rights = self.rights();
-            access::may_join(&self.options(&group), &rights.grants, member, &group).map_err(|denied| forbidden(&id, denied))?;
+            access::may_join(&self.options(&group), &rights.grants, member, &group)
+                .map_err(|denied| forbidden(&id, denied))?;
             if !member && rights.groups.len() >= self.gateway.config.limits.groups_per_session {
                 self.gateway.metrics.limit_hit(Limit::GroupsPerSession);
                 return Err(error(id, "too_many_groups", TOO_MANY_GROUPS));
@@ -258,7 +264,13 @@ impl Client {
         self.gateway.hub.leave(self.outbox.clone(), id, group, presence).await;
     }
 
-    async fn publish(&self, id: RequestId, group: GroupName, data: Bytes, key: Option<&str>) -> Result<(), ClientError> {
+    async fn publish(
+        &self,
+        id: RequestId,
+        group: GroupName,
+        data: Bytes,
+        key: Option<&str>,
+    ) -> Result<(), ClientError> {
         let options = self.options(&group);
         let outcome = |outcome| self.gateway.metrics.publish_outcome(outcome);
         let member = self.is_member(&group);
@@ -288,7 +300,13 @@ impl Client {
         }
     }
 
-    async fn history(&self, id: RequestId, group: GroupName, since: Option<Position>, limit: u32) -> Result<(), ClientError> {
+    async fn history(
+        &self,
+        id: RequestId,
+        group: GroupName,
+        since: Option<Position>,
+        limit: u32,
+    ) -> Result<(), ClientError> {
         self.check_read(&id, &group)?;
         let request = SlotRequest::History { group: group.clone(), since, limit };
         match self.gateway.ask_group(&group, request).await {
@@ -302,10 +320,21 @@ impl Client {
         }
     }
 
-    async fn members(&self, id: RequestId, group: GroupName, after: Option<SessionId>, limit: u32) -> Result<(), ClientError> {
+    async fn members(
+        &self,
+        id: RequestId,
+        group: GroupName,
+        after: Option<SessionId>,
+        limit: u32,
+    ) -> Result<(), ClientError> {
         self.check_read(&id, &group)?;
         if group.is_private() || !self.options(&group).presence {
-            return Err(field_error(id, "no_presence", "group", "this namespace keeps no presence: nobody knows who is there"));
+            return Err(field_error(
+                id,
+                "no_presence",
+                "group",
+                "this namespace keeps no presence: nobody knows who is there",
+            ));
         }
         let request = SlotRequest::Members { group: group.clone(), after, limit };
         match self.gateway.ask_group(&group, request).await {
@@ -320,11 +349,13 @@ impl Client {
 
     fn check_read(&self, id: &RequestId, group: &GroupName) -> Result<(), ClientError> {
         let member = self.is_member(group);
-        access::may_read(&self.options(group), &self.rights().grants, member, group).map_err(|denied| forbidden(id, denied))
+        access::may_read(&self.options(group), &self.rights().grants, member, group)
+            .map_err(|denied| forbidden(id, denied))
     }
 
     fn is_member(&self, group: &GroupName) -> bool {
-        self.rights().groups.contains(group) || (group.is_private() && self.private_groups().any(|private| private == *group))
+        self.rights().groups.contains(group)
+            || (group.is_private() && self.private_groups().any(|private| private == *group))
     }
 
     fn options(&self, group: &GroupName) -> NamespaceConfig {
@@ -396,7 +427,10 @@ mod tests {
                 at_ms: 0,
             };
             let page = within(sizes.iter().enumerate().map(message).collect(), bytes);
-            assert_eq!(page.iter().map(|message| message.offset).collect::<Vec<_>>(), (1..=wanted as u64).collect::<Vec<_>>());
+            assert_eq!(
+                page.iter().map(|message| message.offset).collect::<Vec<_>>(),
+                (1..=wanted as u64).collect::<Vec<_>>()
+            );
         };
         check(&[], 1_000, 0);
         check(&[100, 100], 1_000, 2);

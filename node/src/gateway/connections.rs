@@ -156,7 +156,11 @@ mod tests {
         let open: Vec<_> = (0..50).map(|_| connections.open(1_000, &metrics)).collect();
         connections.drain(1_000, Duration::from_secs(60)).await;
         let closing: Vec<_> = open.iter().map(|one| one.outbox.take().closing.expect("it was told")).collect();
-        assert!(closing.iter().all(|closing| closing.code == ByeCode::Draining && closing.reconnect && closing.after_ms <= 60_000));
+        assert!(
+            closing
+                .iter()
+                .all(|closing| closing.code == ByeCode::Draining && closing.reconnect && closing.after_ms <= 60_000)
+        );
         let times: std::collections::BTreeSet<_> = closing.iter().map(|closing| closing.after_ms).collect();
         assert!(times.len() > 25);
     }

@@ -38,12 +38,15 @@ pub(super) struct Opened {
 /// Why a client is not attached.
 pub(super) enum NotOpened {
     /// It was refused.
-    Refused {
-        error: ClientError,
-        closing: Closing,
-    },
+    Refused(Box<Refused>),
     /// The attachment was over before it began. The outbox has what is to be said.
     Over,
+}
+
+/// What a refused client is told.
+pub(super) struct Refused {
+    pub(super) error: ClientError,
+    pub(super) closing: Closing,
 }
 
 /// Where a token came from.
@@ -93,7 +96,8 @@ pub(super) async fn open(
         heartbeat_s: gateway.config.limits.heartbeat_s,
         groups: groups.clone(),
     };
-    let restore = groups.into_iter().map(|group| (resume.get(&group).copied(), group)).map(|(since, group)| (group, since));
+    let restore =
+        groups.into_iter().map(|group| (resume.get(&group).copied(), group)).map(|(since, group)| (group, since));
     Ok(Opened { restore: restore.collect(), client, changes, welcome })
 }
 
@@ -138,7 +142,8 @@ async fn create(gateway: &Gateway, outbox: &Outbox, id: &RequestId) -> Result<At
     let session = record.id;
     let created = gateway.ask_session(session, SlotRequest::CreateSession { record }).await;
     created.map_err(|reason| unattached(id.clone(), &reason))?;
-    let (record, attachment) = attach(gateway, outbox, session).await.map_err(|reason| unattached(id.clone(), &reason))?;
+    let (record, attachment) =
+        attach(gateway, outbox, session).await.map_err(|reason| unattached(id.clone(), &reason))?;
     Ok((record, attachment, Some(gateway.keyring.sign(session))))
 }
 
@@ -170,7 +175,7 @@ fn anonymous_record(config: &SessionConfig, now_ms: u64) -> SessionRecord {
 
 fn unauthorized(error: ClientError) -> NotOpened {
     let closing = Closing { code: ByeCode::Unauthorized, reason: error.message.clone(), reconnect: false, after_ms: 0 };
-    NotOpened::Refused { error, closing }
+    NotOpened::Refused(Box::new(Refused { error, closing }))
 }
 
 fn unattached(id: RequestId, reason: &SlotError) -> NotOpened {
@@ -181,7 +186,7 @@ fn unattached(id: RequestId, reason: &SlotError) -> NotOpened {
     };
     let after_ms = if reconnect { error.retry_after_ms.unwrap_or(0).max(1_000) } else { 0 };
     let closing = Closing { code, reason: error.message.clone(), reconnect, after_ms };
-    NotOpened::Refused { error, closing }
+    NotOpened::Refused(Box::new(Refused { error, closing }))
 }
 
 #[cfg(test)]

@@ -122,7 +122,8 @@ impl Lanes {
     /// Alone a job may start as soon as the outbox is half empty, beside others only if it fits too.
     fn has_room(&self, queued_bytes: usize, answer_bytes: usize) -> bool {
         let taken = queued_bytes + self.answer_bytes;
-        taken + answer_bytes <= self.answer_bytes_max || (self.answer_bytes == 0 && queued_bytes < self.answer_bytes_max)
+        taken + answer_bytes <= self.answer_bytes_max
+            || (self.answer_bytes == 0 && queued_bytes < self.answer_bytes_max)
     }
 
     /// Whether [`Lanes::finished`] has something to wait for.

@@ -35,7 +35,8 @@ pub async fn serve(listener: TcpListener, routes: Router, tasks: Tasks) {
         tasks.spawn_detached("http connection", async move {
             let mut builder = Builder::new(TokioExecutor::new());
             builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_DEADLINE).max_buf_size(64 << 10);
-            let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), TowerToHyperService::new(routes));
+            let connection =
+                builder.serve_connection_with_upgrades(TokioIo::new(stream), TowerToHyperService::new(routes));
             if let Err(error) = connection.await {
                 tracing::debug!(%error, %address, "an HTTP connection ended with an error");
             }

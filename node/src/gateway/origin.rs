@@ -81,7 +81,9 @@ mod tests {
     use super::*;
 
     fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
-        let pair = |(name, value): &(&'static str, &'static str)| (HeaderName::from_static(name), HeaderValue::from_static(value));
+        let pair = |(name, value): &(&'static str, &'static str)| {
+            (HeaderName::from_static(name), HeaderValue::from_static(value))
+        };
         let mut headers = HeaderMap::new();
         for (name, value) in pairs.iter().map(pair) {
             headers.append(name, value);
@@ -93,7 +95,11 @@ mod tests {
     fn origins_are_compared_whole() {
         let check = |origin: &'static str, host: &'static str, allowed: &[&str], wanted: bool| {
             let allowed: Vec<String> = allowed.iter().map(|&text| text.to_owned()).collect();
-            assert_eq!(origin_allowed(&headers(&[("origin", origin), ("host", host)]), &allowed), wanted, "{origin} {host} {allowed:?}");
+            assert_eq!(
+                origin_allowed(&headers(&[("origin", origin), ("host", host)]), &allowed),
+                wanted,
+                "{origin} {host} {allowed:?}"
+            );
         };
         check("https://app.example.com", "app.example.com", &[], true);
         check("https://APP.example.com", "app.EXAMPLE.com", &[], true);
@@ -107,7 +113,12 @@ mod tests {
         check("https://web.example.com", "api.example.com", &["https://web.example.com"], true);
         check("https://web.example.com", "api.example.com", &["https://web.example.com/"], true);
         check("http://web.example.com", "api.example.com", &["https://web.example.com"], false);
-        check("https://xweb.example.com", "api.example.com", &["https://web.example.com", "web.example.com", "example.com"], false);
+        check(
+            "https://xweb.example.com",
+            "api.example.com",
+            &["https://web.example.com", "web.example.com", "example.com"],
+            false,
+        );
         check("https://evil.net", "api.example.com", &["*"], true);
         check("null", "api.example.com", &[], false);
         check("null", "null", &[], false);

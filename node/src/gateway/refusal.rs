@@ -19,7 +19,10 @@ pub fn field_error(id: RequestId, code: &'static str, field: &str, message: impl
 
 /// Why a slot did not do it. Each but `unknown_outcome` means: certainly not done.
 pub fn slot_error(id: RequestId, reason: &SlotError) -> ClientError {
-    let retry = |code, message: &str, after_ms| ClientError { retry_after_ms: Some(after_ms), ..error(id.clone(), code, message) };
+    let retry = |code, message: &str, after_ms| ClientError {
+        retry_after_ms: Some(after_ms),
+        ..error(id.clone(), code, message)
+    };
     match reason {
         SlotError::Busy => retry("busy", "too much is waiting for this group: not done, try again", 100),
         SlotError::Unavailable | SlotError::NotPrimary { .. } => {
@@ -45,7 +48,8 @@ pub fn slot_error(id: RequestId, reason: &SlotError) -> ClientError {
 }
 
 /// To a join beyond the bound.
-pub const TOO_MANY_GROUPS: &str = "the session has as many groups as one may have (limits.groups_per_session): leave some first";
+pub const TOO_MANY_GROUPS: &str =
+    "the session has as many groups as one may have (limits.groups_per_session): leave some first";
 
 /// How a session ended, for people.
 pub fn ended(reason: EndReason) -> &'static str {

@@ -167,7 +167,7 @@ async fn greet(
         Ok(Command::Hello { id, session, resume }) => {
             let opened = hello::open(gateway, &listed.outbox, &credentials, id, session, resume).await;
             opened.map_err(|why| match why {
-                NotOpened::Refused { error, closing } => Some(Ending::new(closing).after(&Event::Error(error))),
+                NotOpened::Refused(refused) => Some(Ending::new(refused.closing).after(&Event::Error(refused.error))),
                 NotOpened::Over => Ending::of(&listed.outbox),
             })
         }
@@ -303,7 +303,8 @@ impl<'a> Talk<'a> {
                 "more than {} operations a second (limits.operations_per_s): not done, try again later",
                 limits.operations_per_s
             );
-            let error = ClientError { retry_after_ms: Some(wait_ms), ..error(id_of(&command), "rate_limited", message) };
+            let error =
+                ClientError { retry_after_ms: Some(wait_ms), ..error(id_of(&command), "rate_limited", message) };
             self.client.tell(&Event::Error(error));
             return None;
         }

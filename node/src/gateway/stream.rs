@@ -21,11 +21,15 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::{
-        Error, Message, error::ProtocolError,
+        Error, Message,
+        error::ProtocolError,
         handshake::server::create_response,
         protocol::{
             CloseFrame, Role, WebSocketConfig,
-            frame::{Frame, coding::{Data, OpCode}},
+            frame::{
+                Frame,
+                coding::{Data, OpCode},
+            },
         },
     },
 };
@@ -116,7 +120,8 @@ impl Upgrade {
         *head.version_mut() = parts.version;
         *head.headers_mut() = parts.headers;
         let refused = |reason: &dyn std::fmt::Display| {
-            let msg = format!("this is a WebSocket endpoint, for instance for `new WebSocket(…)` in a browser: {reason}");
+            let msg =
+                format!("this is a WebSocket endpoint, for instance for `new WebSocket(…)` in a browser: {reason}");
             ApiError::new(StatusCode::UPGRADE_REQUIRED, "upgrade_required", msg)
         };
         let response = create_response(&head).map_err(|error| refused(&error))?;
@@ -197,7 +202,10 @@ impl ClientStream {
         Pin::new(&mut self.socket).start_send(message).map_err(|_| WriteError::Gone)
     }
 
-    async fn poll(&mut self, mut poll: impl FnMut(Socket<'_>, &mut Cx<'_>) -> Poll<Result<(), Error>>) -> Result<(), WriteError> {
+    async fn poll(
+        &mut self,
+        mut poll: impl FnMut(Socket<'_>, &mut Cx<'_>) -> Poll<Result<(), Error>>,
+    ) -> Result<(), WriteError> {
         poll_fn(|cx| poll(Pin::new(&mut self.socket), cx)).await.map_err(|_| WriteError::Gone)
     }
 

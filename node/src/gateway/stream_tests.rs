@@ -60,7 +60,9 @@ fn tell_fault(mut stream: ClientStream) -> BoxFuture<'static, ()> {
         loop {
             match stream.next().await {
                 Incoming::Broken(fault) => {
-                    return stream.end(vec![format!("{fault:?}").into()], fault.close_code(), "see the last frame").await;
+                    return stream
+                        .end(vec![format!("{fault:?}").into()], fault.close_code(), "see the last frame")
+                        .await;
                 }
                 Incoming::Gone => return,
                 Incoming::Text(_) | Incoming::Control => {}
@@ -148,7 +150,8 @@ async fn a_batch_arrives_whole_and_in_order() {
         async move {
             let outbox = Outbox::new(1, 1 << 20);
             for batch in 0..10 {
-                let frames = (0..1_000).map(|at| Utf8Bytes::from(format!("{} {}", batch * 1_000 + at, "x".repeat(at % 500))));
+                let frames =
+                    (0..1_000).map(|at| Utf8Bytes::from(format!("{} {}", batch * 1_000 + at, "x".repeat(at % 500))));
                 stream.write(&outbox, frames.collect()).await.unwrap();
             }
             stream.end(vec![Utf8Bytes::from_static("10000 last")], 4001, "done").await;

@@ -83,7 +83,8 @@ impl Beat {
         let mut alive = BTreeSet::new();
         loop {
             let view = views.borrow_and_update().clone();
-            let now: BTreeSet<_> = view.nodes.values().filter(|node| node.alive).map(|node| node.member.clone()).collect();
+            let now: BTreeSet<_> =
+                view.nodes.values().filter(|node| node.alive).map(|node| node.member.clone()).collect();
             if now != alive {
                 alive.clone_from(&now);
                 self.slots.alive(Arc::new(now)).await;
@@ -108,7 +109,8 @@ impl Beat {
         while inbox.recv_many(&mut gathered, 1_024).await > 0 {
             let requests: Vec<MapRequest> = gathered.drain(..).flatten().collect();
             let view = self.gossip.view().borrow().clone();
-            let peers: Vec<NodeId> = view.nodes.values().filter(|node| node.alive).map(|node| node.member.node.clone()).collect();
+            let peers: Vec<NodeId> =
+                view.nodes.values().filter(|node| node.alive).map(|node| node.member.node.clone()).collect();
             for peer in peers.iter().filter(|peer| **peer != view.me.node) {
                 let _ = self.mesh.send(peer, 0, &PeerFrame::MapRequests(requests.clone()));
             }
@@ -124,8 +126,10 @@ impl Beat {
         loop {
             every.tick().await;
             let counts = self.slots.counts().await;
-            let (delivered, ordered) = (self.metrics.deliveries.get(), self.metrics.publishes_ordered.get());
-            let groups = self.gateway.hub.membership();
+            let (delivered, ordered) = (self.gateway.hub.counters().deliveries, self.metrics.publishes_ordered.get());
+            self.metrics.deliveries.inc_by(delivered.saturating_sub(deliveries));
+            let mut groups = self.gateway.hub.membership();
+            groups.retain(|group, _| !group.is_private());
             let load = Load {
                 connections: self.gateway.admission.connections() as u64,
                 sessions: counts.sessions,

@@ -19,7 +19,10 @@ pub(super) fn misfit(view: &SharedView) -> Option<String> {
     }
     let other = others().find(|other| !other.settings.is_empty() && other.settings != me.settings)?;
     let differing = differences(&me.settings, &other.settings).join(", ");
-    Some(format!("settings that all nodes must share differ from those of node {}: {differing}. Make them equal", other.member.node))
+    Some(format!(
+        "settings that all nodes must share differ from those of node {}: {differing}. Make them equal",
+        other.member.node
+    ))
 }
 
 /// Whether what this peer says of the cluster map can be believed: another store has another map.

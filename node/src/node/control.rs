@@ -70,7 +70,9 @@ impl Control {
                     NodeAnswer::Done
                 }
                 NodeRequest::Forget { node } => match NodeId::parse(&node) {
-                    Ok(node) => this.steward.forget(&node).await.map_or_else(NodeAnswer::Refused, |()| NodeAnswer::Done),
+                    Ok(node) => {
+                        this.steward.forget(&node).await.map_or_else(NodeAnswer::Refused, |()| NodeAnswer::Done)
+                    }
                     Err(error) => NodeAnswer::Refused(error),
                 },
             };
@@ -81,7 +83,11 @@ impl Control {
     /// Nodes that are up, this one not among them.
     fn live_peers(&self) -> Vec<NodeId> {
         let view = self.view.borrow().clone();
-        view.nodes.values().filter(|node| node.alive && node.member != self.me).map(|node| node.member.node.clone()).collect()
+        view.nodes
+            .values()
+            .filter(|node| node.alive && node.member != self.me)
+            .map(|node| node.member.node.clone())
+            .collect()
     }
 
     /// Sends the probes out, and looks at what came back of the last ones.
@@ -99,9 +105,12 @@ impl Control {
 impl ClusterControl for Control {
     async fn list_groups(&self, after: &str, limit: u32) -> GroupPage {
         let view = self.view.borrow().clone();
-        let holders: BTreeSet<NodeId> = self.router.map().into_iter().flat_map(|map| {
-            map.slots.iter().map(|slot| slot.primary.node.clone()).collect::<BTreeSet<_>>()
-        }).collect();
+        let holders: BTreeSet<NodeId> = self
+            .router
+            .map()
+            .into_iter()
+            .flat_map(|map| map.slots.iter().map(|slot| slot.primary.node.clone()).collect::<BTreeSet<_>>())
+            .collect();
         let here = self.slots.groups(after, limit as usize + 1);
         let others = holders.into_iter().filter(|node| *node != self.me.node).map(|node| {
             let request = NodeRequest::ListGroups { after: after.to_owned(), limit };

@@ -44,7 +44,9 @@ impl Probes {
         let now_ms = clock::mono_ms();
         let mut back = self.lock();
         // A peer that is new is counted from now on.
-        let recent = |peer: &NodeId, back: &mut BTreeMap<NodeId, u64>| *back.entry(peer.clone()).or_insert(now_ms) + DEAF_MS >= now_ms;
+        let recent = |peer: &NodeId, back: &mut BTreeMap<NodeId, u64>| {
+            *back.entry(peer.clone()).or_insert(now_ms) + DEAF_MS >= now_ms
+        };
         let heard = peers.iter().filter(|peer| recent(peer, &mut back)).count();
         back.retain(|peer, _| peers.contains(peer));
         heard == 0

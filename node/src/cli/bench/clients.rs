@@ -74,7 +74,10 @@ async fn join(url: &str, group: &str) -> anyhow::Result<(Client, u64)> {
     }
     socket.path_segments_mut().map_err(|()| anyhow::anyhow!("{url} has no path"))?.pop_if_empty().push("ws");
     let mut client = Client::open(socket.as_str()).await?;
-    client.hello(&json!({ "type": "hello" })).await.context("the bench needs sessions for anyone (session.anonymous = true)")?;
+    client
+        .hello(&json!({ "type": "hello" }))
+        .await
+        .context("the bench needs sessions for anyone (session.anonymous = true)")?;
     client.send(&json!({ "type": "join", "id": 0, "group": group })).await?;
     loop {
         let text = client.next().await?;
@@ -102,7 +105,12 @@ impl Subscriber {
     }
 
     /// Listens until everything is there or it is told to stop, and reports.
-    pub(super) async fn run(mut self, progress: Arc<Progress>, enough: CancellationToken, done: mpsc::Sender<Received>) {
+    pub(super) async fn run(
+        mut self,
+        progress: Arc<Progress>,
+        enough: CancellationToken,
+        done: mpsc::Sender<Received>,
+    ) {
         let mut received = Received::default();
         let listening = async {
             while (received.latency_us.len() as u64) < self.expected {
@@ -172,8 +180,12 @@ impl Publisher {
         let mut published = Published::default();
         let publishing = async {
             match self {
-                Self::Ws { client, group, bytes } => over_ws(client, &group, bytes, due, &progress, &mut published).await,
-                Self::Http { api, group, bytes } => over_http(&api, &group, bytes, due, &progress, &mut published).await,
+                Self::Ws { client, group, bytes } => {
+                    over_ws(client, &group, bytes, due, &progress, &mut published).await
+                }
+                Self::Http { api, group, bytes } => {
+                    over_http(&api, &group, bytes, due, &progress, &mut published).await
+                }
             }
         };
         tokio::select! {

@@ -32,10 +32,10 @@ struct Node {
 
 impl Node {
     fn start(store: &Arc<dyn Store>, me: &str, nodes: &str) -> Self {
-        Self::start(store, me, nodes, SLOTS)
+        Self::start_with(store, me, nodes, SLOTS)
     }
 
-    fn start(store: &Arc<dyn Store>, me: &str, nodes: &str, slots: u16) -> Self {
+    fn start_with(store: &Arc<dyn Store>, me: &str, nodes: &str, slots: u16) -> Self {
         let (sender, receiver) = watch::channel(Arc::new(view(me, nodes)));
         let made = Arc::new(Mutex::new(Vec::new()));
         let (map, tasks, made_here) = (MapCell::new(), Tasks::new(), Arc::clone(&made));
@@ -287,7 +287,7 @@ async fn another_number_of_slots_is_refused() {
     let (_folder, store) = embedded();
     let first = Node::start(&store, "n1#1", "n1#1 n2#1");
     wait_until("the first map", async || first.map.version() > 0).await;
-    let second = Node::start(&store, "n2#1", "n1#1 n2#1", 64);
+    let second = Node::start_with(&store, "n2#1", "n1#1 n2#1", 64);
     second.tasks.fatal().cancelled().await;
     let fault = second.steward.fault().borrow().clone().unwrap();
     assert!(fault.contains("created with 16 slots") && fault.contains("cluster.slots = 16"), "{fault}");

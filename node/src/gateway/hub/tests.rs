@@ -240,11 +240,11 @@ async fn a_new_primary_is_asked_for_all_groups_of_a_slot_at_once() {
     bench.maps.send_replace(Some(Arc::new(map)));
     let expected = one_slot.len() * 2;
     assert_eq!(frames(&a, expected).await.len(), expected);
-    let registers = bench.script.asked().into_iter().filter_map(|request| match request {
+    let mut registers = bench.script.asked().into_iter().filter_map(|request| match request {
         SlotRequest::Register { interests } => Some(interests.len()),
         _ => None,
     });
-    assert_eq!(registers.collect::<Vec<_>>(), [one_slot.len()]);
+    assert_eq!(registers.next(), Some(one_slot.len()));
     bench.end().await;
 }
 

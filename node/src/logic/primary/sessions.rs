@@ -248,14 +248,16 @@ impl SlotCore {
         let Some(known) = self.state().and_then(|state| state.session(session)) else {
             return;
         };
-        let push = match (&known.stage, known.last_number()) {
-            (Stage::Ended(reason), _) => Push::SessionEnded { session, reason: *reason },
-            (_, last) if last > attachment => Push::Displace { session, attachment },
-            (Stage::Attached, _) => return,
-            _ => {
+        let its_own = known.last.as_ref().is_some_and(|last| last.gateway == *from && last.connection == connection);
+        let push = match &known.stage {
+            Stage::Ended(reason) => Push::SessionEnded { session, reason: *reason },
+            Stage::Attached if its_own => return,
+            // A slot that lost its memory gives the connection a new number, which is above the one that it still names.
+            _ if its_own || known.last_number() <= attachment => {
                 let entry = Entry::Attach { session, gateway: from.clone(), connection, at_ms: now.wall_ms };
                 return self.order(entry, Pending::Nobody);
             }
+            _ => Push::Displace { session, attachment },
         };
         self.push(from, push, out);
     }

@@ -60,7 +60,8 @@ fn command(id: RequestId, object: Object<'_>, limits: &Limits, faults: &mut Faul
     let kind = fields.required("type", faults, string)?;
     let command = match &*kind {
         "hello" => {
-            let session = fields.optional("session", faults, |at, raw, faults| string(at, raw, faults).map(Cow::into_owned));
+            let session =
+                fields.optional("session", faults, |at, raw, faults| string(at, raw, faults).map(Cow::into_owned));
             let resume = fields.optional("resume", faults, positions);
             (|| Some(Command::Hello { id, session: session?, resume: resume?.unwrap_or_default() }))()
         }
@@ -90,7 +91,12 @@ fn command(id: RequestId, object: Object<'_>, limits: &Limits, faults: &mut Faul
         }
         "heartbeat" => Some(Command::Heartbeat { id }),
         other => {
-            let msg = format!("there is no type {:?}{}; the types are {}", excerpt(other), nearest(other, &TYPES), TYPES.join(", "));
+            let msg = format!(
+                "there is no type {:?}{}; the types are {}",
+                excerpt(other),
+                nearest(other, &TYPES),
+                TYPES.join(", ")
+            );
             faults.add(vec!["type".to_owned()], msg, "unknown_type");
             return None;
         }
@@ -141,7 +147,11 @@ impl<'a> Object<'a> {
     fn read(&mut self, text: &'a str, fields_max: usize) -> Result<(), String> {
         let mut deserializer = serde_json::Deserializer::from_str(text);
         let told = |error: serde_json::Error| {
-            if error.is_data() { format!("this is {}, not an object", json_type(text)) } else { format!("this is not JSON: {error}") }
+            if error.is_data() {
+                format!("this is {}, not an object", json_type(text))
+            } else {
+                format!("this is not JSON: {error}")
+            }
         };
         Filler { object: self, fields_max }.deserialize(&mut deserializer).map_err(told)?;
         deserializer.end().map_err(|error| format!("this is not JSON: {error}"))
@@ -254,7 +264,11 @@ impl<'a> Fields<'a> {
             faults.add(self.at(name), "this field is there twice: which one is meant?".to_owned(), "duplicate_field");
         }
         for (name, _) in &self.object.fields {
-            let msg = format!("there is no such field here{}; the fields are {}", nearest(name, &self.known), self.known.join(", "));
+            let msg = format!(
+                "there is no such field here{}; the fields are {}",
+                nearest(name, &self.known),
+                self.known.join(", ")
+            );
             faults.add(self.at(name), msg, "unknown_field");
         }
     }
@@ -327,7 +341,9 @@ fn whole(at: &[String], raw: &RawValue, faults: &mut Faults) -> Option<u64> {
         wrong_type(at, raw, "a whole number", faults);
         return None;
     }
-    let read = text.parse::<u64>().map_err(|_| format!("this is a whole number from 0 to {}, not {}", u64::MAX, excerpt(text)));
+    let read = text
+        .parse::<u64>()
+        .map_err(|_| format!("this is a whole number from 0 to {}, not {}", u64::MAX, excerpt(text)));
     parsed(at, read, faults)
 }
 

@@ -36,8 +36,14 @@ fn reads_each_command() {
             resume: [(group("a"), position(255, 7)), (group("b:é"), position(u64::MAX, u64::MAX))].into(),
         },
     );
-    check(r#"{"type":"hello","session":null,"resume":null,"id":null}"#, Command::Hello { id: None, session: None, resume: [].into() });
-    check(r#" {"group":"chat:1","id":"a\n" , "type":"join"} "#, Command::Join { id: id(r#""a\n""#), group: group("chat:1"), since: None });
+    check(
+        r#"{"type":"hello","session":null,"resume":null,"id":null}"#,
+        Command::Hello { id: None, session: None, resume: [].into() },
+    );
+    check(
+        r#" {"group":"chat:1","id":"a\n" , "type":"join"} "#,
+        Command::Join { id: id(r#""a\n""#), group: group("chat:1"), since: None },
+    );
     check(
         r#"{"type":"join","id":-1.50e3,"group":"g","since":{"epoch":"0000000000000001","offset":9007199254740993}}"#,
         Command::Join { id: id("-1.50e3"), group: group("g"), since: Some(position(1, 9_007_199_254_740_993)) },
@@ -45,7 +51,12 @@ fn reads_each_command() {
     check(r#"{"type":"leave","group":"g"}"#, Command::Leave { id: None, group: group("g") });
     check(
         r#"{"type":"publish","id":3,"group":"g","data": {"a" : [1, 2.50]} ,"key":"k"}"#,
-        Command::Publish { id: id("3"), group: group("g"), data: Bytes::from(r#"{"a" : [1, 2.50]}"#), key: Some("k".to_owned()) },
+        Command::Publish {
+            id: id("3"),
+            group: group("g"),
+            data: Bytes::from(r#"{"a" : [1, 2.50]}"#),
+            key: Some("k".to_owned()),
+        },
     );
     for data in ["null", "0", "false", "\"\"", "[]", "1e400", "123456789012345678901234567890"] {
         check(
@@ -53,7 +64,10 @@ fn reads_each_command() {
             Command::Publish { id: None, group: group("g"), data: Bytes::copy_from_slice(data.as_bytes()), key: None },
         );
     }
-    check(r#"{"type":"history","group":"g"}"#, Command::History { id: None, group: group("g"), since: None, limit: 100 });
+    check(
+        r#"{"type":"history","group":"g"}"#,
+        Command::History { id: None, group: group("g"), since: None, limit: 100 },
+    );
     check(
         r#"{"type":"members","group":"g","limit":1000,"after":"5e4a2dc8-2b1c-4a3e-9f55-111111111111"}"#,
         Command::Members {
@@ -70,14 +84,22 @@ fn reads_each_command() {
 fn faults(frame: &str) -> (RequestId, &'static str, Vec<String>) {
     let error = decode(frame, &LIMITS).expect_err(frame);
     assert!(!error.message.is_empty());
-    (error.id, error.code, error.detail.iter().map(|detail| format!("{} {}", detail.loc.join("."), detail.kind)).collect())
+    (
+        error.id,
+        error.code,
+        error.detail.iter().map(|detail| format!("{} {}", detail.loc.join("."), detail.kind)).collect(),
+    )
 }
 
 #[test]
 fn names_the_field_at_fault() {
     let check = |frame: &str, wanted_id: RequestId, wanted: &[&str]| {
         let (id, code, found) = faults(frame);
-        assert_eq!((id, code, found), (wanted_id, INVALID, wanted.iter().map(|&text| text.to_owned()).collect()), "{frame}");
+        assert_eq!(
+            (id, code, found),
+            (wanted_id, INVALID, wanted.iter().map(|&text| text.to_owned()).collect()),
+            "{frame}"
+        );
     };
     check("{}", None, &["type missing"]);
     check(r#"{"type":3,"id":7}"#, id("7"), &["type type_error"]);
@@ -90,14 +112,34 @@ fn names_the_field_at_fault() {
     check(r#"{"type":"join","id":7,"group":"\ud800"}"#, id("7"), &["group value_error"]);
     check(&format!(r#"{{"type":"join","id":7,"group":"{}"}}"#, "x".repeat(201)), id("7"), &["group value_error"]);
     check(r#"{"type":"join","id":7,"group":"g","since":5}"#, id("7"), &["since type_error"]);
-    check(r#"{"type":"join","id":7,"group":"g","since":{}}"#, id("7"), &["since.epoch missing", "since.offset missing"]);
-    check(r#"{"type":"join","group":"g","since":{"epoch":"0000000000000001","offset":"3"}}"#, None, &["since.offset type_error"]);
+    check(
+        r#"{"type":"join","id":7,"group":"g","since":{}}"#,
+        id("7"),
+        &["since.epoch missing", "since.offset missing"],
+    );
+    check(
+        r#"{"type":"join","group":"g","since":{"epoch":"0000000000000001","offset":"3"}}"#,
+        None,
+        &["since.offset type_error"],
+    );
     for offset in ["-1", "1.0", "1e3", "18446744073709551616"] {
-        check(&format!(r#"{{"type":"join","group":"g","since":{{"epoch":"0000000000000001","offset":{offset}}}}}"#), None, &["since.offset value_error"]);
+        check(
+            &format!(r#"{{"type":"join","group":"g","since":{{"epoch":"0000000000000001","offset":{offset}}}}}"#),
+            None,
+            &["since.offset value_error"],
+        );
     }
-    check(r#"{"type":"join","group":"g","since":{"epoch":1,"offset":3,"of":2}}"#, None, &["since.epoch type_error", "since.of unknown_field"]);
+    check(
+        r#"{"type":"join","group":"g","since":{"epoch":1,"offset":3,"of":2}}"#,
+        None,
+        &["since.epoch type_error", "since.of unknown_field"],
+    );
     check(r#"{"type":"join","group":"g","since":{"epoch":"x","offset":3}}"#, None, &["since.epoch value_error"]);
-    check(r#"{"type":"hello","resume":{"a":{"epoch":"0000000000000001"},"":{}}}"#, None, &["resume.a.offset missing", "resume. value_error"]);
+    check(
+        r#"{"type":"hello","resume":{"a":{"epoch":"0000000000000001"},"":{}}}"#,
+        None,
+        &["resume.a.offset missing", "resume. value_error"],
+    );
     check(
         r#"{"type":"hello","resume":{"a":{"epoch":"0000000000000001","offset":1},"\u0061":{"epoch":"0000000000000001","offset":2}}}"#,
         None,
@@ -109,11 +151,19 @@ fn names_the_field_at_fault() {
     check(r#"{"type":"publish","group":"g","data":1,"key":""}"#, None, &["key value_error"]);
     check(r#"{"type":"publish","group":"g","data":1,"data":2}"#, None, &["data duplicate_field"]);
     check(r#"{"type":"history","group":"g","limit":0}"#, None, &["limit value_error"]);
-    check(r#"{"type":"members","group":"g","limit":1001,"after":"me"}"#, None, &["after value_error", "limit value_error"]);
+    check(
+        r#"{"type":"members","group":"g","limit":1001,"after":"me"}"#,
+        None,
+        &["after value_error", "limit value_error"],
+    );
     check(r#"{"type":"heartbeat","id":true}"#, None, &["id type_error"]);
     check(&format!(r#"{{"type":"heartbeat","id":"{}"}}"#, "x".repeat(200)), None, &["id too_long"]);
     check(r#"{"type":"heartbeat","id":1,"id":2}"#, id("1"), &["id duplicate_field"]);
-    check(&format!(r#"{{"type":"publish","group":"g","data":"{}"}}"#, "x".repeat(LIMITS.message_bytes)), None, &["data too_long"]);
+    check(
+        &format!(r#"{{"type":"publish","group":"g","data":"{}"}}"#, "x".repeat(LIMITS.message_bytes)),
+        None,
+        &["data too_long"],
+    );
 }
 
 #[test]
@@ -193,11 +243,27 @@ fn writes_each_answer() {
     let session = SessionId(Uuid::nil());
     let nil = "00000000-0000-0000-0000-000000000000";
     check(
-        Event::Welcome { id: id("1"), session, user: "a\"b".into(), token: Some("t".into()), node: "n1".into(), heartbeat_s: 30, groups: vec![group("g\\"), group("h")] },
+        Event::Welcome {
+            id: id("1"),
+            session,
+            user: "a\"b".into(),
+            token: Some("t".into()),
+            node: "n1".into(),
+            heartbeat_s: 30,
+            groups: vec![group("g\\"), group("h")],
+        },
         json!({"type":"welcome","id":1,"session":nil,"user":"a\"b","token":"t","node":"n1","heartbeat_s":30,"groups":["g\\","h"]}),
     );
     check(
-        Event::Welcome { id: None, session, user: String::new(), token: None, node: "n1".into(), heartbeat_s: 30, groups: vec![] },
+        Event::Welcome {
+            id: None,
+            session,
+            user: String::new(),
+            token: None,
+            node: "n1".into(),
+            heartbeat_s: 30,
+            groups: vec![],
+        },
         json!({"type":"welcome","session":nil,"user":"","node":"n1","heartbeat_s":30,"groups":[]}),
     );
     check(
@@ -231,7 +297,13 @@ fn writes_each_answer() {
     check(Event::Heartbeat { id: id("5") }, json!({"type":"heartbeat","id":5}));
     let detail = vec![Detail { loc: vec!["since".into(), "offset".into()], msg: "no".into(), kind: "type_error" }];
     check(
-        Event::Error(ClientError { id: id("6"), code: "invalid", message: "m".into(), detail, retry_after_ms: Some(50) }),
+        Event::Error(ClientError {
+            id: id("6"),
+            code: "invalid",
+            message: "m".into(),
+            detail,
+            retry_after_ms: Some(50),
+        }),
         json!({"type":"error","id":6,"code":"invalid","message":"m","detail":[{"loc":["since","offset"],"msg":"no","type":"type_error"}],"retry_after_ms":50}),
     );
 }
@@ -243,7 +315,11 @@ fn writes_each_push() {
     let nil = "00000000-0000-0000-0000-000000000000";
     let from = Some(Publisher { session, user: "u".into() });
     check(
-        Event::Message { group: group("g"), epoch: Epoch(1), message: Message { offset: 4, data: Bytes::from("[1]"), from, at_ms: 7 } },
+        Event::Message {
+            group: group("g"),
+            epoch: Epoch(1),
+            message: Message { offset: 4, data: Bytes::from("[1]"), from, at_ms: 7 },
+        },
         json!({"type":"message","group":"g","epoch":"0000000000000001","offset":4,"data":[1],"from":{"session":nil,"user":"u"},"at_ms":7}),
     );
     let member = Presence { session, user: "u".into(), info: Bytes::new(), attachment: 3 };
@@ -264,7 +340,10 @@ fn writes_each_push() {
         json!({"type":"reset","group":"g","epoch":"0000000000000001","offset":2,"reason":"lost"}),
     );
     check(Event::Stale { group: group("g") }, json!({"type":"stale","group":"g"}));
-    check(Event::Live { group: group("g"), epoch: Epoch(1), offset: 2 }, json!({"type":"live","group":"g","epoch":"0000000000000001","offset":2}));
+    check(
+        Event::Live { group: group("g"), epoch: Epoch(1), offset: 2 },
+        json!({"type":"live","group":"g","epoch":"0000000000000001","offset":2}),
+    );
     check(Event::Displaced, json!({"type":"displaced"}));
     check(
         Event::Bye { code: ByeCode::SlowConsumer, reason: "r".into(), reconnect: true, after_ms: 9 },
@@ -282,10 +361,23 @@ fn broken_bytes_from_a_peer_do_not_panic() {
 #[test]
 fn each_bye_has_a_close_code_of_its_own() {
     use ByeCode::*;
-    let all = [Draining, Displaced, SessionEnded, HelloTimeout, Idle, SlowConsumer, BadFrame, RateLimited, Unauthorized, Unavailable];
+    let all = [
+        Draining,
+        Displaced,
+        SessionEnded,
+        HelloTimeout,
+        Idle,
+        SlowConsumer,
+        BadFrame,
+        RateLimited,
+        Unauthorized,
+        Unavailable,
+    ];
     let codes: std::collections::BTreeSet<_> = all.iter().map(|&code| close_code(code)).collect();
     let names: std::collections::BTreeSet<_> = all.iter().map(|&code| bye_name(code)).collect();
-    assert!(codes.len() == all.len() && names.len() == all.len() && codes.iter().all(|code| (4000..5000).contains(code)));
+    assert!(
+        codes.len() == all.len() && names.len() == all.len() && codes.iter().all(|code| (4000..5000).contains(code))
+    );
 }
 
 const VALID: [&str; 6] = [
