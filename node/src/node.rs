@@ -8,7 +8,7 @@ mod probe;
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, OnceLock, atomic::AtomicBool},
+    sync::{Arc, Mutex, OnceLock, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -141,7 +141,7 @@ impl Node {
         let (tasks, metrics) = (Tasks::new(), Metrics::new());
 
         let (gossip_in, gossip_out) = gossip::queue();
-        let dispatch = Arc::new(Dispatch { gossip: gossip_in, wired: OnceLock::new() });
+        let dispatch = Arc::new(Dispatch { gossip: gossip_in, wired: OnceLock::new(), early: Mutex::default() });
         let (name, listen) = (&config.cluster.name, config.node.peer_listen);
         let mesh =
             Mesh::start(me.clone(), name, &identity, listen, (&*config).into(), dispatch.clone(), tasks.clone())?;
@@ -216,7 +216,7 @@ impl Node {
             drain: drain.clone(),
             tasks: tasks.clone(),
         });
-        let _ = dispatch.wired.set(Wired {
+        let wired = Wired {
             mesh: mesh.clone(),
             maps: maps.clone(),
             steward: steward.clone(),
@@ -226,7 +226,8 @@ impl Node {
             hub,
             probes,
             control: control.clone(),
-        });
+        };
+        dispatch.wire(wired).await;
         let api = Api {
             slots: Arc::new(router),
             config,

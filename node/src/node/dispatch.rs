@@ -1,6 +1,9 @@
 //! What is done with that which arrives from peers: each kind of frame goes to its owner.
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -35,6 +38,39 @@ pub(super) struct Wired {
 pub(super) struct Dispatch {
     pub(super) gossip: GossipInput,
     pub(super) wired: OnceLock<Wired>,
+    /// Peers whose connections were here before the parts: these hear of them when they are there.
+    pub(super) early: Mutex<BTreeSet<Member>>,
+}
+
+impl Dispatch {
+    /// From here on frames go to these parts.
+    pub(super) async fn wire(&self, wired: Wired) {
+        let _ = self.wired.set(wired);
+        let early = std::mem::take(&mut *self.early());
+        for peer in early {
+            self.peer_connected(&peer).await;
+        }
+    }
+
+    fn early(&self) -> MutexGuard<'_, BTreeSet<Member>> {
+        self.early.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the parts are there; remembers the peer for when they are, or forgets it.
+    fn wired_or_later(&self, peer: &Member, connected: bool) -> Option<&Wired> {
+        let mut early = self.early();
+        let wired = self.wired.get();
+        match (wired, connected) {
+            (None, true) => {
+                early.insert(peer.clone());
+            }
+            (_, false) => {
+                early.remove(peer);
+            }
+            (Some(_), true) => {}
+        }
+        wired
+    }
 }
 
 #[async_trait]
@@ -73,7 +109,7 @@ impl Inbox for Dispatch {
     }
 
     async fn peer_connected(&self, from: &Member) {
-        let Some(wired) = self.wired.get() else { return };
+        let Some(wired) = self.wired_or_later(from, true) else { return };
         wired.router.peer_disrupted(&from.node);
         wired.hub.peer_connected(from).await;
         // The peer's connection is new, so it may be a new process, or the network was away: repeat what it may lack.
@@ -81,7 +117,7 @@ impl Inbox for Dispatch {
     }
 
     async fn peer_lost(&self, from: &Member) {
-        let Some(wired) = self.wired.get() else { return };
+        let Some(wired) = self.wired_or_later(from, false) else { return };
         wired.router.peer_disrupted(&from.node);
         wired.hub.peer_lost(from).await;
     }
