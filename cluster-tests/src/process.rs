@@ -176,7 +176,10 @@ impl Program {
         if let Some(status) = ended {
             bail!("the program ended with {status}; its last words:\n{}", self.last_words());
         }
-        waited.with_context(|| format!("its last words:\n{}", self.last_words()))?;
+        if let Err(error) = waited {
+            let (ready, health) = (api.get("/readyz").await, api.health().await);
+            return Err(error.context(format!("it says {ready:?}\n{health:?}\nits last words:\n{}", self.last_words())));
+        }
         Ok(())
     }
 
