@@ -8,7 +8,7 @@ mod probe;
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, Mutex, OnceLock, atomic::AtomicBool},
+    sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -141,7 +141,7 @@ impl Node {
         let (tasks, metrics) = (Tasks::new(), Metrics::new());
 
         let (gossip_in, gossip_out) = gossip::queue();
-        let dispatch = Arc::new(Dispatch { gossip: gossip_in, wired: OnceLock::new(), early: Mutex::default() });
+        let dispatch = Arc::new(Dispatch::new(gossip_in));
         let (name, listen) = (&config.cluster.name, config.node.peer_listen);
         let mesh =
             Mesh::start(me.clone(), name, &identity, listen, (&*config).into(), dispatch.clone(), tasks.clone())?;

@@ -24,18 +24,30 @@ use super::{
 };
 use crate::id::{Index, Member, SlotId, Term};
 
-/// At most so many entries in one append, and so many bytes of them, roughly.
-const APPEND_ENTRIES: usize = 512;
-const APPEND_BYTES: usize = 1 << 20;
-/// A learner this close to the end of the log becomes required.
-const NEARLY_THERE: u64 = 64;
-/// A learner that falls further behind than this gets a new snapshot.
-const RETAINED_ENTRIES: usize = 100_000;
 /// Without progress for so long, what was sent is sent again; snapshots later.
 const RESEND_MS: u64 = 300;
 const RESEND_SNAPSHOT_MS: u64 = 5_000;
 /// Between repeats of a request to the steward.
 const ASK_AGAIN_MS: u64 = 250;
+
+/// Bounds that change nothing but how soon the rarer ways are taken; the simulation makes them small.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ReplicaLimits {
+    /// At most so many entries in one append.
+    pub append_entries: usize,
+    /// And so many bytes of them, roughly.
+    pub append_bytes: usize,
+    /// A learner this close to the end of the log becomes required.
+    pub nearly_there: u64,
+    /// A learner that falls further behind than this gets a new snapshot.
+    pub retained_entries: usize,
+}
+
+impl Default for ReplicaLimits {
+    fn default() -> Self {
+        Self { append_entries: 512, append_bytes: 1 << 20, nearly_there: 64, retained_entries: 100_000 }
+    }
+}
 
 /// Between the members of a slot.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -46,8 +58,8 @@ pub enum ReplicationMessage {
         term: Term,
         /// The episode.
         sync: u64,
-        /// The first append of a term: what the member holds after `first - 1` uncommitted is replaced (rule 5).
-        reconcile: bool,
+        /// The first appends of a term: the member's log is to become the primary's (rule 5).
+        reconcile: Option<Reconcile>,
         /// The index of the first entry here.
         first: Index,
         /// All up to this one are committed.
@@ -79,6 +91,16 @@ pub enum ReplicationMessage {
         /// Something before what just came is missing.
         gap: bool,
     },
+}
+
+/// What a new primary and another in-sync member may not have in common.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Reconcile {
+    /// What the primary knew to be committed when it took over: the same for both.
+    pub base: Index,
+    /// The end of the primary's log then. The member changes nothing before it has all up to here: of what it holds after
+    /// `base`, everything may be committed, and it may be the only one besides the primary that still has it.
+    pub until: Index,
 }
 
 impl ReplicationMessage {
@@ -117,6 +139,7 @@ pub struct Replica {
     slot: SlotId,
     me: Member,
     replica_timeout_ms: u64,
+    limits: ReplicaLimits,
     /// The highest term whose primary this node has followed or been.
     accepted_term: Term,
     assignment: Option<SlotAssignment>,
@@ -137,11 +160,21 @@ struct Held {
     /// Entries from `log_first` on; those after `applied` are not known to be committed.
     log: VecDeque<Arc<Entry>>,
     log_first: Index,
+    /// The new primary's log from its base on, until it is all here (rule 5).
+    staged: Option<Staged>,
+}
+
+#[derive(Debug)]
+struct Staged {
+    term: Term,
+    sync: u64,
+    entries: Vec<Arc<Entry>>,
 }
 
 impl Held {
     fn new(lineage: u64, term: Term, sync: u64, state: SlotState, applied: Index) -> Self {
-        Self { lineage, synced_term: term, sync, state, applied, log: VecDeque::new(), log_first: applied + 1 }
+        let (log, log_first) = (VecDeque::new(), applied + 1);
+        Self { lineage, synced_term: term, sync, state, applied, log, log_first, staged: None }
     }
 
     fn last(&self) -> Index {
@@ -163,6 +196,30 @@ impl Held {
         while self.log_first <= index.min(self.applied) && self.log.pop_front().is_some() {
             self.log_first += 1;
         }
+    }
+
+    /// Rule 5: what it holds uncommitted gives way to what the new primary holds, once that is all here. Whether it is.
+    fn reconcile(&mut self, term: Term, sync: u64, with: Reconcile, first: Index, entries: Vec<Arc<Entry>>) -> bool {
+        // An in-sync member holds all that is committed. Up to `base` that is what the primary has as well; what this one
+        // has applied beyond was committed too, and stands in the primary's log.
+        if self.last() < with.base {
+            return false;
+        }
+        let staged = self.staged.take().filter(|staged| staged.term == term && staged.sync == sync);
+        let mut staged = staged.unwrap_or(Staged { term, sync, entries: Vec::new() });
+        let have = with.base + staged.entries.len() as u64;
+        if first <= have + 1 {
+            staged.entries.extend(entries.into_iter().skip((have + 1 - first) as usize));
+        }
+        if with.base + (staged.entries.len() as u64) < with.until {
+            self.staged = Some(staged);
+            return false;
+        }
+        let keep = with.base.max(self.applied);
+        self.log.truncate((keep + 1).saturating_sub(self.log_first) as usize);
+        self.extend(with.base + 1, staged.entries);
+        (self.synced_term, self.sync) = (term, sync);
+        true
     }
 
     /// Takes the entries that it does not have yet; those it has are the same ones.
@@ -232,12 +289,25 @@ impl Progress {
 impl Replica {
     /// A node that holds nothing of the slot.
     pub fn new(slot: SlotId, me: Member, replica_timeout_ms: u64) -> Self {
-        Self { slot, me, replica_timeout_ms, accepted_term: 0, assignment: None, held: None, primary: None }
+        let limits = ReplicaLimits::default();
+        Self { slot, me, replica_timeout_ms, limits, accepted_term: 0, assignment: None, held: None, primary: None }
+    }
+
+    /// The same with other bounds.
+    #[must_use]
+    pub fn with_limits(mut self, limits: ReplicaLimits) -> Self {
+        self.limits = limits;
+        self
     }
 
     /// The state as of the last entry known to be committed, if this node has a copy.
     pub fn state(&self) -> Option<&SlotState> {
         self.held.as_ref().map(|held| &held.state)
+    }
+
+    /// Of the copy that this node has.
+    pub fn lineage(&self) -> Option<u64> {
+        self.held.as_ref().map(|held| held.lineage)
     }
 
     /// The term under which this node is primary, has read its own win, and has committed what it took over.
@@ -384,24 +454,21 @@ impl Replica {
         &mut self,
         term: Term,
         sync: u64,
-        reconcile: bool,
+        reconcile: Option<Reconcile>,
         first: Index,
         commit: Index,
         entries: Vec<Arc<Entry>>,
     ) -> Option<(u64, Index, bool)> {
         let held = self.held.as_mut()?;
         if held.synced_term < term {
-            // Rule 5. An in-sync member holds all that is committed, so nothing up to `first - 1` is missing or wrong;
-            // what it applied beyond was committed too, and is the same in the new primary's log.
-            let base = first.saturating_sub(1);
-            if !reconcile || held.last() < base {
+            if !held.reconcile(term, sync, reconcile?, first, entries) {
                 return None;
             }
-            let keep = base.max(held.applied);
-            held.log.truncate((keep + 1).saturating_sub(held.log_first) as usize);
-            held.synced_term = term;
-            held.sync = sync;
-        } else if held.sync != sync || held.synced_term != term {
+            held.apply_to(commit, |_, _| {});
+            held.release(held.applied);
+            return Some((sync, held.last(), false));
+        }
+        if held.sync != sync || held.synced_term != term {
             return None;
         }
         if first > held.last() + 1 {
@@ -437,7 +504,7 @@ impl Replica {
         progress.acked = progress.acked.max(index);
         progress.floor = progress.acked;
         progress.sent = if gap { progress.acked } else { progress.sent.max(progress.acked) };
-        if !progress.required && progress.acked + NEARLY_THERE >= held.last() {
+        if !progress.required && progress.acked + self.limits.nearly_there >= held.last() {
             // Rule 3: required from here on, before anyone is asked to make it in-sync.
             progress.required = true;
             progress.required_from = held.last();
@@ -493,13 +560,17 @@ impl Replica {
                 Mode::Reconcile if progress.sent_ms != 0 => {}
                 Mode::Reconcile => {
                     (progress.sent, progress.sent_ms) = (progress.floor, now.mono_ms.max(1));
-                    send(append(held, term, progress, true));
+                    let reconcile = Reconcile { base: progress.floor, until: primary.barrier };
+                    send(append(held, term, progress, Some(reconcile), self.limits));
+                    while progress.sent < primary.barrier {
+                        send(append(held, term, progress, Some(reconcile), self.limits));
+                    }
                 }
                 Mode::Stream => {
                     while progress.sent < held.last() {
                         progress.waiting_ms.get_or_insert(now.mono_ms);
                         progress.sent_ms = now.mono_ms;
-                        send(append(held, term, progress, false));
+                        send(append(held, term, progress, None, self.limits));
                     }
                 }
             }
@@ -518,7 +589,7 @@ impl Replica {
             let silent_ms = now.mono_ms.saturating_sub(progress.sent_ms.max(progress.waiting_ms.unwrap_or(0)));
             match progress.mode {
                 Mode::Snapshot { sent: true }
-                    if silent_ms >= RESEND_SNAPSHOT_MS || held.log.len() > RETAINED_ENTRIES =>
+                    if silent_ms >= RESEND_SNAPSHOT_MS || held.log.len() > self.limits.retained_entries =>
                 {
                     progress.mode = Mode::Snapshot { sent: false };
                 }
@@ -527,7 +598,7 @@ impl Replica {
                     progress.sent = progress.acked
                 }
                 Mode::Stream if progress.told_commit < held.applied && progress.sent == held.last() => {
-                    let message = append(held, primary.term, progress, false);
+                    let message = append(held, primary.term, progress, None, self.limits);
                     out.push(ReplicaOutput::Send { to: member.clone(), message });
                 }
                 _ => {}
@@ -558,16 +629,22 @@ impl Replica {
 }
 
 /// The next append for a member: what follows `sent`, as much as goes into one.
-fn append(held: &Held, term: Term, progress: &mut Progress, reconcile: bool) -> ReplicationMessage {
+fn append(
+    held: &Held,
+    term: Term,
+    progress: &mut Progress,
+    reconcile: Option<Reconcile>,
+    limits: ReplicaLimits,
+) -> ReplicationMessage {
     let first = progress.sent + 1;
     let mut bytes = 0;
     let skip = (first - held.log_first) as usize;
     let fits = |entry: &&Arc<Entry>| {
         let before = bytes;
         bytes += size(entry);
-        before < APPEND_BYTES
+        before < limits.append_bytes
     };
-    let entries: Vec<_> = held.log.iter().skip(skip).take(APPEND_ENTRIES).take_while(fits).cloned().collect();
+    let entries: Vec<_> = held.log.iter().skip(skip).take(limits.append_entries).take_while(fits).cloned().collect();
     progress.sent += entries.len() as u64;
     progress.told_commit = held.applied;
     ReplicationMessage::Append { term, sync: progress.sync, reconcile, first, commit: held.applied, entries }

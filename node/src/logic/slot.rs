@@ -66,8 +66,12 @@ pub enum Effect {
     Session,
     /// There is no such session, or it is over.
     NoSession(Option<EndReason>),
+    /// The session was changed over HTTP.
+    Changed(SessionId),
     /// A connection has the session now, instead of an earlier one.
     Attached {
+        /// Which.
+        session: SessionId,
         /// As it is now.
         attachment: Attachment,
         /// To be cut off.
@@ -75,6 +79,8 @@ pub enum Effect {
     },
     /// The session is over.
     Ended {
+        /// Which.
+        session: SessionId,
         /// To be told.
         attachment: Option<Attachment>,
     },
@@ -165,28 +171,31 @@ impl SlotState {
             return Effect::NoSession(Some(reason));
         }
         let forget = matches!(entry, Entry::Forget { .. });
-        let effect = Self::change_session(session, index, entry);
+        let effect = Self::change_session(id, session, index, entry);
         if session.is_at_rest() && (forget || session.ended().is_some()) {
             self.sessions.remove(&id);
         }
         effect
     }
 
-    fn change_session(session: &mut Session, index: Index, entry: Entry) -> Effect {
+    fn change_session(id: SessionId, session: &mut Session, index: Index, entry: Entry) -> Effect {
         let changed = match entry {
             Entry::SessionChange { change, at_ms, .. } => {
                 session.change(change, at_ms);
-                true
+                session.changed = index;
+                return Effect::Changed(id);
             }
+            // One of several repeats of a creation failed; another has put the session into the store.
+            Entry::SessionEnd { reason: EndReason::NotStored, .. } if session.saved > 0 => false,
             Entry::SessionEnd { reason, .. } => {
                 session.changed = index;
-                return Effect::Ended { attachment: session.end(reason) };
+                return Effect::Ended { session: id, attachment: session.end(reason) };
             }
             Entry::Attach { gateway, connection, at_ms, .. } => {
                 let displaced = session.attach(gateway, connection, at_ms);
                 session.changed = index;
                 return match session.attachment() {
-                    Some(attachment) => Effect::Attached { attachment: attachment.clone(), displaced },
+                    Some(attachment) => Effect::Attached { session: id, attachment: attachment.clone(), displaced },
                     None => Effect::NoSession(None),
                 };
             }

@@ -36,40 +36,29 @@ pub(super) struct Wired {
 
 /// Until it is wired, gossip alone gets through: what else peers send is lost, as before the node was there.
 pub(super) struct Dispatch {
-    pub(super) gossip: GossipInput,
-    pub(super) wired: OnceLock<Wired>,
-    /// Peers whose connections were here before the parts: these hear of them when they are there.
-    pub(super) early: Mutex<BTreeSet<Member>>,
+    gossip: GossipInput,
+    wired: OnceLock<Wired>,
+    /// Who has a connection to this node; those that came before there was a hub are told to it when there is.
+    inbound: Mutex<BTreeSet<Member>>,
 }
 
 impl Dispatch {
-    /// From here on frames go to these parts.
+    pub(super) fn new(gossip: GossipInput) -> Self {
+        Self { gossip, wired: OnceLock::new(), inbound: Mutex::default() }
+    }
+
     pub(super) async fn wire(&self, wired: Wired) {
+        let hub = wired.hub.clone();
         let _ = self.wired.set(wired);
-        let early = std::mem::take(&mut *self.early());
-        for peer in early {
-            self.peer_connected(&peer).await;
+        let inbound = self.inbound().clone();
+        for peer in inbound {
+            hub.peer_connected(&peer).await;
         }
     }
 
-    fn early(&self) -> MutexGuard<'_, BTreeSet<Member>> {
-        self.early.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Whether the parts are there; remembers the peer for when they are, or forgets it.
-    fn wired_or_later(&self, peer: &Member, connected: bool) -> Option<&Wired> {
-        let mut early = self.early();
-        let wired = self.wired.get();
-        match (wired, connected) {
-            (None, true) => {
-                early.insert(peer.clone());
-            }
-            (_, false) => {
-                early.remove(peer);
-            }
-            (Some(_), true) => {}
-        }
-        wired
+    fn inbound(&self) -> MutexGuard<'_, BTreeSet<Member>> {
+        // No code panics while it holds this lock.
+        self.inbound.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -109,7 +98,8 @@ impl Inbox for Dispatch {
     }
 
     async fn peer_connected(&self, from: &Member) {
-        let Some(wired) = self.wired_or_later(from, true) else { return };
+        self.inbound().insert(from.clone());
+        let Some(wired) = self.wired.get() else { return };
         wired.router.peer_disrupted(&from.node);
         wired.hub.peer_connected(from).await;
         // The peer's connection is new, so it may be a new process, or the network was away: repeat what it may lack.
@@ -117,7 +107,8 @@ impl Inbox for Dispatch {
     }
 
     async fn peer_lost(&self, from: &Member) {
-        let Some(wired) = self.wired_or_later(from, false) else { return };
+        self.inbound().remove(from);
+        let Some(wired) = self.wired.get() else { return };
         wired.router.peer_disrupted(&from.node);
         wired.hub.peer_lost(from).await;
     }

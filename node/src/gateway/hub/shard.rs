@@ -157,8 +157,9 @@ impl<A: Ask> Shard<A> {
     fn input(&mut self, input: Input) {
         match input {
             Input::Deliver { slot, term, group, epoch, message } => {
-                self.open(slot, &group);
+                let unreachable = self.open(slot, &group);
                 self.feed(slot, &group, feed::Input::Deliver { epoch, message, term });
+                self.feed_unreachable(slot, &group, unreachable);
             }
             Input::Member { slot, group, joined, member } => {
                 self.feed(slot, &group, feed::Input::Member { joined, member });
@@ -190,8 +191,9 @@ impl<A: Ask> Shard<A> {
         }
         let name = join.group.clone();
         self.connections.entry(join.outbox.connection).or_default().insert((slot, name.clone()));
-        self.open(slot, &name);
+        let unreachable = self.open(slot, &name);
         self.with_group(slot, &name, |group, around| group.join(clock::mono_ms(), join, around));
+        self.feed_unreachable(slot, &name, unreachable);
     }
 
     fn leave(
@@ -306,7 +308,9 @@ impl<A: Ask> Shard<A> {
     }
 
     /// Makes the group known, where it is not.
-    fn open(&mut self, id: SlotId, name: &GroupName) {
+    /// Makes the group known. Gives since when its primary cannot be heard, for [`Self::feed_unreachable`]: a group that
+    /// nobody has joined yet is over after every step, so that the step for which it was opened comes first.
+    fn open(&mut self, id: SlotId, name: &GroupName) -> Option<u64> {
         let slot = self.slots.entry(id).or_insert_with(|| {
             let map = self.maps.receiver.borrow();
             let primary = map.as_ref().and_then(|map| map.slot(id)).map(|slot| (slot.term, slot.primary.clone()));
@@ -317,13 +321,17 @@ impl<A: Ask> Shard<A> {
             slot
         });
         if slot.groups.contains_key(name) {
-            return;
+            return None;
         }
         // Slots are renewed one after the other, the groups of each together.
         let renew_phase_ms = u64::from(id).wrapping_mul(0x9E37_79B9) % self.settings.renew_ms;
         let settings = FeedSettings { renew_phase_ms, ..self.settings };
         slot.groups.insert(name.clone(), Group::new(id, name.clone(), settings, self.last_attempt));
-        if let Some(since_ms) = slot.unreachable_since_ms {
+        slot.unreachable_since_ms
+    }
+
+    fn feed_unreachable(&mut self, id: SlotId, name: &GroupName, since_ms: Option<u64>) {
+        if let Some(since_ms) = since_ms {
             self.feed(id, name, feed::Input::PrimaryUnreachable { since_ms });
         }
     }

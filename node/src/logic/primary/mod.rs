@@ -17,7 +17,7 @@ use super::{
     Now,
     entry::{Entry, SessionRecord},
     map::{MapRequest, SlotAssignment},
-    replication::{Replica, ReplicaOutput, ReplicationMessage},
+    replication::{Replica, ReplicaLimits, ReplicaOutput, ReplicationMessage},
     request::{Push, SlotAnswer, SlotError, SlotRequest},
     slot::{Effect, SlotState},
 };
@@ -186,7 +186,7 @@ enum Pending {
         session: SessionId,
     },
     /// The session came from the store: these can be handled now.
-    Loaded(Vec<Asked>),
+    Loaded(SessionId, Vec<Asked>),
     /// A timer's entry: until it is committed the timer does not order it again.
     Timer(SessionId),
     Nobody,
@@ -200,13 +200,32 @@ struct Asked {
     request: SlotRequest,
 }
 
-/// An attach that waits for the earlier attachment to be cut off.
+/// An attach that waits for earlier attachments to be cut off.
 #[derive(Debug)]
 struct Displacing {
-    ticket: Ticket,
-    earlier: AttachmentNumber,
+    /// Of the attach, and of repeats of it.
+    tickets: Vec<Ticket>,
+    attachment: AttachmentNumber,
+    /// Gateways that have not yet said so, each with the last attachment that it is to cut off.
+    earlier: BTreeMap<Member, AttachmentNumber>,
     until_ms: u64,
     answer: SlotAnswer,
+}
+
+/// What is answered when the store has a session.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Waiting {
+    Create,
+    Change,
+    End,
+}
+
+/// A gateway's word that it has an attachment.
+#[derive(Clone, Debug)]
+struct Renewal {
+    gateway: Member,
+    attachment: AttachmentNumber,
+    connection: u64,
 }
 
 /// See the module.
@@ -224,8 +243,13 @@ pub struct SlotCore {
     pending: BTreeMap<Index, Pending>,
     loading: BTreeMap<SessionId, Vec<Asked>>,
     /// Requests answered when the store has the session as of an entry.
-    saving: BTreeMap<(SessionId, Index), Vec<(Ticket, bool)>>,
+    saving: BTreeMap<(SessionId, Index), Vec<(Ticket, Waiting)>>,
     displacing: BTreeMap<SessionId, Displacing>,
+    /// Attachments of sessions that are not in memory, while the store is asked.
+    renewals: BTreeMap<SessionId, Vec<Renewal>>,
+    /// When the term began, and when a session's attachment was last heard of in it.
+    since_ms: u64,
+    heard: BTreeMap<SessionId, u64>,
     /// Sessions with a timer's entry under way, with groups being departed, with a failed save (and when to try again).
     timers: BTreeSet<SessionId>,
     departing: BTreeMap<SessionId, u64>,
@@ -248,10 +272,20 @@ impl SlotCore {
             loading: BTreeMap::new(),
             saving: BTreeMap::new(),
             displacing: BTreeMap::new(),
+            renewals: BTreeMap::new(),
+            since_ms: 0,
+            heard: BTreeMap::new(),
             timers: BTreeSet::new(),
             departing: BTreeMap::new(),
             save_again_ms: 0,
         }
+    }
+
+    /// The same with other bounds for its copy.
+    #[must_use]
+    pub fn with_limits(mut self, limits: ReplicaLimits) -> Self {
+        self.replica = self.replica.with_limits(limits);
+        self
     }
 
     /// The copy, to look at.
@@ -301,7 +335,7 @@ impl SlotCore {
     }
 
     fn perform(&mut self, now: Now, outputs: Vec<ReplicaOutput>, out: &mut Vec<SlotOutput>) {
-        self.follow_role(out);
+        self.follow_role(now, out);
         for output in outputs {
             match output {
                 ReplicaOutput::Send { to, message } => out.push(SlotOutput::Send { to, message }),
@@ -312,7 +346,7 @@ impl SlotCore {
     }
 
     /// Begins or ends being the primary.
-    fn follow_role(&mut self, out: &mut Vec<SlotOutput>) {
+    fn follow_role(&mut self, now: Now, out: &mut Vec<SlotOutput>) {
         let term = self.replica.primary_term();
         if term == self.term {
             return;
@@ -322,6 +356,9 @@ impl SlotCore {
         self.timers.clear();
         self.departing.clear();
         self.save_again_ms = 0;
+        self.renewals.clear();
+        self.heard.clear();
+        self.since_ms = now.mono_ms;
         let mut tickets: Vec<Ticket> = Vec::new();
         for pending in std::mem::take(&mut self.pending).into_values() {
             match pending {
@@ -333,13 +370,13 @@ impl SlotCore {
                 | Pending::Change { ticket, .. }
                 | Pending::End { ticket, .. }
                 | Pending::Attach { ticket, .. } => tickets.push(ticket),
-                Pending::Loaded(asked) => tickets.extend(asked.into_iter().map(|asked| asked.ticket)),
+                Pending::Loaded(_, asked) => tickets.extend(asked.into_iter().map(|asked| asked.ticket)),
                 Pending::Timer(_) | Pending::Nobody => {}
             }
         }
         tickets.extend(std::mem::take(&mut self.loading).into_values().flatten().map(|asked| asked.ticket));
         tickets.extend(std::mem::take(&mut self.saving).into_values().flatten().map(|(ticket, _)| ticket));
-        tickets.extend(std::mem::take(&mut self.displacing).into_values().map(|displacing| displacing.ticket));
+        tickets.extend(std::mem::take(&mut self.displacing).into_values().flat_map(|displacing| displacing.tickets));
         for ticket in tickets {
             self.refuse(ticket, out);
         }

@@ -1,13 +1,15 @@
 //! Requests about sessions, and what they make of the store and of gateways.
 
-use super::{Asked, Displacing, Pending, SlotCore, SlotOutput, Ticket};
+use std::collections::BTreeMap;
+
+use super::{Asked, Displacing, Pending, Renewal, SlotCore, SlotOutput, Ticket, Waiting};
 use crate::{
     id::{AttachmentNumber, Index, Member, SessionId},
     logic::{
         Now,
         entry::{EndReason, Entry, SessionRecord},
         request::{Push, SessionView, SlotAnswer, SlotError, SlotRequest},
-        session::Stage,
+        session::{Attachment, Stage},
         slot::Effect,
     },
 };
@@ -24,7 +26,8 @@ impl SlotCore {
         }
         if let SlotRequest::Renew { attachments } = asked.request {
             for (session, attachment, connection) in attachments {
-                self.renew(now, &asked.from, session, attachment, connection, out);
+                let gateway = asked.from.clone();
+                self.renew(now, session, Renewal { gateway, attachment, connection }, out);
             }
             return out.push(SlotOutput::Answer { ticket: asked.ticket, result: Ok(SlotAnswer::Done) });
         }
@@ -36,11 +39,19 @@ impl SlotCore {
                 return out.push(SlotOutput::Answer { ticket: asked.ticket, result: Ok(SlotAnswer::Done) });
             }
             let waiting = self.loading.entry(session).or_default();
-            if waiting.is_empty() {
+            if waiting.is_empty() && !self.renewals.contains_key(&session) {
                 out.push(SlotOutput::Load { session });
             }
             return waiting.push(asked);
         };
+        if matches!(asked.request, SlotRequest::EndSession { .. }) && known.ended().is_some() {
+            // A repeat: it is over for good only when the store knows.
+            return if known.is_unsaved() {
+                self.save(self.replica.applied(), session, Some((asked.ticket, Waiting::End)), out);
+            } else {
+                out.push(SlotOutput::Answer { ticket: asked.ticket, result: Ok(SlotAnswer::Done) });
+            };
+        }
         let over = known.ended().or_else(|| known.expired(at_ms));
         let Asked { ticket, from, request } = asked;
         if let (Some(reason), false) =
@@ -78,9 +89,7 @@ impl SlotCore {
                 self.order(Entry::Detach { session, attachment, at_ms, grace_until_ms }, Pending::Done(ticket));
             }
             SlotRequest::ConfirmDisplaced { attachment, .. } => {
-                if self.displacing.get(&session).is_some_and(|displacing| displacing.earlier <= attachment) {
-                    self.answer_displacing(session, out);
-                }
+                self.confirm_displaced(session, &from, attachment, out);
                 out.push(SlotOutput::Answer { ticket, result: Ok(SlotAnswer::Done) });
             }
             SlotRequest::SessionJoin { group, .. } => {
@@ -103,18 +112,28 @@ impl SlotCore {
         result: Result<Option<SessionRecord>, ()>,
         out: &mut Vec<SlotOutput>,
     ) {
-        let Some(waiting) = self.loading.remove(&session) else {
+        if !self.loading.contains_key(&session) && !self.renewals.contains_key(&session) {
             return;
-        };
+        }
+        let waiting = self.loading.remove(&session).unwrap_or_default();
         let error = match result {
             Ok(Some(record)) if record.expires_ms <= now.wall_ms => SlotError::SessionEnded(EndReason::Expired),
             Ok(Some(record)) if self.replica.serving().is_some() => {
-                return self.order(Entry::SessionPut { record, stored: true }, Pending::Loaded(waiting));
+                return self.order(Entry::SessionPut { record, stored: true }, Pending::Loaded(session, waiting));
             }
             Ok(Some(_)) => SlotError::NotPrimary { map_version: self.map_version },
             Ok(None) => SlotError::NoSession,
             Err(()) => SlotError::StoreUnavailable,
         };
+        for renewal in self.renewals.remove(&session).unwrap_or_default() {
+            let reason = match &error {
+                SlotError::SessionEnded(reason) => *reason,
+                SlotError::NoSession => EndReason::Ended,
+                // The gateway will say it again.
+                _ => continue,
+            };
+            self.push(&renewal.gateway, Push::SessionEnded { session, reason }, out);
+        }
         for asked in waiting {
             out.push(SlotOutput::Answer { ticket: asked.ticket, result: Err(error.clone()) });
         }
@@ -129,11 +148,11 @@ impl SlotCore {
             self.save_again_ms = now.mono_ms + 1_000;
         }
         let view = self.view(session);
-        for (ticket, creates) in self.saving.remove(&(session, index)).unwrap_or_default() {
+        for (ticket, waiting) in self.saving.remove(&(session, index)).unwrap_or_default() {
             let result = match (ok, &view) {
-                (true, Some(view)) => Ok(SlotAnswer::Session(view.clone())),
-                (true, None) => Ok(SlotAnswer::Done),
-                (false, _) if creates => {
+                (true, Some(view)) if waiting != Waiting::End => Ok(SlotAnswer::Session(view.clone())),
+                (true, _) => Ok(SlotAnswer::Done),
+                (false, _) if waiting == Waiting::Create => {
                     self.order(
                         Entry::SessionEnd { session, reason: EndReason::NotStored, at_ms: now.wall_ms },
                         Pending::Nobody,
@@ -156,34 +175,49 @@ impl SlotCore {
         effect: Effect,
         out: &mut Vec<SlotOutput>,
     ) {
+        // Gateways are told also of what an earlier primary had ordered.
+        match &effect {
+            Effect::Ended { session, attachment: Some(attachment) } => {
+                self.tell_end(*session, &attachment.gateway, out);
+            }
+            Effect::Changed(session) => self.tell_change(*session, out),
+            Effect::Attached { session, displaced, .. } => {
+                self.heard.insert(*session, now.mono_ms);
+                if let Some(earlier) = displaced {
+                    let push = Push::Displace { session: *session, attachment: earlier.number };
+                    self.push(&earlier.gateway, push, out);
+                }
+            }
+            _ => {}
+        }
         match (pending, effect) {
-            (Pending::Loaded(waiting), _) => {
-                for asked in waiting {
+            (Pending::Loaded(session, waiting), _) => {
+                for renewal in self.renewals.remove(&session).unwrap_or_default() {
+                    self.renew(now, session, renewal, out);
+                }
+                // And those that have come since the store answered.
+                let later = self.loading.remove(&session).unwrap_or_default();
+                for asked in waiting.into_iter().chain(later) {
                     self.session_request(now, asked, out);
                 }
             }
             (Pending::Create { ticket, session }, Effect::Session) => {
-                self.save(index, session, Some((ticket, true)), out)
+                self.save(index, session, Some((ticket, Waiting::Create)), out)
             }
-            (Pending::Change { ticket, session }, Effect::Session) => {
-                self.save(index, session, Some((ticket, false)), out);
-                self.tell_change(session, out);
+            (Pending::Change { ticket, session }, Effect::Changed(_)) => {
+                self.save(index, session, Some((ticket, Waiting::Change)), out);
             }
-            (Pending::End { ticket, session }, Effect::Ended { attachment }) => {
-                self.tell_end(session, attachment.map(|attachment| attachment.gateway), out);
-                self.save(index, session, Some((ticket, false)), out);
+            (Pending::End { ticket, session }, Effect::Ended { .. }) => {
+                self.save(index, session, Some((ticket, Waiting::End)), out);
             }
-            (Pending::Attach { ticket, session }, Effect::Attached { attachment, displaced }) => {
+            (Pending::Attach { ticket, session }, Effect::Attached { attachment, displaced, .. }) => {
                 self.attached(now, (ticket, session), attachment.number, displaced, out);
             }
             (Pending::Done(ticket), Effect::Session) => {
                 out.push(SlotOutput::Answer { ticket, result: Ok(SlotAnswer::Done) })
             }
-            (Pending::Timer(session), effect) => {
+            (Pending::Timer(session), _) => {
                 self.timers.remove(&session);
-                if let Effect::Ended { attachment } = effect {
-                    self.tell_end(session, attachment.map(|attachment| attachment.gateway), out);
-                }
             }
             (
                 Pending::Create { ticket, .. }
@@ -195,7 +229,8 @@ impl SlotCore {
             ) => {
                 let error = match effect {
                     Effect::NoSession(Some(reason)) => SlotError::SessionEnded(reason),
-                    _ => SlotError::NoSession,
+                    // It was there when this was asked, and has been forgotten since: the store has it.
+                    _ => SlotError::Busy,
                 };
                 out.push(SlotOutput::Answer { ticket, result: Err(error) });
             }
@@ -203,63 +238,100 @@ impl SlotCore {
         }
     }
 
-    /// The earlier attachment is cut off before the new one is answered (S7), or its gateway cannot be reached.
+    /// Earlier attachments are cut off before the new one is answered (S7), or their gateways cannot be reached.
     fn attached(
         &mut self,
         now: Now,
         (ticket, session): (Ticket, SessionId),
         attachment: AttachmentNumber,
-        displaced: Option<crate::logic::session::Attachment>,
+        displaced: Option<Attachment>,
         out: &mut Vec<SlotOutput>,
     ) {
         let Some(view) = self.view(session) else {
             return self.refuse(ticket, out);
         };
         let answer = SlotAnswer::Attached { record: view.record, attachment };
-        self.answer_displacing(session, out);
-        let Some(earlier) = displaced else {
-            return out.push(SlotOutput::Answer { ticket, result: Ok(answer) });
+        let mut displacing = Displacing {
+            tickets: Vec::new(),
+            attachment,
+            earlier: BTreeMap::new(),
+            until_ms: now.mono_ms + DISPLACE_MS,
+            answer,
         };
-        self.push(&earlier.gateway, Push::Displace { session, attachment: earlier.number }, out);
-        if self.alive.is_empty() || self.alive.contains(&earlier.gateway) {
-            let until_ms = now.mono_ms + DISPLACE_MS;
-            self.displacing.insert(session, Displacing { ticket, earlier: earlier.number, until_ms, answer });
+        if let Some(before) = self.displacing.remove(&session) {
+            displacing.earlier = before.earlier;
+            if before.attachment == attachment {
+                // A repeat waits for what the first one waits for.
+                displacing.tickets = before.tickets;
+                displacing.until_ms = before.until_ms;
+            } else {
+                answer_all(before.tickets, &before.answer, out);
+            }
+        }
+        displacing.tickets.push(ticket);
+        if let Some(earlier) = displaced {
+            displacing.earlier.insert(earlier.gateway, earlier.number);
+        }
+        displacing.earlier.retain(|gateway, _| self.alive.is_empty() || self.alive.contains(gateway));
+        if displacing.earlier.is_empty() {
+            answer_all(displacing.tickets, &displacing.answer, out);
         } else {
-            out.push(SlotOutput::Answer { ticket, result: Ok(answer) });
+            self.displacing.insert(session, displacing);
+        }
+    }
+
+    fn confirm_displaced(
+        &mut self,
+        session: SessionId,
+        gateway: &Member,
+        attachment: AttachmentNumber,
+        out: &mut Vec<SlotOutput>,
+    ) {
+        let Some(displacing) = self.displacing.get_mut(&session) else {
+            return;
+        };
+        if displacing.earlier.get(gateway).is_some_and(|earlier| *earlier <= attachment) {
+            displacing.earlier.remove(gateway);
+        }
+        if displacing.earlier.is_empty() {
+            self.answer_displacing(session, out);
         }
     }
 
     pub(super) fn answer_displacing(&mut self, session: SessionId, out: &mut Vec<SlotOutput>) {
-        if let Some(Displacing { ticket, answer, .. }) = self.displacing.remove(&session) {
-            out.push(SlotOutput::Answer { ticket, result: Ok(answer) });
+        if let Some(Displacing { tickets, answer, .. }) = self.displacing.remove(&session) {
+            answer_all(tickets, &answer, out);
         }
     }
 
     /// A gateway says that it still has this attachment: the slot may have lost sight of it, or have given it to another.
-    fn renew(
-        &mut self,
-        now: Now,
-        from: &Member,
-        session: SessionId,
-        attachment: AttachmentNumber,
-        connection: u64,
-        out: &mut Vec<SlotOutput>,
-    ) {
+    fn renew(&mut self, now: Now, session: SessionId, renewal: Renewal, out: &mut Vec<SlotOutput>) {
+        let Renewal { gateway, attachment, connection } = renewal;
         let Some(known) = self.state().and_then(|state| state.session(session)) else {
+            // The slot has lost its memory, or the session is over and the gateway was not told: the store knows.
+            if self.renewals.len() < self.settings.queue {
+                let asked = self.loading.contains_key(&session) || self.renewals.contains_key(&session);
+                self.renewals.entry(session).or_default().push(Renewal { gateway, attachment, connection });
+                if !asked {
+                    out.push(SlotOutput::Load { session });
+                }
+            }
             return;
         };
-        let its_own = known.last.as_ref().is_some_and(|last| last.gateway == *from && last.connection == connection);
-        let push = match &known.stage {
-            Stage::Ended(reason) => Push::SessionEnded { session, reason: *reason },
-            Stage::Attached if its_own => return,
-            // A slot that lost its memory gives the connection a new number, which is above the one that it still names.
-            _ if its_own || known.last_number() <= attachment => {
-                let entry = Entry::Attach { session, gateway: from.clone(), connection, at_ms: now.wall_ms };
+        let push = match (&known.stage, known.last_number()) {
+            (Stage::Ended(reason), _) => Push::SessionEnded { session, reason: *reason },
+            (_, last) if last > attachment => Push::Displace { session, attachment },
+            (Stage::Attached, last) if last == attachment => {
+                self.heard.insert(session, now.mono_ms);
+                return;
+            }
+            _ => {
+                // Its number is the time of the attach or later, so this gives it the number that it has.
+                let entry = Entry::Attach { session, gateway, connection, at_ms: attachment };
                 return self.order(entry, Pending::Nobody);
             }
-            _ => Push::Displace { session, attachment },
         };
-        self.push(from, push, out);
+        self.push(&gateway, push, out);
     }
 
     fn tell_change(&self, session: SessionId, out: &mut Vec<SlotOutput>) {
@@ -271,11 +343,9 @@ impl SlotCore {
         }
     }
 
-    fn tell_end(&self, session: SessionId, gateway: Option<Member>, out: &mut Vec<SlotOutput>) {
+    fn tell_end(&self, session: SessionId, gateway: &Member, out: &mut Vec<SlotOutput>) {
         let reason = self.state().and_then(|state| state.session(session)).and_then(|session| session.ended());
-        if let Some(gateway) = gateway {
-            self.push(&gateway, Push::SessionEnded { session, reason: reason.unwrap_or(EndReason::Ended) }, out);
-        }
+        self.push(gateway, Push::SessionEnded { session, reason: reason.unwrap_or(EndReason::Ended) }, out);
     }
 
     fn push(&self, to: &Member, push: Push, out: &mut Vec<SlotOutput>) {
@@ -289,7 +359,7 @@ impl SlotCore {
         &mut self,
         index: Index,
         session: SessionId,
-        waiting: Option<(Ticket, bool)>,
+        waiting: Option<(Ticket, Waiting)>,
         out: &mut Vec<SlotOutput>,
     ) {
         let known = self.state().and_then(|state| state.session(session));
@@ -313,6 +383,10 @@ impl SlotCore {
             present: known.is_present(),
         })
     }
+}
+
+fn answer_all(tickets: Vec<Ticket>, answer: &SlotAnswer, out: &mut Vec<SlotOutput>) {
+    out.extend(tickets.into_iter().map(|ticket| SlotOutput::Answer { ticket, result: Ok(answer.clone()) }));
 }
 
 fn known_in(view: Option<&SessionView>, group: &crate::id::GroupName) -> bool {

@@ -20,6 +20,10 @@ const AT_ONCE: usize = 256;
 /// Presences that could not be taken out are tried again after so long.
 const DEPART_AGAIN_MS: u64 = 5_000;
 
+/// An attachment that its gateway does not renew for so long, though alive, is not there: the detach was lost, or the
+/// attach was carried out after the client had gone. Several times the gateways' interval.
+const UNRENEWED_MS: u64 = 20_000;
+
 /// What a session needs done now.
 enum Due {
     Entry(Entry),
@@ -48,6 +52,10 @@ impl SlotCore {
         }
         if self.ticks % GROUP_TICKS == 0 {
             self.group_timers(now);
+            let state = self.replica.state();
+            self.heard.retain(|id, _| {
+                state.and_then(|state| state.session(*id)).is_some_and(|session| session.attachment().is_some())
+            });
         }
     }
 
@@ -96,7 +104,10 @@ impl SlotCore {
         if let Some(reason) = session.expired(at_ms) {
             return Some(Due::Entry(Entry::SessionEnd { session: id, reason, at_ms }));
         }
-        let gone = |gateway| !self.alive.is_empty() && !self.alive.contains(gateway);
+        let heard_ms = self.heard.get(&id).copied().unwrap_or(self.since_ms);
+        let gone = |gateway| {
+            (!self.alive.is_empty() && !self.alive.contains(gateway)) || heard_ms + UNRENEWED_MS <= now.mono_ms
+        };
         match (&session.stage, session.attachment()) {
             (_, Some(live)) if gone(&live.gateway) => {
                 let grace_until_ms = at_ms + self.settings.resume_grace_ms;

@@ -1,0 +1,332 @@
+//! What everybody ever saw, and what must hold of it: the promises S1–S5 of the design, and the rules of replication as
+//! they show from outside of a copy.
+
+use std::{collections::BTreeMap, fmt::Write as _};
+
+use bytes::Bytes;
+use roost::{
+    id::{Epoch, GroupName, Index, Member, Position, PublishKey, SlotId, Term},
+    logic::{
+        entry::Message,
+        map::ClusterMap,
+        replication::Replica,
+        request::SlotRequest,
+        slot::SlotState,
+    },
+};
+
+/// A state is compared at every so many entries.
+const COMPARE_EVERY: Index = 8;
+
+/// One unbroken life of a slot: until all its copies are lost.
+pub(super) type Life = (SlotId, u64);
+
+/// A publish, as its answer is checked.
+#[derive(Clone, Debug)]
+pub(super) struct Publish {
+    group: GroupName,
+    key: PublishKey,
+    data: Bytes,
+}
+
+impl Publish {
+    pub(super) fn of(request: &SlotRequest) -> Option<Self> {
+        match request {
+            SlotRequest::Publish { group, key, data, .. } => {
+                Some(Self { group: group.clone(), key: *key, data: data.clone() })
+            }
+            _ => None,
+        }
+    }
+}
+
+/// What a gateway tells the clients of a group.
+#[derive(Clone, Debug)]
+pub(super) enum Told {
+    Joined(Position),
+    Message(Epoch, Message),
+    /// Up to here.
+    Gap(Position),
+    Reset(Position),
+}
+
+impl Told {
+    pub(super) fn position(&self) -> Position {
+        match self {
+            Self::Joined(position) | Self::Gap(position) | Self::Reset(position) => *position,
+            Self::Message(epoch, message) => Position { epoch: *epoch, offset: message.offset },
+        }
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Ledger {
+    pub(super) violation: Option<String>,
+    counts: BTreeMap<&'static str, u64>,
+    retention: u64,
+    /// S1: what stands where.
+    messages: BTreeMap<(GroupName, Epoch, u64), Bytes>,
+    /// S4: where a message stands.
+    places: BTreeMap<(GroupName, Epoch, Bytes), u64>,
+    heads: BTreeMap<(GroupName, Epoch), u64>,
+    keys: BTreeMap<(PublishKey, Epoch), u64>,
+    /// In which life of its slot a group had this epoch.
+    lives: BTreeMap<(GroupName, Epoch), Life>,
+    epochs: BTreeMap<(GroupName, Life), Epoch>,
+    /// S3: the last offset that was acknowledged.
+    acknowledged: BTreeMap<(GroupName, Life), Position>,
+    /// The state after an entry, whoever has it.
+    states: BTreeMap<(Life, Index), (u64, Member)>,
+    /// The last entry that anyone knew to be committed.
+    committed: BTreeMap<Life, Index>,
+    primaries: BTreeMap<(SlotId, Term), Member>,
+    /// S2: where a gateway's clients are.
+    positions: BTreeMap<(Member, GroupName), Position>,
+}
+
+impl Ledger {
+    pub(super) fn new(retention: u32) -> Self {
+        Self {
+            violation: None,
+            counts: BTreeMap::new(),
+            retention: u64::from(retention),
+            messages: BTreeMap::new(),
+            places: BTreeMap::new(),
+            heads: BTreeMap::new(),
+            keys: BTreeMap::new(),
+            lives: BTreeMap::new(),
+            epochs: BTreeMap::new(),
+            acknowledged: BTreeMap::new(),
+            states: BTreeMap::new(),
+            committed: BTreeMap::new(),
+            primaries: BTreeMap::new(),
+            positions: BTreeMap::new(),
+        }
+    }
+
+    /// The first violation is the one to look at.
+    pub(super) fn fail(&mut self, what: String) {
+        self.violation.get_or_insert(what);
+    }
+
+    pub(super) fn count(&mut self, what: &'static str) {
+        *self.counts.entry(what).or_default() += 1;
+    }
+
+    pub(super) fn count_if(&mut self, condition: bool, what: &'static str) {
+        if condition {
+            self.count(what);
+        }
+    }
+
+    pub(super) fn counts(&mut self) -> BTreeMap<&'static str, u64> {
+        std::mem::take(&mut self.counts)
+    }
+
+    /// Of all that the run came to.
+    pub(super) fn digest(&self) -> u64 {
+        digest_of(&(&self.messages, &self.keys, &self.positions, &self.committed))
+    }
+
+    pub(super) fn map_changed(&mut self, map: &ClusterMap) {
+        for (slot, assignment) in map.slots.iter().enumerate() {
+            let primary = self.primaries.entry((slot as SlotId, assignment.term));
+            if *primary.or_insert_with(|| assignment.primary.clone()) != assignment.primary {
+                self.fail(format!("two primaries of slot {slot} in term {}", assignment.term));
+            }
+        }
+    }
+
+    /// A committed message was seen by someone.
+    pub(super) fn saw(&mut self, group: &GroupName, epoch: Epoch, message: &Message) {
+        self.stands(group, epoch, message.offset, &message.data);
+    }
+
+    fn stands(&mut self, group: &GroupName, epoch: Epoch, offset: u64, data: &Bytes) {
+        let there = self.messages.entry((group.clone(), epoch, offset)).or_insert_with(|| data.clone());
+        if there != data {
+            let what = format!("S1: {group} {epoch} {offset} was {there:?} for some and is {data:?} for others");
+            self.fail(what);
+        }
+        let before = *self.places.entry((group.clone(), epoch, data.clone())).or_insert(offset);
+        if before != offset {
+            self.fail(format!("S4: {data:?} stands in {group} {epoch} at {before} and at {offset}"));
+        }
+        let head = self.heads.entry((group.clone(), epoch)).or_default();
+        *head = offset.max(*head);
+    }
+
+    /// A primary says that a group has this epoch.
+    pub(super) fn group_seen(&mut self, group: &GroupName, epoch: Epoch, life: Life) {
+        let before = *self.epochs.entry((group.clone(), life)).or_insert(epoch);
+        if before != epoch {
+            self.fail(format!("S3: {group} was {before} and is {epoch}, and its slot lost nothing ({life:?})"));
+        }
+        let before = *self.lives.entry((group.clone(), epoch)).or_insert(life);
+        if before != life {
+            self.fail(format!("{group} has the epoch {epoch} in the lives {before:?} and {life:?} of its slot"));
+        }
+    }
+
+    /// A primary answers a publish.
+    pub(super) fn acknowledged(&mut self, publish: &Publish, position: Position, copies: u8, life: Life) {
+        let Publish { group, key, data } = publish;
+        self.count("publishes acknowledged");
+        self.count_if(copies == 1, "publishes acknowledged with one copy");
+        self.group_seen(group, position.epoch, life);
+        self.stands(group, position.epoch, position.offset, data);
+        let before = *self.keys.entry((*key, position.epoch)).or_insert(position.offset);
+        if before != position.offset {
+            let what = format!("S4: {key:?} was answered {before} and then {} in {group}", position.offset);
+            self.fail(what);
+        }
+        let last = self.acknowledged.entry((group.clone(), life)).or_insert(position);
+        if last.offset < position.offset {
+            *last = position;
+        }
+        if copies == 0 {
+            self.fail(format!("{group}: an answer counts no copies"));
+        }
+    }
+
+    /// What a gateway tells its clients follows on what it told them before.
+    pub(super) fn told(&mut self, gateway: &Member, group: &GroupName, told: Told) {
+        let before = self.positions.insert((gateway.clone(), group.clone()), told.position());
+        let follows = match (&told, before) {
+            (Told::Joined(_), None) => true,
+            (Told::Message(epoch, message), Some(before)) => {
+                self.count("deliveries");
+                self.saw(group, *epoch, message);
+                before.epoch == *epoch && before.offset + 1 == message.offset
+            }
+            (Told::Gap(to), Some(before)) => {
+                self.count("gaps");
+                let head = self.heads.get(&(group.clone(), to.epoch)).copied().unwrap_or(0);
+                before.epoch == to.epoch && before.offset < to.offset && to.offset + self.retention <= head
+            }
+            (Told::Reset(to), Some(before)) => {
+                self.count("resets");
+                let life = |position: Position| self.lives.get(&(group.clone(), position.epoch));
+                before.epoch != to.epoch && life(before) < life(*to)
+            }
+            _ => false,
+        };
+        if !follows {
+            self.fail(format!("S2: {gateway} tells {told:?} of {group} to clients that are at {before:?}"));
+        }
+    }
+
+    /// A current primary begins to serve: nothing that was committed in this life may be missing (rule 4, S3).
+    fn serves(&mut self, member: &Member, life: Life, applied: Index, state: &SlotState) {
+        let committed = self.committed.get(&life).copied().unwrap_or(0);
+        if applied < committed {
+            self.fail(format!("{member} serves {life:?} with {applied} entries, {committed} were committed"));
+        }
+        self.holds_acknowledged(member, life, state);
+    }
+
+    /// S3, for the copy of a current primary.
+    pub(super) fn holds_acknowledged(&mut self, member: &Member, life: Life, state: &SlotState) {
+        let mut missing = Vec::new();
+        for ((group, of), last) in self.acknowledged.iter().filter(|((_, of), _)| *of == life) {
+            let log = state.group(group).map(|group| &group.log);
+            if log.is_none_or(|log| log.epoch() != last.epoch || log.head() < last.offset) {
+                let now = log.map(|log| log.position());
+                missing.push(format!("S3: {member} has {now:?} of {group} in {of:?}, acknowledged was {last:?}"));
+            }
+        }
+        for what in missing {
+            self.fail(what);
+        }
+    }
+
+    /// Compares a copy's messages with what was seen of them.
+    pub(super) fn agrees(&mut self, state: &SlotState) {
+        for (name, group) in state.groups() {
+            let kept = group.log.since(group.log.head() - group.log.kept(), usize::MAX).messages;
+            for message in &kept {
+                self.saw(name, group.log.epoch(), message);
+            }
+        }
+    }
+
+    /// Two copies that have applied the same entries are the same.
+    pub(super) fn state(&mut self, member: &Member, life: Life, applied: Index, state: &SlotState) {
+        let digest = digest_of(state);
+        self.count("states compared");
+        let (before, who) = self.states.entry((life, applied)).or_insert_with(|| (digest, member.clone()));
+        if *before != digest {
+            let what = format!("{member} and {who} differ after entry {applied} of {life:?}");
+            self.fail(what);
+        }
+    }
+
+    pub(super) fn committed(&self, life: Life) -> Index {
+        self.committed.get(&life).copied().unwrap_or(0)
+    }
+}
+
+/// What was last seen of a copy.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Seen {
+    applied: Index,
+    lineage: Option<u64>,
+    serving: Option<Term>,
+}
+
+impl Seen {
+    /// Looks at a copy after each of its steps. `term` is the slot's in the store. Whether more is known to be committed.
+    pub(super) fn look(
+        &mut self,
+        ledger: &mut Ledger,
+        member: &Member,
+        slot: SlotId,
+        replica: &Replica,
+        term: Term,
+    ) -> bool {
+        let (applied, lineage, serving) = (replica.applied(), replica.lineage(), replica.serving());
+        let same = applied == self.applied && lineage == self.lineage;
+        if same && serving == self.serving {
+            return false;
+        }
+        let before = std::mem::replace(self, Self { applied, lineage, serving });
+        let (Some(lineage), Some(state)) = (lineage, replica.state()) else { return false };
+        let life = (slot, lineage);
+        if let Some(primary) = replica.primary_term()
+            && ledger.primaries.get(&(slot, primary)) != Some(member)
+        {
+            ledger.fail(format!("{member} is primary of slot {slot} in term {primary} without the map's word"));
+        }
+        let mut more = false;
+        if !same {
+            let committed = ledger.committed.entry(life).or_default();
+            more = applied > *committed;
+            *committed = applied.max(*committed);
+            if applied % COMPARE_EVERY == 0 {
+                ledger.state(member, life, applied, state);
+            }
+        }
+        if serving != before.serving && serving == Some(term) {
+            ledger.serves(member, life, applied, state);
+        }
+        more
+    }
+}
+
+/// A number for a value, by all that its `Debug` shows (FNV-1a).
+fn digest_of(value: &impl std::fmt::Debug) -> u64 {
+    struct Fnv(u64);
+    impl std::fmt::Write for Fnv {
+        fn write_str(&mut self, text: &str) -> std::fmt::Result {
+            for byte in text.bytes() {
+                self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+            }
+            Ok(())
+        }
+    }
+    let mut fnv = Fnv(0xcbf2_9ce4_8422_2325);
+    // Writing to it cannot fail.
+    let _ = write!(fnv, "{value:?}");
+    fnv.0
+}

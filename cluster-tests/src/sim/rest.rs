@@ -1,0 +1,94 @@
+//! What must be so when the faults are over and time has passed, and what must be so all the time of who holds what.
+
+use roost::{
+    id::SlotId,
+    logic::{map::SlotAssignment, primary::SlotCore},
+};
+
+use super::world::World;
+
+impl World {
+    /// The core of a slot's current primary, if it serves.
+    pub(super) fn serving_core(&self, slot: SlotId) -> Option<&SlotCore> {
+        let assignment = self.store.map.as_ref()?.slot(slot)?;
+        let node = self.running(&assignment.primary)?;
+        let core = &self.nodes[node].process.as_ref()?.cores[usize::from(slot)];
+        (core.replica().serving() == Some(assignment.term)).then_some(core)
+    }
+
+    /// Rules 2 and 3, as they show: every living in-sync member of the confirmed map holds all that is committed.
+    pub(super) fn check_copies(&mut self, slot: SlotId) {
+        let Some(map) = self.store.map.clone() else { return };
+        let Some(assignment) = map.slot(slot) else { return };
+        let committed = self.ledger.committed((slot, assignment.lineage));
+        for member in &assignment.in_sync {
+            let Some(node) = self.running(member) else { continue };
+            let Some(process) = &self.nodes[node].process else { continue };
+            let replica = process.cores[usize::from(slot)].replica();
+            let holds = replica.applied() + replica.uncommitted() as u64;
+            // A slot that starts again has nothing yet where its new primary has not read so.
+            let knows = replica.lineage() == Some(assignment.lineage);
+            if (knows && holds < committed) || (!knows && committed > 0) {
+                let what = format!(
+                    "{member} is in-sync of slot {slot} and holds {holds} entries of lineage {:?}; {committed} are \
+                     committed in {assignment:?}",
+                    replica.lineage()
+                );
+                self.ledger.fail(what);
+            }
+        }
+    }
+
+    /// The first thing that is not well yet.
+    pub(super) fn unrest(&mut self) -> Option<String> {
+        let Some(map) = self.store.map.clone() else {
+            return Some("there is no map".to_owned());
+        };
+        for (slot, assignment) in map.slots.iter().enumerate() {
+            if let Some(reason) = self.slot_unrest(slot as SlotId, assignment) {
+                return Some(reason);
+            }
+        }
+        if let Some(publisher) = self.publishers.iter().find(|publisher| publisher.waiting) {
+            return Some(format!("a publish is not answered: {publisher:?}"));
+        }
+        for node in &self.nodes {
+            let Some(process) = &node.process else { return Some(format!("{} does not run", node.id)) };
+            for (group, follow) in &process.follows {
+                let slot = group.slot(self.profile.slots);
+                let state = self.serving_core(slot).and_then(|core| core.replica().state());
+                let head = state.and_then(|state| state.group(group)).map(|group| group.log.position());
+                if head != follow.position {
+                    return Some(format!("{} is at {:?} of {group}, its head is {head:?}", node.id, follow.position));
+                }
+            }
+        }
+        self.sessions.iter().find_map(|client| self.session_unrest(client))
+    }
+
+    fn slot_unrest(&mut self, slot: SlotId, assignment: &SlotAssignment) -> Option<String> {
+        let copies = usize::from(self.profile.copies).min(self.nodes.len());
+        let Some(core) = self.serving_core(slot) else {
+            return Some(format!("slot {slot} has no serving primary: {assignment:?}"));
+        };
+        if assignment.in_sync.len() != copies || assignment.learner.is_some() {
+            return Some(format!("slot {slot} is not to have {copies} copies: {assignment:?}"));
+        }
+        if core.replica().uncommitted() > 0 {
+            return Some(format!("slot {slot} has entries that are not committed"));
+        }
+        let life = (slot, assignment.lineage);
+        for member in &assignment.in_sync {
+            let node = self.running(member)?;
+            let process = self.nodes[node].process.as_ref()?;
+            let replica = process.cores[usize::from(slot)].replica();
+            let state = replica.state()?;
+            self.ledger.state(member, life, replica.applied(), state);
+            self.ledger.agrees(state);
+            if *member == assignment.primary {
+                self.ledger.holds_acknowledged(member, life, state);
+            }
+        }
+        None
+    }
+}

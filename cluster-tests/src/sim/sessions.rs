@@ -1,0 +1,260 @@
+//! Sessions: what gateways know of their connections, and the clients that open and close them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use roost::{
+    id::{AttachmentNumber, GroupName, Member, SessionId, SlotId},
+    logic::{
+        entry::{SessionChange, SessionRecord},
+        request::{SlotAnswer, SlotError, SlotRequest},
+    },
+};
+use uuid::Uuid;
+
+use super::{
+    asks::Purpose,
+    clients::SessionClient,
+    node::Input,
+    world::{Event, World},
+};
+
+const RENEW_MS: u64 = 2_000;
+
+/// A socket.
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) session: SessionId,
+    /// Nothing before the primary has answered.
+    pub(super) number: Option<AttachmentNumber>,
+    /// The client went before the answer came.
+    closed: bool,
+}
+
+impl World {
+    pub(super) fn connect(&mut self, node: usize, session: SessionId, connection: u64) {
+        self.process(node).connections.insert(connection, Connection { session, number: None, closed: false });
+        self.attach(node, session, connection);
+    }
+
+    fn attach(&mut self, node: usize, session: SessionId, connection: u64) {
+        let slot = session.slot(self.profile.slots);
+        self.ask(node, Purpose::Attach { connection }, slot, SlotRequest::Attach { session, connection });
+    }
+
+    pub(super) fn attached(&mut self, node: usize, connection: u64, result: Result<SlotAnswer, SlotError>) {
+        let Some(there) = self.process(node).connections.get_mut(&connection) else { return };
+        let session = there.session;
+        match result {
+            Ok(SlotAnswer::Attached { attachment, .. }) if there.closed => {
+                self.process(node).connections.remove(&connection);
+                self.detach(node, session, attachment);
+            }
+            Ok(SlotAnswer::Attached { attachment, .. }) => {
+                there.number = Some(attachment);
+                self.ledger.count("attachments");
+            }
+            // It may have been done, and only the answer tells under which number it can be undone.
+            Err(SlotError::Unknown) => {
+                there.closed = true;
+                self.attach(node, session, connection);
+            }
+            _ => {
+                self.process(node).connections.remove(&connection);
+            }
+        }
+    }
+
+    pub(super) fn disconnect(&mut self, node: usize, connection: u64) {
+        let Some(there) = self.process(node).connections.get_mut(&connection) else { return };
+        let session = there.session;
+        match there.number {
+            None => there.closed = true,
+            Some(number) => {
+                self.process(node).connections.remove(&connection);
+                self.detach(node, session, number);
+            }
+        }
+    }
+
+    fn detach(&mut self, node: usize, session: SessionId, number: AttachmentNumber) {
+        let slot = session.slot(self.profile.slots);
+        let request = SlotRequest::Detach { session, attachment: number };
+        self.ask(node, Purpose::Detach { session, number }, slot, request);
+    }
+
+    /// The primary says that the session has attached elsewhere.
+    pub(super) fn displaced(
+        &mut self,
+        node: usize,
+        _from: &Member,
+        slot: SlotId,
+        session: SessionId,
+        attachment: AttachmentNumber,
+    ) {
+        let process = self.process(node);
+        let before = process.connections.len();
+        let stays = |there: &Connection| there.session != session || there.number.is_none_or(|own| own > attachment);
+        process.connections.retain(|_, there| stays(there));
+        let closed = process.connections.len() < before;
+        self.ledger.count_if(closed, "attachments displaced");
+        self.ask(node, Purpose::Nothing, slot, SlotRequest::ConfirmDisplaced { session, attachment });
+    }
+
+    pub(super) fn session_over(&mut self, node: usize, session: SessionId) {
+        self.process(node).connections.retain(|_, there| there.session != session || there.number.is_none());
+    }
+
+    /// Says now and then which attachments it still has.
+    pub(super) fn renew(&mut self, node: usize) {
+        let (now, slots) = (self.now, self.profile.slots);
+        let process = self.process(node);
+        if process.renew_at_ms > now {
+            return;
+        }
+        process.renew_at_ms = now + RENEW_MS;
+        let mut by_slot: BTreeMap<SlotId, Vec<_>> = BTreeMap::new();
+        for (connection, there) in &process.connections {
+            if let Some(number) = there.number {
+                by_slot.entry(there.session.slot(slots)).or_default().push((there.session, number, *connection));
+            }
+        }
+        for (slot, attachments) in by_slot {
+            self.ask(node, Purpose::Nothing, slot, SlotRequest::Renew { attachments });
+        }
+    }
+
+    /// A slot wants a session's presences taken out of groups of other slots.
+    pub(super) fn depart(
+        &mut self,
+        node: usize,
+        slot: SlotId,
+        session: SessionId,
+        groups: Vec<(GroupName, AttachmentNumber)>,
+    ) {
+        for (group, attachment) in groups {
+            let of_group = group.slot(self.profile.slots);
+            let request = SlotRequest::Leave { group: group.clone(), session, attachment };
+            self.ask(node, Purpose::Depart { slot, session, group }, of_group, request);
+        }
+    }
+
+    /// A client does something with its session.
+    pub(super) fn session_client(&mut self, session: usize) {
+        if self.resting && self.sessions[session].created {
+            return;
+        }
+        let wait = 100 + self.random.waiting(700);
+        self.after(wait, Event::Session(session));
+        let Some(node) = self.some_node() else { return };
+        let id = self.sessions[session].id;
+        let slot = id.slot(self.profile.slots);
+        if !self.sessions[session].created {
+            let record = self.record(session);
+            let purpose = Purpose::Create { session };
+            return self.input_after(1, node, Input::Client(purpose, slot, SlotRequest::CreateSession { record }));
+        }
+        match self.random.below(20) {
+            0 => {
+                let change = SessionChange { leave: vec![self.groups[0].0.clone()], ..SessionChange::default() };
+                let request = SlotRequest::ChangeSession { session: id, change };
+                self.input_after(1, node, Input::Client(Purpose::Nothing, slot, request));
+            }
+            1 | 2 => {
+                let change = SessionChange { join: vec![self.groups[0].0.clone()], ..SessionChange::default() };
+                let request = SlotRequest::ChangeSession { session: id, change };
+                self.input_after(1, node, Input::Client(Purpose::Nothing, slot, request));
+            }
+            3 => {
+                let request = SlotRequest::ReadSession { session: id };
+                self.input_after(1, node, Input::Client(Purpose::Nothing, slot, request));
+            }
+            4 if self.random.permille(200) => {
+                self.sessions[session].ending = true;
+                let request = SlotRequest::EndSession { session: id };
+                self.input_after(1, node, Input::Client(Purpose::End { session }, slot, request));
+            }
+            5..=9 => {
+                if let Some((node, connection)) = self.sessions[session].last.take() {
+                    self.input_after(1, node, Input::Disconnect(connection));
+                }
+            }
+            10..=15 => {
+                let connection = self.number();
+                self.sessions[session].last = Some((node, connection));
+                self.input_after(1, node, Input::Connect { session: id, connection });
+            }
+            _ => {}
+        }
+    }
+
+    fn record(&mut self, session: usize) -> SessionRecord {
+        SessionRecord {
+            id: self.sessions[session].id,
+            user: format!("user{session}"),
+            created_ms: 0,
+            expires_ms: u64::MAX,
+            idle_ttl_ms: 1_000_000,
+            last_used_ms: 1_700_000_000_000 + self.now,
+            attributes: Bytes::from_static(b"{}"),
+            groups: BTreeSet::from([self.groups[0].0.clone()]),
+            grants: Vec::new(),
+        }
+    }
+
+    pub(super) fn created(&mut self, session: usize, result: &Result<SlotAnswer, SlotError>) {
+        match result {
+            Ok(_) => self.sessions[session].created = true,
+            // A session that the store did not take is over; the client tries with another one.
+            Err(SlotError::StoreUnavailable | SlotError::SessionEnded(_)) => {
+                self.sessions[session].id = new_id(&mut self.random);
+            }
+            Err(_) => {}
+        }
+    }
+
+    pub(super) fn ended(&mut self, session: usize, result: &Result<SlotAnswer, SlotError>) {
+        if matches!(result, Ok(_) | Err(SlotError::SessionEnded(_) | SlotError::NoSession)) {
+            self.sessions[session].ended = true;
+            self.ledger.count("sessions ended");
+        }
+    }
+
+    /// What is not well yet with a session, when all should be.
+    pub(super) fn session_unrest(&self, client: &SessionClient) -> Option<String> {
+        let session = client.id;
+        let live: Vec<_> = self
+            .nodes
+            .iter()
+            .filter_map(|node| node.process.as_ref())
+            .flat_map(|process| process.connections.iter().map(move |(number, there)| (&process.member, number, there)))
+            .filter(|(_, _, there)| there.session == session)
+            .map(|(member, connection, there)| (member.clone(), *connection, there.number))
+            .collect();
+        let slot = session.slot(self.profile.slots);
+        let state = self.serving_core(slot)?.replica().state()?.session(session);
+        let known = state.and_then(|state| state.attachment());
+        if let Some(state) = state
+            && (state.is_unsaved() || (!state.departing.is_empty() && !state.is_present()))
+        {
+            return Some(format!("session {session} is not saved or departed: {state:?}"));
+        }
+        if client.ended && (!live.is_empty() || known.is_some()) {
+            return Some(format!("session {session} is over and attached: {live:?}, {known:?}"));
+        }
+        let agree = match (live.as_slice(), known) {
+            ([], None) => true,
+            ([(gateway, connection, Some(number))], Some(known)) => {
+                known.gateway == *gateway && known.connection == *connection && known.number == *number
+            }
+            // Its slot has lost its memory, and the session has not been asked for since.
+            ([(_, _, Some(_))], None) => state.is_none(),
+            _ => false,
+        };
+        (!agree).then(|| format!("session {session} is connected as {live:?}, its slot says {state:?}"))
+    }
+}
+
+pub(super) fn new_id(random: &mut super::random::Random) -> SessionId {
+    SessionId(Uuid::from_u64_pair(random.number(), random.number()))
+}

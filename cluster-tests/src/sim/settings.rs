@@ -1,0 +1,150 @@
+//! What a run is like. Each seed switches every kind of fault on or off and sets its rate, because some bugs show only
+//! where other faults do not get in the way (swarm testing: Groce et al., 2012).
+
+use roost::logic::{primary::SlotSettings, replication::ReplicaLimits};
+
+use super::random::Random;
+
+/// One run's circumstances. Times in milliseconds, chances in a thousand; a mean interval of `None` is never.
+#[derive(Clone, Debug)]
+pub struct Profile {
+    /// How many nodes.
+    pub nodes: usize,
+    /// How many slots.
+    pub slots: u16,
+    /// How many groups.
+    pub groups: usize,
+    /// How many copies of each slot the planner aims for.
+    pub copies: u8,
+    /// How long there are faults.
+    pub fault_ms: u64,
+    /// Between publishes of one publisher.
+    pub publish_ms: u64,
+    /// How many publishers.
+    pub publishers: usize,
+    /// How many sessions.
+    pub sessions: usize,
+    /// Messages that a group keeps.
+    pub retention: u32,
+    /// The mean delay of a message.
+    pub delay_ms: u64,
+    /// A message is slow.
+    pub slow: u64,
+    /// Arbitrary loss, repetition and reordering of replication messages, which the product's links do not do.
+    pub harsh: Option<Harsh>,
+    /// A node crashes.
+    pub crash: Option<u64>,
+    /// Several crash at once.
+    pub massacre: Option<u64>,
+    /// A node stops handling for a while.
+    pub pause: Option<u64>,
+    /// Two or more nodes cannot hear each other.
+    pub partition: Option<u64>,
+    /// A link is reset.
+    pub reset: Option<u64>,
+    /// A living node is believed dead.
+    pub suspect: Option<u64>,
+    /// A node drains for a while.
+    pub drain: Option<u64>,
+    /// The store does not answer for a while.
+    pub outage: Option<u64>,
+    /// A conditional write's outcome is not learnt.
+    pub unknown: u64,
+    /// A write or read of a session fails, done or not.
+    pub store_fails: u64,
+    /// A node acts as the steward although it is not its turn.
+    pub usurp: u64,
+    /// A confirmed map is not sent to a node.
+    pub map_lost: u64,
+    /// Inputs are handled several before a flush.
+    pub batches: u64,
+    /// How far the wall clocks are apart.
+    pub skew_ms: u64,
+    /// Of the slots.
+    pub slot: SlotSettings,
+    /// Of the copies.
+    pub limits: ReplicaLimits,
+}
+
+/// See [`Profile::harsh`].
+#[derive(Clone, Copy, Debug)]
+pub struct Harsh {
+    /// Lost.
+    pub lose: u64,
+    /// Sent twice.
+    pub repeat: u64,
+    /// Overtaken by others, by up to so many milliseconds.
+    pub reorder_ms: u64,
+}
+
+impl Profile {
+    /// As the seed has it.
+    pub fn of(random: &mut Random) -> Self {
+        let mut some = |permille: u64, low: u64, high: u64| {
+            let interval = random.between(low, high);
+            random.permille(permille).then_some(interval)
+        };
+        let crash = some(600, 1_500, 8_000);
+        let massacre = some(150, 5_000, 20_000);
+        let pause = some(400, 1_000, 6_000);
+        let partition = some(500, 1_500, 8_000);
+        let reset = some(500, 200, 3_000);
+        let suspect = some(500, 500, 5_000);
+        let drain = some(300, 3_000, 10_000);
+        let outage = some(200, 3_000, 12_000);
+        let harsh = random.permille(400).then(|| Harsh {
+            lose: random.below(150),
+            repeat: random.below(150),
+            reorder_ms: random.between(1, 200),
+        });
+        let often = |random: &mut Random, permille: u64, most: u64| {
+            let value = random.between(1, most);
+            if random.permille(permille) { value } else { 0 }
+        };
+        Self {
+            nodes: random.between(3, 5) as usize,
+            slots: random.between(1, 3) as u16,
+            groups: random.between(1, 4) as usize,
+            copies: if random.permille(200) { 3 } else { 2 },
+            fault_ms: random.between(5_000, 20_000),
+            publish_ms: if random.permille(300) { random.between(1, 5) } else { random.between(20, 300) },
+            publishers: random.between(1, 4) as usize,
+            sessions: random.below(4) as usize,
+            retention: if random.permille(300) { random.between(3, 20) as u32 } else { 1_000 },
+            delay_ms: random.between(1, 10),
+            slow: often(random, 500, 50),
+            harsh,
+            crash,
+            massacre,
+            pause,
+            partition,
+            reset,
+            suspect,
+            drain,
+            outage,
+            unknown: often(random, 500, 300),
+            store_fails: often(random, 400, 200),
+            usurp: often(random, 500, 300),
+            map_lost: often(random, 600, 800),
+            batches: often(random, 600, 900),
+            skew_ms: often(random, 500, 10_000),
+            slot: SlotSettings {
+                replica_timeout_ms: 1_000,
+                resume_grace_ms: random.between(500, 3_000),
+                memory_ttl_ms: random.between(1_000, 6_000),
+                queue: if random.permille(200) { 4 } else { 4_096 },
+                groups_per_session: 16,
+            },
+            limits: if random.permille(500) {
+                ReplicaLimits {
+                    append_entries: random.between(1, 5) as usize,
+                    append_bytes: 1 << 20,
+                    nearly_there: random.below(8),
+                    retained_entries: random.between(10, 200) as usize,
+                }
+            } else {
+                ReplicaLimits::default()
+            },
+        }
+    }
+}

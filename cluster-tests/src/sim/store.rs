@@ -1,0 +1,162 @@
+//! The store as nodes see it: late, sometimes down, sometimes silent about what it has done. Its rows are the truth.
+
+use std::collections::BTreeMap;
+
+use roost::{
+    id::{Generation, Index, NodeId, SessionId, SlotId, Term},
+    logic::{entry::SessionRecord, map::ClusterMap},
+};
+
+use super::{
+    node::Input,
+    world::{Event, SharedMap, World},
+};
+
+/// The rows.
+#[derive(Debug, Default)]
+pub(super) struct Store {
+    pub(super) map: Option<SharedMap>,
+    pub(super) generations: BTreeMap<NodeId, Generation>,
+    /// The version of the last write, and the record; nothing where it ended.
+    pub(super) sessions: BTreeMap<SessionId, ((Term, Index), Option<SessionRecord>)>,
+    pub(super) down: bool,
+}
+
+/// What nodes ask of it.
+#[derive(Clone, Debug)]
+pub(super) enum Operation {
+    ReadMap,
+    ChangeMap { expected: u64, next: SharedMap },
+    Save { slot: SlotId, record: SessionRecord, ended: bool, term: Term, index: Index },
+    Load { slot: SlotId, session: SessionId },
+}
+
+/// What came of a conditional write.
+#[derive(Clone, Debug)]
+pub(super) enum MapChange {
+    Applied(SharedMap),
+    Conflict,
+    Unknown,
+}
+
+impl World {
+    pub(super) fn ask_store(&mut self, node: usize, operation: Operation) {
+        let generation = self.process(node).member.generation;
+        let after = self.random.waiting(8);
+        self.after(after, Event::Store { node, generation, operation });
+    }
+
+    /// Carried out whether the asker still lives or not.
+    pub(super) fn store_operation(&mut self, node: usize, generation: Generation, operation: Operation) {
+        let down = self.store.down;
+        let input = match operation {
+            Operation::ReadMap => Input::MapRead(if down { Err(()) } else { Ok(self.store.map.clone()) }),
+            Operation::ChangeMap { expected, next } => Input::MapChanged(self.change_map(expected, next)),
+            Operation::Save { slot, record, ended, term, index } => {
+                let session = record.id;
+                let fails = self.random.permille(self.profile.store_fails);
+                // A failed write may have been done all the same.
+                if !down && (!fails || self.random.permille(500)) {
+                    self.save((term, index), record, ended);
+                }
+                self.ledger.count_if(down || fails, "session writes failed");
+                Input::Saved { slot, session, index, ok: !down && !fails }
+            }
+            Operation::Load { slot, session } => {
+                let fails = down || self.random.permille(self.profile.store_fails);
+                let row = self.store.sessions.get(&session).and_then(|(_, record)| record.clone());
+                self.ledger.count_if(!fails && row.is_some(), "sessions loaded");
+                Input::Loaded { slot, session, result: if fails { Err(()) } else { Ok(row) } }
+            }
+        };
+        let after = self.random.waiting(8);
+        self.after(after, Event::Input { node, generation, input });
+    }
+
+    fn change_map(&mut self, expected: u64, next: SharedMap) -> MapChange {
+        let unknown = self.random.permille(self.profile.unknown);
+        if self.store.down || (unknown && self.random.permille(500)) {
+            return MapChange::Unknown;
+        }
+        let version = self.store.map.as_ref().map_or(0, |map| map.version);
+        if version == expected {
+            self.map_changes(self.store.map.clone().as_deref(), &next);
+            self.store.map = Some(next.clone());
+            for slot in 0..self.profile.slots {
+                self.check_copies(slot);
+            }
+        }
+        match (version == expected, unknown) {
+            (_, true) => {
+                self.ledger.count("map changes of unknown outcome");
+                MapChange::Unknown
+            }
+            (true, false) => MapChange::Applied(next),
+            (false, false) => {
+                self.ledger.count("map conflicts");
+                MapChange::Conflict
+            }
+        }
+    }
+
+    fn save(&mut self, version: (Term, Index), record: SessionRecord, ended: bool) {
+        let row = self.store.sessions.entry(record.id).or_insert(((0, 0), Some(record.clone())));
+        if row.1.is_some() && (ended || row.0 < version) {
+            *row = (version, (!ended).then_some(record));
+        }
+    }
+
+    /// The rules for every change of the map (DESIGN.md section 3), whoever proposed it.
+    fn map_changes(&mut self, before: Option<&ClusterMap>, next: &ClusterMap) {
+        self.ledger.count("map changes");
+        let Some(before) = before else {
+            return self.ledger.map_changed(next);
+        };
+        if next.version != before.version + 1 || next.slots.len() != before.slots.len() {
+            self.ledger.fail(format!("map {next:?} cannot follow {before:?}"));
+        }
+        for (slot, (old, new)) in before.slots.iter().zip(&next.slots).enumerate() {
+            if old == new {
+                continue;
+            }
+            let mut wrong = Vec::new();
+            let mut rule = |kept: bool, what: &'static str| {
+                if !kept {
+                    wrong.push(what);
+                }
+            };
+            rule(new.changed_at == next.version, "changed_at is not the version");
+            rule(new.in_sync.contains(&new.primary), "the primary is not in-sync");
+            rule((old.primary == new.primary) == (old.term == new.term), "the term does not go with the primary");
+            rule(new.term == old.term || new.term == old.term + 1, "the term jumps");
+            if new.lineage == old.lineage {
+                rule(old.in_sync.contains(&new.primary), "who was not in-sync takes over");
+                let from = |member| old.in_sync.contains(member) || old.learner.as_ref() == Some(member);
+                rule(new.in_sync.iter().all(from), "the in-sync set grew by others than the learner");
+                let nodes = new.in_sync.iter().chain(&new.learner).map(|member| &member.node);
+                let mut names: Vec<_> = nodes.collect();
+                names.sort();
+                names.dedup();
+                let holders = new.in_sync.len() + usize::from(new.learner.is_some());
+                rule(names.len() == holders, "two copies on one node");
+            } else {
+                rule(old.in_sync.iter().all(|member| self.running(member).is_none()), "a slot with a living copy starts again");
+                rule(new.lineage == old.lineage + 1 && new.term > old.term, "a slot starts again in the old term");
+            }
+            if !wrong.is_empty() {
+                self.ledger.fail(format!("slot {slot}: {} in {old:?} -> {new:?}", wrong.join(", ")));
+            }
+            self.count_change(old, new);
+        }
+        self.ledger.map_changed(next);
+    }
+
+    fn count_change(&mut self, old: &roost::logic::map::SlotAssignment, new: &roost::logic::map::SlotAssignment) {
+        let ledger = &mut self.ledger;
+        ledger.count_if(new.lineage > old.lineage, "slots started again");
+        ledger.count_if(new.term > old.term && new.in_sync.contains(&old.primary), "hand-overs");
+        ledger.count_if(new.term > old.term && !new.in_sync.contains(&old.primary), "take-overs");
+        ledger.count_if(new.in_sync.len() > old.in_sync.len(), "promotions");
+        ledger.count_if(new.in_sync.len() < old.in_sync.len(), "members dropped");
+    }
+}

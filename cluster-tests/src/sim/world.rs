@@ -1,0 +1,305 @@
+//! The world of a run: one queue of events in virtual time, the nodes, and what is between them. Everything that happens
+//! comes out of the queue, and whatever is random out of one stream, so a seed is a run.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fmt::Write as _,
+    sync::Arc,
+};
+
+use roost::{
+    id::{GroupName, Member, NodeId, SlotId},
+    logic::Now,
+};
+
+use super::{
+    checks::Ledger,
+    clients::{Publisher, SessionClient},
+    faults::Fault,
+    network::{Frame, Link},
+    node::{Input, Process},
+    random::Random,
+    settings::Profile,
+    store::{Operation, Store},
+};
+
+/// The wall clock at the begin of a run.
+const WALL_MS: u64 = 1_700_000_000_000;
+/// After the faults, everything has to be well again within so long.
+const REST_MS: u64 = 60_000;
+const LOOK_MS: u64 = 250;
+
+/// What happens next.
+#[derive(Debug)]
+pub(super) enum Event {
+    /// A frame reaches its receiver's machine. Frames without a connection are those that the world treats harshly.
+    Arrive { from: usize, to: usize, sender: Member, receiver: Member, connection: Option<u64>, frame: Frame },
+    /// Something reaches a process; lost if that start of the node is over.
+    Input { node: usize, generation: u64, input: Input },
+    /// A link is dialled again.
+    Dial { from: usize, to: usize, connection: u64 },
+    /// Whoever does not answer for so long is cut off.
+    KeepAlive { from: usize, to: usize, connection: u64 },
+    /// The store carries something out.
+    Store { node: usize, generation: u64, operation: Operation },
+    /// It is time for another fault of this kind.
+    Fault(Fault),
+    Start(usize),
+    Resume(usize),
+    Heal(Vec<(usize, usize)>),
+    Undrain(usize),
+    StoreUp,
+    Publisher { publisher: usize, attempt: u64 },
+    Session(usize),
+    /// Look whether everything is at rest.
+    Look,
+}
+
+/// A machine that a process runs on now and then.
+#[derive(Debug)]
+pub(super) struct Node {
+    pub(super) id: NodeId,
+    pub(super) process: Option<Process>,
+    pub(super) paused: bool,
+    /// What has reached it while it was paused.
+    pub(super) inbox: VecDeque<Input>,
+    pub(super) draining: bool,
+    pub(super) skew_ms: u64,
+}
+
+pub(super) struct World {
+    pub(super) now: u64,
+    sequence: u64,
+    queue: BTreeMap<(u64, u64), Event>,
+    pub(super) random: Random,
+    pub(super) profile: Profile,
+    pub(super) groups: Vec<(GroupName, SlotId)>,
+    pub(super) nodes: Vec<Node>,
+    pub(super) links: Vec<Vec<Link>>,
+    pub(super) store: Store,
+    pub(super) publishers: Vec<Publisher>,
+    pub(super) sessions: Vec<SessionClient>,
+    pub(super) next_number: u64,
+    pub(super) ledger: Ledger,
+    /// The faults are over.
+    pub(super) resting: bool,
+    trace_hash: u64,
+    trace: Option<String>,
+}
+
+/// How a run went.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// The same for the same seed, whatever else changes only if the run does.
+    pub trace_hash: u64,
+    /// What was exercised, and how often.
+    pub counts: BTreeMap<&'static str, u64>,
+    /// The first promise that was broken.
+    pub violation: Option<String>,
+    /// Every event in words, where asked for.
+    pub trace: Option<String>,
+}
+
+impl World {
+    pub(super) fn new(seed: u64, trace: bool) -> Self {
+        let mut random = Random::new(seed);
+        let profile = Profile::of(&mut random);
+        let nodes = (0..profile.nodes)
+            .map(|number| Node {
+                id: NodeId::parse(&format!("n{}", number + 1)).expect("a node name"),
+                process: None,
+                paused: false,
+                inbox: VecDeque::new(),
+                draining: false,
+                skew_ms: random.below(profile.skew_ms + 1),
+            })
+            .collect();
+        let groups = (0..profile.groups)
+            .map(|number| {
+                let name = GroupName::parse(&format!("g{number}")).expect("a group name");
+                let slot = name.slot(profile.slots);
+                (name, slot)
+            })
+            .collect();
+        let links = (0..profile.nodes).map(|_| (0..profile.nodes).map(|_| Link::default()).collect()).collect();
+        let mut world = Self {
+            now: 0,
+            sequence: 0,
+            queue: BTreeMap::new(),
+            groups,
+            nodes,
+            links,
+            store: Store::default(),
+            publishers: Vec::new(),
+            sessions: Vec::new(),
+            next_number: 1,
+            ledger: Ledger::new(profile.retention),
+            resting: false,
+            trace_hash: 0,
+            trace: trace.then(|| format!("{profile:#?}\n")),
+            random,
+            profile,
+        };
+        world.begin();
+        world
+    }
+
+    fn begin(&mut self) {
+        for node in 0..self.nodes.len() {
+            let after = if node == 0 { 0 } else { self.random.below(1_500) };
+            self.after(after, Event::Start(node));
+        }
+        self.create_clients();
+        for fault in Fault::ALL {
+            self.plan_fault(fault);
+        }
+    }
+
+    /// To the end, or to the first violation.
+    pub(super) fn run(mut self) -> Outcome {
+        let rest_at = self.profile.fault_ms;
+        while let Some(((at, sequence), event)) = self.queue.pop_first() {
+            if !self.resting && at >= rest_at {
+                self.now = rest_at;
+                self.rest();
+            }
+            self.now = at;
+            self.note(sequence, &event);
+            if matches!(event, Event::Look) {
+                match self.unrest() {
+                    None => break,
+                    Some(reason) if at >= rest_at + REST_MS => {
+                        self.ledger.fail(format!("not at rest {REST_MS} ms after the last fault: {reason}"));
+                    }
+                    Some(_) => self.after(LOOK_MS, Event::Look),
+                }
+            } else {
+                self.handle(event);
+            }
+            if self.ledger.violation.is_some() {
+                break;
+            }
+        }
+        self.trace_hash ^= self.ledger.digest();
+        let counts = self.ledger.counts();
+        let violation = self.ledger.violation.take().map(|what| format!("at {} ms: {what}", self.now));
+        Outcome { trace_hash: self.trace_hash, counts, violation, trace: self.trace }
+    }
+
+    fn note(&mut self, sequence: u64, event: &Event) {
+        let mut mixed = self.trace_hash ^ self.now.rotate_left(32) ^ sequence;
+        self.trace_hash = Random::new(std::mem::take(&mut mixed)).number();
+        if let Some(trace) = &mut self.trace {
+            // Writing to a string cannot fail.
+            let _ = writeln!(trace, "{:>6} {event:?}", self.now);
+        }
+    }
+
+    /// Something worth reading in a trace.
+    pub(super) fn say(&mut self, what: impl FnOnce() -> String) {
+        if let Some(trace) = &mut self.trace {
+            let _ = writeln!(trace, "{:>6}     {}", self.now, what());
+        }
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Arrive { from, to, sender, receiver, connection, frame } => {
+                self.arrive((from, to), sender, receiver, connection, frame);
+            }
+            Event::Input { node, generation, input } => self.give(node, generation, input),
+            Event::Dial { from, to, connection } => self.dial(from, to, connection),
+            Event::KeepAlive { from, to, connection } => self.keep_alive(from, to, connection),
+            Event::Store { node, generation, operation } => self.store_operation(node, generation, operation),
+            Event::Fault(fault) => self.fault(fault),
+            Event::Start(node) => self.start(node),
+            Event::Resume(node) => self.resume(node),
+            Event::Heal(links) => self.heal(&links),
+            Event::Undrain(node) => self.nodes[node].draining = false,
+            Event::StoreUp => self.store.down = false,
+            Event::Publisher { publisher, attempt } => self.publisher(publisher, attempt),
+            Event::Session(session) => self.session_client(session),
+            Event::Look => {}
+        }
+    }
+
+    pub(super) fn after(&mut self, delay_ms: u64, event: Event) {
+        self.sequence += 1;
+        self.queue.insert((self.now + delay_ms, self.sequence), event);
+    }
+
+    /// To a process by way of its inbox.
+    pub(super) fn input_after(&mut self, delay_ms: u64, node: usize, input: Input) {
+        if let Some(process) = &self.nodes[node].process {
+            let generation = process.member.generation;
+            self.after(delay_ms, Event::Input { node, generation, input });
+        }
+    }
+
+    /// Hands something to a process, or keeps it until it handles things again.
+    pub(super) fn give(&mut self, node: usize, generation: u64, input: Input) {
+        let there = &mut self.nodes[node];
+        if there.process.as_ref().is_none_or(|process| process.member.generation != generation) {
+            return;
+        }
+        if there.paused {
+            there.inbox.push_back(input);
+        } else {
+            self.input(node, input);
+        }
+    }
+
+    /// What a process's clocks say.
+    pub(super) fn clock(&self, node: usize) -> Now {
+        let there = &self.nodes[node];
+        let started_ms = there.process.as_ref().map_or(0, |process| process.started_ms);
+        Now { mono_ms: self.now - started_ms, wall_ms: WALL_MS + self.now + there.skew_ms }
+    }
+
+    /// The next number that nobody else has.
+    pub(super) fn number(&mut self) -> u64 {
+        self.next_number += 1;
+        self.next_number
+    }
+
+    pub(super) fn node_number(&self, member: &Member) -> usize {
+        self.nodes.iter().position(|node| node.id == member.node).expect("a node of this world")
+    }
+
+    /// The process of this very start, if it is running (paused perhaps).
+    pub(super) fn running(&self, member: &Member) -> Option<usize> {
+        let node = self.node_number(member);
+        self.nodes[node].process.as_ref().is_some_and(|process| process.member == *member).then_some(node)
+    }
+
+    pub(super) fn process(&mut self, node: usize) -> &mut Process {
+        self.nodes[node].process.as_mut().expect("only called for a running process")
+    }
+
+    /// Faults are over: everyone runs, everything is connected.
+    fn rest(&mut self) {
+        self.resting = true;
+        self.say(|| "the faults are over".to_owned());
+        self.profile.harsh = None;
+        self.profile.unknown = 0;
+        self.profile.store_fails = 0;
+        self.profile.usurp = 0;
+        self.profile.map_lost = 0;
+        self.store.down = false;
+        let all = 0..self.nodes.len();
+        let links: Vec<_> = all.clone().flat_map(|from| all.clone().map(move |to| (from, to))).collect();
+        self.heal(&links);
+        for node in all {
+            self.nodes[node].draining = false;
+            if self.nodes[node].process.is_none() {
+                self.start(node);
+            }
+            self.resume(node);
+            self.trust_all(node);
+        }
+        self.after(LOOK_MS, Event::Look);
+    }
+}
+
+/// A map as the processes pass it around.
+pub(super) type SharedMap = Arc<roost::logic::map::ClusterMap>;
