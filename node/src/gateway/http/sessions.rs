@@ -279,8 +279,7 @@ async fn change(
     responses((status = 204, description = "It is over"), (status = 404, description = "No such session", body = ErrorBody)))]
 async fn end(State(api): State<Arc<Api>>, InPath(id): InPath<SessionId>) -> Result<StatusCode, ApiError> {
     match api.ask(api.session_slot(id), SlotRequest::EndSession { session: id }).await {
-        // The session as it was left, while the slot still remembers it.
-        Ok(SlotAnswer::Done | SlotAnswer::Session(_)) | Err(SlotError::SessionEnded(_)) => Ok(StatusCode::NO_CONTENT),
+        Ok(SlotAnswer::Done) | Err(SlotError::SessionEnded(_)) => Ok(StatusCode::NO_CONTENT),
         Ok(other) => Err(ApiError::unexpected(&other)),
         Err(error) => Err(error.into()),
     }
