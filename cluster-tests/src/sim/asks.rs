@@ -6,7 +6,11 @@ use roost::{
     logic::request::{SlotAnswer, SlotError, SlotRequest},
 };
 
-use super::{network::Frame, node::Input, world::World};
+use super::{
+    network::Frame,
+    node::Input,
+    world::World,
+};
 
 const ATTEMPT_MS: u64 = 600;
 const GIVE_UP_MS: u64 = 5_000;
@@ -15,29 +19,13 @@ const GIVE_UP_MS: u64 = 5_000;
 #[derive(Clone, Debug)]
 pub(super) enum Purpose {
     Register(GroupName),
-    Publish {
-        publisher: usize,
-        key: PublishKey,
-    },
-    Create {
-        session: usize,
-    },
-    End {
-        session: usize,
-    },
-    Attach {
-        connection: u64,
-    },
-    Detach {
-        session: SessionId,
-        number: AttachmentNumber,
-    },
+    Publish { publisher: usize, key: PublishKey },
+    Create { session: usize },
+    End { session: usize },
+    Attach { connection: u64 },
+    Detach { session: SessionId, number: AttachmentNumber },
     /// A group's slot is asked to take a presence out, for the slot of the session.
-    Depart {
-        slot: SlotId,
-        session: SessionId,
-        group: GroupName,
-    },
+    Depart { slot: SlotId, session: SessionId, group: GroupName },
     /// The answer matters to nobody.
     Nothing,
 }

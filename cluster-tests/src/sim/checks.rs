@@ -6,7 +6,13 @@ use std::{collections::BTreeMap, fmt::Write as _};
 use bytes::Bytes;
 use roost::{
     id::{Epoch, GroupName, Index, Member, Position, PublishKey, SlotId, Term},
-    logic::{entry::Message, map::ClusterMap, replication::Replica, request::SlotRequest, slot::SlotState},
+    logic::{
+        entry::Message,
+        map::ClusterMap,
+        replication::Replica,
+        request::SlotRequest,
+        slot::SlotState,
+    },
 };
 
 /// A state is compared at every so many entries.

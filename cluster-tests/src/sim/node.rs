@@ -35,44 +35,22 @@ const SILENT_MS: u64 = 1_000;
 /// What reaches a process.
 #[derive(Debug)]
 pub(super) enum Input {
-    Frame {
-        from: Member,
-        frame: Frame,
-    },
+    Frame { from: Member, frame: Frame },
     PeerConnected(Member),
     LinkReset(Member),
-    Gossip {
-        from: Member,
-        map_version: u64,
-        draining: bool,
-    },
+    Gossip { from: Member, map_version: u64, draining: bool },
     Tick,
     Round,
     Flush(SlotId),
-    AskDue {
-        id: u64,
-        attempt: u64,
-    },
-    Saved {
-        slot: SlotId,
-        session: SessionId,
-        index: Index,
-        ok: bool,
-    },
-    Loaded {
-        slot: SlotId,
-        session: SessionId,
-        result: Result<Option<SessionRecord>, ()>,
-    },
+    AskDue { id: u64, attempt: u64 },
+    Saved { slot: SlotId, session: SessionId, index: Index, ok: bool },
+    Loaded { slot: SlotId, session: SessionId, result: Result<Option<SessionRecord>, ()> },
     MapRead(Result<Option<SharedMap>, ()>),
     MapChanged(MapChange),
     /// A client asks its gateway for something.
     Client(Purpose, SlotId, SlotRequest),
     /// A client opens or closes a connection.
-    Connect {
-        session: SessionId,
-        connection: u64,
-    },
+    Connect { session: SessionId, connection: u64 },
     Disconnect(u64),
 }
 

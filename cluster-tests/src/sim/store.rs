@@ -140,10 +140,7 @@ impl World {
                 let holders = new.in_sync.len() + usize::from(new.learner.is_some());
                 rule(names.len() == holders, "two copies on one node");
             } else {
-                rule(
-                    old.in_sync.iter().all(|member| self.running(member).is_none()),
-                    "a slot with a living copy starts again",
-                );
+                rule(old.in_sync.iter().all(|member| self.running(member).is_none()), "a slot with a living copy starts again");
                 rule(new.lineage == old.lineage + 1 && new.term > old.term, "a slot starts again in the old term");
             }
             if !wrong.is_empty() {

@@ -33,38 +33,15 @@ const LOOK_MS: u64 = 250;
 #[derive(Debug)]
 pub(super) enum Event {
     /// A frame reaches its receiver's machine. Frames without a connection are those that the world treats harshly.
-    Arrive {
-        from: usize,
-        to: usize,
-        sender: Member,
-        receiver: Member,
-        connection: Option<u64>,
-        frame: Frame,
-    },
+    Arrive { from: usize, to: usize, sender: Member, receiver: Member, connection: Option<u64>, frame: Frame },
     /// Something reaches a process; lost if that start of the node is over.
-    Input {
-        node: usize,
-        generation: u64,
-        input: Input,
-    },
+    Input { node: usize, generation: u64, input: Input },
     /// A link is dialled again.
-    Dial {
-        from: usize,
-        to: usize,
-        connection: u64,
-    },
+    Dial { from: usize, to: usize, connection: u64 },
     /// Whoever does not answer for so long is cut off.
-    KeepAlive {
-        from: usize,
-        to: usize,
-        connection: u64,
-    },
+    KeepAlive { from: usize, to: usize, connection: u64 },
     /// The store carries something out.
-    Store {
-        node: usize,
-        generation: u64,
-        operation: Operation,
-    },
+    Store { node: usize, generation: u64, operation: Operation },
     /// It is time for another fault of this kind.
     Fault(Fault),
     Start(usize),
@@ -72,10 +49,7 @@ pub(super) enum Event {
     Heal(Vec<(usize, usize)>),
     Undrain(usize),
     StoreUp,
-    Publisher {
-        publisher: usize,
-        attempt: u64,
-    },
+    Publisher { publisher: usize, attempt: u64 },
     Session(usize),
     /// Look whether everything is at rest.
     Look,
