@@ -45,6 +45,8 @@ pub struct DevArgs {
 pub async fn run(args: DevArgs) -> anyhow::Result<()> {
     let level = std::env::var("ROOST_LOG").unwrap_or_else(|_| "warn".to_owned());
     logging::init(&LogConfig { level, format: "text".to_owned() })?;
+    // From here on, so that a stop during the start is one in good order too.
+    let mut terminate = signal::unix::signal(signal::unix::SignalKind::terminate())?;
     let temporary = args.data.is_none();
     let data =
         args.data.clone().unwrap_or_else(|| std::env::temp_dir().join(format!("roost-dev-{}", std::process::id())));
@@ -57,7 +59,7 @@ pub async fn run(args: DevArgs) -> anyhow::Result<()> {
         configure: |_| {},
     });
     let mut cluster = Box::pin(cluster).await?;
-    let outcome = until_told(&mut cluster, &args).await;
+    let outcome = until_told(&mut cluster, &args, &mut terminate).await;
     cluster.shut_down().await;
     if temporary {
         let _ = std::fs::remove_dir_all(&data);
@@ -65,13 +67,16 @@ pub async fn run(args: DevArgs) -> anyhow::Result<()> {
     outcome
 }
 
-async fn until_told(cluster: &mut DevCluster, args: &DevArgs) -> anyhow::Result<()> {
+async fn until_told(
+    cluster: &mut DevCluster,
+    args: &DevArgs,
+    terminate: &mut signal::unix::Signal,
+) -> anyhow::Result<()> {
     wait_until_green(cluster).await?;
     introduce(cluster, args).await?;
     let prompt = std::io::stdin().is_terminal();
     let commands = prompt || std::env::var_os(COMMANDS_WITHOUT_TERMINAL).is_some();
     let mut lines = BufReader::new(tokio::io::stdin()).lines();
-    let mut terminate = signal::unix::signal(signal::unix::SignalKind::terminate())?;
     let mut watch = tokio::time::interval(Duration::from_secs(1));
     loop {
         if prompt {

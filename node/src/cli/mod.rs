@@ -83,7 +83,12 @@ pub fn run(cli: Cli) -> ExitCode {
         .enable_all()
         .build()
         .context("the runtime could not be started")
-        .and_then(|runtime| runtime.block_on(Box::pin(dispatch(cli.command))));
+        .and_then(|runtime| {
+            let result = runtime.block_on(Box::pin(dispatch(cli.command)));
+            // A read of standard input cannot be interrupted, and would be waited for.
+            runtime.shutdown_background();
+            result
+        });
     match result {
         Ok(()) => ExitCode::SUCCESS,
         // Whoever read our output has seen enough (`roost tail chat | head`).

@@ -1,0 +1,66 @@
+//! Frames of the plain protocol as the test client reads them.
+
+use roost::id::{Epoch, Position};
+use serde::Deserialize;
+use serde_json::{Value, value::RawValue};
+
+/// Any frame; each type uses some of the fields.
+#[derive(Deserialize)]
+pub(crate) struct Frame {
+    #[serde(rename = "type")]
+    pub(crate) kind: Box<str>,
+    pub(crate) id: Option<u64>,
+    pub(crate) group: Option<Box<str>>,
+    pub(crate) epoch: Option<Box<str>>,
+    pub(crate) offset: Option<u64>,
+    pub(crate) recovered: Option<bool>,
+    pub(crate) data: Option<Box<RawValue>>,
+    /// A number in a gap, an object in a message.
+    pub(crate) from: Option<Value>,
+    pub(crate) to: Option<u64>,
+    pub(crate) copies: Option<u8>,
+    pub(crate) code: Option<Box<str>>,
+    pub(crate) retry_after_ms: Option<u64>,
+    pub(crate) reconnect: Option<bool>,
+    pub(crate) after_ms: Option<u64>,
+}
+
+impl Frame {
+    /// The position that it names.
+    pub(crate) fn position(&self) -> Option<Position> {
+        Some(Position { epoch: Epoch::parse(self.epoch.as_deref()?).ok()?, offset: self.offset? })
+    }
+}
+
+/// The position that an answer names.
+pub(crate) fn position_of(answer: &Value) -> Option<Position> {
+    Some(Position { epoch: Epoch::parse(answer["epoch"].as_str()?).ok()?, offset: answer["offset"].as_u64()? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(text: &str, kind: &str, position: Option<(u64, u64)>) {
+        let frame: Frame = serde_json::from_str(text).expect(text);
+        assert_eq!(&*frame.kind, kind, "{text}");
+        let position = position.map(|(epoch, offset)| Position { epoch: Epoch(epoch), offset });
+        assert_eq!(frame.position(), position, "{text}");
+    }
+
+    #[test]
+    fn reads_what_nodes_send() {
+        check(r#"{"type":"heartbeat"}"#, "heartbeat", None);
+        check(
+            r#"{"type":"message","group":"g","epoch":"00000000000000ff","offset":7,"data":"x","from":{"session":"s"},"at_ms":1}"#,
+            "message",
+            Some((255, 7)),
+        );
+        check(
+            r#"{"type":"gap","group":"g","epoch":"0000000000000001","from":1,"to":3,"reason":"trimmed"}"#,
+            "gap",
+            None,
+        );
+        check(r#"{"type":"error","id":3,"code":"busy","message":"m","detail":[]}"#, "error", None);
+    }
+}

@@ -1,0 +1,232 @@
+//! A cluster to test: nodes in this process, or the real program, with the same handles on both.
+
+use std::{env, path::PathBuf, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use roost::dev::{DevCluster, DevOptions};
+use tempfile::TempDir;
+
+use crate::{
+    api::{Api, KEY},
+    ports::free_block,
+    process::{LIMIT, Program, SPARE},
+    wait::wait_until,
+};
+
+/// Where the nodes run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// In this process, through the library.
+    Library,
+    /// In a process of their own: `roost dev`.
+    Program,
+}
+
+/// A running cluster. Nodes are counted from 0; their names from `n1`.
+pub struct Cluster {
+    nodes: Nodes,
+    /// Which nodes were crashed, drained or are running.
+    running: Vec<bool>,
+}
+
+enum Nodes {
+    /// With the folder that it keeps its store in.
+    Library(Box<DevCluster>, TempDir),
+    Program(Box<Program>),
+}
+
+impl Cluster {
+    /// Starts so many nodes and waits until each says that the cluster is green.
+    pub async fn start(kind: Kind, nodes: usize) -> Result<Self> {
+        show_log();
+        let running = vec![true; nodes];
+        let nodes = match kind {
+            Kind::Library => {
+                let data = tempfile::tempdir()?;
+                Nodes::Library(Box::new(start_in_process(nodes, data.path().to_owned()).await?), data)
+            }
+            Kind::Program => Nodes::Program(Box::new(Program::dev(nodes).await?)),
+        };
+        let this = Self { nodes, running };
+        this.green(LIMIT).await?;
+        Ok(this)
+    }
+
+    /// The base URL of a node.
+    pub fn url(&self, node: usize) -> String {
+        match &self.nodes {
+            Nodes::Library(cluster, _) => cluster.http_url(node + 1),
+            Nodes::Program(program) => program.http_url(node),
+        }
+    }
+
+    /// The base URLs of all nodes, beginning with this one: where a client goes, and where it goes next.
+    pub fn urls_from(&self, first: usize) -> Vec<String> {
+        let count = self.running.len();
+        (0..count).map(|step| self.url((first + step) % count)).collect()
+    }
+
+    /// The API of a node.
+    pub fn api(&self, node: usize) -> Api {
+        Api::new(self.url(node))
+    }
+
+    /// The nodes that run.
+    pub fn running(&self) -> Vec<usize> {
+        (0..self.running.len()).filter(|node| self.running[*node]).collect()
+    }
+
+    /// What the cluster calls a node.
+    pub fn name(node: usize) -> String {
+        format!("n{}", node + 1)
+    }
+
+    /// Ends a node without a goodbye: its tasks, sockets and endpoint are gone.
+    pub async fn crash(&mut self, node: usize) -> Result<()> {
+        self.running[node] = false;
+        match &mut self.nodes {
+            Nodes::Library(cluster, _) => crash_in_process(cluster, node).await,
+            Nodes::Program(program) => program.kill(node).await,
+        }
+    }
+
+    /// Starts a node again.
+    pub async fn restart(&mut self, node: usize) -> Result<()> {
+        match &mut self.nodes {
+            Nodes::Library(cluster, _) => restart_in_process(cluster, node).await?,
+            Nodes::Program(program) => program.start(node).await?,
+        }
+        self.running[node] = true;
+        self.ready(node).await
+    }
+
+    /// Has a node hand over its slots and clients and end, and waits until the others know.
+    pub async fn drain(&mut self, node: usize) -> Result<()> {
+        self.running[node] = false;
+        match &mut self.nodes {
+            Nodes::Library(cluster, _) => drain_in_process(cluster, node).await?,
+            Nodes::Program(program) => program.drain(node).await?,
+        }
+        self.holds_nothing(node, LIMIT).await
+    }
+
+    /// Adds a node, and returns which one that is.
+    pub async fn add(&mut self) -> Result<usize> {
+        let node = match &mut self.nodes {
+            Nodes::Library(cluster, _) => add_in_process(cluster).await?,
+            Nodes::Program(program) => program.add().await?,
+        };
+        ensure!(node == self.running.len(), "the new node has the number {node}, of {} so far", self.running.len());
+        self.running.push(true);
+        self.ready(node).await?;
+        Ok(node)
+    }
+
+    /// Waits until each running node says that the cluster is green and that all running nodes are in it.
+    pub async fn green(&self, limit: Duration) -> Result<Duration> {
+        let running = self.running();
+        let start = roost::clock::mono_ms();
+        for node in &running {
+            let api = self.api(*node);
+            let what = format!("{} to report green with {} nodes", Self::name(*node), running.len());
+            if let Err(error) = wait_until(&what, limit, async || api.is_green(running.len()).await).await {
+                return Err(error.context(format!("it reports {:?}", api.health().await)));
+            }
+        }
+        Ok(Duration::from_millis(roost::clock::mono_ms() - start))
+    }
+
+    /// Waits until this node holds slots, as primary or replica, says each running node.
+    pub async fn holds_slots(&self, node: usize, limit: Duration) -> Result<()> {
+        self.slots_held(node, limit, "hold slots", |held| held > 0).await
+    }
+
+    /// Waits until this node holds no slot, says each running node.
+    pub async fn holds_nothing(&self, node: usize, limit: Duration) -> Result<()> {
+        self.slots_held(node, limit, "hold nothing", |held| held == 0).await
+    }
+
+    async fn slots_held(&self, node: usize, limit: Duration, what: &str, is_so: impl Fn(u64) -> bool) -> Result<()> {
+        let name = Self::name(node);
+        for reporter in self.running() {
+            let api = self.api(reporter);
+            let by = Self::name(reporter);
+            wait_until(&format!("{name} to {what}, as {by} reports"), limit, async || {
+                let Ok(health) = api.health().await else { return false };
+                let listed = health["nodes"].as_array().and_then(|nodes| nodes.iter().find(|one| one["node"] == *name));
+                let count = |role: &str| listed.and_then(|one| one["slots"][role].as_u64()).unwrap_or(0);
+                is_so(count("primary") + count("replica"))
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    async fn ready(&self, node: usize) -> Result<()> {
+        let api = self.api(node);
+        let waited = wait_until(&format!("{} to be ready", Self::name(node)), LIMIT, async || api.is_ready().await).await;
+        match waited {
+            Ok(_) => Ok(()),
+            Err(error) => Err(error.context(format!("it says {:?}\n{:?}", api.get("/readyz").await, api.health().await))),
+        }
+    }
+
+    /// The program's output; nothing where the nodes are in this process.
+    pub fn program(&self) -> Option<&Program> {
+        match &self.nodes {
+            Nodes::Library(..) => None,
+            Nodes::Program(program) => Some(program),
+        }
+    }
+
+    /// Ends all nodes in good order.
+    pub async fn shut_down(self) -> Result<()> {
+        match self.nodes {
+            Nodes::Library(cluster, _data) => shut_down_in_process(*cluster).await,
+            Nodes::Program(program) => {
+                let status = program.shut_down().await?;
+                ensure!(status.success(), "the program ended with {status}");
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Shows the log of nodes in this process, with the test's output: warnings, or what `ROOST_LOG` names (`debug`, …).
+fn show_log() {
+    let level = env::var("ROOST_LOG").ok().and_then(|level| level.parse().ok()).unwrap_or(tracing::Level::WARN);
+    // Another test of this process may have done it.
+    let _ = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).try_init();
+}
+
+// What follows is all that is said to the library, which counts nodes from 1.
+
+async fn start_in_process(nodes: usize, data: PathBuf) -> Result<DevCluster> {
+    // A restarted node must come back where clients look for it.
+    let http_port = free_block(u16::try_from(nodes)? + SPARE)?;
+    let options = DevOptions { nodes, http_port, data, api_key: KEY.to_owned(), configure: |_| {} };
+    DevCluster::start(options).await.context("starting a cluster in this process")
+}
+
+async fn crash_in_process(cluster: &mut DevCluster, node: usize) -> Result<()> {
+    cluster.kill(node + 1).await
+}
+
+async fn restart_in_process(cluster: &mut DevCluster, node: usize) -> Result<()> {
+    cluster.restart(node + 1).await
+}
+
+async fn drain_in_process(cluster: &mut DevCluster, node: usize) -> Result<()> {
+    cluster.drain(node + 1).await
+}
+
+async fn add_in_process(cluster: &mut DevCluster) -> Result<usize> {
+    Ok(cluster.add().await? - 1)
+}
+
+async fn shut_down_in_process(cluster: DevCluster) -> Result<()> {
+    let failed = cluster.failed();
+    cluster.shut_down().await;
+    ensure!(failed.is_empty(), "nodes {failed:?} stopped by themselves, by an error that the log tells");
+    Ok(())
+}

@@ -1,0 +1,88 @@
+//! Three nodes, publishes through all of them at once, and a client on each: everybody sees every message of their groups
+//! once and in the one order (S1, S2, S5).
+
+use std::sync::Arc;
+
+use anyhow::{Result, ensure};
+use cluster_tests::{
+    client::Client,
+    cluster::{Cluster, Kind},
+    history::History,
+    load::{self, Heads},
+};
+use futures_util::future::try_join_all;
+
+const NODES: usize = 3;
+const GROUPS: usize = 20;
+/// In each group, from one publisher on each node.
+const MESSAGES: usize = 10_000;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_message_once_and_in_order_in_process() -> Result<()> {
+    check(Kind::Library).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_message_once_and_in_order_by_the_real_program() -> Result<()> {
+    check(Kind::Program).await
+}
+
+async fn check(kind: Kind) -> Result<()> {
+    let cluster = Cluster::start(kind, NODES).await?;
+    let groups = load::groups(GROUPS);
+    let (subscribers, publishers) = connect(&cluster, &groups).await?;
+
+    let start = roost::clock::mono_ms();
+    let bursts = publishers.iter().enumerate().map(|(number, publisher)| {
+        let messages = MESSAGES / NODES + usize::from(number % NODES < MESSAGES % NODES);
+        load::burst(publisher, &groups[number / NODES], messages)
+    });
+    let mut heads = Heads::default();
+    try_join_all(bursts).await?.iter().for_each(|noted| heads.absorb(noted));
+    let published_ms = roost::clock::mono_ms() - start;
+
+    heads.reached_by(&publishers, load::SETTLE).await?;
+    let mut history = load::settle(subscribers, &heads).await?;
+    let delivered_ms = roost::clock::mono_ms() - start;
+    for (number, group) in groups.iter().enumerate() {
+        history.replays.push(cluster.api(number % NODES).history(group, None).await?);
+    }
+    for publisher in publishers {
+        publisher.finish(true, &mut history).await?;
+    }
+    if let Some(program) = cluster.program() {
+        ensure!(program.complaints().is_empty(), "the program complains: {:#?}", program.complaints());
+    }
+    cluster.shut_down().await?;
+    prove(&history)?;
+    eprintln!("{kind:?}: {} publishes in {published_ms} ms, all delivered after {delivered_ms} ms", GROUPS * MESSAGES);
+    Ok(())
+}
+
+/// A subscriber to everything on each node; for each group a publisher on each node.
+async fn connect(cluster: &Cluster, groups: &[Arc<str>]) -> Result<(Vec<Client>, Vec<Client>)> {
+    let mut subscribers = Vec::new();
+    for node in 0..NODES {
+        subscribers.push(load::client_on(cluster, node, &format!("subscriber-{node}"), groups).await?);
+    }
+    let mut publishers = Vec::new();
+    for (number, group) in groups.iter().enumerate() {
+        for node in 0..NODES {
+            let name = format!("publisher-{number}-{node}");
+            publishers.push(load::client_on(cluster, node, &name, std::slice::from_ref(group)).await?);
+        }
+    }
+    Ok((subscribers, publishers))
+}
+
+fn prove(history: &History) -> Result<()> {
+    let sum = history.check()?;
+    eprintln!("{sum:?}");
+    ensure!(sum.acked == GROUPS * MESSAGES, "not everything was acknowledged");
+    ensure!(sum.fewest_copies == Some(2), "something was acknowledged with fewer copies than there should be");
+    ensure!(sum.connections == NODES + GROUPS * NODES, "a client lost its connection");
+    ensure!(sum.gaps + sum.resets == 0, "something was declared missing");
+    // Three subscribers of everything, and three publishers in each group.
+    ensure!(sum.delivered >= 2 * NODES * GROUPS * MESSAGES, "fewer deliveries than there should be");
+    Ok(())
+}
