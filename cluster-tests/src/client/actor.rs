@@ -118,6 +118,7 @@ impl Actor {
                 End::Lost(reason) => reason,
             };
             drop(socket);
+            self.notice(json!({"type": "lost", "reason": reason}));
             self.lost();
             let bye = self.bye.take();
             match bye {
