@@ -3,10 +3,18 @@
 
 use roost::{
     id::{AttachmentNumber, GroupName, Member, PublishKey, SessionId, SlotId},
-    logic::request::{SlotAnswer, SlotError, SlotRequest},
+    logic::{
+        feed::{self, Subscriber},
+        request::{SlotAnswer, SlotError, SlotRequest},
+    },
 };
 
-use super::{network::Frame, node::Input, world::World};
+use super::{
+    gateway::Asked,
+    network::Frame,
+    node::Input,
+    world::World,
+};
 
 const ATTEMPT_MS: u64 = 600;
 const GIVE_UP_MS: u64 = 5_000;
@@ -14,31 +22,17 @@ const GIVE_UP_MS: u64 = 5_000;
 /// What the answer is for.
 #[derive(Clone, Debug)]
 pub(super) enum Purpose {
-    Register(GroupName),
-    Publish {
-        publisher: usize,
-        key: PublishKey,
-    },
-    Create {
-        session: usize,
-        id: SessionId,
-    },
-    End {
-        session: usize,
-    },
-    Attach {
-        connection: u64,
-    },
-    Detach {
-        session: SessionId,
-        number: AttachmentNumber,
-    },
+    Register(Asked),
+    Unregister(Asked),
+    Join { asked: Asked, subscriber: Subscriber },
+    Leave { asked: Asked, subscriber: Subscriber },
+    Publish { publisher: usize, key: PublishKey },
+    Create { session: usize, id: SessionId },
+    End { session: usize },
+    Attach { connection: u64 },
+    Detach { session: SessionId, number: AttachmentNumber },
     /// A group's slot is asked to take a presence out, for the slot of the session.
-    Depart {
-        slot: SlotId,
-        session: SessionId,
-        group: GroupName,
-    },
+    Depart { slot: SlotId, session: SessionId, group: GroupName },
     /// The answer matters to nobody.
     Nothing,
 }
@@ -107,7 +101,14 @@ impl World {
     fn complete(&mut self, node: usize, id: u64, result: Result<SlotAnswer, SlotError>) {
         let Some(Ask { purpose, slot, request, .. }) = self.process(node).asks.remove(&id) else { return };
         match purpose {
-            Purpose::Register(group) => self.registered(node, &group, result),
+            Purpose::Register(asked) => self.registered(node, &asked, result),
+            Purpose::Unregister(Asked { group, attempt }) => {
+                self.feed(node, &group, feed::Input::UnregisterAnswer { attempt });
+            }
+            Purpose::Join { asked, subscriber } => self.joined(node, &asked, subscriber, result),
+            Purpose::Leave { asked: Asked { group, attempt }, subscriber } => {
+                self.feed(node, &group, feed::Input::LeaveAnswer { attempt, subscriber });
+            }
             Purpose::Publish { publisher, key } => self.published(publisher, key, result),
             Purpose::Create { session, id } => self.created(session, id, &result),
             Purpose::End { session } => self.ended(session, &result),

@@ -37,20 +37,12 @@ impl Publish {
 /// What a gateway tells the clients of a group.
 #[derive(Clone, Debug)]
 pub(super) enum Told {
-    Joined(Position),
+    Joined { at: Position, recovered: bool },
     Message(Epoch, Message),
-    /// Up to here.
-    Gap(Position),
+    Gap { epoch: Epoch, from: u64, to: u64 },
     Reset(Position),
-}
-
-impl Told {
-    pub(super) fn position(&self) -> Position {
-        match self {
-            Self::Joined(position) | Self::Gap(position) | Self::Reset(position) => *position,
-            Self::Message(epoch, message) => Position { epoch: *epoch, offset: message.offset },
-        }
-    }
+    /// Nothing up to here is missing.
+    Live(Position),
 }
 
 /// See the module.
@@ -75,8 +67,8 @@ pub(super) struct Ledger {
     /// The last entry that anyone knew to be committed.
     committed: BTreeMap<Life, Index>,
     primaries: BTreeMap<(SlotId, Term), Member>,
-    /// S2: where a gateway's clients are.
-    positions: BTreeMap<(Member, GroupName), Position>,
+    /// S6: what was promised to a listener, and has to be told at once.
+    promised: BTreeMap<usize, Position>,
 }
 
 impl Ledger {
@@ -95,7 +87,7 @@ impl Ledger {
             states: BTreeMap::new(),
             committed: BTreeMap::new(),
             primaries: BTreeMap::new(),
-            positions: BTreeMap::new(),
+            promised: BTreeMap::new(),
         }
     }
 
@@ -120,7 +112,7 @@ impl Ledger {
 
     /// Of all that the run came to.
     pub(super) fn digest(&self) -> u64 {
-        digest_of(&(&self.messages, &self.keys, &self.positions, &self.committed))
+        digest_of(&(&self.messages, &self.keys, &self.committed))
     }
 
     pub(super) fn map_changed(&mut self, map: &ClusterMap) {
@@ -184,30 +176,56 @@ impl Ledger {
         }
     }
 
-    /// What a gateway tells its clients follows on what it told them before.
-    pub(super) fn told(&mut self, gateway: &Member, group: &GroupName, told: Told) {
-        let before = self.positions.insert((gateway.clone(), group.clone()), told.position());
-        let follows = match (&told, before) {
-            (Told::Joined(_), None) => true,
+    /// What a listener is told follows on what it was told before (S2, S6, S8). Where it is then.
+    pub(super) fn told(
+        &mut self,
+        listener: usize,
+        group: &GroupName,
+        before: Option<Position>,
+        told: &Told,
+    ) -> Option<Position> {
+        let (follows, now) = match (told, before) {
+            (Told::Joined { at, recovered }, Some(since)) if since.epoch == at.epoch && since.offset <= at.offset => {
+                self.promised.insert(listener, *at);
+                self.count_if(!recovered, "resumes not recovered");
+                (true, since)
+            }
+            (Told::Joined { at, recovered }, before) => (before.is_none() || !recovered, *at),
             (Told::Message(epoch, message), Some(before)) => {
                 self.count("deliveries");
                 self.saw(group, *epoch, message);
-                before.epoch == *epoch && before.offset + 1 == message.offset
+                let now = Position { epoch: *epoch, offset: message.offset };
+                (before.epoch == *epoch && before.offset + 1 == message.offset, now)
             }
-            (Told::Gap(to), Some(before)) => {
+            (Told::Gap { epoch, from, to }, Some(before)) => {
                 self.count("gaps");
-                let head = self.heads.get(&(group.clone(), to.epoch)).copied().unwrap_or(0);
-                before.epoch == to.epoch && before.offset < to.offset && to.offset + self.retention <= head
+                let head = self.heads.get(&(group.clone(), *epoch)).copied().unwrap_or(0);
+                let right = before.epoch == *epoch && before.offset + 1 == *from && from <= to;
+                // Only what the retention does not keep may be missing.
+                (right && to + self.retention <= head, Position { epoch: *epoch, offset: *to })
             }
             (Told::Reset(to), Some(before)) => {
                 self.count("resets");
                 let life = |position: Position| self.lives.get(&(group.clone(), position.epoch));
-                before.epoch != to.epoch && life(before) < life(*to)
+                (before.epoch != to.epoch && life(before) < life(*to), *to)
             }
-            _ => false,
+            (Told::Live(at), Some(before)) => (before.epoch == at.epoch && before.offset >= at.offset, before),
+            (_, None) => {
+                self.fail(format!("S2: listener {listener} of {group} is told {told:?} before it has joined"));
+                return None;
+            }
         };
         if !follows {
-            self.fail(format!("S2: {gateway} tells {told:?} of {group} to clients that are at {before:?}"));
+            self.fail(format!("S2: listener {listener} of {group} is at {before:?} and is told {told:?}"));
+        }
+        Some(now)
+    }
+
+    pub(super) fn check_promise(&mut self, listener: usize, position: Option<Position>) {
+        if let Some(promised) = self.promised.remove(&listener)
+            && position.is_none_or(|at| at.epoch != promised.epoch || at.offset < promised.offset)
+        {
+            self.fail(format!("S6: listener {listener} joined at {promised:?} and was told up to {position:?}"));
         }
     }
 

@@ -69,6 +69,14 @@ impl World {
         (!running.is_empty()).then(|| running[self.random.index(running.len())])
     }
 
+    /// One message to the group of each publisher.
+    pub(super) fn publish_last(&mut self) {
+        for number in 0..self.publishers.len() {
+            self.next_publish(number);
+            self.try_publish(number);
+        }
+    }
+
     /// Time for the next publish, or for another try.
     pub(super) fn publisher(&mut self, number: usize, attempt: u64) {
         let resting = self.resting;

@@ -17,9 +17,6 @@ use super::{
     world::{Event, SharedMap, World},
 };
 
-/// A connection that brings nothing for so long is given up.
-const KEEP_ALIVE_MS: u64 = 1_000;
-
 /// What nodes send each other.
 #[derive(Clone, Debug)]
 pub(super) enum Frame {
@@ -77,7 +74,7 @@ impl World {
             }
             if self.random.permille(harsh.repeat) {
                 self.ledger.count("replication messages repeated");
-                let later = delay + self.random.below(1_000);
+                let later = delay + self.random.below(harsh.repeat_ms);
                 let (sender, receiver, frame) = (sender.clone(), receiver.clone(), frame.clone());
                 self.after(later, Event::Arrive { from, to, sender, receiver, connection: None, frame });
             }
@@ -132,6 +129,10 @@ impl World {
         link.held.clear();
         link.lanes.clear();
         let connection = link.connection;
+        if let Some(process) = &self.nodes[to].process {
+            let generation = process.member.generation;
+            self.give(to, generation, Input::PeerLost(from));
+        }
         let after = 1 + self.random.waiting(100);
         self.after(after, Event::Dial { from, to, connection });
     }
@@ -157,7 +158,7 @@ impl World {
     /// To be called when something begins to keep a link from working.
     pub(super) fn watch_link(&mut self, from: usize, to: usize) {
         let connection = self.links[from][to].connection;
-        self.after(KEEP_ALIVE_MS, Event::KeepAlive { from, to, connection });
+        self.after(self.profile.keep_alive_ms, Event::KeepAlive { from, to, connection });
     }
 
     pub(super) fn keep_alive(&mut self, from: usize, to: usize, connection: u64) {

@@ -10,16 +10,17 @@ use roost::{
     id::{Generation, GroupName, Index, Member, SessionId, SlotId, Term},
     logic::{
         entry::SessionRecord,
+        feed::{self, Attempt},
         map::SlotAssignment,
         primary::{SlotCore, SlotInput, SlotOutput, Ticket},
-        request::{Push, SlotAnswer, SlotError, SlotRequest},
+        request::{JoinPoint, Push, SlotAnswer, SlotError, SlotRequest},
     },
 };
 
 use super::{
     asks::{Ask, Purpose},
-    checks::{Publish, Seen},
-    gateway::Follow,
+    checks::{Life, Publish, Seen},
+    gateway::Followed,
     network::Frame,
     sessions::Connection,
     steward::Steward,
@@ -28,9 +29,6 @@ use super::{
 };
 
 const TICK_MS: u64 = 100;
-const GOSSIP_MS: u64 = 200;
-/// Not heard of for so long, twice in a row: dead.
-const SILENT_MS: u64 = 1_000;
 
 /// What reaches a process.
 #[derive(Debug)]
@@ -40,6 +38,7 @@ pub(super) enum Input {
         frame: Frame,
     },
     PeerConnected(Member),
+    PeerLost(usize),
     LinkReset(Member),
     Gossip {
         from: Member,
@@ -68,6 +67,8 @@ pub(super) enum Input {
     MapChanged(MapChange),
     /// A client asks its gateway for something.
     Client(Purpose, SlotId, SlotRequest),
+    Feed { group: GroupName, input: feed::Input },
+    FeedWake(GroupName),
     /// A client opens or closes a connection.
     Connect {
         session: SessionId,
@@ -108,13 +109,16 @@ pub(super) struct Process {
     flush_due: Vec<bool>,
     pub(super) map: Option<SharedMap>,
     pub(super) beliefs: Vec<Belief>,
-    alive: Arc<BTreeSet<Member>>,
+    pub(super) alive: Arc<BTreeSet<Member>>,
     tickets: BTreeMap<Ticket, Asker>,
     next_ticket: Ticket,
     pub(super) asks: BTreeMap<u64, Ask>,
     pub(super) next_ask: u64,
     pub(super) steward: Steward,
-    pub(super) follows: BTreeMap<GroupName, Follow>,
+    pub(super) feeds: BTreeMap<GroupName, Followed>,
+    pub(super) last_attempt: Attempt,
+    /// Members with a connection to this one.
+    pub(super) heard: BTreeSet<Member>,
     pub(super) connections: BTreeMap<u64, Connection>,
     pub(super) renew_at_ms: u64,
 }
@@ -138,13 +142,6 @@ impl World {
                 core.with_limits(self.profile.limits)
             })
             .collect();
-        let mut follows = BTreeMap::new();
-        for number in 0..self.groups.len() {
-            if self.random.permille(700) {
-                let (group, slot) = self.groups[number].clone();
-                follows.insert(group, Follow::new(slot));
-            }
-        }
         let slots = usize::from(self.profile.slots);
         let alive = BTreeSet::from([member.clone()]);
         self.ledger.count("starts");
@@ -162,14 +159,16 @@ impl World {
             asks: BTreeMap::new(),
             next_ask: 0,
             steward: Steward::default(),
-            follows,
+            feeds: BTreeMap::new(),
+            last_attempt: 0,
+            heard: BTreeSet::new(),
             connections: BTreeMap::new(),
             renew_at_ms: 0,
         });
         self.nodes[node].inbox.clear();
         self.reset_links_of(node);
         self.ask_store(node, Operation::ReadMap);
-        let (tick, round) = (self.random.below(TICK_MS), self.random.below(GOSSIP_MS));
+        let (tick, round) = (self.random.below(TICK_MS), self.random.below(self.profile.round_ms));
         self.input_after(tick, node, Input::Tick);
         self.input_after(round, node, Input::Round);
     }
@@ -178,17 +177,23 @@ impl World {
     pub(super) fn input(&mut self, node: usize, input: Input) {
         match input {
             Input::Frame { from, frame } => self.frame(node, from, frame),
-            Input::PeerConnected(from) => self.disrupted(node, Some(&from)),
+            Input::PeerConnected(from) => {
+                self.process(node).heard.insert(from.clone());
+                self.disrupted(node, Some(&from));
+            }
+            Input::PeerLost(from) => self.peer_lost(node, from),
+            Input::Feed { group, input } => self.feed(node, &group, input),
+            Input::FeedWake(group) => self.wake_feed(node, &group),
             Input::LinkReset(member) => self.all_slots(node, |_| SlotInput::LinkReset(member.clone())),
             Input::Gossip { from, map_version, draining } => self.gossip(node, &from, map_version, draining),
             Input::Tick => {
                 self.all_slots(node, |_| SlotInput::Tick);
-                self.gateway_tick(node);
+                self.renew(node);
                 self.input_after(TICK_MS, node, Input::Tick);
             }
             Input::Round => {
                 self.round(node);
-                self.input_after(GOSSIP_MS, node, Input::Round);
+                self.input_after(self.profile.round_ms, node, Input::Round);
             }
             Input::Flush(slot) => {
                 self.process(node).flush_due[usize::from(slot)] = false;
@@ -310,17 +315,20 @@ impl World {
             (Ok(SlotAnswer::Published { position, copies }), Some(publish)) => {
                 self.ledger.acknowledged(publish, *position, *copies, (slot, lineage));
             }
-            (Ok(SlotAnswer::Registered(points)), _) => {
+            (Ok(SlotAnswer::Joined(point)), _) => self.points(std::slice::from_ref(point), (slot, lineage)),
+            (Ok(SlotAnswer::Registered(points)), _) => self.points(points, (slot, lineage)),
+            _ => {}
+        }
+        self.send(node, &asker.from, Frame::Response { id: asker.id, result });
+    }
+
+    fn points(&mut self, points: &[JoinPoint], life: Life) {
                 for point in points {
-                    self.ledger.group_seen(&point.group, point.epoch, (slot, lineage));
+                    self.ledger.group_seen(&point.group, point.epoch, life);
                     for message in &point.messages {
                         self.ledger.saw(&point.group, point.epoch, message);
                     }
                 }
-            }
-            _ => {}
-        }
-        self.send(node, &asker.from, Frame::Response { id: asker.id, result });
     }
 
     /// Told by the shell that a session's presences are out of these groups.
@@ -373,14 +381,14 @@ impl World {
                 self.input_after(after, other, Input::Gossip { from: from.clone(), map_version: known, draining });
             }
         }
-        let now = self.now;
+        let (now, silent_ms) = (self.now, self.profile.silent_ms);
         let own = self.nodes[node].id.clone();
         let names: Vec<_> = self.nodes.iter().map(|node| node.id.clone()).collect();
         let process = self.process(node);
         let mut ahead = Vec::new();
         let mut alive = BTreeSet::new();
         for (name, belief) in names.into_iter().zip(&mut process.beliefs) {
-            let silent = belief.heard_ms + SILENT_MS < now || belief.slandered_until > now;
+            let silent = belief.heard_ms + silent_ms < now || belief.slandered_until > now;
             belief.silent_rounds = if silent { belief.silent_rounds.saturating_add(1) } else { 0 };
             belief.alive = belief.generation > 0 && belief.silent_rounds < 2;
             let member = Member { node: name, generation: belief.generation };
@@ -397,6 +405,7 @@ impl World {
             process.alive = Arc::new(alive);
             let alive = process.alive.clone();
             self.all_slots(node, |_| SlotInput::Alive(alive.clone()));
+            self.look_at_primaries(node);
         }
         if !ahead.is_empty() {
             let peer = ahead.swap_remove(self.random.index(ahead.len()));

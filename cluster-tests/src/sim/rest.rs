@@ -49,21 +49,31 @@ impl World {
                 return Some(reason);
             }
         }
-        if let Some(publisher) = self.publishers.iter().find(|publisher| publisher.waiting) {
-            return Some(format!("a publish is not answered: {publisher:?}"));
+        if let Some(reason) = self.undelivered() {
+            return Some(reason);
         }
         for node in &self.nodes {
-            let Some(process) = &node.process else { return Some(format!("{} does not run", node.id)) };
-            for (group, follow) in &process.follows {
-                let slot = group.slot(self.profile.slots);
-                let state = self.serving_core(slot).and_then(|core| core.replica().state());
-                let head = state.and_then(|state| state.group(group)).map(|group| group.log.position());
-                if head != follow.position {
-                    return Some(format!("{} is at {:?} of {group}, its head is {head:?}", node.id, follow.position));
-                }
+            if node.process.is_none() {
+                return Some(format!("{} does not run", node.id));
             }
         }
         self.sessions.iter().find_map(|client| self.session_unrest(client))
+    }
+
+    /// Who waits for an answer, or for a message.
+    pub(super) fn undelivered(&self) -> Option<String> {
+        if let Some(publisher) = self.publishers.iter().find(|publisher| publisher.waiting) {
+            return Some(format!("a publish is not answered: {publisher:?}"));
+        }
+        for listener in &self.listeners {
+            let (group, slot) = &self.groups[listener.group];
+            let state = self.serving_core(*slot).and_then(|core| core.replica().state());
+            let head = state.and_then(|state| state.group(group)).map(|group| group.log.position());
+            if !listener.live || head != listener.position {
+                return Some(format!("the head of {group} is {head:?}, and there is {listener:?}"));
+            }
+        }
+        None
     }
 
     fn slot_unrest(&mut self, slot: SlotId, assignment: &SlotAssignment) -> Option<String> {

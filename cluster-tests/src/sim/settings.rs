@@ -22,6 +22,10 @@ pub(super) struct Profile {
     pub publish_ms: u64,
     /// How many publishers.
     pub publishers: usize,
+    /// How many listeners.
+    pub listeners: usize,
+    /// A listener goes elsewhere.
+    pub wander: u64,
     /// How many sessions.
     pub sessions: usize,
     /// Messages that a group keeps.
@@ -30,6 +34,12 @@ pub(super) struct Profile {
     pub delay_ms: u64,
     /// A message is slow.
     pub slow: u64,
+    /// Between rounds of gossip, of which each may bring a change of the map.
+    pub round_ms: u64,
+    /// Who is not heard of for so long is believed dead.
+    pub silent_ms: u64,
+    /// A connection that brings nothing for so long is given up.
+    pub keep_alive_ms: u64,
     /// Arbitrary loss, repetition and reordering of replication messages, which the product's links do not do.
     pub harsh: Option<Harsh>,
     /// A node crashes.
@@ -73,6 +83,8 @@ pub(super) struct Harsh {
     pub lose: u64,
     /// Sent twice.
     pub repeat: u64,
+    /// The second time up to so much later.
+    pub repeat_ms: u64,
     /// Overtaken by others, by up to so many milliseconds.
     pub reorder_ms: u64,
 }
@@ -93,9 +105,10 @@ impl Profile {
         let drain = some(300, 3_000, 10_000);
         let outage = some(200, 3_000, 12_000);
         let harsh = random.permille(400).then(|| Harsh {
-            lose: random.below(150),
-            repeat: random.below(150),
-            reorder_ms: random.between(1, 200),
+            lose: random.below(400),
+            repeat: random.below(400),
+            repeat_ms: random.between(10, 3_000),
+            reorder_ms: random.between(1, 300),
         });
         let often = |random: &mut Random, permille: u64, most: u64| {
             let value = random.between(1, most);
@@ -105,13 +118,18 @@ impl Profile {
             nodes: random.between(3, 5) as usize,
             slots: random.between(1, 3) as u16,
             groups: random.between(1, 4) as usize,
-            copies: if random.permille(200) { 3 } else { 2 },
+            copies: if random.permille(300) { 3 } else { 2 },
             fault_ms: random.between(5_000, 20_000),
             publish_ms: if random.permille(300) { random.between(1, 5) } else { random.between(20, 300) },
             publishers: random.between(1, 4) as usize,
+            listeners: random.between(1, 8) as usize,
+            wander: often(random, 500, 300),
             sessions: random.below(4) as usize,
             retention: if random.permille(300) { random.between(3, 20) as u32 } else { 1_000 },
-            delay_ms: random.between(1, 10),
+            delay_ms: if random.permille(200) { random.between(10, 50) } else { random.between(1, 10) },
+            round_ms: if random.permille(500) { random.between(20, 200) } else { 200 },
+            silent_ms: if random.permille(500) { random.between(300, 1_000) } else { 1_000 },
+            keep_alive_ms: if random.permille(500) { random.between(300, 3_000) } else { 1_000 },
             slow: often(random, 500, 50),
             harsh,
             crash,
@@ -129,7 +147,7 @@ impl Profile {
             batches: often(random, 600, 900),
             skew_ms: often(random, 500, 10_000),
             slot: SlotSettings {
-                replica_timeout_ms: 1_000,
+                replica_timeout_ms: if random.permille(300) { random.between(200, 1_000) } else { 1_000 },
                 resume_grace_ms: random.between(500, 3_000),
                 memory_ttl_ms: random.between(1_000, 6_000),
                 queue: if random.permille(200) { 4 } else { 4_096 },

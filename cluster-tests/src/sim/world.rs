@@ -16,6 +16,7 @@ use super::{
     checks::Ledger,
     clients::{Publisher, SessionClient},
     faults::Fault,
+    gateway::Listener,
     network::{Frame, Link},
     node::{Input, Process},
     random::Random,
@@ -28,6 +29,10 @@ const WALL_MS: u64 = 1_700_000_000_000;
 /// After the faults, everything has to be well again within so long.
 const REST_MS: u64 = 60_000;
 const LOOK_MS: u64 = 250;
+/// Shorter than the feeds' interval of renewal.
+const FINALE_MS: u64 = 2_000;
+/// No run comes near to so many.
+const EVENTS_MAX: u64 = 3_000_000;
 
 /// What happens next.
 #[derive(Debug)]
@@ -77,6 +82,7 @@ pub(super) enum Event {
         attempt: u64,
     },
     Session(usize),
+    Listener(usize),
     /// Look whether everything is at rest.
     Look,
 }
@@ -104,11 +110,13 @@ pub(super) struct World {
     pub(super) links: Vec<Vec<Link>>,
     pub(super) store: Store,
     pub(super) publishers: Vec<Publisher>,
+    pub(super) listeners: Vec<Listener>,
     pub(super) sessions: Vec<SessionClient>,
     pub(super) next_number: u64,
     pub(super) ledger: Ledger,
     /// The faults are over.
     pub(super) resting: bool,
+    finale: Option<u64>,
     trace_hash: u64,
     trace: Option<String>,
 }
@@ -157,10 +165,12 @@ impl World {
             links,
             store: Store::default(),
             publishers: Vec::new(),
+            listeners: Vec::new(),
             sessions: Vec::new(),
             next_number: 1,
             ledger: Ledger::new(profile.retention),
             resting: false,
+            finale: None,
             trace_hash: 0,
             trace: trace.then(|| format!("{profile:#?}\n")),
             random,
@@ -176,6 +186,7 @@ impl World {
             self.after(after, Event::Start(node));
         }
         self.create_clients();
+        self.create_listeners();
         for fault in Fault::ALL {
             self.plan_fault(fault);
         }
@@ -191,13 +202,13 @@ impl World {
             }
             self.now = at;
             self.note(sequence, &event);
+            if sequence > EVENTS_MAX {
+                self.ledger.fail(format!("more than {EVENTS_MAX} events: someone repeats something without end"));
+                break;
+            }
             if matches!(event, Event::Look) {
-                match self.unrest() {
-                    None => break,
-                    Some(reason) if at >= rest_at + REST_MS => {
-                        self.ledger.fail(format!("not at rest {REST_MS} ms after the last fault: {reason}"));
-                    }
-                    Some(_) => self.after(LOOK_MS, Event::Look),
+                if self.look(rest_at + REST_MS) {
+                    break;
                 }
             } else {
                 self.handle(event);
@@ -210,6 +221,32 @@ impl World {
         let counts = self.ledger.counts();
         let violation = self.ledger.violation.take().map(|what| format!("at {} ms: {what}", self.now));
         Outcome { trace_hash: self.trace_hash, counts, violation, trace: self.trace }
+    }
+
+    /// Whether the run is over. When all is at rest, one more message goes to each group: it has to be there before any
+    /// renewal could have brought to light that somebody was deaf.
+    fn look(&mut self, deadline: u64) -> bool {
+        self.after(LOOK_MS, Event::Look);
+        match self.finale {
+            None => match self.unrest() {
+                None => {
+                    self.finale = Some(self.now + FINALE_MS);
+                    self.publish_last();
+                }
+                Some(reason) if self.now >= deadline => {
+                    self.ledger.fail(format!("not at rest {REST_MS} ms after the last fault: {reason}"));
+                }
+                Some(_) => {}
+            },
+            Some(until) => match self.undelivered() {
+                None => return true,
+                Some(reason) if self.now >= until => {
+                    self.ledger.fail(format!("{FINALE_MS} ms after the last publish: {reason}"));
+                }
+                Some(_) => {}
+            },
+        }
+        false
     }
 
     fn note(&mut self, sequence: u64, event: &Event) {
@@ -245,6 +282,7 @@ impl World {
             Event::StoreUp => self.store.down = false,
             Event::Publisher { publisher, attempt } => self.publisher(publisher, attempt),
             Event::Session(session) => self.session_client(session),
+            Event::Listener(listener) => self.listener(listener),
             Event::Look => {}
         }
     }

@@ -154,6 +154,10 @@ impl Feed {
                 // Behind what was delivered before it was asked: a deposed primary.
                 return self.retry(now_ms);
             }
+            // It was asked since a position in another log: what follows the position in this one it does not tell.
+            Ok(point) if point.epoch == position.epoch && since.epoch != position.epoch => {
+                return self.register(now_ms, out);
+            }
             Ok(point) => point,
             Err(_) => return self.retry(now_ms),
         };

@@ -235,7 +235,8 @@ impl World {
             let Primary { epoch, head, kept, .. } = *primary;
             let first = match since {
                 Some(since) if since.epoch == epoch => kept.max(since.offset + 1),
-                Some(_) => kept,
+                // As the real one does: of a log that the asker does not know, nothing was missed.
+                Some(_) => head + 1,
                 None => head + 1,
             };
             let recovered =
