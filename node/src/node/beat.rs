@@ -64,6 +64,8 @@ impl Beat {
     /// Every new map goes to the slots; the others hear its version.
     async fn follow_map(self) {
         let mut maps = self.maps.subscribe();
+        // The first map may have come before this task: nobody might ever change it if it were passed over.
+        maps.mark_changed();
         while maps.changed().await.is_ok() {
             let Some(map) = maps.borrow_and_update().clone() else { continue };
             self.metrics.map_version.set(map.version as i64);
