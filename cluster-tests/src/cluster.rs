@@ -164,10 +164,13 @@ impl Cluster {
 
     async fn ready(&self, node: usize) -> Result<()> {
         let api = self.api(node);
-        let waited = wait_until(&format!("{} to be ready", Self::name(node)), LIMIT, async || api.is_ready().await).await;
+        let waited =
+            wait_until(&format!("{} to be ready", Self::name(node)), LIMIT, async || api.is_ready().await).await;
         match waited {
             Ok(_) => Ok(()),
-            Err(error) => Err(error.context(format!("it says {:?}\n{:?}", api.get("/readyz").await, api.health().await))),
+            Err(error) => {
+                Err(error.context(format!("it says {:?}\n{:?}", api.get("/readyz").await, api.health().await)))
+            }
         }
     }
 

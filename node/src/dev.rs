@@ -65,7 +65,7 @@ impl DevCluster {
         std::fs::create_dir_all(&options.data).with_context(|| format!("{} cannot be made", options.data.display()))?;
         let ca = load_ca(&options.data)?;
         let keyring = Arc::new(load_keyring(&options.data.join("keyring.toml"))?);
-        let store: Arc<dyn Store> = EmbeddedStore::open(&options.data.join("roost.redb"))?;
+        let store: Arc<dyn Store> = EmbeddedStore::open(options.data.join("roost.redb"))?;
         let count = options.nodes;
         let mut cluster = Self { options, ca, keyring, store, nodes: Vec::new() };
         for _ in 0..count {

@@ -95,7 +95,7 @@ impl Router {
                                 return;
                             }
                         }
-                        std::future::pending().await
+                        std::future::pending::<()>().await;
                     };
                     tokio::select! {
                         attempt = attempt => attempt,

@@ -357,7 +357,7 @@ impl Worker {
                 SlotOutput::Send { to, message } => self.send(slot, &to, message),
                 SlotOutput::Answer { ticket, result } => self.answer(slot, ticket, result),
                 SlotOutput::Push { to, term, push } if to == self.inputs.me => {
-                    self.inputs.gateway.push(slot, term, push).await
+                    self.inputs.gateway.push(slot, term, push).await;
                 }
                 SlotOutput::Push { to, term, push } => {
                     // Lost where the link is down or full: the gateway learns of either and registers again.

@@ -3,16 +3,16 @@
 
 /// A stream of numbers.
 #[derive(Clone, Debug)]
-pub struct Random(u64);
+pub(super) struct Random(u64);
 
 impl Random {
     /// The stream of a seed.
-    pub fn new(seed: u64) -> Self {
+    pub(super) fn new(seed: u64) -> Self {
         Self(seed)
     }
 
     /// The next one.
-    pub fn number(&mut self) -> u64 {
+    pub(super) fn number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -21,27 +21,27 @@ impl Random {
     }
 
     /// Below the bound, which is at least 1.
-    pub fn below(&mut self, bound: u64) -> u64 {
+    pub(super) fn below(&mut self, bound: u64) -> u64 {
         self.number() % bound.max(1)
     }
 
     /// From `low` to `high`, both included.
-    pub fn between(&mut self, low: u64, high: u64) -> u64 {
+    pub(super) fn between(&mut self, low: u64, high: u64) -> u64 {
         low + self.below(high - low + 1)
     }
 
     /// A place in something of this length.
-    pub fn index(&mut self, length: usize) -> usize {
+    pub(super) fn index(&mut self, length: usize) -> usize {
         self.below(length as u64) as usize
     }
 
     /// True so many times in a thousand.
-    pub fn permille(&mut self, permille: u64) -> bool {
+    pub(super) fn permille(&mut self, permille: u64) -> bool {
         self.below(1_000) < permille
     }
 
     /// Mostly short, now and then long: how waiting times are in reality. At least 1.
-    pub fn waiting(&mut self, mean: u64) -> u64 {
+    pub(super) fn waiting(&mut self, mean: u64) -> u64 {
         match self.below(10) {
             0 => 1 + self.below(mean * 4 + 1),
             1..=3 => 1 + self.below(mean * 2 + 1),

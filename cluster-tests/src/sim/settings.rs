@@ -7,7 +7,7 @@ use super::random::Random;
 
 /// One run's circumstances. Times in milliseconds, chances in a thousand; a mean interval of `None` is never.
 #[derive(Clone, Debug)]
-pub struct Profile {
+pub(super) struct Profile {
     /// How many nodes.
     pub nodes: usize,
     /// How many slots.
@@ -68,7 +68,7 @@ pub struct Profile {
 
 /// See [`Profile::harsh`].
 #[derive(Clone, Copy, Debug)]
-pub struct Harsh {
+pub(super) struct Harsh {
     /// Lost.
     pub lose: u64,
     /// Sent twice.
@@ -79,7 +79,7 @@ pub struct Harsh {
 
 impl Profile {
     /// As the seed has it.
-    pub fn of(random: &mut Random) -> Self {
+    pub(super) fn of(random: &mut Random) -> Self {
         let mut some = |permille: u64, low: u64, high: u64| {
             let interval = random.between(low, high);
             random.permille(permille).then_some(interval)

@@ -71,7 +71,7 @@ mod tests {
     #[test]
     fn data_is_json_where_it_can_be() {
         let check = |data: &str, expected: &str| {
-            assert_eq!(body(data, "k").unwrap(), format!(r#"{{"data":{expected},"key":"k"}}"#))
+            assert_eq!(body(data, "k").unwrap(), format!(r#"{{"data":{expected},"key":"k"}}"#));
         };
         check("{\"a\": 1}", "{\"a\": 1}");
         check("12345678901234567890.5", "12345678901234567890.5");

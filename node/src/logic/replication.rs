@@ -595,7 +595,7 @@ impl Replica {
                 }
                 Mode::Reconcile if silent_ms >= RESEND_MS => progress.sent_ms = 0,
                 Mode::Stream if progress.acked < held.last() && silent_ms >= RESEND_MS => {
-                    progress.sent = progress.acked
+                    progress.sent = progress.acked;
                 }
                 Mode::Stream if progress.told_commit < held.applied && progress.sent == held.last() => {
                     let message = append(held, primary.term, progress, None, self.limits);

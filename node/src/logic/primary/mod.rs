@@ -430,7 +430,6 @@ impl SlotCore {
                     let answer = SlotAnswer::Published { position, copies: self.replica.copies() };
                     out.push(SlotOutput::Answer { ticket, result: Ok(answer) });
                 }
-                return;
             }
             Effect::Member { group, joined, member } => {
                 self.push_to_interested(&group, |group| Push::Member { group, joined, member: member.clone() }, out);

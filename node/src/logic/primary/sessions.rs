@@ -99,7 +99,7 @@ impl SlotCore {
                 self.order(Entry::SessionJoin { session, group }, Pending::Done(ticket));
             }
             SlotRequest::SessionLeave { group, .. } => {
-                self.order(Entry::SessionLeave { session, group }, Pending::Done(ticket))
+                self.order(Entry::SessionLeave { session, group }, Pending::Done(ticket));
             }
             _ => self.refuse(ticket, out),
         }
@@ -202,7 +202,7 @@ impl SlotCore {
                 }
             }
             (Pending::Create { ticket, session }, Effect::Session) => {
-                self.save(index, session, Some((ticket, Waiting::Create)), out)
+                self.save(index, session, Some((ticket, Waiting::Create)), out);
             }
             (Pending::Change { ticket, session }, Effect::Changed(_)) => {
                 self.save(index, session, Some((ticket, Waiting::Change)), out);
@@ -214,7 +214,7 @@ impl SlotCore {
                 self.attached(now, (ticket, session), attachment.number, displaced, out);
             }
             (Pending::Done(ticket), Effect::Session) => {
-                out.push(SlotOutput::Answer { ticket, result: Ok(SlotAnswer::Done) })
+                out.push(SlotOutput::Answer { ticket, result: Ok(SlotAnswer::Done) });
             }
             (Pending::Timer(session), _) => {
                 self.timers.remove(&session);

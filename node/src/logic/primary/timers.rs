@@ -46,11 +46,11 @@ impl SlotCore {
         for session in late {
             self.answer_displacing(session, out);
         }
-        if self.ticks % SESSION_TICKS == 0 {
+        if self.ticks.is_multiple_of(SESSION_TICKS) {
             self.drop_dead_gateways();
             self.session_timers(now, out);
         }
-        if self.ticks % GROUP_TICKS == 0 {
+        if self.ticks.is_multiple_of(GROUP_TICKS) {
             self.group_timers(now);
             let state = self.replica.state();
             self.heard.retain(|id, _| {
