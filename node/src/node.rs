@@ -52,6 +52,7 @@ const STORE_AGAIN: Duration = Duration::from_secs(1);
 const STOP_LIMIT: Duration = Duration::from_secs(5);
 /// Slots that cannot be handed over (no other node takes them) hold a drain up no longer than this.
 const DRAIN_LIMIT: Duration = Duration::from_secs(60);
+const DRAIN_LOOK: Duration = Duration::from_millis(50);
 /// A draining node sends away so many clients a second, each of which is to come back at a time of its own within this.
 const DRAIN_PER_S: u32 = 2_000;
 const DRAIN_SPREAD: Duration = Duration::from_secs(2);
@@ -314,17 +315,19 @@ impl Node {
     pub async fn drain(&self) {
         self.gossip.set(|own| own.state = NodeState::Draining);
         self.gateway.admission.close();
-        let mut maps = self.maps.subscribe();
-        let handed_over = async {
-            while maps.borrow_and_update().as_ref().is_some_and(|map| beat::slots_held(map, &self.me.node) > 0) {
-                if maps.changed().await.is_err() {
-                    return;
-                }
-            }
+        let view = self.gossip.view();
+        let someone_takes_them = || {
+            let view = view.borrow();
+            view.nodes.values().any(|node| node.alive && node.state == NodeState::Serving && node.member != self.me)
         };
-        if tokio::time::timeout(DRAIN_LIMIT, handed_over).await.is_err() {
+        let holds_slots = || self.maps.current().is_some_and(|map| beat::slots_held(&map, &self.me.node) > 0);
+        let until = clock::deadline(DRAIN_LIMIT);
+        while holds_slots() && someone_takes_them() && clock::deadline(Duration::ZERO) < until {
+            tokio::time::sleep(DRAIN_LOOK).await;
+        }
+        if holds_slots() {
             tracing::warn!(
-                "some slots could not be handed over: no other node took them; they are taken over when this node is gone"
+                "some slots could not be handed over: they are taken over, where there are copies, when this node is gone"
             );
         }
         self.gateway.drain(DRAIN_PER_S, DRAIN_SPREAD).await;

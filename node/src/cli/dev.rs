@@ -90,6 +90,10 @@ async fn until_told(
                 _ = watch.tick() => {
                     let failed = cluster.failed();
                     anyhow::ensure!(failed.is_empty(), "node {failed:?} has stopped by itself: the log above says why");
+                    for number in cluster.drain_asked() {
+                        print::note(format_args!("node {number} was asked over HTTP to drain"));
+                        cluster.drain(number).await?;
+                    }
                 }
             }
         };

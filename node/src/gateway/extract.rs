@@ -10,6 +10,8 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
+use bytes::BytesMut;
+use futures_util::StreamExt;
 use serde::{
     Deserialize, Deserializer,
     de::{DeserializeOwned, MapAccess, Visitor, value::MapAccessDeserializer},
@@ -298,6 +300,9 @@ fn unknown<'a>(name: &str, known: impl IntoIterator<Item = &'a &'a str>, what: &
     }
 }
 
+/// Of a body that is too large, so much more is read, so that the client reads the answer.
+const READ_AWAY_BYTES: usize = 16 << 20;
+
 // --- The body ------------------------------------------------------------------------------------------------------
 
 /// A JSON body.
@@ -352,17 +357,26 @@ async fn read_body(request: Request<Body>, limit: usize) -> Result<bytes::Bytes,
     };
     let announced =
         request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    if announced.is_some_and(|bytes| bytes > limit as u64) {
+    let announced_too_large = announced.is_some_and(|bytes| bytes > limit as u64);
+    if announced_too_large && request.headers().contains_key(header::EXPECT) {
         return Err(too_large());
     }
-    axum::body::to_bytes(request.into_body(), limit).await.map_err(|error| {
-        let source = std::error::Error::source(&error);
-        if source.is_some_and(|source| source.to_string().contains("length limit")) {
-            too_large()
-        } else {
-            ApiError::at(StatusCode::BAD_REQUEST, loc!["body"], "incomplete", "the body broke off")
+    let (mut kept, mut seen) = (BytesMut::new(), 0);
+    let mut pieces = request.into_body().into_data_stream();
+    while let Some(piece) = pieces.next().await {
+        let piece = piece
+            .map_err(|_| ApiError::at(StatusCode::BAD_REQUEST, loc!["body"], "incomplete", "the body broke off"))?;
+        seen += piece.len();
+        // A client that is still sending when the connection closes would see that, and not the answer: what is too much
+        // is read away, within reason.
+        if seen > limit.saturating_add(READ_AWAY_BYTES) {
+            break;
         }
-    })
+        if seen <= limit && !announced_too_large {
+            kept.extend_from_slice(&piece);
+        }
+    }
+    if seen > limit || announced_too_large { Err(too_large()) } else { Ok(kept.freeze()) }
 }
 
 fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {

@@ -132,6 +132,7 @@ impl SlotCore {
             messages.truncate(fitting);
             head = messages.last().map_or_else(|| since.map_or(head, |since| since.offset), |message| message.offset);
         }
+        self.silent_gateways.remove(gateway);
         self.interests.entry(group.clone()).or_default().insert(gateway.clone());
         Some(JoinPoint { group, epoch, head, recovered, messages })
     }

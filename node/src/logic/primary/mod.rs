@@ -240,6 +240,8 @@ pub struct SlotCore {
     /// The term that all below belongs to.
     term: Option<Term>,
     interests: BTreeMap<GroupName, BTreeSet<Member>>,
+    /// Since when gateways with interests are believed dead and have not been heard of here.
+    silent_gateways: BTreeMap<Member, u64>,
     pending: BTreeMap<Index, Pending>,
     loading: BTreeMap<SessionId, Vec<Asked>>,
     /// Requests answered when the store has the session as of an entry.
@@ -268,6 +270,7 @@ impl SlotCore {
             ticks: 0,
             term: None,
             interests: BTreeMap::new(),
+            silent_gateways: BTreeMap::new(),
             pending: BTreeMap::new(),
             loading: BTreeMap::new(),
             saving: BTreeMap::new(),
@@ -353,6 +356,7 @@ impl SlotCore {
         }
         self.term = term;
         self.interests.clear();
+        self.silent_gateways.clear();
         self.timers.clear();
         self.departing.clear();
         self.save_again_ms = 0;

@@ -2,7 +2,7 @@
 
 use super::{Pending, SlotCore, SlotOutput};
 use crate::{
-    id::SessionId,
+    id::{Member, SessionId},
     logic::{
         Now,
         entry::Entry,
@@ -23,6 +23,10 @@ const DEPART_AGAIN_MS: u64 = 5_000;
 /// An attachment that its gateway does not renew for so long, though alive, is not there: the detach was lost, or the
 /// attach was carried out after the client had gone. Several times the gateways' interval.
 const UNRENEWED_MS: u64 = 20_000;
+
+/// A gateway that is believed dead and has registered nothing for so long is gone. Several times the interval in which
+/// gateways renew what they follow.
+const GATEWAY_GONE_MS: u64 = 20_000;
 
 /// What a session needs done now.
 enum Due {
@@ -47,7 +51,7 @@ impl SlotCore {
             self.answer_displacing(session, out);
         }
         if self.ticks.is_multiple_of(SESSION_TICKS) {
-            self.drop_dead_gateways();
+            self.drop_dead_gateways(now);
             self.session_timers(now, out);
         }
         if self.ticks.is_multiple_of(GROUP_TICKS) {
@@ -59,13 +63,25 @@ impl SlotCore {
         }
     }
 
-    fn drop_dead_gateways(&mut self) {
+    /// A gateway that is wrongly believed dead notices nothing of it, so its interests stay for as long as it would take
+    /// it to renew them; unless its node has started anew.
+    fn drop_dead_gateways(&mut self, now: Now) {
         if self.alive.is_empty() {
             return;
         }
-        let alive = &self.alive;
+        let (alive, silent) = (&self.alive, &mut self.silent_gateways);
+        silent.retain(|gateway, _| !alive.contains(gateway));
+        let mut is_gone = |gateway: &Member| {
+            if alive.contains(gateway) {
+                return false;
+            }
+            let restarted =
+                alive.iter().any(|other| other.node == gateway.node && other.generation > gateway.generation);
+            let since_ms = *silent.entry(gateway.clone()).or_insert(now.mono_ms);
+            restarted || since_ms + GATEWAY_GONE_MS <= now.mono_ms
+        };
         self.interests.retain(|_, gateways| {
-            gateways.retain(|gateway| alive.contains(gateway));
+            gateways.retain(|gateway| !is_gone(gateway));
             !gateways.is_empty()
         });
     }
