@@ -25,7 +25,7 @@ const GIVE_UP_AFTER: Duration = Duration::from_secs(60);
 /// Before a publish is repeated, where the node does not say.
 const REPEAT_AFTER_MS: u64 = 100;
 /// Well below what nodes allow.
-const HEARTBEAT: Duration = Duration::from_secs(20);
+const HEARTBEAT_MS: u64 = 20_000;
 /// Asks that are sent in one write.
 const BATCH: usize = 64;
 /// `error`s that say nothing about whether the publish was accepted.
@@ -51,6 +51,8 @@ struct Actor {
     to_publish: VecDeque<(u64, usize)>,
     to_request: VecDeque<(Value, Option<oneshot::Sender<Value>>)>,
     sequence: u64,
+    /// When something was last sent.
+    sent_ms: u64,
     node: usize,
     bye: Option<Bye>,
     finish: Option<(bool, oneshot::Sender<Logs>)>,
@@ -89,6 +91,7 @@ pub(super) async fn run(options: ClientOptions, state: Arc<Mutex<State>>, asks: 
         to_publish: VecDeque::new(),
         to_request: VecDeque::new(),
         sequence: 0,
+        sent_ms: 0,
         node: 0,
         bye: None,
         finish: None,
@@ -168,6 +171,7 @@ impl Actor {
         if let Some(token) = &self.options.token {
             hello["session"] = token.clone().into();
         }
+        self.sent_ms = clock::mono_ms();
         socket.send(&hello).await.map_err(|error| error.to_string())?;
         let limit = clock::deadline(LIMIT);
         loop {
@@ -236,9 +240,17 @@ impl Actor {
             if self.finish.is_some() {
                 return End::Finish;
             }
-            let wake = self.to_publish.front().map_or(HEARTBEAT, |(not_before_ms, _)| {
-                Duration::from_millis(not_before_ms.saturating_sub(clock::mono_ms()).max(1))
-            });
+            let now_ms = clock::mono_ms();
+            let heartbeat_ms = self.sent_ms + HEARTBEAT_MS;
+            if heartbeat_ms <= now_ms {
+                self.sent_ms = now_ms;
+                if socket.send(&json!({"type": "heartbeat"})).await.is_err() {
+                    return End::Lost("the heartbeat could not be sent".to_owned());
+                }
+                continue;
+            }
+            let publish_ms = self.to_publish.front().map_or(u64::MAX, |(not_before_ms, _)| *not_before_ms);
+            let wake = Duration::from_millis(heartbeat_ms.min(publish_ms).saturating_sub(now_ms).max(1));
             tokio::select! {
                 biased;
                 received = socket.next() => match received {
@@ -253,11 +265,7 @@ impl Actor {
                     }
                     None => return End::Finish,
                 },
-                () = tokio::time::sleep(wake) => {
-                    if wake == HEARTBEAT && socket.send(&json!({"type": "heartbeat"})).await.is_err() {
-                        return End::Lost("the heartbeat could not be sent".to_owned());
-                    }
-                }
+                () = tokio::time::sleep(wake) => {}
             }
         }
     }
@@ -327,6 +335,7 @@ impl Actor {
             fed = true;
         }
         if fed {
+            self.sent_ms = now_ms;
             socket.flush().await?;
         }
         Ok(())
