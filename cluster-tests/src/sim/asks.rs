@@ -9,12 +9,7 @@ use roost::{
     },
 };
 
-use super::{
-    gateway::Asked,
-    network::Frame,
-    node::Input,
-    world::World,
-};
+use super::{gateway::Asked, network::Frame, node::Input, world::World};
 
 const ATTEMPT_MS: u64 = 600;
 const GIVE_UP_MS: u64 = 5_000;
@@ -24,15 +19,38 @@ const GIVE_UP_MS: u64 = 5_000;
 pub(super) enum Purpose {
     Register(Asked),
     Unregister(Asked),
-    Join { asked: Asked, subscriber: Subscriber },
-    Leave { asked: Asked, subscriber: Subscriber },
-    Publish { publisher: usize, key: PublishKey },
-    Create { session: usize, id: SessionId },
-    End { session: usize },
-    Attach { connection: u64 },
-    Detach { session: SessionId, number: AttachmentNumber },
+    Join {
+        asked: Asked,
+        subscriber: Subscriber,
+    },
+    Leave {
+        asked: Asked,
+        subscriber: Subscriber,
+    },
+    Publish {
+        publisher: usize,
+        key: PublishKey,
+    },
+    Create {
+        session: usize,
+        id: SessionId,
+    },
+    End {
+        session: usize,
+    },
+    Attach {
+        connection: u64,
+    },
+    Detach {
+        session: SessionId,
+        number: AttachmentNumber,
+    },
     /// A group's slot is asked to take a presence out, for the slot of the session.
-    Depart { slot: SlotId, session: SessionId, group: GroupName },
+    Depart {
+        slot: SlotId,
+        session: SessionId,
+        group: GroupName,
+    },
     /// The answer matters to nobody.
     Nothing,
 }

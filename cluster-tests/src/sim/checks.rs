@@ -37,9 +37,16 @@ impl Publish {
 /// What a gateway tells the clients of a group.
 #[derive(Clone, Debug)]
 pub(super) enum Told {
-    Joined { at: Position, recovered: bool },
+    Joined {
+        at: Position,
+        recovered: bool,
+    },
     Message(Epoch, Message),
-    Gap { epoch: Epoch, from: u64, to: u64 },
+    Gap {
+        epoch: Epoch,
+        from: u64,
+        to: u64,
+    },
     Reset(Position),
     /// Nothing up to here is missing.
     Live(Position),

@@ -67,7 +67,10 @@ pub(super) enum Input {
     MapChanged(MapChange),
     /// A client asks its gateway for something.
     Client(Purpose, SlotId, SlotRequest),
-    Feed { group: GroupName, input: feed::Input },
+    Feed {
+        group: GroupName,
+        input: feed::Input,
+    },
     FeedWake(GroupName),
     /// A client opens or closes a connection.
     Connect {
@@ -323,12 +326,12 @@ impl World {
     }
 
     fn points(&mut self, points: &[JoinPoint], life: Life) {
-                for point in points {
-                    self.ledger.group_seen(&point.group, point.epoch, life);
-                    for message in &point.messages {
-                        self.ledger.saw(&point.group, point.epoch, message);
-                    }
-                }
+        for point in points {
+            self.ledger.group_seen(&point.group, point.epoch, life);
+            for message in &point.messages {
+                self.ledger.saw(&point.group, point.epoch, message);
+            }
+        }
     }
 
     /// Told by the shell that a session's presences are out of these groups.
