@@ -203,12 +203,13 @@ documentation  {first}/docs
 health         {first}/v1/cluster/health
 
 try, in other terminals:
-  roost tail chat:1 --url {ws}/ws
-  roost publish chat:1 '{{\"text\":\"hello\"}}' --url {last}
+  {roost} tail chat:1 --url {ws}/ws
+  {roost} publish chat:1 '{{\"text\":\"hello\"}}' --url {last}
   curl -s {last}/v1/groups/chat:1/messages -H 'X-API-Key: {key}' -H 'Content-Type: application/json' -d '{{\"data\":\"hi\"}}'
   curl -s {first}/v1/cluster/health
 ",
         ws = first.replacen("http", "ws", 1),
+        roost = std::env::args().next().unwrap_or_else(|| "roost".to_owned()),
     ))?;
     if std::io::stdin().is_terminal() {
         print::note(format_args!("here: kill 2 · start 2 · drain 2 · add · status · quit"));

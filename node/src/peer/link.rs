@@ -257,7 +257,11 @@ pub(super) async fn dial(
     expected: Option<(&NodeId, Generation)>,
 ) -> Result<(Connection, NodeId, Generation), DialError> {
     let connecting = shared.endpoint.connect_with(shared.client.clone(), addr, tls::COMMON_NAME);
-    let connecting = connecting.map_err(|error| DialError::Refused(error.to_string()))?;
+    let connecting = connecting.map_err(|error| match error {
+        // This node is the one that stops.
+        quinn::ConnectError::EndpointStopping => DialError::Lost(quinn::ConnectionError::LocallyClosed),
+        error => DialError::Refused(error.to_string()),
+    })?;
     let connection = connecting.await.map_err(DialError::Lost)?;
     let hello = Hello {
         purpose,
