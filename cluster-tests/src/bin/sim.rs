@@ -1,38 +1,52 @@
 //! Runs the simulation for many seeds, or for one with every event in words.
 //!
-//! `sim [--seeds N] [--seed FIRST] [--trace]`
+//! `sim [--seeds N] [--seed FIRST] [--until-failure] [--trace]`
 
-use std::{collections::BTreeMap, process::ExitCode};
+use std::{collections::BTreeMap, process::ExitCode, time::Instant};
 
 use cluster_tests::sim;
 
-#[expect(clippy::print_stdout, reason = "what the program is for")]
+/// What was asked for.
+struct Arguments {
+    seeds: u64,
+    first: u64,
+    until_failure: bool,
+    trace: bool,
+}
+
+impl Arguments {
+    fn read(mut arguments: impl Iterator<Item = String>) -> Option<Self> {
+        let mut read = Self { seeds: 1_000, first: 0, until_failure: false, trace: false };
+        while let Some(argument) = arguments.next() {
+            match argument.as_str() {
+                "--seeds" => read.seeds = arguments.next()?.parse().ok()?,
+                "--seed" => read.first = arguments.next()?.parse().ok()?,
+                "--until-failure" => read.until_failure = true,
+                "--trace" => (read.trace, read.seeds) = (true, 1),
+                _ => return None,
+            }
+        }
+        Some(read)
+    }
+}
+
+#[expect(clippy::print_stdout, clippy::print_stderr, reason = "what the program is for")]
 #[expect(clippy::disallowed_methods, reason = "tells how fast it is")]
 fn main() -> ExitCode {
-    let (mut seeds, mut first, mut trace) = (1_000, 0, false);
-    let mut arguments = std::env::args().skip(1);
-    while let Some(argument) = arguments.next() {
-        let mut number = || arguments.next().and_then(|text| text.parse().ok());
-        match (argument.as_str(), &mut seeds, &mut first) {
-            ("--trace", ..) => trace = true,
-            ("--seeds", into, _) | ("--seed", _, into) => match number() {
-                Some(value) => *into = value,
-                None => return usage(),
-            },
-            _ => return usage(),
-        }
-    }
-    if trace {
-        seeds = 1;
-    } else {
-        // Panics are reported with their seed.
+    let Some(arguments) = Arguments::read(std::env::args().skip(1)) else {
+        eprintln!("usage: sim [--seeds N] [--seed FIRST] [--until-failure] [--trace]");
+        return ExitCode::FAILURE;
+    };
+    if !arguments.trace {
+        // A panic is reported with its seed; the trace shows where it was.
         std::panic::set_hook(Box::new(|_| {}));
     }
-    let start = std::time::Instant::now();
+    let start = Instant::now();
     let mut counts = BTreeMap::new();
-    let mut failed = 0;
-    for seed in first..first + seeds {
-        let outcome = sim::run(seed, trace);
+    let (mut done, mut failed) = (0_u32, 0_u32);
+    for seed in arguments.first..arguments.first.saturating_add(arguments.seeds) {
+        let outcome = sim::run(seed, arguments.trace);
+        done += 1;
         for (what, count) in outcome.counts {
             *counts.entry(what).or_insert(0) += count;
         }
@@ -40,18 +54,15 @@ fn main() -> ExitCode {
         if let Some(violation) = outcome.violation {
             failed += 1;
             println!("seed {seed}: {violation}\n    again: scripts/sim --seed {seed} --trace");
+            if arguments.until_failure {
+                break;
+            }
         }
     }
     let seconds = start.elapsed().as_secs_f64();
     for (what, count) in counts {
         println!("{count:>10} {what}");
     }
-    println!("{seeds} seeds in {seconds:.1} s ({:.1} runs/s), {failed} failed", seeds as f64 / seconds);
+    println!("{done} seeds in {seconds:.1} s ({:.1} runs/s), {failed} failed", f64::from(done) / seconds);
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-}
-
-#[expect(clippy::print_stderr, reason = "what the program is for")]
-fn usage() -> ExitCode {
-    eprintln!("usage: sim [--seeds N] [--seed FIRST] [--trace]");
-    ExitCode::FAILURE
 }

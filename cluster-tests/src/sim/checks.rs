@@ -69,6 +69,8 @@ pub(super) struct Ledger {
     epochs: BTreeMap<(GroupName, Life), Epoch>,
     /// S3: the last offset that was acknowledged.
     acknowledged: BTreeMap<(GroupName, Life), Position>,
+    /// Who held the last publish that was acknowledged with two copies or more, unless others have been added since.
+    holders: BTreeMap<Life, Vec<Member>>,
     /// The state after an entry, whoever has it.
     states: BTreeMap<(Life, Index), (u64, Member)>,
     /// The last entry that anyone knew to be committed.
@@ -91,6 +93,7 @@ impl Ledger {
             lives: BTreeMap::new(),
             epochs: BTreeMap::new(),
             acknowledged: BTreeMap::new(),
+            holders: BTreeMap::new(),
             states: BTreeMap::new(),
             committed: BTreeMap::new(),
             primaries: BTreeMap::new(),
@@ -181,6 +184,20 @@ impl Ledger {
         if copies == 0 {
             self.fail(format!("{group}: an answer counts no copies"));
         }
+    }
+
+    pub(super) fn held_by(&mut self, life: Life, holders: &[Member]) {
+        if holders.len() > 1 {
+            self.holders.insert(life, holders.to_vec());
+        }
+    }
+
+    pub(super) fn replicated_again(&mut self, life: Life) {
+        self.holders.remove(&life);
+    }
+
+    pub(super) fn holders(&self, life: Life) -> &[Member] {
+        self.holders.get(&life).map_or(&[], Vec::as_slice)
     }
 
     /// What a listener is told follows on what it was told before (S2, S6, S8). Where it is then.
@@ -290,12 +307,14 @@ impl Ledger {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Seen {
     applied: Index,
+    holds: Index,
     lineage: Option<u64>,
     serving: Option<Term>,
 }
 
 impl Seen {
-    /// Looks at a copy after each of its steps. `term` is the slot's in the store. Whether more is known to be committed.
+    /// Looks at a copy after each of its steps. `term` is the slot's in the store. Whether more is known to be committed,
+    /// or less is held than before.
     pub(super) fn look(
         &mut self,
         ledger: &mut Ledger,
@@ -305,22 +324,25 @@ impl Seen {
         term: Term,
     ) -> bool {
         let (applied, lineage, serving) = (replica.applied(), replica.lineage(), replica.serving());
+        let holds = applied + replica.uncommitted() as u64;
         let same = applied == self.applied && lineage == self.lineage;
+        let less = holds < self.holds || lineage != self.lineage;
+        self.holds = holds;
         if same && serving == self.serving {
-            return false;
+            return less;
         }
-        let before = std::mem::replace(self, Self { applied, lineage, serving });
-        let (Some(lineage), Some(state)) = (lineage, replica.state()) else { return false };
+        let before = std::mem::replace(self, Self { applied, holds, lineage, serving });
+        let (Some(lineage), Some(state)) = (lineage, replica.state()) else { return less };
         let life = (slot, lineage);
         if let Some(primary) = replica.primary_term()
             && ledger.primaries.get(&(slot, primary)) != Some(member)
         {
             ledger.fail(format!("{member} is primary of slot {slot} in term {primary} without the map's word"));
         }
-        let mut more = false;
+        let mut look = less;
         if !same {
             let committed = ledger.committed.entry(life).or_default();
-            more = applied > *committed;
+            look |= applied > *committed;
             *committed = applied.max(*committed);
             if applied % COMPARE_EVERY == 0 {
                 ledger.state(member, life, applied, state);
@@ -329,7 +351,7 @@ impl Seen {
         if serving != before.serving && serving == Some(term) {
             ledger.serves(member, life, applied, state);
         }
-        more
+        look
     }
 }
 

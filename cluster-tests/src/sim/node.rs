@@ -316,6 +316,8 @@ impl World {
         let lineage = process.cores[usize::from(slot)].replica().lineage().unwrap_or(0);
         match (&result, &asker.publish) {
             (Ok(SlotAnswer::Published { position, copies }), Some(publish)) => {
+                let known = process.map.as_ref().and_then(|map| map.slot(slot));
+                self.ledger.held_by((slot, lineage), known.map_or(&[], |assignment| &assignment.in_sync));
                 self.ledger.acknowledged(publish, *position, *copies, (slot, lineage));
             }
             (Ok(SlotAnswer::Joined(point)), _) => self.points(std::slice::from_ref(point), (slot, lineage)),

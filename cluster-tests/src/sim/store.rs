@@ -149,13 +149,25 @@ impl World {
             if !wrong.is_empty() {
                 self.ledger.fail(format!("slot {slot}: {} in {old:?} -> {new:?}", wrong.join(", ")));
             }
-            self.count_change(old, new);
+            self.count_change(slot as SlotId, old, new);
         }
         self.ledger.map_changed(next);
     }
 
-    fn count_change(&mut self, old: &roost::logic::map::SlotAssignment, new: &roost::logic::map::SlotAssignment) {
+    fn count_change(
+        &mut self,
+        slot: SlotId,
+        old: &roost::logic::map::SlotAssignment,
+        new: &roost::logic::map::SlotAssignment,
+    ) {
+        let life = (slot, old.lineage);
+        // The limit of S3: a member that was dropped, being slow or wrongly suspected, has failed, though it lives.
+        let lives = self.ledger.holders(life).iter().any(|member| self.running(member).is_some());
         let ledger = &mut self.ledger;
+        ledger.count_if(lives && new.lineage > old.lineage, "slots started again while a dropped copy lived");
+        if new.in_sync.len() > old.in_sync.len() {
+            ledger.replicated_again(life);
+        }
         ledger.count_if(new.lineage > old.lineage, "slots started again");
         ledger.count_if(new.term > old.term && new.in_sync.contains(&old.primary), "hand-overs");
         ledger.count_if(new.term > old.term && !new.in_sync.contains(&old.primary), "take-overs");

@@ -9,6 +9,9 @@
 //! which appends carry and acknowledgements echo: an acknowledgement from before a member was dropped and came back
 //! counts for nothing.
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::Arc,

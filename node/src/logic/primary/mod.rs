@@ -6,6 +6,8 @@
 
 mod groups;
 mod sessions;
+#[cfg(test)]
+mod tests;
 mod timers;
 
 use std::{
@@ -252,8 +254,10 @@ pub struct SlotCore {
     /// When the term began, and when a session's attachment was last heard of in it.
     since_ms: u64,
     heard: BTreeMap<SessionId, u64>,
-    /// Sessions with a timer's entry under way, with groups being departed, with a failed save (and when to try again).
+    /// Sessions with a timer's entry under way, with a write under way, with groups being departed, with a failed save (and
+    /// when to try again). A store that does not answer keeps no timer waiting.
     timers: BTreeSet<SessionId>,
+    writes: BTreeSet<SessionId>,
     departing: BTreeMap<SessionId, u64>,
     save_again_ms: u64,
 }
@@ -279,6 +283,7 @@ impl SlotCore {
             since_ms: 0,
             heard: BTreeMap::new(),
             timers: BTreeSet::new(),
+            writes: BTreeSet::new(),
             departing: BTreeMap::new(),
             save_again_ms: 0,
         }
@@ -332,9 +337,16 @@ impl SlotCore {
 
     /// Sends and commits what the inputs so far allow.
     pub fn flush(&mut self, now: Now, out: &mut Vec<SlotOutput>) {
-        let mut from_replica = Vec::new();
-        self.replica.flush(now, &mut from_replica);
-        self.perform(now, from_replica, out);
+        loop {
+            let last = self.replica.applied() + self.replica.uncommitted() as u64;
+            let mut from_replica = Vec::new();
+            self.replica.flush(now, &mut from_replica);
+            self.perform(now, from_replica, out);
+            // What was committed may have let more be ordered: a request whose session had to be loaded first.
+            if self.replica.applied() + self.replica.uncommitted() as u64 <= last {
+                return;
+            }
+        }
     }
 
     fn perform(&mut self, now: Now, outputs: Vec<ReplicaOutput>, out: &mut Vec<SlotOutput>) {
@@ -358,6 +370,7 @@ impl SlotCore {
         self.interests.clear();
         self.silent_gateways.clear();
         self.timers.clear();
+        self.writes.clear();
         self.departing.clear();
         self.save_again_ms = 0;
         self.renewals.clear();

@@ -141,7 +141,7 @@ impl SlotCore {
 
     /// The store has answered to a write.
     pub(super) fn saved(&mut self, now: Now, session: SessionId, index: Index, ok: bool, out: &mut Vec<SlotOutput>) {
-        self.timers.remove(&session);
+        self.writes.remove(&session);
         if ok {
             self.order(Entry::Saved { session, index }, Pending::Nobody);
         } else {
@@ -371,7 +371,7 @@ impl SlotCore {
         };
         let (record, ended) = (known.record.clone(), known.ended().is_some());
         out.push(SlotOutput::Save { record, ended, term, index });
-        self.timers.insert(session);
+        self.writes.insert(session);
         self.saving.entry((session, index)).or_default().extend(waiting);
     }
 

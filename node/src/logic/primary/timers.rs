@@ -137,7 +137,7 @@ impl SlotCore {
         if !session.departing.is_empty() && self.departing.get(&id).is_none_or(|again_ms| *again_ms <= now.mono_ms) {
             return Some(Due::Depart);
         }
-        if session.is_unsaved() && self.save_again_ms <= now.mono_ms {
+        if session.is_unsaved() && !self.writes.contains(&id) && self.save_again_ms <= now.mono_ms {
             return Some(Due::Save);
         }
         let forgettable = session.is_at_rest() && session.record.last_used_ms + self.settings.memory_ttl_ms <= at_ms;

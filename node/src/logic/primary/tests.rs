@@ -1,0 +1,387 @@
+//! A primary that is alone with its copy, so that what it orders is committed at the next flush, and a second node where a
+//! test is about what passes from one primary to the next.
+
+use bytes::Bytes;
+use uuid::Uuid;
+
+use super::*;
+use crate::{
+    id::{NodeId, Position, PublishKey},
+    logic::{
+        entry::{EndReason, Retention, SessionChange},
+        request::{Interest, SessionView},
+    },
+};
+
+const SETTINGS: SlotSettings = SlotSettings {
+    replica_timeout_ms: 1_000,
+    resume_grace_ms: 1_000,
+    memory_ttl_ms: 5_000,
+    queue: 64,
+    groups_per_session: 4,
+};
+const SESSION: SessionId = SessionId(Uuid::from_u128(7));
+
+fn member(name: &str) -> Member {
+    Member { node: NodeId::parse(name).unwrap(), generation: 1 }
+}
+
+fn record() -> SessionRecord {
+    SessionRecord {
+        id: SESSION,
+        user: "ann".to_owned(),
+        created_ms: 0,
+        expires_ms: u64::MAX,
+        idle_ttl_ms: 1_000_000,
+        last_used_ms: 0,
+        attributes: Bytes::from_static(b"{}"),
+        groups: BTreeSet::new(),
+        grants: Vec::new(),
+    }
+}
+
+fn publish(key: u128) -> SlotRequest {
+    SlotRequest::Publish {
+        group: group(),
+        key: PublishKey(key),
+        data: Bytes::from_static(b"1"),
+        from: None,
+        retention: Retention { messages: 10, bytes: 1_000, age_ms: 10_000 },
+        min_copies: 1,
+    }
+}
+
+fn register() -> SlotRequest {
+    SlotRequest::Register { interests: vec![Interest { group: group(), since: None }] }
+}
+
+fn group() -> GroupName {
+    GroupName::parse("g").unwrap()
+}
+
+/// A slot on node `p`.
+struct Bench {
+    now_ms: u64,
+    core: SlotCore,
+    term: Term,
+    version: u64,
+    /// The version that made `q` in-sync.
+    shared_at: u64,
+    next: Ticket,
+    out: Vec<SlotOutput>,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let core = SlotCore::new(0, member("p"), SETTINGS, 1);
+        let mut bench = Self { now_ms: 1_000, core, term: 1, version: 0, shared_at: 0, next: 0, out: Vec::new() };
+        bench.map("p", &["p"]);
+        bench
+    }
+
+    fn map(&mut self, primary: &str, in_sync: &[&str]) {
+        self.version += 1;
+        if in_sync.len() > 1 {
+            self.shared_at = self.version;
+        }
+        let assignment = SlotAssignment {
+            term: self.term,
+            lineage: 1,
+            changed_at: self.version,
+            primary: member(primary),
+            in_sync: in_sync.iter().map(|name| member(name)).collect(),
+            learner: None,
+        };
+        let version = self.version;
+        self.input(SlotInput::Map { version, assignment });
+    }
+
+    /// `q` has a copy too from now on, and acknowledges only what it is told to.
+    fn share(&mut self) {
+        self.term += 1;
+        self.map("p", &["p", "q"]);
+        self.acknowledge();
+    }
+
+    fn acknowledge(&mut self) {
+        let index = self.core.replica().applied() + self.core.replica().uncommitted() as u64;
+        let message = ReplicationMessage::Ack { term: self.term, sync: self.shared_at, index, gap: false };
+        self.input(SlotInput::Peer { from: member("q"), message });
+    }
+
+    fn input(&mut self, input: SlotInput) {
+        let now = Now { mono_ms: self.now_ms, wall_ms: self.now_ms };
+        self.core.handle(now, input, &mut self.out);
+        self.core.flush(now, &mut self.out);
+    }
+
+    /// What a gateway asks; the ticket.
+    fn ask(&mut self, gateway: &str, request: SlotRequest) -> Ticket {
+        self.next += 1;
+        let (ticket, term) = (self.next, self.term);
+        self.input(SlotInput::Request { ticket, from: member(gateway), term, request });
+        ticket
+    }
+
+    /// The answer to it, if there is one yet.
+    fn answer(&self, to: Ticket) -> Option<&Result<SlotAnswer, SlotError>> {
+        self.out.iter().find_map(|output| match output {
+            SlotOutput::Answer { ticket, result } if *ticket == to => Some(result),
+            _ => None,
+        })
+    }
+
+    fn answer_to(&mut self, gateway: &str, request: SlotRequest) -> Result<SlotAnswer, SlotError> {
+        let ticket = self.ask(gateway, request);
+        self.answer(ticket).expect("answered at once").clone()
+    }
+
+    fn pushes(&mut self, gateway: &str) -> Vec<Push> {
+        let pushed = |output: &SlotOutput| match output {
+            SlotOutput::Push { to, push, .. } if *to == member(gateway) => Some(push.clone()),
+            _ => None,
+        };
+        let pushes = self.out.iter().filter_map(pushed).collect();
+        self.out.retain(|output| pushed(output).is_none());
+        pushes
+    }
+
+    /// The store carries out what it was asked for, or does not.
+    fn store(&mut self, ok: bool, row: Option<SessionRecord>) {
+        for output in std::mem::take(&mut self.out) {
+            match output {
+                SlotOutput::Save { record, index, .. } => {
+                    self.input(SlotInput::Saved { session: record.id, index, ok });
+                }
+                SlotOutput::Load { session } => {
+                    let result = if ok { Ok(row.clone()) } else { Err(()) };
+                    self.input(SlotInput::Loaded { session, result });
+                }
+                other => self.out.push(other),
+            }
+        }
+    }
+
+    fn pass(&mut self, ms: u64) {
+        for _ in 0..ms / 100 {
+            self.now_ms += 100;
+            self.input(SlotInput::Tick);
+        }
+    }
+
+    fn with_session() -> Self {
+        let mut bench = Self::new();
+        let created = bench.ask("g1", SlotRequest::CreateSession { record: record() });
+        assert_eq!(bench.answer(created), None, "the store comes first");
+        bench.store(true, None);
+        assert!(bench.answer(created).unwrap().is_ok());
+        bench
+    }
+
+    fn attach(&mut self, gateway: &str, connection: u64) -> Ticket {
+        self.ask(gateway, SlotRequest::Attach { session: SESSION, connection })
+    }
+
+    fn attached(&self, ticket: Ticket) -> AttachmentNumber {
+        match self.answer(ticket) {
+            Some(Ok(SlotAnswer::Attached { attachment, .. })) => *attachment,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn view(&mut self) -> SessionView {
+        match self.answer_to("g1", SlotRequest::ReadSession { session: SESSION }) {
+            Ok(SlotAnswer::Session(view)) => view,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn renew(&mut self, gateway: &str, attachment: AttachmentNumber, connection: u64) {
+        self.ask(gateway, SlotRequest::Renew { attachments: vec![(SESSION, attachment, connection)] });
+    }
+}
+
+#[test]
+fn a_publish_is_answered_and_delivered_when_it_is_committed_and_a_repeat_gets_the_same() {
+    let mut bench = Bench::new();
+    bench.share();
+    let registered = bench.ask("g1", register());
+    bench.acknowledge();
+    assert!(bench.answer(registered).unwrap().is_ok());
+    let first = bench.ask("g1", publish(5));
+    assert_eq!(bench.answer(first), None, "`q` does not have it");
+    assert_eq!(bench.pushes("g1").len(), 0);
+    bench.acknowledge();
+    let position = match bench.answer(first) {
+        Some(Ok(SlotAnswer::Published { position, copies: 2 })) => *position,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(position.offset, 1);
+    assert_eq!(bench.pushes("g1").len(), 1);
+    bench.map("p", &["p"]);
+    assert_eq!(bench.answer_to("g2", publish(5)), Ok(SlotAnswer::Published { position, copies: 1 }));
+    assert_eq!(bench.pushes("g1").len(), 0, "a repeat is no message");
+    let next = Position { offset: 2, ..position };
+    assert_eq!(bench.answer_to("g2", publish(6)), Ok(SlotAnswer::Published { position: next, copies: 1 }));
+}
+
+#[test]
+fn who_waits_is_told_when_the_primary_is_deposed_and_wrong_terms_are_refused() {
+    let mut bench = Bench::new();
+    bench.share();
+    let waiting = bench.ask("g1", publish(5));
+    bench.term += 1;
+    bench.map("q", &["p", "q"]);
+    assert_eq!(bench.answer(waiting), Some(&Err(SlotError::NotPrimary { map_version: 3 })));
+    assert_eq!(bench.answer_to("g1", publish(5)), Err(SlotError::NotPrimary { map_version: 3 }));
+}
+
+#[test]
+fn a_gateway_that_is_believed_dead_keeps_its_interests_while_it_may_be_alive() {
+    let mut bench = Bench::new();
+    let alive = |names: &[&str]| SlotInput::Alive(Arc::new(names.iter().map(|name| member(name)).collect()));
+    bench.input(alive(&["p", "g1"]));
+    assert!(bench.answer_to("g1", register()).is_ok());
+    bench.input(alive(&["p"]));
+    for _ in 0..8 {
+        bench.pass(5_000);
+        assert!(bench.answer_to("g1", register()).is_ok());
+    }
+    assert!(bench.answer_to("p", publish(1)).is_ok());
+    assert_eq!(bench.pushes("g1").len(), 1);
+    bench.pass(30_000);
+    assert!(bench.answer_to("p", publish(2)).is_ok());
+    assert_eq!(bench.pushes("g1").len(), 0, "it has not been heard of");
+}
+
+#[test]
+fn an_attach_waits_for_the_earlier_socket_and_so_do_a_repeat_and_a_third_one() {
+    let mut bench = Bench::with_session();
+    let first = bench.attach("g1", 1);
+    let first = bench.attached(first);
+    let second = bench.attach("g2", 2);
+    assert_eq!(bench.pushes("g1"), [Push::Displace { session: SESSION, attachment: first }]);
+    let repeat = bench.attach("g2", 2);
+    assert_eq!((bench.answer(second), bench.answer(repeat)), (None, None));
+    let third = bench.attach("g3", 3);
+    let second = bench.attached(second);
+    assert_eq!(second, bench.attached(repeat));
+    bench.ask("g2", SlotRequest::ConfirmDisplaced { session: SESSION, attachment: second });
+    assert_eq!(bench.answer(third), None, "the first one is not known to be gone");
+    bench.ask("g1", SlotRequest::ConfirmDisplaced { session: SESSION, attachment: first });
+    assert!(bench.attached(third) > second);
+}
+
+#[test]
+fn an_attach_does_not_wait_for_ever() {
+    let mut bench = Bench::with_session();
+    bench.attach("g1", 1);
+    let second = bench.attach("g2", 2);
+    bench.pass(2_000);
+    bench.attached(second);
+}
+
+#[test]
+fn an_attachment_that_is_not_renewed_ends() {
+    let mut bench = Bench::with_session();
+    let attached = bench.attach("g1", 1);
+    let number = bench.attached(attached);
+    for _ in 0..6 {
+        bench.pass(5_000);
+        bench.renew("g1", number, 1);
+    }
+    assert!(bench.view().attached);
+    bench.ask("g1", SlotRequest::Detach { session: SESSION, attachment: number });
+    assert!(!bench.view().attached);
+    // A renewal that was asked before the detach and comes after it.
+    bench.renew("g1", number, 1);
+    assert!(bench.view().attached, "the gateway could have been believed dead");
+    bench.pass(22_000);
+    assert!(!bench.view().attached && !bench.view().present);
+}
+
+#[test]
+fn a_slot_that_has_forgotten_an_attachment_asks_the_store() {
+    let mut bench = Bench::new();
+    let number = 900;
+    bench.renew("g1", number, 1);
+    bench.store(true, Some(record()));
+    assert!(bench.view().attached);
+    bench.renew("g1", number, 1);
+    assert_eq!(bench.pushes("g1"), [], "it is the same attachment, by the same number");
+    assert_eq!(
+        bench.answer_to("g1", SlotRequest::Detach { session: SESSION, attachment: number }),
+        Ok(SlotAnswer::Done)
+    );
+    assert!(!bench.view().attached);
+
+    let mut bench = Bench::new();
+    bench.renew("g1", number, 1);
+    bench.store(true, None);
+    assert_eq!(bench.pushes("g1"), [Push::SessionEnded { session: SESSION, reason: EndReason::Ended }]);
+}
+
+#[test]
+fn an_end_is_told_and_a_repeat_waits_for_the_store_too() {
+    let mut bench = Bench::with_session();
+    bench.attach("g1", 1);
+    let first = bench.ask("g2", SlotRequest::EndSession { session: SESSION });
+    assert_eq!(bench.pushes("g1"), [Push::SessionEnded { session: SESSION, reason: EndReason::Ended }]);
+    bench.store(false, None);
+    assert_eq!(bench.answer(first), Some(&Err(SlotError::Unknown)));
+    let again = bench.ask("g2", SlotRequest::EndSession { session: SESSION });
+    assert_eq!(bench.answer(again), None);
+    bench.store(true, None);
+    assert_eq!(bench.answer(again), Some(&Ok(SlotAnswer::Done)));
+}
+
+#[test]
+fn what_an_earlier_primary_had_ordered_is_told_by_the_one_that_commits_it() {
+    let mut bench = Bench::with_session();
+    bench.attach("g1", 1);
+    bench.share();
+    bench.ask("g2", SlotRequest::EndSession { session: SESSION });
+    assert_eq!(bench.pushes("g1"), []);
+    bench.term += 1;
+    bench.map("q", &["p", "q"]);
+    bench.term += 1;
+    bench.map("p", &["p"]);
+    assert_eq!(bench.pushes("g1"), [Push::SessionEnded { session: SESSION, reason: EndReason::Ended }]);
+}
+
+#[test]
+fn a_request_that_crosses_with_the_forgetting_of_its_session_is_to_be_repeated() {
+    let mut bench = Bench::with_session();
+    bench.share();
+    // The timer orders the forgetting, which waits for `q`.
+    bench.now_ms += SETTINGS.memory_ttl_ms;
+    bench.pass(1_000);
+    assert!(bench.core.replica().uncommitted() > 0);
+    let crossing = bench.ask("g1", SlotRequest::ChangeSession { session: SESSION, change: SessionChange::default() });
+    bench.map("p", &["p"]);
+    assert_eq!(bench.answer(crossing), Some(&Err(SlotError::Busy)));
+    let again = bench.ask("g1", SlotRequest::ReadSession { session: SESSION });
+    bench.store(true, Some(record()));
+    assert!(bench.answer(again).unwrap().is_ok());
+}
+
+#[test]
+fn a_repeated_creation_whose_write_fails_ends_nothing() {
+    let mut bench = Bench::new();
+    let first = bench.ask("g1", SlotRequest::CreateSession { record: record() });
+    let second = bench.ask("g1", SlotRequest::CreateSession { record: record() });
+    let saves: Vec<_> = bench
+        .out
+        .iter()
+        .filter_map(|output| match output {
+            SlotOutput::Save { index, .. } => Some(*index),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(saves.len(), 2);
+    bench.input(SlotInput::Saved { session: SESSION, index: saves[0], ok: true });
+    bench.input(SlotInput::Saved { session: SESSION, index: saves[1], ok: false });
+    assert!(bench.answer(first).unwrap().is_ok());
+    assert!(bench.answer(second).unwrap().is_err());
+    bench.view();
+}

@@ -1,0 +1,342 @@
+//! Each of the six rules by itself; `cluster-tests/src/sim` has them all at once, in a bad world.
+
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::id::{GroupName, NodeId};
+
+const TIMEOUT_MS: u64 = 1_000;
+
+fn member(name: &str) -> Member {
+    let (node, generation) = name.split_once('#').unwrap_or((name, "1"));
+    Member { node: NodeId::parse(node).unwrap(), generation: generation.parse().unwrap() }
+}
+
+fn entry(number: u64) -> Entry {
+    let group = GroupName::parse(&format!("g{number}")).unwrap();
+    Entry::OpenGroup { group, epoch: crate::id::Epoch(number), at_ms: 0 }
+}
+
+/// What a map says of the slot, in short: `term primary in-sync,… learner?`.
+fn assignment(changed_at: u64, text: &str) -> SlotAssignment {
+    let mut words = text.split(' ');
+    let (term, lineage) = words.next().unwrap().split_once('/').unwrap();
+    let primary = member(words.next().unwrap());
+    let mut in_sync: Vec<_> = words.next().unwrap().split(',').map(member).collect();
+    in_sync.sort();
+    let (term, lineage) = (term.parse().unwrap(), lineage.parse().unwrap());
+    SlotAssignment { term, lineage, changed_at, primary, in_sync, learner: words.next().map(member) }
+}
+
+/// Some copies, and the messages between them.
+#[derive(Default)]
+struct Bench {
+    now_ms: u64,
+    replicas: BTreeMap<Member, Replica>,
+    mail: Vec<(Member, Member, ReplicationMessage)>,
+    committed: BTreeMap<Member, Vec<Index>>,
+    asked: Vec<MapRequest>,
+}
+
+impl Bench {
+    fn new(names: &[&str]) -> Self {
+        let mut bench = Self::default();
+        for name in names {
+            bench.replicas.insert(member(name), Replica::new(0, member(name), TIMEOUT_MS));
+        }
+        bench
+    }
+
+    fn act<T>(&mut self, name: &Member, act: impl FnOnce(&mut Replica, Now, &mut Vec<ReplicaOutput>) -> T) -> T {
+        let now = Now { mono_ms: self.now_ms, wall_ms: self.now_ms };
+        let mut out = Vec::new();
+        let replica = self.replicas.get_mut(name).unwrap();
+        let result = act(replica, now, &mut out);
+        replica.flush(now, &mut out);
+        for output in out {
+            match output {
+                ReplicaOutput::Send { to, message } => self.mail.push((name.clone(), to, message)),
+                ReplicaOutput::Committed { index, .. } => self.committed.entry(name.clone()).or_default().push(index),
+                ReplicaOutput::Ask(request) => self.asked.push(request),
+            }
+        }
+        result
+    }
+
+    /// These learn of a map.
+    fn map(&mut self, names: &[&str], version: u64, text: &str) {
+        for name in names {
+            let assignment = assignment(version, text);
+            self.act(&member(name), |replica, now, out| replica.on_map(now, version, &assignment, out));
+        }
+    }
+
+    /// Delivers everything, and what comes of it, except to those who are cut off.
+    fn deliver_but(&mut self, cut_off: &[&str]) {
+        while !self.mail.is_empty() {
+            for (from, to, message) in std::mem::take(&mut self.mail) {
+                if !cut_off.iter().any(|name| member(name) == to) {
+                    self.act(&to, |replica, now, out| replica.on_message(now, &from, message, out));
+                }
+            }
+        }
+    }
+
+    fn deliver(&mut self) {
+        self.deliver_but(&[]);
+    }
+
+    fn order(&mut self, name: &str, number: u64) -> Option<Index> {
+        self.act(&member(name), |replica, _, _| replica.order(entry(number)))
+    }
+
+    fn tick_after(&mut self, name: &str, after_ms: u64) {
+        self.now_ms += after_ms;
+        self.act(&member(name), |replica, now, out| replica.on_tick(now, out));
+    }
+
+    fn limit_appends(&mut self, name: &str, append_entries: usize) {
+        let replica = self.replicas.get_mut(&member(name)).unwrap();
+        replica.limits.append_entries = append_entries;
+    }
+
+    fn replica(&self, name: &str) -> &Replica {
+        &self.replicas[&member(name)]
+    }
+
+    fn committed(&self, name: &str) -> usize {
+        self.committed.get(&member(name)).map_or(0, Vec::len)
+    }
+
+    fn last(&self, name: &str) -> Index {
+        self.replica(name).held.as_ref().map_or(0, Held::last)
+    }
+
+    fn groups(&self, name: &str) -> Vec<String> {
+        let state = self.replica(name).state().unwrap();
+        state.groups().keys().map(|group| group.to_string()).collect()
+    }
+
+    fn promotions(&self) -> usize {
+        self.asked.iter().filter(|request| matches!(request, MapRequest::Promote { .. })).count()
+    }
+
+    /// `a` is primary, and the others became in-sync one after the other. The version after.
+    fn with_copies(names: &[&str]) -> (Self, u64) {
+        let mut bench = Self::new(names);
+        bench.map(names, 1, &format!("1/1 {0} {0}", names[0]));
+        let mut version = 1;
+        for count in 1..names.len() {
+            let in_sync = names[..count].join(",");
+            bench.map(names, version + 1, &format!("1/1 {} {in_sync} {}", names[0], names[count]));
+            bench.deliver();
+            bench.map(names, version + 2, &format!("1/1 {} {}", names[0], names[..=count].join(",")));
+            version += 2;
+        }
+        bench.deliver();
+        (bench, version + 1)
+    }
+}
+
+#[test]
+fn rule_1_an_entry_is_committed_when_every_in_sync_member_has_it() {
+    let (mut bench, _) = Bench::with_copies(&["a", "b", "c"]);
+    assert_eq!(bench.order("a", 1), Some(1));
+    bench.deliver_but(&["c"]);
+    assert_eq!((bench.committed("a"), bench.last("b")), (0, 1));
+    bench.tick_after("a", RESEND_MS + 1);
+    bench.deliver();
+    assert_eq!(bench.committed("a"), 1);
+    bench.tick_after("a", 50);
+    bench.deliver();
+    assert_eq!(bench.groups("c"), ["g1"], "members are told what is committed also when nothing follows");
+}
+
+#[test]
+fn rule_2_who_leaves_is_required_until_the_map_says_so() {
+    let (mut bench, next) = Bench::with_copies(&["a", "b"]);
+    bench.order("a", 1);
+    bench.deliver_but(&["b"]);
+    bench.tick_after("a", TIMEOUT_MS);
+    let drop = MapRequest::Drop { slot: 0, changed_at: next - 1, member: member("b") };
+    assert_eq!(bench.asked.last(), Some(&drop));
+    assert_eq!(bench.committed("a"), 0, "asked is not confirmed");
+    bench.map(&["a"], next, "1/1 a a");
+    assert_eq!((bench.committed("a"), bench.replica("a").copies()), (1, 1));
+}
+
+#[test]
+fn rule_3_who_joins_is_required_first_and_acknowledges_even_an_empty_log() {
+    let mut bench = Bench::new(&["a", "b"]);
+    bench.map(&["a", "b"], 1, "1/1 a a");
+    bench.map(&["a", "b"], 2, "1/1 a a b");
+    assert_eq!(bench.promotions(), 0, "nothing is in the log, and still b has to answer");
+    bench.deliver();
+    assert_eq!(bench.promotions(), 1);
+    bench.order("a", 1);
+    bench.deliver_but(&["b"]);
+    assert_eq!(bench.committed("a"), 0, "b is required though the map does not name it yet");
+}
+
+#[test]
+fn rule_3_an_acknowledgement_from_before_it_was_dropped_counts_for_nothing() {
+    let (mut bench, next) = Bench::with_copies(&["a", "b"]);
+    bench.order("a", 1);
+    let append = bench.mail.pop().unwrap().2;
+    bench.act(&member("b"), |replica, now, out| replica.on_message(now, &member("a"), append, out));
+    let (from, _, late) = bench.mail.pop().unwrap();
+    bench.map(&["a", "b"], next, "1/1 a a");
+    assert_eq!(bench.replica("b").state(), None, "dropped members let go");
+    bench.map(&["a"], next + 1, "1/1 a a b");
+    bench.mail.clear();
+    bench.act(&member("a"), |replica, now, out| replica.on_message(now, &from, late, out));
+    assert_eq!(bench.promotions(), 1, "only the first one, of the time before");
+}
+
+#[test]
+fn rule_4_a_new_primary_serves_when_all_that_it_held_is_committed() {
+    let (mut bench, next) = Bench::with_copies(&["a", "b", "c"]);
+    bench.order("a", 1);
+    bench.deliver_but(&["a"]);
+    // `a` has not heard that both have it, and is believed dead.
+    bench.map(&["b"], next, "2/1 b b,c");
+    assert_eq!(bench.replica("b").primary_term(), Some(2));
+    assert_eq!(bench.replica("b").serving(), None);
+    assert_eq!(bench.order("b", 2), None);
+    bench.deliver();
+    assert_eq!(bench.replica("b").serving(), Some(2));
+    assert_eq!(bench.groups("b"), ["g1"], "what the old primary had ordered is committed in the new term");
+    bench.order("a", 3);
+    bench.deliver();
+    assert_eq!(bench.committed("a"), 0, "the old one commits nothing any more");
+    assert_eq!(bench.last("b"), 1);
+}
+
+#[test]
+fn rule_4_who_holds_nothing_does_not_become_primary() {
+    let (mut bench, next) = Bench::with_copies(&["a", "b"]);
+    bench.replicas.insert(member("b#2"), Replica::new(0, member("b#2"), TIMEOUT_MS));
+    bench.map(&["b#2"], next - 1, "1/1 a a,b");
+    bench.map(&["b#2"], next, "2/1 b#2 a,b#2");
+    assert_eq!(bench.replica("b#2").primary_term(), None);
+    // Unless all are lost, and the slot starts again.
+    bench.map(&["b#2"], next + 1, "3/2 b#2 b#2");
+    assert_eq!(bench.replica("b#2").serving(), Some(3));
+}
+
+#[test]
+fn rule_5_an_uncommitted_suffix_gives_way_to_the_new_primarys_log() {
+    let (mut bench, next) = Bench::with_copies(&["a", "b", "c"]);
+    bench.order("a", 1);
+    bench.deliver();
+    bench.order("a", 2);
+    // Only `c` gets it.
+    bench.deliver_but(&["a", "b"]);
+    assert_eq!(bench.last("c"), 2);
+    bench.map(&["b", "c"], next, "2/1 b b,c");
+    bench.deliver();
+    bench.order("b", 3);
+    bench.deliver();
+    bench.tick_after("b", 50);
+    bench.deliver();
+    assert_eq!(bench.groups("c"), ["g1", "g3"]);
+    assert_eq!(bench.groups("b"), bench.groups("c"));
+}
+
+#[test]
+fn rule_5_a_member_gives_up_nothing_before_it_has_all_of_the_new_primarys_log() {
+    let (mut bench, next) = Bench::with_copies(&["a", "b", "c"]);
+    for number in 1..=5 {
+        bench.order("a", number);
+    }
+    bench.deliver_but(&["a"]);
+    assert_eq!((bench.last("b"), bench.last("c")), (5, 5), "for all that these know, `a` has committed all five");
+    bench.limit_appends("b", 2);
+    bench.map(&["b", "c"], next, "2/1 b b,c");
+    let parts = std::mem::take(&mut bench.mail);
+    assert_eq!(parts.len(), 3);
+    for (count, (from, to, part)) in parts.into_iter().enumerate() {
+        bench.act(&to, |replica, now, out| replica.on_message(now, &from, part, out));
+        assert_eq!(bench.last("c"), 5, "after part {count}");
+    }
+    bench.deliver();
+    assert_eq!(bench.committed("b"), 5);
+}
+
+#[test]
+fn rule_5_parts_of_two_terms_are_not_mixed() {
+    let (mut bench, next) = Bench::with_copies(&["a", "b", "c"]);
+    for number in 1..=3 {
+        bench.order("a", number);
+    }
+    bench.deliver_but(&["a", "c"]);
+    bench.limit_appends("b", 1);
+    bench.map(&["b"], next, "2/1 b a,b,c");
+    let to_c = |(_, to, _): &(Member, Member, ReplicationMessage)| *to == member("c");
+    let first = bench.mail.iter().find(|mail| to_c(mail)).cloned().unwrap();
+    bench.mail.clear();
+    bench.act(&first.1, |replica, now, out| replica.on_message(now, &first.0, first.2, out));
+    // Then `a`, which had never heard of `b`'s term, leads again, with another suffix.
+    bench.map(&["a", "b", "c"], next + 1, "3/1 a a,b,c");
+    bench.order("a", 4);
+    bench.deliver();
+    bench.order("a", 4);
+    bench.deliver();
+    bench.tick_after("a", 50);
+    bench.deliver();
+    for name in ["a", "b", "c"] {
+        assert_eq!(bench.groups(name), ["g1", "g2", "g3", "g4"], "{name}");
+    }
+}
+
+#[test]
+fn rule_6_a_restarted_process_gets_nothing_that_was_meant_for_the_one_before() {
+    let (mut bench, next) = Bench::with_copies(&["a", "b"]);
+    bench.replicas.insert(member("b#2"), Replica::new(0, member("b#2"), TIMEOUT_MS));
+    bench.map(&["b#2"], next - 1, "1/1 a a,b");
+    bench.order("a", 1);
+    let (from, _, append) = bench.mail.pop().unwrap();
+    bench.act(&member("b#2"), |replica, now, out| replica.on_message(now, &from, append, out));
+    assert!(bench.mail.is_empty(), "it holds nothing that could be extended, and says nothing");
+    bench.map(&["a", "b#2"], next, "1/1 a a b#2");
+    bench.deliver();
+    assert_eq!(bench.groups("b#2"), ["g1"], "as a learner it gets all");
+}
+
+#[test]
+fn what_was_lost_is_sent_again_and_repeats_do_no_harm() {
+    let (mut bench, _) = Bench::with_copies(&["a", "b"]);
+    bench.order("a", 1);
+    let lost = std::mem::take(&mut bench.mail);
+    bench.order("a", 2);
+    bench.deliver();
+    assert_eq!(bench.committed("a"), 2, "a hole is noticed at once");
+    bench.mail = lost;
+    bench.deliver();
+    bench.order("a", 3);
+    bench.mail.clear();
+    bench.act(&member("a"), |replica, _, _| replica.link_reset(&member("b")));
+    bench.deliver();
+    assert_eq!(bench.committed("a"), 3);
+    bench.tick_after("a", 50);
+    bench.deliver();
+    assert_eq!(bench.groups("b"), ["g1", "g2", "g3"]);
+}
+
+#[test]
+fn a_learner_far_behind_gets_a_later_snapshot_and_an_older_one_changes_nothing() {
+    let mut bench = Bench::new(&["a", "b"]);
+    bench.map(&["a", "b"], 1, "1/1 a a");
+    bench.order("a", 1);
+    bench.map(&["a", "b"], 2, "1/1 a a b");
+    let early = bench.mail.pop().unwrap();
+    for number in 2..6 {
+        bench.order("a", number);
+    }
+    bench.tick_after("a", RESEND_SNAPSHOT_MS);
+    bench.deliver();
+    assert_eq!((bench.last("b"), bench.promotions()), (5, 1));
+    bench.mail.push(early);
+    bench.deliver();
+    assert_eq!(bench.last("b"), 5);
+}
