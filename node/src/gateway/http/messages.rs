@@ -11,9 +11,7 @@ use axum::{
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
-use uuid::Uuid;
 
 use super::{Api, Route, in_order};
 use crate::{
@@ -21,8 +19,9 @@ use crate::{
     gateway::{
         error::{ApiError, ErrorBody, Loc, Problem, Problems, loc},
         extract::{InPath, JsonBody, Object, UserName, group_name},
+        publish_key::publish_key,
     },
-    id::{GroupName, PublishKey, SessionId},
+    id::{GroupName, SessionId},
     logic::request::{SlotAnswer, SlotError, SlotRequest},
     metrics::Limit,
 };
@@ -287,7 +286,7 @@ fn checked(api: &Api, message: NewMessage) -> Result<Publish, ApiError> {
 async fn send(api: &Api, group: GroupName, publish: Publish) -> Result<Published, ApiError> {
     let namespace = api.config.namespace(group.namespace());
     let request = SlotRequest::Publish {
-        key: publish_key(&group, publish.key.as_deref()),
+        key: publish_key(None, publish.key.as_deref()),
         group: group.clone(),
         data: publish.data,
         from: None,
@@ -306,15 +305,6 @@ async fn send(api: &Api, group: GroupName, publish: Publish) -> Result<Published
         }
         other => Err(ApiError::unexpected(&other)),
     }
-}
-
-/// The same for every repeat with the caller's key; without one, never the same twice. The hash is a cryptographic one, as
-/// callers may well build keys from what strangers send.
-fn publish_key(group: &GroupName, key: Option<&str>) -> PublishKey {
-    let Some(key) = key else { return PublishKey(Uuid::new_v4().as_u128()) };
-    // No name has a zero byte in it, so that no two triples run together.
-    let hash = Sha256::digest(format!("api\0{group}\0{key}"));
-    PublishKey(hash.iter().take(16).fold(0, |number, byte| number << 8 | u128::from(*byte)))
 }
 
 fn check_key(key: Option<&str>, at: impl FnOnce() -> Vec<Loc>, problems: &mut Problems) {
