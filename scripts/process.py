@@ -92,7 +92,7 @@ class Process:
         """Removes the pid file of a process that is gone."""
         self.pid_file.unlink(missing_ok=True)
 
-    def tail(self, lines=25):
+    def tail(self, lines=15):
         """The last lines that it logged since it was started by this command, or at all."""
         try:
             with open(self.log_file, "rb") as log:
@@ -131,8 +131,12 @@ def control(process, action, again):
     state = process.state()
     if state == "stopped":
         raise Failed(f"{process.name} does not run: `{again}`")
-    process.signal(signal.SIGSTOP if action == "pause" else signal.SIGCONT)
-    say(f"{process.name}: {'paused (SIGSTOP)' if action == 'pause' else 'runs'}{' already' if action == 'resume' and state == 'running' else ''}")
+    if action == "pause":
+        process.signal(signal.SIGSTOP)
+        say(f"{process.name}: paused (SIGSTOP)")
+    else:
+        process.signal(signal.SIGCONT)
+        say(f"{process.name}: {'resumed' if state == 'paused' else 'runs already'}")
 
 
 def wait_gone(processes, limit_s, verb):

@@ -26,7 +26,7 @@ def connect(address, port, limit_s=4):
             expect(stream, STARTUP, struct.pack(">H", 1) + text("CQL_VERSION") + text("3.0.0"), READY)
             yield stream
     except OSError as error:
-        raise CqlError(str(error)) from None
+        raise CqlError(error.strerror or str(error)) from None
 
 
 def query(stream, statement, consistency=ONE):

@@ -6,6 +6,7 @@ import pathlib
 import re
 import shutil
 import subprocess
+import tempfile
 import time
 
 from process import Failed, Progress, lock, say
@@ -23,18 +24,24 @@ def install(target):
         if not glob.glob(f"{glob.escape(given)}/cassandra-all-*.jar"):
             raise Failed(f"CASSANDRA_JARS={given} holds no cassandra-all-….jar: unset it, and Maven fetches what is needed")
         return pathlib.Path(given).resolve()
-    jars, part, pom = target / "cassandra-jars", target / "cassandra-jars.part", HERE / "pom.xml"
+    jars, pom = target / "cassandra-jars", HERE / "pom.xml"
     if is_whole(jars, pom):
         return jars
     with lock(target / "cassandra-jars.lock"):
         if is_whole(jars, pom):  # Another command has just fetched them.
             return jars
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir()
-        fetch(pom, part, target / "cassandra-jars.log")
-        shutil.copy(pom, part / "pom.xml")
-        shutil.rmtree(jars, ignore_errors=True)
-        part.rename(jars)
+        for left in target.glob("cassandra-jars.part-*"):
+            shutil.rmtree(left, ignore_errors=True)
+        # Never the same name twice: a Maven whose caller was killed may go on writing into its folder.
+        part = pathlib.Path(tempfile.mkdtemp(prefix="cassandra-jars.part-", dir=target))
+        try:
+            fetch(pom, part, target / "cassandra-jars.log")
+            shutil.copy(pom, part / "pom.xml")
+            part.chmod(0o755)
+            shutil.rmtree(jars, ignore_errors=True)
+            part.rename(jars)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
     return jars
 
 
