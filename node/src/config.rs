@@ -97,10 +97,69 @@ pub struct TlsConfig {
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct StoreConfig {
-    /// `embedded`: a file of one machine.
+    /// `embedded`: a file of one machine; `cassandra`: Apache Cassandra or ScyllaDB.
     pub kind: StoreKind,
     /// The embedded store's file.
     pub path: PathBuf,
+    /// A request that has no answer after so long has failed; the wait for its turn is part of that.
+    pub request_timeout_ms: u64,
+    /// Requests about sessions that are under way at once, from this node.
+    pub max_in_flight: usize,
+    /// Requests about sessions that wait for their turn; past it they are refused at once.
+    pub max_queue: usize,
+    /// So many failures in a row, and requests about sessions are refused at once.
+    pub breaker_failures: u32,
+    /// Between the attempts to find out whether that is over.
+    pub breaker_open_ms: u64,
+    /// The Cassandra- or Scylla-compatible store.
+    pub cassandra: CassandraConfig,
+}
+
+/// How to reach Cassandra or ScyllaDB, and what to make there.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CassandraConfig {
+    /// Some of its nodes, `host:port`; it names the others.
+    pub contact_points: Vec<String>,
+    /// The datacenter to use; may be empty where there is one only.
+    pub local_datacenter: String,
+    /// Where the tables are.
+    pub keyspace: String,
+    /// Copies by datacenter, for when Roost makes the keyspace; empty: three in the local one.
+    pub replication: BTreeMap<String, u8>,
+    /// Whether a starting node may make and change the tables.
+    pub create_schema: bool,
+    /// For password authentication; empty: none.
+    pub username: String,
+    /// For password authentication.
+    pub password: String,
+    /// The CA of its nodes' certificates, PEM; set: TLS.
+    pub tls_ca: PathBuf,
+    /// A client certificate, where it asks for one.
+    pub tls_cert: PathBuf,
+    /// The client certificate's key.
+    pub tls_key: PathBuf,
+    /// Connections to each of its nodes.
+    pub connections_per_node: usize,
+    /// ScyllaDB: connections to each shard, instead of `connections_per_node`; 0: not.
+    pub connections_per_shard: usize,
+    /// A connection that is not made by then is given up.
+    pub connect_timeout_ms: u64,
+    /// Between the signs of life on a silent connection; without an answer for as long it is closed.
+    pub keep_alive_ms: u64,
+    /// How often a request that may be repeated without harm is sent to another of its nodes.
+    pub retries: u32,
+}
+
+impl std::fmt::Debug for CassandraConfig {
+    /// Without the password: configurations end up in logs.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CassandraConfig")
+            .field("contact_points", &self.contact_points)
+            .field("keyspace", &self.keyspace)
+            .field("username", &self.username)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Which store.
@@ -110,6 +169,8 @@ pub enum StoreKind {
     /// A redb file.
     #[default]
     Embedded,
+    /// Cassandra or ScyllaDB.
+    Cassandra,
 }
 
 /// API keys and the keyring.
@@ -294,7 +355,38 @@ impl Default for TlsConfig {
 
 impl Default for StoreConfig {
     fn default() -> Self {
-        Self { kind: StoreKind::Embedded, path: "data/roost.redb".into() }
+        Self {
+            kind: StoreKind::Embedded,
+            path: "data/roost.redb".into(),
+            request_timeout_ms: 4_000,
+            max_in_flight: 256,
+            max_queue: 4_096,
+            breaker_failures: 10,
+            breaker_open_ms: 1_000,
+            cassandra: CassandraConfig::default(),
+        }
+    }
+}
+
+impl Default for CassandraConfig {
+    fn default() -> Self {
+        Self {
+            contact_points: vec!["127.0.0.1:9042".to_owned()],
+            local_datacenter: String::new(),
+            keyspace: "roost".to_owned(),
+            replication: BTreeMap::new(),
+            create_schema: true,
+            username: String::new(),
+            password: String::new(),
+            tls_ca: PathBuf::new(),
+            tls_cert: PathBuf::new(),
+            tls_key: PathBuf::new(),
+            connections_per_node: 2,
+            connections_per_shard: 0,
+            connect_timeout_ms: 3_000,
+            keep_alive_ms: 2_000,
+            retries: 2,
+        }
     }
 }
 

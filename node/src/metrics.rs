@@ -3,7 +3,9 @@
 //! Names are those of the verb chain (publish, order, replicate, deliver). Labels take few values, all from this program
 //! and never from a client: a stranger must not make series.
 
-use std::{sync::Arc, time::Duration};
+mod store;
+
+use std::sync::Arc;
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, text},
@@ -16,6 +18,7 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
+pub use self::store::{InFlight, StoreMetrics};
 use crate::cluster::view::StoreView;
 
 /// The `Content-Type` of [`Metrics::encode`].
@@ -192,8 +195,8 @@ pub struct Metrics {
     pub event_loop_lag_ms: Gauge,
     /// 1 for the store's state as this node sees it, 0 for the others. See [`Metrics::set_store`].
     pub store_state: Family<StateLabel, Gauge>,
-    /// What the store took to answer, in seconds.
-    pub store_seconds: Histogram,
+    /// The way to the store.
+    pub store: StoreMetrics,
     /// HTTP requests, by route and status. See [`Metrics::http_request`].
     pub http_requests: Family<HttpLabels, Counter>,
 }
@@ -218,7 +221,7 @@ impl Metrics {
             map_version: Gauge::default(),
             event_loop_lag_ms: Gauge::default(),
             store_state: Family::default(),
-            store_seconds: latencies(),
+            store: StoreMetrics::new(),
             http_requests: Family::default(),
         };
         metrics.register();
@@ -269,10 +272,10 @@ impl Metrics {
         for (name, help, histogram) in [
             ("commit", "From the order of an entry to its commit", &self.commit_seconds),
             ("request", "From a client's request to its answer", &self.request_seconds),
-            ("store", "What the store took to answer", &self.store_seconds),
         ] {
             registry.register_with_unit(name, help, Unit::Seconds, histogram.clone());
         }
+        self.store.register(registry);
     }
 
     /// Everything, in the OpenMetrics text format ([`CONTENT_TYPE`]).
@@ -321,11 +324,6 @@ impl Metrics {
         }
     }
 
-    /// The store answered after so long.
-    pub fn store_answered(&self, after: Duration) {
-        self.store_seconds.observe(after.as_secs_f64());
-    }
-
     /// A request was answered. `route` is the declared one, or `""` where none matched.
     pub fn http_request(&self, route: &str, status: u16) {
         self.http_requests.get_or_create(&HttpLabels { route: route.to_owned(), status }).inc();
@@ -363,7 +361,7 @@ mod tests {
         metrics.publish_outcome("accepted");
         metrics.set_slots(5, 4, 0);
         metrics.set_store(StoreView::Slow);
-        metrics.store_answered(Duration::from_millis(3));
+        metrics.store.answered("ping", "ok", std::time::Duration::from_millis(3));
         metrics.http_request("/v1/groups/{group}", 200);
         let text = metrics.encode();
         for line in [
@@ -376,7 +374,8 @@ mod tests {
             "roost_slots{role=\"primary\"} 5",
             "roost_store_state{state=\"slow\"} 1",
             "roost_store_state{state=\"up\"} 0",
-            "roost_store_seconds_count 1",
+            "roost_store_seconds_count{operation=\"ping\"} 1",
+            "roost_store_requests_total{operation=\"ping\",outcome=\"ok\"} 1",
             "roost_http_requests_total{route=\"/v1/groups/{group}\",status=\"200\"} 1",
             "# EOF",
         ] {

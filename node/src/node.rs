@@ -40,7 +40,7 @@ use crate::{
     },
     router::Router,
     slots::{Slots, SlotsInputs},
-    store::{Store, StoreError},
+    store::{Store, StoreError, guarded::GuardedStore},
     tasks::Tasks,
     token::Keyring,
     wire::peer::PeerFrame,
@@ -104,6 +104,9 @@ pub enum StartError {
     /// It does not belong to those that it was sent to.
     #[error("this node may not join the others: {0}")]
     Misfit(String),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// The mesh.
     #[error(transparent)]
     Mesh(#[from] MeshError),
@@ -152,9 +155,10 @@ impl Ground {
         let address = config.node.http_listen;
         let listener = TcpListener::bind(address).await.map_err(|error| StartError::Http { address, error })?;
         let http = listener.local_addr().map_err(|error| StartError::Http { address, error })?;
-        let (store_id, generation) = until_store_answers(store.as_ref(), &id).await;
-        let me = Member { node: id, generation };
         let (tasks, metrics) = (Tasks::new(), Metrics::new());
+        let store: Arc<dyn Store> = GuardedStore::new(store, &config.store, metrics.store.clone());
+        let (store_id, generation) = until_store_answers(store.as_ref(), &id).await?;
+        let me = Member { node: id, generation };
 
         let (gossip_in, gossip_out) = gossip::queue();
         let dispatch = Arc::new(Dispatch::new(gossip_in));
@@ -375,12 +379,16 @@ async fn look_around(config: &Config, gossip: &Gossip) -> Result<(), StartError>
 }
 
 /// The store's identity, and this start's generation. Nothing can be done without them, so this waits.
-async fn until_store_answers(store: &dyn Store, id: &NodeId) -> (uuid::Uuid, u64) {
+async fn until_store_answers(store: &dyn Store, id: &NodeId) -> Result<(uuid::Uuid, u64), StartError> {
     loop {
         let answers = async { Ok::<_, StoreError>((store.store_id().await?, store.next_generation(id).await?)) };
         match answers.await {
-            Ok(answers) => return answers,
-            Err(error) => tracing::warn!(%error, "the store is needed to start; trying again"),
+            Ok(answers) => return Ok(answers),
+            Err(error @ StoreError::Unavailable(_)) => {
+                tracing::warn!(%error, "the store is needed to start; trying again");
+            }
+            // Waiting will not mend it.
+            Err(error) => return Err(error.into()),
         }
         tokio::time::sleep(STORE_AGAIN).await;
     }

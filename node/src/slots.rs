@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     clock,
@@ -23,7 +23,7 @@ use crate::{
     },
     metrics::Metrics,
     peer::mesh::Mesh,
-    store::{Store, WriteVersion},
+    store::{Store, StoreError, WriteVersion},
     tasks::Tasks,
     wire::peer::PeerFrame,
 };
@@ -33,10 +33,8 @@ const INBOX: usize = 16_384;
 /// Inputs handled before the outputs are sent.
 const BATCH: usize = 1_024;
 const TICK: Duration = Duration::from_millis(100);
-/// The store is asked by at most so many slots at once; the others wait.
-const STORE_REQUESTS: usize = 256;
-/// A store that does not answer for so long counts as unavailable.
-const STORE_DEADLINE: Duration = Duration::from_secs(5);
+/// Of what the store says is wrong, so much goes into an answer.
+const REASON_CHARS: usize = 300;
 
 /// Where an answer goes.
 #[derive(Debug)]
@@ -123,13 +121,11 @@ impl Slots {
         let count = std::thread::available_parallelism().map_or(1, usize::from).min(usize::from(inputs.slots));
         let me = inputs.me.clone();
         let inputs = Arc::new(inputs);
-        let store_permits = Arc::new(Semaphore::new(STORE_REQUESTS));
         let workers = (0..count).map(|number| {
             let (sender, inbox) = mpsc::channel(INBOX);
             let worker = Worker {
                 inputs: inputs.clone(),
                 back: sender.clone(),
-                store_permits: store_permits.clone(),
                 slots: (number..usize::from(inputs.slots))
                     .step_by(count)
                     .map(|slot| new_slot(&inputs, slot as SlotId))
@@ -229,7 +225,6 @@ struct Worker {
     inputs: Arc<SlotsInputs>,
     /// For what comes back from the store; the worker's own inbox.
     back: mpsc::Sender<WorkerInput>,
-    store_permits: Arc<Semaphore>,
     slots: BTreeMap<SlotId, SlotCore>,
     tickets: BTreeMap<u64, Asker>,
     next_ticket: u64,
@@ -368,35 +363,29 @@ impl Worker {
                 }
                 SlotOutput::Load { session } => {
                     let store = self.inputs.store.clone();
-                    self.with_store(
-                        slot,
-                        async move {
-                            let result = store.session(session, clock::wall_ms()).await.map_err(|error| {
-                                tracing::warn!(%session, %error, "a session could not be loaded");
-                            });
-                            SlotInput::Loaded { session, result }
-                        },
-                        SlotInput::Loaded { session, result: Err(()) },
-                    );
+                    self.with_store(slot, async move {
+                        let result = store.session(session, clock::wall_ms()).await.map_err(|error| {
+                            tracing::debug!(%session, %error, "a session could not be loaded");
+                            reason(&error)
+                        });
+                        SlotInput::Loaded { session, result }
+                    });
                 }
                 SlotOutput::Save { record, ended, term, index } => {
                     let (store, session, version) =
                         (self.inputs.store.clone(), record.id, WriteVersion { term, index });
-                    self.with_store(
-                        slot,
-                        async move {
-                            let result = if ended {
-                                store.end_session(session, version).await
-                            } else {
-                                store.put_session(&record, version).await
-                            };
-                            if let Err(error) = &result {
-                                tracing::warn!(%session, %error, "a session could not be stored");
-                            }
-                            SlotInput::Saved { session, index, ok: result.is_ok() }
-                        },
-                        SlotInput::Saved { session, index, ok: false },
-                    );
+                    self.with_store(slot, async move {
+                        let result = if ended {
+                            store.end_session(&record, version).await
+                        } else {
+                            store.put_session(&record, version).await
+                        };
+                        let result = result.map_err(|error| {
+                            tracing::debug!(%session, %error, "a session could not be stored");
+                            reason(&error)
+                        });
+                        SlotInput::Saved { session, index, result }
+                    });
                 }
                 SlotOutput::Depart { session, groups } => {
                     let (departures, back) = (self.inputs.departures.clone(), self.back.clone());
@@ -442,16 +431,24 @@ impl Worker {
         }
     }
 
-    /// Asks the store, in a task of its own; what comes of it is an input again.
-    fn with_store(&self, slot: SlotId, work: impl Future<Output = SlotInput> + Send + 'static, late: SlotInput) {
-        let (permits, back) = (self.store_permits.clone(), self.back.clone());
+    /// Asks the store, in a task of its own; what comes of it is an input again. The store bounds how many ask at once, and
+    /// for how long (`store::guarded`).
+    fn with_store(&self, slot: SlotId, work: impl Future<Output = SlotInput> + Send + 'static) {
+        let back = self.back.clone();
         self.inputs.tasks.spawn_detached("store request", async move {
-            let work = async {
-                let _permit = permits.acquire_owned().await;
-                work.await
-            };
-            let input = tokio::time::timeout(STORE_DEADLINE, work).await.unwrap_or(late);
-            let _ = back.send(WorkerInput::Slot(slot, input)).await;
+            let _ = back.send(WorkerInput::Slot(slot, work.await)).await;
         });
+    }
+}
+
+/// For whoever waits for the session. It travels between nodes, so it has an end.
+fn reason(error: &StoreError) -> String {
+    match error {
+        StoreError::Unavailable(reason) | StoreError::Refused(reason) => reason.chars().take(REASON_CHARS).collect(),
+        // What is wrong with the content is for the log alone.
+        StoreError::Corrupt(reason) => {
+            tracing::error!(reason, "the store's content cannot be read");
+            "its content cannot be read: the log of the node that asked says more".to_owned()
+        }
     }
 }

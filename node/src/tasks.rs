@@ -70,6 +70,11 @@ impl Tasks {
         &self.fatal
     }
 
+    /// Has all tasks stop at their next await, and waits for none.
+    pub fn stop(&self) {
+        self.stop.cancel();
+    }
+
     /// Stops all tasks and waits for them, for `limit` at most; says whether all have ended.
     pub async fn shut_down(&self, limit: Duration) -> bool {
         self.stop.cancel();

@@ -61,7 +61,7 @@ pub(super) enum Input {
     Loaded {
         slot: SlotId,
         session: SessionId,
-        result: Result<Option<SessionRecord>, ()>,
+        result: Result<Option<SessionRecord>, String>,
     },
     MapRead(Result<Option<SharedMap>, ()>),
     MapChanged(MapChange),
@@ -204,7 +204,11 @@ impl World {
             }
             Input::AskDue { id, attempt } => self.ask_due(node, id, attempt),
             Input::Saved { slot, session, index, ok } => {
-                self.slot_input(node, slot, SlotInput::Saved { session, index, ok });
+                self.slot_input(
+                    node,
+                    slot,
+                    SlotInput::Saved { session, index, result: ok.then_some(()).ok_or_else(|| "down".to_owned()) },
+                );
             }
             Input::Loaded { slot, session, result } => {
                 self.slot_input(node, slot, SlotInput::Loaded { session, result });

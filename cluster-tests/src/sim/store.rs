@@ -66,7 +66,7 @@ impl World {
                 let fails = down || self.random.permille(self.profile.store_fails);
                 let row = self.store.sessions.get(&session).and_then(|(_, record)| record.clone());
                 self.ledger.count_if(!fails && row.is_some(), "sessions loaded");
-                Input::Loaded { slot, session, result: if fails { Err(()) } else { Ok(row) } }
+                Input::Loaded { slot, session, result: if fails { Err("down".to_owned()) } else { Ok(row) } }
             }
         };
         let after = self.random.waiting(8);

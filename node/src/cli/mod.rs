@@ -12,6 +12,7 @@ mod print;
 mod publish;
 pub mod serve;
 mod status;
+mod store;
 mod tail;
 mod token;
 mod websocket;
@@ -48,6 +49,9 @@ enum Command {
     Tail(tail::TailArgs),
     /// Publish a message to a group
     Publish(publish::PublishArgs),
+    /// Make and check the tables of the store in Cassandra or ScyllaDB
+    #[command(subcommand)]
+    Store(store::StoreCommand),
     /// Say all that is wrong with a configuration
     CheckConfig(check_config::CheckConfigArgs),
     /// Measure the time from a publish to its delivery on another node
@@ -109,6 +113,7 @@ async fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::Token(command) => token::run(command).await,
         Command::Tail(args) => tail::run(args).await,
         Command::Publish(args) => publish::run(args).await,
+        Command::Store(command) => store::run(command).await,
         Command::CheckConfig(args) => check_config::run(&args),
         Command::Bench(args) => bench::run(args).await,
         Command::Status(args) => status::run(args).await,

@@ -11,7 +11,7 @@ use crate::{
     id::NodeId,
     node::{Node, NodeInputs},
     peer::tls::Identity,
-    store::embedded::EmbeddedStore,
+    store::{Store, cassandra::CassandraStore, embedded::EmbeddedStore},
     token::Keyring,
 };
 
@@ -39,8 +39,9 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
     let keyring = Keyring::load(&config.auth.keyring).with_context(|| {
         format!("auth.keyring = {}: `roost keys new --file {0}` makes one", config.auth.keyring.display())
     })?;
-    let store = match config.store.kind {
+    let store: Arc<dyn Store> = match config.store.kind {
         StoreKind::Embedded => EmbeddedStore::open(&config.store.path)?,
+        StoreKind::Cassandra => CassandraStore::open(&config.store, &config.cluster.name),
     };
     let inputs = NodeInputs { config: Arc::new(config), identity, keyring: Arc::new(keyring), store };
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);

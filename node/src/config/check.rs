@@ -2,7 +2,7 @@
 
 use std::{fmt::Display, ops::RangeInclusive};
 
-use super::{Config, LimitsConfig, NodeConfig, Problem, SessionConfig};
+use super::{CassandraConfig, Config, LimitsConfig, NodeConfig, Problem, SessionConfig, StoreConfig, StoreKind};
 use crate::id::NodeId;
 
 /// What the configuration is for.
@@ -30,6 +30,7 @@ pub(super) fn problems(config: &Config, purpose: Purpose) -> Vec<Problem> {
     node(&mut found, &config.node);
     cluster(&mut found, config);
     files(&mut found, config);
+    store(&mut found, &config.store);
     auth(&mut found, config, purpose);
     session(&mut found, &config.session);
     limits(&mut found, &config.limits);
@@ -106,6 +107,61 @@ fn files(found: &mut Found, config: &Config) {
     for (key, path, what) in files {
         found.unless(!path.as_os_str().is_empty(), key, || format!("must name the file with {what}"));
     }
+}
+
+fn store(found: &mut Found, store: &StoreConfig) {
+    found.range("store.request_timeout_ms", store.request_timeout_ms, 100..=600_000);
+    found.range("store.max_in_flight", store.max_in_flight, 1..=100_000);
+    found.range("store.max_queue", store.max_queue, 1..=10_000_000);
+    found.range("store.breaker_failures", store.breaker_failures, 1..=1_000_000);
+    found.range("store.breaker_open_ms", store.breaker_open_ms, 10..=600_000);
+    if store.kind == StoreKind::Cassandra {
+        cassandra(found, &store.cassandra);
+    }
+}
+
+fn cassandra(found: &mut Found, cassandra: &CassandraConfig) {
+    let key = |name: &str| format!("store.cassandra.{name}");
+    found.unless(!cassandra.contact_points.is_empty(), &key("contact_points"), || {
+        "must name at least one node of the store, as host:port".to_owned()
+    });
+    for point in &cassandra.contact_points {
+        found.unless(is_host_and_port(point), &key("contact_points"), || {
+            format!("each must be host:port, {point:?} is not (the port is 9042 as a rule)")
+        });
+    }
+    // What needs no quotes in CQL, so that operators need none either.
+    let name = cassandra.keyspace.as_str();
+    let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+    let plain = name.starts_with(|first: char| first.is_ascii_lowercase()) && name.bytes().all(fits);
+    found.unless(plain && name.len() <= 48, &key("keyspace"), || {
+        format!("must be 1 to 48 of a-z, 0-9 and _, a letter first; it is {name:?}")
+    });
+    found.unless(!name.starts_with("system"), &key("keyspace"), || {
+        format!("names that begin with system are the store's own; it is {name:?}")
+    });
+    for (datacenter, copies) in &cassandra.replication {
+        let fits = !datacenter.is_empty() && datacenter.len() <= 128 && !datacenter.contains(['\'', '\\']);
+        found.unless(fits && !datacenter.chars().any(char::is_control), &key("replication"), || {
+            format!("{datacenter:?} is no datacenter's name")
+        });
+        found.range(&key(&format!("replication.{datacenter}")), *copies, 1..=15);
+    }
+    found.unless(!cassandra.username.is_empty() || cassandra.password.is_empty(), &key("username"), || {
+        "is empty, but there is a password: set both or neither".to_owned()
+    });
+    let (ca, cert, own_key) = (&cassandra.tls_ca, &cassandra.tls_cert, &cassandra.tls_key);
+    found.unless(cert.as_os_str().is_empty() == own_key.as_os_str().is_empty(), &key("tls_cert"), || {
+        "tls_cert and tls_key belong together: set both or neither".to_owned()
+    });
+    found.unless(!ca.as_os_str().is_empty() || cert.as_os_str().is_empty(), &key("tls_ca"), || {
+        "is needed where tls_cert is set: without it there is no TLS at all".to_owned()
+    });
+    found.range(&key("connections_per_node"), cassandra.connections_per_node, 1..=256);
+    found.range(&key("connections_per_shard"), cassandra.connections_per_shard, 0..=64);
+    found.range(&key("connect_timeout_ms"), cassandra.connect_timeout_ms, 100..=600_000);
+    found.range(&key("keep_alive_ms"), cassandra.keep_alive_ms, 100..=600_000);
+    found.range(&key("retries"), cassandra.retries, 0..=10);
 }
 
 fn auth(found: &mut Found, config: &Config, purpose: Purpose) {

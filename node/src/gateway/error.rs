@@ -161,9 +161,10 @@ impl From<SlotError> for ApiError {
             SlotError::Unavailable | SlotError::NotPrimary { .. } => {
                 unavailable("unavailable", "no node can serve this part of the cluster now: not done, try again")
             }
-            SlotError::StoreUnavailable => {
-                unavailable("store_unavailable", "the session store did not take or give the session: try again")
-            }
+            SlotError::StoreUnavailable(reason) => unavailable(
+                "store_unavailable",
+                &format!("the session store did not take or give the session ({reason}): not done, try again"),
+            ),
             SlotError::NotEnoughCopies { copies, min_copies } => unavailable(
                 "not_enough_copies",
                 &format!("{copies} nodes would hold the message, {min_copies} are required: not done, try again"),
@@ -188,7 +189,7 @@ impl From<SlotError> for ApiError {
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::Unavailable(_) => SlotError::StoreUnavailable.into(),
+            StoreError::Unavailable(reason) | StoreError::Refused(reason) => SlotError::StoreUnavailable(reason).into(),
             StoreError::Corrupt(reason) => {
                 tracing::error!(reason, "the store gave something that cannot be read");
                 Self::internal()
@@ -243,7 +244,7 @@ mod tests {
         check(SlotError::Busy, 503, "busy", true);
         check(SlotError::Unavailable, 503, "unavailable", true);
         check(SlotError::NotPrimary { map_version: 3 }, 503, "unavailable", true);
-        check(SlotError::StoreUnavailable, 503, "store_unavailable", true);
+        check(SlotError::StoreUnavailable("down".to_owned()), 503, "store_unavailable", true);
         check(SlotError::NotEnoughCopies { copies: 1, min_copies: 2 }, 503, "not_enough_copies", true);
         check(SlotError::Unknown, 504, "unknown_outcome", true);
         check(SlotError::NoSession, 404, "no_session", false);

@@ -28,9 +28,11 @@ pub fn slot_error(id: RequestId, reason: &SlotError) -> ClientError {
         SlotError::Unavailable | SlotError::NotPrimary { .. } => {
             retry("unavailable", "no node can serve this part of the cluster now: not done, try again", 1_000)
         }
-        SlotError::StoreUnavailable => {
-            retry("store_unavailable", "the session store did not take or give the session: not done, try again", 1_000)
-        }
+        SlotError::StoreUnavailable(reason) => retry(
+            "store_unavailable",
+            &format!("the session store did not take or give the session ({reason}): not done, try again"),
+            1_000,
+        ),
         SlotError::NotEnoughCopies { copies, min_copies } => retry(
             "not_enough_copies",
             &format!("{copies} nodes would hold the message, {min_copies} are required: not done, try again"),

@@ -261,8 +261,8 @@ pub enum SlotError {
     SessionEnded(EndReason),
     /// The session has as many groups as one may have.
     TooManyGroups,
-    /// The store did not take or give the session.
-    StoreUnavailable,
+    /// The store did not take or give the session, with what it or the way to it said.
+    StoreUnavailable(String),
     /// The deadline passed; it may or may not have been done. Repeat it.
     Unknown,
 }

@@ -186,12 +186,12 @@ async fn ends(store: &dyn Store) {
         if before {
             ok(store.put_session(&record, version(1, 1)).await);
         }
-        ok(store.end_session(record.id, version(1, 3)).await);
+        ok(store.end_session(&record, version(1, 3)).await);
         for (term, index) in [(1, 2), (1, 3), (1, 4), (2, 1)] {
             ok(store.put_session(&record, version(term, index)).await);
             assert_eq!(ok(store.session(record.id, record.created_ms).await), None, "an ended session came back");
         }
-        ok(store.end_session(record.id, version(1, 3)).await);
+        ok(store.end_session(&record, version(1, 3)).await);
         assert_eq!(ok(store.sessions_of_user("ann", None, 10).await), []);
     }
 }
@@ -218,7 +218,9 @@ async fn users(store: &dyn Store) {
     assert_eq!(ok(store.sessions_of_user("ann", Some(SessionId(Uuid::max())), 2).await), []);
     assert_eq!(ok(store.sessions_of_user("bob", None, 10).await), []);
     assert_eq!(ok(store.sessions_of_user("ann", None, 0).await), []);
-    ok(store.end_session(ids[0], version(1, 2)).await);
+    ok(store.put_session(&sample_session(102, ""), version(1, 1)).await);
+    assert_eq!(ok(store.sessions_of_user("", None, 10).await), []);
+    ok(store.end_session(&sample_session(1 << 64, "ann"), version(1, 2)).await);
     assert_eq!(ok(store.sessions_of_user("ann", None, 1).await), ids[1..2]);
 }
 

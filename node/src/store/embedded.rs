@@ -188,8 +188,8 @@ impl Store for EmbeddedStore {
         self.write(Write::Put { id, user, expires_ms, version, row }).await.map(|_| ())
     }
 
-    async fn end_session(&self, session: SessionId, version: WriteVersion) -> Result<(), StoreError> {
-        self.write(Write::End { id: session, version }).await.map(|_| ())
+    async fn end_session(&self, record: &SessionRecord, version: WriteVersion) -> Result<(), StoreError> {
+        self.write(Write::End { id: record.id, version }).await.map(|_| ())
     }
 
     async fn session(&self, session: SessionId, now_ms: u64) -> Result<Option<SessionRecord>, StoreError> {
@@ -203,6 +203,9 @@ impl Store for EmbeddedStore {
         after: Option<SessionId>,
         limit: usize,
     ) -> Result<Vec<SessionId>, StoreError> {
+        if user.is_empty() {
+            return Ok(Vec::new());
+        }
         let user = user.to_owned();
         self.read(move |transaction| tables::sessions_of_user(transaction, &user, after, limit)).await
     }

@@ -7,8 +7,11 @@
 //!   is applied. When the outcome cannot be known it says so ([`MapChange::Unknown`]), and the caller reads.
 //! - `next_generation` never gives a number twice for one node, and each is higher than those before.
 
+pub mod breaker;
+pub mod cassandra;
 pub mod contract;
 pub mod embedded;
+pub mod guarded;
 pub mod rows;
 
 use async_trait::async_trait;
@@ -48,6 +51,9 @@ pub enum StoreError {
     /// It answered something that cannot be right (a damaged file, a foreign schema).
     #[error("the store's content cannot be read: {0}")]
     Corrupt(String),
+    /// It will not serve this node before somebody has mended something (a password, a role, a setting).
+    #[error("the store cannot be used: {0}")]
+    Refused(String),
 }
 
 /// See the module's contract.
@@ -65,11 +71,12 @@ pub trait Store: Send + Sync + 'static {
     async fn change_map(&self, expected: u64, next: &ClusterMap) -> Result<MapChange, StoreError>;
     /// Writes a session.
     async fn put_session(&self, record: &SessionRecord, version: WriteVersion) -> Result<(), StoreError>;
-    /// Ends a session: it is not found any more.
-    async fn end_session(&self, session: SessionId, version: WriteVersion) -> Result<(), StoreError>;
+    /// Ends a session (this is its last record): it is not found any more.
+    async fn end_session(&self, record: &SessionRecord, version: WriteVersion) -> Result<(), StoreError>;
     /// Reads a session that has neither ended nor passed its absolute expiry at `now_ms` (since 1970).
     async fn session(&self, session: SessionId, now_ms: u64) -> Result<Option<SessionRecord>, StoreError>;
-    /// A page of the ids of a user's sessions, in the order of the ids, after `after`.
+    /// A page of the ids of a user's sessions, in the order of the ids, after `after`. Sessions without a user (`""`) are
+    /// listed nowhere.
     async fn sessions_of_user(
         &self,
         user: &str,

@@ -211,8 +211,8 @@ impl Store for Faulty {
     async fn put_session(&self, record: &SessionRecord, version: WriteVersion) -> Result<(), StoreError> {
         self.inner.put_session(record, version).await
     }
-    async fn end_session(&self, session: SessionId, version: WriteVersion) -> Result<(), StoreError> {
-        self.inner.end_session(session, version).await
+    async fn end_session(&self, record: &SessionRecord, version: WriteVersion) -> Result<(), StoreError> {
+        self.inner.end_session(record, version).await
     }
     async fn session(&self, session: SessionId, now_ms: u64) -> Result<Option<SessionRecord>, StoreError> {
         self.inner.session(session, now_ms).await

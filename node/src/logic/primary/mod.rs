@@ -75,8 +75,8 @@ pub enum SlotInput {
     Loaded {
         /// Which.
         session: SessionId,
-        /// The store's record; nothing where it has none; an error where it did not answer.
-        result: Result<Option<SessionRecord>, ()>,
+        /// The store's record; nothing where it has none; why not, where it did not answer.
+        result: Result<Option<SessionRecord>, String>,
     },
     /// To [`SlotOutput::Save`].
     Saved {
@@ -84,8 +84,8 @@ pub enum SlotInput {
         session: SessionId,
         /// As of this entry.
         index: Index,
-        /// Whether the store took it.
-        ok: bool,
+        /// Why the store did not take it, or may not have.
+        result: Result<(), String>,
     },
     /// To [`SlotOutput::Depart`]: these are done.
     Departed {
@@ -318,7 +318,7 @@ impl SlotCore {
                 }
             }
             SlotInput::Loaded { session, result } => self.loaded(now, session, result, out),
-            SlotInput::Saved { session, index, ok } => self.saved(now, session, index, ok, out),
+            SlotInput::Saved { session, index, result } => self.saved(now, (session, index), result, out),
             SlotInput::Departed { session, groups } => {
                 self.departing.remove(&session);
                 if !groups.is_empty() {

@@ -109,7 +109,7 @@ impl SlotCore {
         &mut self,
         now: Now,
         session: SessionId,
-        result: Result<Option<SessionRecord>, ()>,
+        result: Result<Option<SessionRecord>, String>,
         out: &mut Vec<SlotOutput>,
     ) {
         if !self.loading.contains_key(&session) && !self.renewals.contains_key(&session) {
@@ -123,7 +123,7 @@ impl SlotCore {
             }
             Ok(Some(_)) => SlotError::NotPrimary { map_version: self.map_version },
             Ok(None) => SlotError::NoSession,
-            Err(()) => SlotError::StoreUnavailable,
+            Err(reason) => SlotError::StoreUnavailable(reason),
         };
         for renewal in self.renewals.remove(&session).unwrap_or_default() {
             let reason = match &error {
@@ -140,27 +140,33 @@ impl SlotCore {
     }
 
     /// The store has answered to a write.
-    pub(super) fn saved(&mut self, now: Now, session: SessionId, index: Index, ok: bool, out: &mut Vec<SlotOutput>) {
+    pub(super) fn saved(
+        &mut self,
+        now: Now,
+        (session, index): (SessionId, Index),
+        result: Result<(), String>,
+        out: &mut Vec<SlotOutput>,
+    ) {
         self.writes.remove(&session);
-        if ok {
+        if result.is_ok() {
             self.order(Entry::Saved { session, index }, Pending::Nobody);
         } else {
             self.save_again_ms = now.mono_ms + 1_000;
         }
         let view = self.view(session);
         for (ticket, waiting) in self.saving.remove(&(session, index)).unwrap_or_default() {
-            let result = match (ok, &view) {
-                (true, Some(view)) if waiting != Waiting::End => Ok(SlotAnswer::Session(view.clone())),
-                (true, _) => Ok(SlotAnswer::Done),
-                (false, _) if waiting == Waiting::Create => {
+            let result = match (&result, &view) {
+                (Ok(()), Some(view)) if waiting != Waiting::End => Ok(SlotAnswer::Session(view.clone())),
+                (Ok(()), _) => Ok(SlotAnswer::Done),
+                (Err(reason), _) if waiting == Waiting::Create => {
                     self.order(
                         Entry::SessionEnd { session, reason: EndReason::NotStored, at_ms: now.wall_ms },
                         Pending::Nobody,
                     );
-                    Err(SlotError::StoreUnavailable)
+                    Err(SlotError::StoreUnavailable(reason.clone()))
                 }
                 // It stands in the slot's state and is written as soon as the store answers again.
-                (false, _) => Err(SlotError::Unknown),
+                (Err(_), _) => Err(SlotError::Unknown),
             };
             out.push(SlotOutput::Answer { ticket, result });
         }

@@ -151,10 +151,14 @@ impl Bench {
         for output in std::mem::take(&mut self.out) {
             match output {
                 SlotOutput::Save { record, index, .. } => {
-                    self.input(SlotInput::Saved { session: record.id, index, ok });
+                    self.input(SlotInput::Saved {
+                        session: record.id,
+                        index,
+                        result: if ok { Ok(()) } else { Err("down".to_owned()) },
+                    });
                 }
                 SlotOutput::Load { session } => {
-                    let result = if ok { Ok(row.clone()) } else { Err(()) };
+                    let result = if ok { Ok(row.clone()) } else { Err("down".to_owned()) };
                     self.input(SlotInput::Loaded { session, result });
                 }
                 other => self.out.push(other),
@@ -379,8 +383,8 @@ fn a_repeated_creation_whose_write_fails_ends_nothing() {
         })
         .collect();
     assert_eq!(saves.len(), 2);
-    bench.input(SlotInput::Saved { session: SESSION, index: saves[0], ok: true });
-    bench.input(SlotInput::Saved { session: SESSION, index: saves[1], ok: false });
+    bench.input(SlotInput::Saved { session: SESSION, index: saves[0], result: Ok(()) });
+    bench.input(SlotInput::Saved { session: SESSION, index: saves[1], result: Err("down".to_owned()) });
     assert!(bench.answer(first).unwrap().is_ok());
     assert!(bench.answer(second).unwrap().is_err());
     bench.view();

@@ -44,7 +44,7 @@ async fn what_was_written_is_there_after_reopening() {
     let generation = store.next_generation(&me.node).await.unwrap();
     store.put_session(&kept, version(1)).await.unwrap();
     store.put_session(&ended, version(1)).await.unwrap();
-    store.end_session(ended.id, version(2)).await.unwrap();
+    store.end_session(&ended, version(2)).await.unwrap();
     drop(store);
 
     let store = EmbeddedStore::open(&path).unwrap();

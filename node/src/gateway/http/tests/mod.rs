@@ -96,7 +96,7 @@ impl Store for FakeStore {
     async fn put_session(&self, _: &SessionRecord, _: WriteVersion) -> Result<(), StoreError> {
         Ok(())
     }
-    async fn end_session(&self, _: SessionId, _: WriteVersion) -> Result<(), StoreError> {
+    async fn end_session(&self, _: &SessionRecord, _: WriteVersion) -> Result<(), StoreError> {
         Ok(())
     }
     async fn session(&self, _: SessionId, _: u64) -> Result<Option<SessionRecord>, StoreError> {
