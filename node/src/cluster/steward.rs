@@ -134,7 +134,13 @@ impl Steward {
         let (forget, forgets) = mpsc::channel(16);
         let (store_view, store) = watch::channel(StoreView::Down);
         let (fault_sender, fault) = watch::channel(None);
-        let watching = watch_store::run(Arc::clone(&inputs.store), inputs.map.clone(), store_view.clone());
+        let watching = watch_store::run(
+            inputs.me.clone(),
+            Arc::clone(&inputs.store),
+            inputs.map.clone(),
+            store_view.clone(),
+            fault_sender.clone(),
+        );
         inputs.tasks.spawn("store watch", watching);
         let tasks = inputs.tasks.clone();
         let shell = Shell {

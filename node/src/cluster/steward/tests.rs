@@ -295,6 +295,22 @@ async fn another_number_of_slots_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_stops_when_another_process_has_its_name() {
+    let (_folder, store) = embedded();
+    let id = member("n1#1").node;
+    assert_eq!(store.next_generation(&id).await, Ok(1));
+    let first = Node::start(&store, "n1#1", "n1#1");
+    wait_until("the first map", async || first.map.version() > 0).await;
+    assert_eq!(store.next_generation(&id).await, Ok(2));
+    let second = Node::start(&store, "n1#2", "n1#2");
+    first.tasks.fatal().cancelled().await;
+    let fault = first.steward.fault().borrow().clone().unwrap();
+    assert!(fault.contains("node n1 (generation 2, this one is 1)"), "{fault}");
+    wait_until("the second to have the slots", async || second.has(|slot| slot.primary == member("n1#2"))).await;
+    assert!(!second.tasks.fatal().is_cancelled());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_operators_word_frees_slots_of_the_dead() {
     let (_folder, store) = embedded();
     // n2 has everything, alone, and is gone.

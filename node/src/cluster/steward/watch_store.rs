@@ -1,4 +1,5 @@
-//! Asks the store how it is, and, in case a message got lost, for the map.
+//! Asks the store how it is, whether another process has been started under this node's name since, and, in case a message
+//! got lost, for the map.
 
 use std::{sync::Arc, time::Duration};
 
@@ -6,6 +7,7 @@ use tokio::sync::watch;
 
 use crate::{
     cluster::{maps::MapCell, view::StoreView},
+    id::Member,
     store::{Store, StoreError},
 };
 
@@ -13,12 +15,21 @@ use crate::{
 const EVERY: Duration = Duration::from_secs(1);
 /// The map is read with each so-manieth ping.
 const MAP_EACH: u32 = 5;
+/// This node's generation is read with each so-manieth ping.
+const GENERATION_EACH: u32 = 2;
 /// An answer that takes longer means a slow store.
 const SLOW: Duration = Duration::from_millis(500);
 /// Nothing for so much longer means that it is down.
-const DOWN: Duration = Duration::from_millis(1_500);
+const DOWN: Duration = Duration::from_millis(1_000);
 
-pub(super) async fn run(store: Arc<dyn Store>, map: MapCell, view: watch::Sender<StoreView>) {
+/// Ends only where this node must not go on; `fault` says why.
+pub(super) async fn run(
+    me: Member,
+    store: Arc<dyn Store>,
+    map: MapCell,
+    view: watch::Sender<StoreView>,
+    fault: watch::Sender<Option<String>>,
+) {
     for round in 0_u32.. {
         let ping = store.ping();
         tokio::pin!(ping);
@@ -39,6 +50,22 @@ pub(super) async fn run(store: Arc<dyn Store>, map: MapCell, view: watch::Sender
             }
         };
         set(&view, state);
+        if state != StoreView::Down && round % GENERATION_EACH == 0 {
+            match store.generation(&me.node).await {
+                Ok(Some(latest)) if latest > me.generation => {
+                    let reason = format!(
+                        "another process was started as node {} (generation {latest}, this one is {}): this one stops. If \
+                         that was not meant, give it a node.id of its own",
+                        me.node, me.generation
+                    );
+                    tracing::error!("{reason}");
+                    fault.send_replace(Some(reason));
+                    return;
+                }
+                Ok(_) => {}
+                Err(error) => tracing::debug!(%error, "this node's generation could not be read"),
+            }
+        }
         if state != StoreView::Down && round % MAP_EACH == 0 {
             match store.read_map().await {
                 Ok(Some(found)) => {
