@@ -28,7 +28,7 @@ def say(text):
 
 
 class Process:
-    """`name` is for people; `folder` holds `pid` and `log`; `mark` is an argument of the process that names its folder."""
+    """`name` is for people; `folder` holds `pid` and `log`; `mark` is an argument that names its folder."""
 
     def __init__(self, name, folder, mark):
         self.name, self.folder, self.mark = name, pathlib.Path(folder), mark
@@ -66,9 +66,14 @@ class Process:
             with open(self.log_file, "ab") as log:
                 self.log_begin = log.tell()
                 self.child = subprocess.Popen(
-                    command, cwd=self.folder, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                    command,
+                    cwd=self.folder,
+                    env=env,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
                     start_new_session=True,
-                )  # fmt: skip
+                )
         except OSError as error:
             raise Failed(f"{self.name}: {command[0]} cannot be started: {error.strerror}") from None
         part = self.folder / "pid.part"
@@ -85,7 +90,9 @@ class Process:
         except ProcessLookupError:
             return False
         except PermissionError:
-            raise Failed(f"{self.name} (pid {pid}) belongs to another user: do this as the one who started it") from None
+            raise Failed(
+                f"{self.name} (pid {pid}) belongs to another user: do this as the one who started it"
+            ) from None
         return True
 
     def forget(self):
@@ -104,7 +111,7 @@ class Process:
 
 
 def stop(processes, limit_s):
-    """SIGTERM to all at once, and SIGKILL to those that are still there after `limit_s`. Gives those that had to be killed."""
+    """SIGTERM to all at once, SIGKILL to those that are there after `limit_s`. Gives those that had to be killed."""
     asked = [process for process in processes if process.signal(signal.SIGTERM)]
     for process in asked:
         process.signal(signal.SIGCONT)  # A paused one would not see the other signal.
@@ -118,25 +125,49 @@ def stop(processes, limit_s):
 
 
 def kill(process):
-    """SIGKILL, as a crash would, and says whether it ran."""
-    ran = process.signal(signal.SIGKILL)
+    """SIGKILL, as a crash would."""
+    process.signal(signal.SIGKILL)
     if not wait_gone([process], KILL_LIMIT_S, "killing"):
         raise Failed(f"{process.name} did not end after SIGKILL: the disk or the kernel is stuck")
     process.forget()
-    return ran
 
 
-def control(process, action, again):
-    """pause and resume, for every script alike. `again` is the command that starts the process."""
+def resume(process):
+    """SIGCONT, and says whether it was needed."""
+    paused = process.state() == "paused"
+    process.signal(signal.SIGCONT)
+    say(f"{process.name}: {'resumed' if paused else 'runs already'}")
+
+
+def act(process, action, limit_s, bring_up, command):
+    """`node N start|stop|kill|pause|resume` of either script. `bring_up()` starts the process and waits until it is
+    ready, `command(action)` is how the user says the same."""
     state = process.state()
-    if state == "stopped":
-        raise Failed(f"{process.name} does not run: `{again}`")
-    if action == "pause":
+    if action in ("pause", "resume") and state == "stopped":
+        raise Failed(f"{process.name} does not run: `{command('start')}`")
+    if action == "start" and state == "paused":
+        raise Failed(f"{process.name} is paused: `{command('resume')}`")
+    if action == "start":
+        if state == "stopped":
+            bring_up()
+        say(f"{process.name}: {'runs' if state == 'stopped' else 'runs already'}, pid {process.pid()}")
+    elif action == "pause":
         process.signal(signal.SIGSTOP)
         say(f"{process.name}: paused (SIGSTOP)")
+    elif action == "resume":
+        resume(process)
+    elif state == "stopped":
+        say(f"{process.name}: does not run")
+    elif action == "kill":
+        kill(process)
+        say(f"{process.name}: killed (SIGKILL)")
     else:
-        process.signal(signal.SIGCONT)
-        say(f"{process.name}: {'resumed' if state == 'paused' else 'runs already'}")
+        tell_stopped([process], stop([process], limit_s), limit_s)
+
+
+def tell_stopped(processes, killed, limit_s):
+    for process in processes:
+        say(f"{process.name}: {f'had to be killed after {limit_s} s' if process in killed else 'stopped'}")
 
 
 def wait_gone(processes, limit_s, verb):
@@ -188,7 +219,7 @@ def lock(path):
     folder = path.parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = open(path, "w")
+        file = path.open("w")
     except OSError as error:
         raise Failed(f"{path} cannot be written ({error.strerror}): choose another folder") from None
     with file, Progress() as progress:
@@ -235,7 +266,11 @@ def holder(port, kind):
             for file in os.scandir(f"/proc/{pid}/fd"):
                 if os.readlink(file.path) in inodes:
                     words = arguments(int(pid))
-                    ours = [word for word in words if word.startswith("-Dcassandra.storagedir=") or word.endswith("node.toml")]
+                    ours = [
+                        word
+                        for word in words
+                        if word.startswith("-Dcassandra.storagedir=") or word.endswith("node.toml")
+                    ]
                     return f" by pid {pid} ({' … '.join([os.path.basename(words[0]), *ours]) if words else '?'})"
     return ""
 

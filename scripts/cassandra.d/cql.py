@@ -25,6 +25,8 @@ def connect(address, port, limit_s=4):
             expect(stream, OPTIONS, b"", SUPPORTED)
             expect(stream, STARTUP, struct.pack(">H", 1) + text("CQL_VERSION") + text("3.0.0"), READY)
             yield stream
+    except ConnectionRefusedError:
+        raise CqlError("does not answer yet") from None
     except OSError as error:
         raise CqlError(error.strerror or str(error)) from None
 

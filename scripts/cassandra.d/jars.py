@@ -22,7 +22,9 @@ def install(target):
     They are put together in a folder of another name, so that one which is there is whole."""
     if given := os.environ.get("CASSANDRA_JARS"):
         if not glob.glob(f"{glob.escape(given)}/cassandra-all-*.jar"):
-            raise Failed(f"CASSANDRA_JARS={given} holds no cassandra-all-….jar: unset it, and Maven fetches what is needed")
+            raise Failed(
+                f"CASSANDRA_JARS={given} holds no cassandra-all-….jar: unset it, and Maven fetches what is needed"
+            )
         return pathlib.Path(given).resolve()
     jars, pom = target / "cassandra-jars", HERE / "pom.xml"
     if is_whole(jars, pom):
@@ -60,7 +62,17 @@ def fetch(pom, folder, log_file):
     say(f"fetching Cassandra {version} with Maven, 70 MB, once …")
     begin = time.monotonic()
     # Checksums are verified (-C): Maven would otherwise only warn.
-    command = [maven, "-B", "-C", "-ntp", "-f", str(pom), MAVEN_GOAL, "-DincludeScope=runtime", f"-DoutputDirectory={folder}"]
+    command = [
+        maven,
+        "-B",
+        "-C",
+        "-ntp",
+        "-f",
+        str(pom),
+        MAVEN_GOAL,
+        "-DincludeScope=runtime",
+        f"-DoutputDirectory={folder}",
+    ]
     with open(log_file, "wb") as log, Progress() as progress:
         child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         try:
@@ -76,8 +88,8 @@ def fetch(pom, folder, log_file):
         errors = [line for line in log_file.read_text(errors="replace").splitlines() if line.startswith("[ERROR]")]
         told = "\n".join(f"  | {line[:240]}" for line in errors[:5] or ["(nothing)"])
         raise Failed(
-            f"Maven could not fetch Cassandra ({log_file} has it all). Is repo.maven.apache.org reachable? A mirror or a "
-            f"proxy is set in ~/.m2/settings.xml.\n{told}"
+            f"Maven could not fetch Cassandra ({log_file} has it all). Is repo.maven.apache.org reachable? A mirror or "
+            f"a proxy is set in ~/.m2/settings.xml.\n{told}"
         )
     say(f"fetched {found} jars in {time.monotonic() - begin:.0f} s")
 
@@ -85,7 +97,9 @@ def fetch(pom, folder, log_file):
 def find_java():
     """The path of a Java 17 or 11: that of JAVA_HOME, of PATH, or one that is installed beside them."""
     homes = [os.environ["JAVA_HOME"]] if os.environ.get("JAVA_HOME") else []
-    places = [f"{home}/bin/java" for home in homes] + [shutil.which("java")] + sorted(glob.glob("/usr/lib/jvm/*/bin/java"))
+    places = (
+        [f"{home}/bin/java" for home in homes] + [shutil.which("java")] + sorted(glob.glob("/usr/lib/jvm/*/bin/java"))
+    )
     found = {}
     for place in filter(None, places):
         if (version := java_version(place)) and version not in found:
