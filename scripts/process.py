@@ -100,11 +100,12 @@ class Process:
         self.pid_file.unlink(missing_ok=True)
 
     def tail(self, lines=15):
-        """The last lines that it logged since it was started by this command, or at all."""
+        """The last lines that it logged since it was started by this command, or at all; without Java's stack frames."""
         try:
             with open(self.log_file, "rb") as log:
                 log.seek(max(getattr(self, "log_begin", 0), self.log_file.stat().st_size - 32_000))
-                last = log.read().decode(errors="replace").splitlines()[-lines:]
+                text = log.read().decode(errors="replace").splitlines()
+                last = [line for line in text if not line.startswith(("\tat ", "\t... "))][-lines:]
         except OSError:
             last = []
         return "\n".join(f"  | {line[:240]}" for line in last) or "  | (nothing)"
@@ -276,15 +277,17 @@ def holder(port, kind):
 
 
 def arguments(pid):
-    """The command line of a process; empty where there is none, or only a zombie."""
-    for _ in range(50):
+    """The command line of a process; empty where there is none, or only a zombie. A process that begins (exec) or ends
+    (the first of its threads is gone, the others still hold its ports) has none either: that is waited for."""
+    words = ""
+    for _ in range(200):
         try:
             words = pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
+            if words or (stat(pid)[0] in "ZX0" and len(os.listdir(f"/proc/{pid}/task")) == 1):
+                break
         except OSError:
             return []
-        if words or stat(pid)[0] in "ZX0":
-            break
-        time.sleep(0.01)  # For a moment of exec there is a process and no command line.
+        time.sleep(0.01)
     return words.rstrip("\0").split("\0") if words else []
 
 
@@ -310,3 +313,6 @@ def run(main):
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except OSError as error:  # A full disk, a folder that may not be written: the error names it.
+        print(f"{name}: {error}", file=sys.stderr)
+        sys.exit(1)
