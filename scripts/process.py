@@ -100,7 +100,7 @@ class Process:
         self.pid_file.unlink(missing_ok=True)
 
     def tail(self, lines=15):
-        """The last lines that it logged since it was started by this command, or at all; without Java's stack frames."""
+        """The last lines that it logged since this command started it, or at all; without Java's stack frames."""
         try:
             with open(self.log_file, "rb") as log:
                 log.seek(max(getattr(self, "log_begin", 0), self.log_file.stat().st_size - 32_000))
