@@ -44,6 +44,7 @@ pub(super) async fn run(command: StoreCommand) -> anyhow::Result<()> {
     );
     let settings = &config.store.cassandra;
     if let StoreCommand::Schema(_) = command {
+        print::line(format_args!("-- ScyllaDB before 2025.4: add AND tablets = {{'enabled': false}} to the keyspace"))?;
         for statement in schema::script(settings) {
             print::line(format_args!("{statement};"))?;
         }

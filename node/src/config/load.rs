@@ -195,7 +195,10 @@ impl Gathered {
     }
 }
 
-/// What stands at a path of the defaults. Every namespace has the keys of the default one.
+/// A table of copies by the names of datacenters.
+const REPLICATION: &str = "replication";
+
+/// What stands at a path of the defaults. Every namespace has the keys of the default one, and datacenters have any name.
 fn lookup(schema: &Dict, path: &[String]) -> Option<Value> {
     let (first, rest) = path.split_first()?;
     let child = match rest {
@@ -203,6 +206,7 @@ fn lookup(schema: &Dict, path: &[String]) -> Option<Value> {
             let namespace = schema_of_namespace();
             return if keys.is_empty() { Some(Value::from(namespace)) } else { lookup(&namespace, keys) };
         }
+        [_] if first == REPLICATION => return Some(Value::from(0_u8)),
         _ => schema.get(first)?,
     };
     if rest.is_empty() { Some(child.clone()) } else { lookup(child.as_dict()?, rest) }
@@ -237,6 +241,10 @@ fn read_like(like: &Value, text: &str) -> Value {
         Value::Array(..) if text.starts_with('[') => Toml::from_str::<Dict>(&format!("list = {text}"))
             .ok()
             .and_then(|mut table| table.remove("list"))
+            .unwrap_or_else(|| Value::from(text)),
+        Value::Dict(..) if text.starts_with('{') => Toml::from_str::<Dict>(&format!("table = {text}"))
+            .ok()
+            .and_then(|mut table| table.remove("table"))
             .unwrap_or_else(|| Value::from(text)),
         Value::Array(..) => Value::from(
             text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(Value::from).collect::<Vec<_>>(),
@@ -297,7 +305,7 @@ fn plain(expected: &str) -> String {
 
 /// A value as people read it; never one of `auth`, which are secrets.
 fn describe(at: &[String], value: &Value) -> String {
-    let secret = at.first().is_some_and(|section| section == "auth");
+    let secret = at.first().is_some_and(|section| section == "auth") || at.last().is_some_and(|key| key == "password");
     match value {
         Value::String(..) | Value::Char(..) if secret => "a string".to_owned(),
         Value::Num(..) if secret => "a number".to_owned(),

@@ -55,7 +55,7 @@ fn every_key_of_the_example_is_explained() {
     let text = std::fs::read_to_string(EXAMPLE).unwrap();
     let lines: Vec<&str> = text.lines().collect();
     // Some neighbours share one comment.
-    let shared = ["cert", "key", "operations_burst"];
+    let shared = ["cert", "key", "max_queue", "operations_burst", "password", "tls_key"];
     for pair in lines.windows(2) {
         let Some((key, _)) = pair[1].split_once(" = ") else { continue };
         assert!(pair[0].starts_with('#') || shared.contains(&key), "{key} has no comment above it");
@@ -141,7 +141,7 @@ fn wrong_types_say_what_was_found_and_expected() {
         &[("ROOST_LIMITS__IDLE_S", "-5"), ("ROOST_NODE__ID__X", "1")],
         &[
             "node.toml: node.http_listen: found the string \"localhost\", expected an address and port such as 127.0.0.1:8000 or [::]:8000",
-            "node.toml: store.kind: found the string \"mysql\", expected one of embedded",
+            "node.toml: store.kind: found the string \"mysql\", expected one of embedded, cassandra",
             "node.toml: store.path: found a table, expected a string (a file's path)",
             "ROOST_LIMITS__IDLE_S: limits.idle_s: found the string \"-5\", expected a whole number, 0 or more",
             "ROOST_NODE__ID__X: node.id: found a table, expected a string",
@@ -157,6 +157,38 @@ fn secrets_are_not_repeated() {
     assert!(found.iter().all(|line| !line.contains("hunter2")), "{found:?}");
     let config = load_text("[auth]\napi_keys = ['hunter2hunter2hunter2']\n", &[]).unwrap();
     assert!(!format!("{config:?}").contains("hunter2"));
+    let password = |value: &str| format!("[store.cassandra]\nusername = 'u'\npassword = {value}\n");
+    assert!(!format!("{:?}", load_text(&password("'hunter2'"), &[]).unwrap()).contains("hunter2"));
+    let found = load_text(&password("['hunter2']"), &[]).unwrap_err();
+    assert!(found.iter().all(|line| !line.contains("hunter2")), "{found:?}");
+}
+
+#[test]
+fn datacenters_have_any_name() {
+    let expected = BTreeMap::from([("DC1".to_owned(), 3), ("eu-west".to_owned(), 2)]);
+    let table = "{ DC1 = 3, eu-west = 2 }";
+    let text = format!("[store]\nkind = 'cassandra'\n[store.cassandra]\nreplication = {table}\n");
+    assert_eq!(load_text(&text, &[]).unwrap().store.cassandra.replication, expected);
+    let config = load_text("", &[("ROOST_STORE__CASSANDRA__REPLICATION", table)]).unwrap();
+    assert_eq!(config.store.cassandra.replication, expected);
+    let key = "node.toml: store.cassandra.replication";
+    check(
+        &text.replace("= 3", "= 'three'"),
+        &[],
+        &[&format!("{key}.DC1: found the string \"three\", expected a whole number from 0 to 255")],
+    );
+    check(&text.replace("= 3", "= 0"), &[], &[&format!("{key}.DC1: must be from 1 to 15, it is 0")]);
+    check(&text.replace(table, "3"), &[], &[&format!("{key}: found the number 3, expected a table of settings")]);
+}
+
+#[test]
+fn what_the_store_needs_is_checked_where_it_is_used() {
+    let wrong = "contact_points = []\nkeyspace = 'Roost'\npassword = 'p'\ntls_cert = 'c.pem'\n";
+    check(&format!("[store.cassandra]\n{wrong}"), &[], &[]);
+    let found = load_text(&format!("[store]\nkind = 'cassandra'\n[store.cassandra]\n{wrong}"), &[]).unwrap_err();
+    for key in ["contact_points", "keyspace", "username", "tls_cert", "tls_ca"] {
+        assert!(found.iter().any(|line| line.contains(&format!("store.cassandra.{key}: "))), "no {key} in {found:?}");
+    }
 }
 
 #[test]

@@ -52,7 +52,8 @@ pub async fn connect(config: &StoreConfig) -> Result<Session, StoreError> {
         .hostname_resolution_timeout(Some(RESOLVE))
         .tls_context(tls(cassandra)?)
         // Nothing here asks the driver what tables there are.
-        .fetch_schema_metadata(false);
+        .fetch_schema_metadata(false)
+        .fetch_full_schema_metadata(false);
     if !cassandra.local_datacenter.is_empty() {
         builder = builder.prefer_datacenter(cassandra.local_datacenter.clone());
     }

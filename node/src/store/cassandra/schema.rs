@@ -149,8 +149,8 @@ pub async fn migrate(
         .request_timeout(Some(TIMEOUT))
         .build()
         .into_handle();
-    let replication = replication(session, config)?;
     if !has_keyspace(session, &config.keyspace).await? {
+        let replication = replication(session, config)?;
         tell(&format!("keyspace {} with copies {replication:?}", config.keyspace));
         // ScyllaDB's tablets do not take conditional writes in all its versions.
         let scylla = node.sharder().is_some();
@@ -228,9 +228,10 @@ fn replication(session: &Session, config: &CassandraConfig) -> Result<BTreeMap<S
     for (datacenter, copies) in &replication {
         let there = nodes.get(datacenter).copied().unwrap_or(0);
         if there < usize::from(*copies) {
-            return Err(StoreError::Refused(format!(
-                "keyspace {} is to have {copies} copies in datacenter {datacenter}, which has {there} nodes: set \
-                 store.cassandra.replication, such as {{ {datacenter} = {} }} (fewer than three for a trial only)",
+            // They may still be starting.
+            return Err(StoreError::Unavailable(format!(
+                "keyspace {} is to have {copies} copies in datacenter {datacenter}, which has {there} nodes so far: start \
+                 more, or set store.cassandra.replication = {{ {datacenter} = {} }} (fewer than three for a trial only)",
                 config.keyspace,
                 there.max(1)
             )));
