@@ -7,13 +7,16 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::LogConfig;
 
+/// The driver of the store tells of every connection; it is heard at `info` only where the level names it.
+const QUIET: &str = "scylla=warn";
+
 /// Starts logging for the process. To be called once, by the commands that run nodes.
 ///
 /// # Errors
 /// Where the level is not a filter, the format is unknown, or logging was started already.
 pub fn init(config: &LogConfig) -> anyhow::Result<()> {
-    let filter =
-        EnvFilter::try_new(&config.level).with_context(|| format!("log.level {:?} is not a filter", config.level))?;
+    let filter = EnvFilter::try_new(format!("{QUIET},{}", config.level))
+        .with_context(|| format!("log.level {:?} is not a filter", config.level))?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let started = match config.format.as_str() {
         "json" => builder.json().try_init(),

@@ -67,7 +67,8 @@ const PAGE: usize = 1_000;
 /// See the module.
 #[expect(missing_debug_implementations, reason = "holds a driver session")]
 pub struct CassandraStore {
-    link: watch::Receiver<Link>,
+    /// Nothing until the first attempt to connect has ended.
+    link: watch::Receiver<Option<Link>>,
     tasks: Tasks,
 }
 
@@ -75,7 +76,7 @@ pub struct CassandraStore {
 #[derive(Clone)]
 enum Link {
     Up(Arc<Connected>),
-    /// Not yet, or not any more: why.
+    /// Why not.
     Down(StoreError),
 }
 
@@ -88,8 +89,7 @@ struct Connected {
 impl CassandraStore {
     /// Begins to connect, and returns at once.
     pub fn open(config: &StoreConfig, cluster_name: &str) -> Arc<Self> {
-        let down = Link::Down(StoreError::Unavailable("not connected yet".to_owned()));
-        let (sender, link) = watch::channel(down);
+        let (sender, link) = watch::channel(None);
         let tasks = Tasks::new();
         let (config, cluster_name) = (config.clone(), cluster_name.to_owned());
         tasks.spawn_detached("connect to the store", async move {
@@ -97,13 +97,13 @@ impl CassandraStore {
                 match Connected::make(&config, &cluster_name).await {
                     Ok(connected) => {
                         tracing::info!(store = %connected.store_id, "connected to the store");
-                        sender.send_replace(Link::Up(Arc::new(connected)));
+                        sender.send_replace(Some(Link::Up(Arc::new(connected))));
                         // From here on the driver keeps the connections.
                         return;
                     }
                     Err(error) => {
                         tracing::debug!(%error, "not connected to the store");
-                        sender.send_replace(Link::Down(error));
+                        sender.send_replace(Some(Link::Down(error)));
                     }
                 }
                 tokio::time::sleep(AGAIN).await;
@@ -112,10 +112,15 @@ impl CassandraStore {
         Arc::new(Self { link, tasks })
     }
 
-    fn connected(&self) -> Result<Arc<Connected>, StoreError> {
-        match &*self.link.borrow() {
-            Link::Up(connected) => Ok(Arc::clone(connected)),
-            Link::Down(error) => Err(error.clone()),
+    /// Waits for the first attempt only. Whoever calls bounds the time.
+    async fn connected(&self) -> Result<Arc<Connected>, StoreError> {
+        let mut link = self.link.clone();
+        let link = link.wait_for(Option::is_some).await.map(|link| link.clone());
+        match link {
+            Ok(Some(Link::Up(connected))) => Ok(connected),
+            Ok(Some(Link::Down(error))) => Err(error),
+            // The task that connects has ended.
+            Ok(None) | Err(_) => Err(StoreError::Unavailable("the node stops".to_owned())),
         }
     }
 }
@@ -271,12 +276,12 @@ fn number(value: u64) -> Result<i64, StoreError> {
 #[async_trait]
 impl Store for CassandraStore {
     async fn store_id(&self) -> Result<Uuid, StoreError> {
-        Ok(self.connected()?.store_id)
+        Ok(self.connected().await?.store_id)
     }
 
     /// A number whose write has an unknown outcome is left out.
     async fn next_generation(&self, node: &NodeId) -> Result<Generation, StoreError> {
-        let connected = self.connected()?;
+        let connected = self.connected().await?;
         // Whoever calls bounds the time.
         loop {
             let last = connected.generation(node).await?;
@@ -299,16 +304,16 @@ impl Store for CassandraStore {
     }
 
     async fn generation(&self, node: &NodeId) -> Result<Option<Generation>, StoreError> {
-        let generation = self.connected()?.generation(node).await?;
+        let generation = self.connected().await?.generation(node).await?;
         generation.map(|found| u64::try_from(found).map_err(|error| StoreError::Corrupt(error.to_string()))).transpose()
     }
 
     async fn read_map(&self) -> Result<Option<ClusterMap>, StoreError> {
-        self.connected()?.map().await
+        self.connected().await?.map().await
     }
 
     async fn change_map(&self, expected: u64, next: &ClusterMap) -> Result<MapChange, StoreError> {
-        let connected = self.connected()?;
+        let connected = self.connected().await?;
         let content = rows::encode_map(next)?;
         let version = number(next.version)?;
         let Statements { first_map, change_map, .. } = &connected.statements;
@@ -331,7 +336,7 @@ impl Store for CassandraStore {
     /// Both rows at once. Where one of them alone is written, nobody was told that the session is stored: a user's row
     /// without the session's is skipped when it is read, and the write is repeated or ended by whoever asked for it.
     async fn put_session(&self, record: &SessionRecord, version: WriteVersion) -> Result<(), StoreError> {
-        let connected = self.connected()?;
+        let connected = self.connected().await?;
         let (timestamp, ttl_s) = (timestamp(version)?, ttl_s(record.expires_ms, clock::wall_ms()));
         let (row, expires_at) = (rows::encode_session(record)?, CqlTimestamp(number(record.expires_ms)?));
         let Statements { put_session, put_session_of_user, .. } = &connected.statements;
@@ -347,7 +352,7 @@ impl Store for CassandraStore {
     }
 
     async fn end_session(&self, record: &SessionRecord, _version: WriteVersion) -> Result<(), StoreError> {
-        let connected = self.connected()?;
+        let connected = self.connected().await?;
         let Statements { end_session, end_session_of_user, .. } = &connected.statements;
         let id = record.id.0;
         let ended = connected.execute(end_session, (END_TIMESTAMP, id));
@@ -361,7 +366,7 @@ impl Store for CassandraStore {
     }
 
     async fn session(&self, session: SessionId, now_ms: u64) -> Result<Option<SessionRecord>, StoreError> {
-        let connected = self.connected()?;
+        let connected = self.connected().await?;
         let result = connected.execute(&connected.statements.session, (session.0,)).await?;
         let Some((Some(row),)) = first::<(Option<Vec<u8>>,)>(result)? else {
             return Ok(None);
@@ -376,7 +381,7 @@ impl Store for CassandraStore {
         after: Option<SessionId>,
         limit: usize,
     ) -> Result<Vec<SessionId>, StoreError> {
-        let connected = self.connected()?;
+        let connected = self.connected().await?;
         let limit = limit.min(PAGE);
         let (mut found, mut after) = (Vec::new(), after.map(|session| session.0));
         // An empty name is no partition key.
@@ -411,7 +416,7 @@ impl Store for CassandraStore {
 
     /// Asks for a row at LOCAL_QUORUM: one node that answers is not enough.
     async fn ping(&self) -> Result<(), StoreError> {
-        let connected = self.connected()?;
+        let connected = self.connected().await?;
         connected.execute(&connected.statements.ping, (KEY,)).await.map(|_| ())
     }
 }
