@@ -278,6 +278,14 @@ impl Worker {
             WorkerInput::Request { slot, from, term, request, reply } => {
                 let ticket = self.next_ticket;
                 self.next_ticket += 1;
+                // A session that cannot be stored is not begun: its end would have to be remembered until the store is back.
+                if matches!(request, SlotRequest::CreateSession { .. })
+                    && self.slots.get(&slot).is_some_and(|core| core.replica().serving().is_some())
+                    && let Some(error) = self.inputs.store.refuses()
+                {
+                    self.tickets.insert(ticket, Asker { reply, publish_since_us: None });
+                    return self.answer(slot, ticket, Err(SlotError::StoreUnavailable(reason(&error))));
+                }
                 let publish_since_us = matches!(request, SlotRequest::Publish { .. }).then(clock::mono_us);
                 self.tickets.insert(ticket, Asker { reply, publish_since_us });
                 self.handle(slot, SlotInput::Request { ticket, from, term, request }, touched).await;

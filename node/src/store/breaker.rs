@@ -23,14 +23,16 @@ impl Breaker {
     /// Whether a request may go now. While open, the one that is let through moves the next attempt on: should it never
     /// report, another follows.
     pub fn admits(&mut self, now_ms: u64) -> bool {
-        match self.try_at_ms {
-            None => true,
-            Some(at_ms) if now_ms < at_ms => false,
-            Some(_) => {
-                self.try_at_ms = Some(now_ms + self.open_ms);
-                true
-            }
+        let admits = self.would_admit(now_ms);
+        if admits && self.is_open() {
+            self.try_at_ms = Some(now_ms + self.open_ms);
         }
+        admits
+    }
+
+    /// Whether a request would be let through now.
+    pub fn would_admit(&self, now_ms: u64) -> bool {
+        self.try_at_ms.is_none_or(|at_ms| now_ms >= at_ms)
     }
 
     /// The store has answered. Says whether that closed it.
@@ -66,7 +68,8 @@ mod tests {
         assert!(!breaker.succeeded());
         assert!(!breaker.failed(2) && !breaker.failed(3) && breaker.admits(3));
         assert!(breaker.failed(4) && breaker.is_open());
-        assert!(!breaker.admits(5) && !breaker.admits(103));
+        assert!(!breaker.admits(5) && !breaker.admits(103) && !breaker.would_admit(103));
+        assert!(breaker.would_admit(104) && breaker.would_admit(104));
         // One at a time.
         assert!(breaker.admits(104) && !breaker.admits(104) && !breaker.admits(203));
         assert!(!breaker.failed(150));

@@ -25,6 +25,8 @@ use crate::{
     metrics::StoreMetrics,
 };
 
+const NO_PLACE: &str = "none was free to take this one";
+
 /// See the module.
 #[expect(missing_debug_implementations, reason = "holds a trait object")]
 pub struct GuardedStore {
@@ -67,10 +69,7 @@ impl GuardedStore {
         let started_ms = clock::mono_ms();
         if !self.breaker().admits(started_ms) {
             self.metrics.refused("breaker");
-            return Err(StoreError::Unavailable(format!(
-                "it has not answered {} requests in a row: asked again when it answers",
-                self.limits.breaker_failures
-            )));
+            return Err(self.is_down());
         }
         let _permit = self.turn(started_ms).await?;
         let waited = Duration::from_millis(clock::mono_ms() - started_ms);
@@ -84,7 +83,7 @@ impl GuardedStore {
         }
         let Some(_place) = Place::take(self) else {
             self.metrics.refused("queue");
-            return Err(self.too_many("none was free to take this one"));
+            return Err(self.too_many(NO_PLACE));
         };
         match tokio::time::timeout(self.limits.timeout, self.permits.acquire()).await {
             Ok(Ok(permit)) => Ok(permit),
@@ -95,6 +94,13 @@ impl GuardedStore {
                 Err(self.too_many(&format!("this one waited {waited_ms} ms for its turn")))
             }
         }
+    }
+
+    fn is_down(&self) -> StoreError {
+        StoreError::Unavailable(format!(
+            "it has not answered {} requests in a row: asked again when it answers",
+            self.limits.breaker_failures
+        ))
     }
 
     fn too_many(&self, what: &str) -> StoreError {
@@ -240,6 +246,18 @@ impl Store for GuardedStore {
 
     async fn ping(&self) -> Result<(), StoreError> {
         self.direct("ping", self.inner.ping()).await
+    }
+
+    fn refuses(&self) -> Option<StoreError> {
+        if !self.breaker().would_admit(clock::mono_ms()) {
+            self.metrics.refused("breaker");
+            return Some(self.is_down());
+        }
+        if self.waiting.load(Ordering::Relaxed) >= self.limits.queue {
+            self.metrics.refused("queue");
+            return Some(self.too_many(NO_PLACE));
+        }
+        None
     }
 }
 

@@ -85,4 +85,9 @@ pub trait Store: Send + Sync + 'static {
     ) -> Result<Vec<SessionId>, StoreError>;
     /// Answers when the store does.
     async fn ping(&self) -> Result<(), StoreError>;
+    /// Why a request about a session would be refused now without being sent, if it would. So that nothing is begun whose
+    /// end must be stored too.
+    fn refuses(&self) -> Option<StoreError> {
+        None
+    }
 }

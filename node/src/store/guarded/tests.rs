@@ -113,6 +113,7 @@ async fn what_is_too_much_waits_and_what_is_far_too_much_is_refused_with_the_sta
     let tasks = Tasks::new();
     let mut asked: Vec<_> = (0..5).map(|_| ask(&store, &tasks)).collect();
     until(|| gate.asked.load(Ordering::SeqCst) == 2 && store.waiting.load(Ordering::SeqCst) == 3).await;
+    assert!(reason(store.refuses().map_or(Ok(()), Err)).contains("of 3 (store.max_queue) wait"));
     let refused = reason(store.session(sample_session(1, "").id, 0).await.map(|_| ()));
     assert!(refused.contains("2 of 2 (store.max_in_flight)"), "{refused}");
     assert!(refused.contains("of 3 (store.max_queue) wait"), "{refused}");
@@ -171,8 +172,10 @@ async fn a_store_that_is_down_is_asked_seldom_and_a_ping_finds_it_up_again() {
         let text = reason(store.session(session, 0).await.map(|_| ()));
         assert!(text.contains("3 requests in a row"), "{text}");
     }
+    assert!(store.refuses().is_some());
     assert_eq!(gate.asked.load(Ordering::SeqCst), 3);
     gate.down.store(false, Ordering::SeqCst);
     assert_eq!(store.ping().await, Ok(()));
+    assert_eq!(store.refuses(), None);
     assert_eq!(store.session(session, 0).await, Ok(None));
 }
