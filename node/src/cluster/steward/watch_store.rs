@@ -31,51 +31,52 @@ pub(super) async fn run(
     fault: watch::Sender<Option<String>>,
 ) {
     for round in 0_u32.. {
-        let ping = store.ping();
-        tokio::pin!(ping);
-        let state = match tokio::time::timeout(SLOW, &mut ping).await {
-            Ok(answer) => {
-                if answer.is_ok() {
-                    StoreView::Up
-                } else {
-                    StoreView::Down
-                }
-            }
-            Err(_) => {
-                set(&view, StoreView::Slow);
-                match tokio::time::timeout(DOWN, ping).await {
-                    Ok(Ok(())) => StoreView::Slow,
-                    _ => StoreView::Down,
-                }
-            }
-        };
-        set(&view, state);
-        if state != StoreView::Down && round % GENERATION_EACH == 0 {
-            match store.generation(&me.node).await {
-                Ok(Some(latest)) if latest > me.generation => {
-                    let reason = format!(
-                        "another process was started as node {} (generation {latest}, this one is {}): this one stops. If \
-                         that was not meant, give it a node.id of its own",
-                        me.node, me.generation
-                    );
-                    tracing::error!("{reason}");
-                    fault.send_replace(Some(reason));
-                    return;
-                }
-                Ok(_) => {}
-                Err(error) => tracing::debug!(%error, "this node's generation could not be read"),
+        let up = ask(&view, store.ping()).await.is_some();
+        if up && round % GENERATION_EACH == 0 {
+            let latest = ask(&view, store.generation(&me.node)).await.flatten();
+            if let Some(latest) = latest.filter(|latest| *latest > me.generation) {
+                let reason = format!(
+                    "another process was started as node {} (generation {latest}, this one is {}): this one stops. If that \
+                     was not meant, give it a node.id of its own",
+                    me.node, me.generation
+                );
+                tracing::error!("{reason}");
+                fault.send_replace(Some(reason));
+                return;
             }
         }
-        if state != StoreView::Down && round % MAP_EACH == 0 {
-            match store.read_map().await {
-                Ok(Some(found)) => {
-                    map.offer(Arc::new(found));
-                }
-                Ok(None) => {}
-                Err(error) => tracing::warn!(%error, "the cluster map could not be read"),
-            }
+        if up
+            && round % MAP_EACH == 0
+            && let Some(found) = ask(&view, store.read_map()).await.flatten()
+        {
+            map.offer(Arc::new(found));
         }
         tokio::time::sleep(EVERY).await;
+    }
+}
+
+/// What the store answers, if it does in time; in any case how it is, is noted as soon as that is known.
+async fn ask<T>(view: &watch::Sender<StoreView>, request: impl Future<Output = Result<T, StoreError>>) -> Option<T> {
+    tokio::pin!(request);
+    let (answer, state) = match tokio::time::timeout(SLOW, &mut request).await {
+        Ok(answer) => (Some(answer), StoreView::Up),
+        Err(_) => {
+            set(view, StoreView::Slow);
+            (tokio::time::timeout(DOWN, request).await.ok(), StoreView::Slow)
+        }
+    };
+    match answer {
+        Some(Ok(answer)) => {
+            set(view, state);
+            Some(answer)
+        }
+        failed => {
+            set(view, StoreView::Down);
+            if let Some(Err(error)) = failed {
+                tracing::debug!(%error, "the store does not answer");
+            }
+            None
+        }
     }
 }
 

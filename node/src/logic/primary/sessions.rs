@@ -234,6 +234,10 @@ impl SlotCore {
                 effect,
             ) => {
                 let error = match effect {
+                    // A repeat of a creation that the store did not take.
+                    Effect::NoSession(Some(EndReason::NotStored)) => {
+                        SlotError::StoreUnavailable("it did not take the session".to_owned())
+                    }
                     Effect::NoSession(Some(reason)) => SlotError::SessionEnded(reason),
                     // It was there when this was asked, and has been forgotten since: the store has it.
                     _ => SlotError::Busy,

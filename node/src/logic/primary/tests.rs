@@ -389,3 +389,18 @@ fn a_repeated_creation_whose_write_fails_ends_nothing() {
     assert!(bench.answer(second).unwrap().is_err());
     bench.view();
 }
+
+#[test]
+fn a_repeated_creation_that_the_store_did_not_take_is_told_so() {
+    let mut bench = Bench::new();
+    let first = bench.ask("g1", SlotRequest::CreateSession { record: record() });
+    bench.store(false, None);
+    let repeat = bench.ask("g1", SlotRequest::CreateSession { record: record() });
+    for ticket in [first, repeat] {
+        assert!(
+            matches!(bench.answer(ticket), Some(Err(SlotError::StoreUnavailable(_)))),
+            "{:?}",
+            bench.answer(ticket)
+        );
+    }
+}
