@@ -51,8 +51,9 @@ pub async fn connect(config: &StoreConfig) -> Result<Session, StoreError> {
         .keepalive_timeout(keep_alive)
         .hostname_resolution_timeout(Some(RESOLVE))
         .tls_context(tls(cassandra)?)
-        // Nothing here asks the driver what tables there are.
-        .fetch_schema_metadata(false)
+        // The driver finds a row's replicas only where it knows how the keyspace is replicated; what columns there are
+        // nobody asks it.
+        .keyspaces_to_fetch([&cassandra.keyspace])
         .fetch_full_schema_metadata(false);
     if !cassandra.local_datacenter.is_empty() {
         builder = builder.prefer_datacenter(cassandra.local_datacenter.clone());
