@@ -285,4 +285,11 @@ pub enum Entry {
         /// Which.
         session: SessionId,
     },
+    /// A session is attached still.
+    Used {
+        /// Which.
+        session: SessionId,
+        /// When, in milliseconds since 1970.
+        at_ms: u64,
+    },
 }

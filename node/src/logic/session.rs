@@ -128,6 +128,22 @@ impl Session {
         self.last.replace(Attachment { number, gateway, connection }).filter(|_| present)
     }
 
+    /// It is attached still, so it counts as used. Whether that says something new.
+    pub fn used(&mut self, at_ms: u64) -> bool {
+        let says = self.attachment().is_some() && self.record.last_used_ms < at_ms;
+        if says {
+            self.record.last_used_ms = at_ms;
+        }
+        says
+    }
+
+    /// Whether the store should hear that it is still used. What it knows is then never older than half the time after
+    /// which an unused session ends: when all copies are lost, that much is left to come back.
+    pub fn should_note_use(&self, wall_ms: u64) -> bool {
+        let noted_ms = self.record.last_used_ms;
+        self.attachment().is_some() && wall_ms.saturating_sub(noted_ms) >= (self.record.idle_ttl_ms / 2).max(1_000)
+    }
+
     /// The socket is gone. Whether that was the live attachment.
     pub fn detach(&mut self, number: AttachmentNumber, at_ms: u64, until_ms: u64) -> bool {
         let live = self.attachment().is_some_and(|attachment| attachment.number == number);

@@ -157,7 +157,8 @@ impl SlotState {
             | Entry::Detach { session, .. }
             | Entry::GraceOver { session, .. }
             | Entry::SessionJoin { session, .. }
-            | Entry::SessionLeave { session, .. } => (*session, false),
+            | Entry::SessionLeave { session, .. }
+            | Entry::Used { session, .. } => (*session, false),
             Entry::Departed { session, .. } | Entry::Saved { session, .. } | Entry::Forget { session } => {
                 (*session, true)
             }
@@ -204,6 +205,7 @@ impl SlotState {
             }
             Entry::SessionJoin { group, .. } => session.join(group),
             Entry::SessionLeave { group, .. } => session.leave(&group),
+            Entry::Used { at_ms, .. } => session.used(at_ms),
             Entry::GraceOver { attachment, .. } => {
                 session.grace_over(attachment);
                 false

@@ -404,3 +404,25 @@ fn a_repeated_creation_that_the_store_did_not_take_is_told_so() {
         );
     }
 }
+
+#[test]
+fn the_store_learns_that_an_attached_session_is_used() {
+    let mut bench = Bench::with_session();
+    let attached = bench.attach("g1", 1);
+    let number = bench.attached(attached);
+    let mut noted = Vec::new();
+    for _ in 0..220 {
+        bench.pass(5_000);
+        bench.renew("g1", number, 1);
+        noted.extend(bench.out.iter().filter_map(|output| match output {
+            SlotOutput::Save { record, .. } => Some(record.last_used_ms),
+            _ => None,
+        }));
+        bench.store(true, None);
+    }
+    // The attach itself, then once in half the time after which an unused session ends.
+    assert_eq!(noted.len(), 3, "{noted:?}");
+    assert!(noted.is_sorted_by(|one, two| *two >= *one + 500_000), "{noted:?}");
+    assert_eq!(bench.pushes("g1"), []);
+    assert!(bench.view().attached);
+}

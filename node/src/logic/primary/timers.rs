@@ -134,6 +134,9 @@ impl SlotCore {
             }
             _ => {}
         }
+        if session.should_note_use(at_ms) {
+            return Some(Due::Entry(Entry::Used { session: id, at_ms }));
+        }
         if !session.departing.is_empty() && self.departing.get(&id).is_none_or(|again_ms| *again_ms <= now.mono_ms) {
             return Some(Due::Depart);
         }
