@@ -45,7 +45,12 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
     };
     let inputs = NodeInputs { config: Arc::new(config), identity, keyring: Arc::new(keyring), store };
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let node = Box::pin(Node::start(inputs)).await?;
+    // It may wait for the store for as long as that takes.
+    let node = tokio::select! {
+        node = Box::pin(Node::start(inputs)) => node?,
+        _ = terminate.recv() => return stopped_early(),
+        _ = interrupt.recv() => return stopped_early(),
+    };
     print::line(format_args!(
         "node {} serves clients at http://{} and peers at {}",
         node.member(),
@@ -68,5 +73,10 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
         _ = interrupt.recv() => {}
     }
     node.shut_down().await;
+    Ok(())
+}
+
+fn stopped_early() -> anyhow::Result<()> {
+    print::note(format_args!("stopped before it had started"));
     Ok(())
 }
