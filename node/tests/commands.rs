@@ -307,3 +307,52 @@ async fn check_config_names_every_problem() {
     let (done, out, err) = output(&["check-config", file.to_str().unwrap()]).await;
     assert!(done.status.success() && out.contains("is right"), "{out} {err}");
 }
+
+#[tokio::test]
+async fn a_node_waits_for_a_store_that_is_down_says_so_and_can_be_stopped() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    for arguments in [
+        &["certs", "init", "--dir", &at("")][..],
+        &["certs", "node", "n1", "--dir", &at("")],
+        &["keys", "new", "--file", &at("keyring.toml")],
+    ] {
+        let (done, _, err) = output(arguments).await;
+        assert!(done.status.success(), "{err}");
+    }
+    // A port on which nobody listens.
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = nobody.local_addr().unwrap();
+    drop(nobody);
+    let config = format!(
+        "[node]\nhttp_listen = '127.0.0.1:0'\npeer_listen = '127.0.0.1:0'\n[tls]\nca = '{}'\ncert = '{}'\nkey = '{}'\n\
+         [auth]\napi_keys = ['0123456789abcdef']\nkeyring = '{}'\n\
+         [store]\nkind = 'cassandra'\n[store.cassandra]\ncontact_points = ['{address}']\n",
+        at("ca.pem"),
+        at("n1.pem"),
+        at("n1.key"),
+        at("keyring.toml"),
+    );
+    std::fs::write(at("node.toml"), config).unwrap();
+
+    let mut child = roost(&["serve", "--config", &at("node.toml")]).stderr(Stdio::piped()).spawn().unwrap();
+    let mut said = BufReader::new(child.stderr.take().unwrap()).lines();
+    let (child, said) = tokio::task::spawn_blocking(move || {
+        let mut waits = said.by_ref().map_while(Result::ok).skip_while(|line| !line.contains("the store is needed"));
+        let line = waits.next().unwrap();
+        let stopped = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+        assert!(stopped.success());
+        let status = child.wait().unwrap();
+        (status, line)
+    })
+    .await
+    .unwrap();
+    assert!(said.contains(&address.to_string()) && said.contains("trying again"), "{said}");
+    assert!(child.success(), "{child}");
+
+    let (done, _, err) = output(&["store", "check", "--config", &at("node.toml")]).await;
+    assert_eq!(done.status.code(), Some(1));
+    assert!(err.contains(&address.to_string()) && err.contains("did not answer"), "{err}");
+    let (done, cql, _) = output(&["store", "schema", "--config", &at("node.toml")]).await;
+    assert!(done.status.success() && cql.contains("CREATE TABLE IF NOT EXISTS roost.sessions "), "{cql}");
+}
