@@ -173,7 +173,10 @@ impl SlotState {
         }
         let forget = matches!(entry, Entry::Forget { .. });
         let effect = Self::change_session(id, session, index, entry);
-        if session.is_at_rest() && (forget || session.ended().is_some()) {
+        // One that could not be stored is remembered for a while: a repeat of its creation would make it again, and the store,
+        // where an end is for ever, would not have it.
+        let is_over = session.ended().is_some_and(|reason| reason != EndReason::NotStored);
+        if session.is_at_rest() && (forget || is_over) {
             self.sessions.remove(&id);
         }
         effect

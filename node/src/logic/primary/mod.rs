@@ -187,6 +187,8 @@ enum Pending {
         ticket: Ticket,
         session: SessionId,
     },
+    /// The store did not take a new session.
+    GivenUp(SessionId),
     /// The session came from the store: these can be handled now.
     Loaded(SessionId, Vec<Asked>),
     /// A timer's entry: until it is committed the timer does not order it again.
@@ -258,6 +260,8 @@ pub struct SlotCore {
     /// when to try again). A store that does not answer keeps no timer waiting.
     timers: BTreeSet<SessionId>,
     writes: BTreeSet<SessionId>,
+    /// Creations that the store did not take: their ends are ordered, and not committed yet.
+    given_up: BTreeSet<SessionId>,
     departing: BTreeMap<SessionId, u64>,
     save_again_ms: u64,
 }
@@ -284,6 +288,7 @@ impl SlotCore {
             heard: BTreeMap::new(),
             timers: BTreeSet::new(),
             writes: BTreeSet::new(),
+            given_up: BTreeSet::new(),
             departing: BTreeMap::new(),
             save_again_ms: 0,
         }
@@ -371,6 +376,7 @@ impl SlotCore {
         self.silent_gateways.clear();
         self.timers.clear();
         self.writes.clear();
+        self.given_up.clear();
         self.departing.clear();
         self.save_again_ms = 0;
         self.renewals.clear();
@@ -388,7 +394,7 @@ impl SlotCore {
                 | Pending::End { ticket, .. }
                 | Pending::Attach { ticket, .. } => tickets.push(ticket),
                 Pending::Loaded(_, asked) => tickets.extend(asked.into_iter().map(|asked| asked.ticket)),
-                Pending::Timer(_) | Pending::Nobody => {}
+                Pending::Timer(_) | Pending::GivenUp(_) | Pending::Nobody => {}
             }
         }
         tickets.extend(std::mem::take(&mut self.loading).into_values().flatten().map(|asked| asked.ticket));

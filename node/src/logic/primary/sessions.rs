@@ -153,15 +153,18 @@ impl SlotCore {
         } else {
             self.save_again_ms = now.mono_ms + 1_000;
         }
-        let view = self.view(session);
+        let (view, given_up) = (self.view(session), self.is_given_up(session));
         for (ticket, waiting) in self.saving.remove(&(session, index)).unwrap_or_default() {
             let result = match (&result, &view) {
+                // The write of an earlier attempt failed before this one came through: the session is over.
+                (Ok(()), _) if waiting == Waiting::Create && given_up => Err(not_stored()),
                 (Ok(()), Some(view)) if waiting != Waiting::End => Ok(SlotAnswer::Session(view.clone())),
                 (Ok(()), _) => Ok(SlotAnswer::Done),
                 (Err(reason), _) if waiting == Waiting::Create => {
+                    self.given_up.insert(session);
                     self.order(
                         Entry::SessionEnd { session, reason: EndReason::NotStored, at_ms: now.wall_ms },
-                        Pending::Nobody,
+                        Pending::GivenUp(session),
                     );
                     Err(SlotError::StoreUnavailable(reason.clone()))
                 }
@@ -225,6 +228,12 @@ impl SlotCore {
             (Pending::Timer(session), _) => {
                 self.timers.remove(&session);
             }
+            (Pending::GivenUp(session), _) => {
+                self.given_up.remove(&session);
+            }
+            (Pending::Create { ticket, .. }, Effect::NoSession(Some(EndReason::NotStored))) => {
+                out.push(SlotOutput::Answer { ticket, result: Err(not_stored()) });
+            }
             (
                 Pending::Create { ticket, .. }
                 | Pending::Change { ticket, .. }
@@ -234,10 +243,6 @@ impl SlotCore {
                 effect,
             ) => {
                 let error = match effect {
-                    // A repeat of a creation that the store did not take.
-                    Effect::NoSession(Some(EndReason::NotStored)) => {
-                        SlotError::StoreUnavailable("it did not take the session".to_owned())
-                    }
                     Effect::NoSession(Some(reason)) => SlotError::SessionEnded(reason),
                     // It was there when this was asked, and has been forgotten since: the store has it.
                     _ => SlotError::Busy,
@@ -385,6 +390,13 @@ impl SlotCore {
         self.saving.entry((session, index)).or_default().extend(waiting);
     }
 
+    /// Whether a new session is over because the store did not take it, or will be.
+    fn is_given_up(&self, session: SessionId) -> bool {
+        let known = self.state().and_then(|state| state.session(session));
+        let over = known.is_none_or(|known| known.ended() == Some(EndReason::NotStored));
+        over || self.given_up.contains(&session)
+    }
+
     fn view(&self, session: SessionId) -> Option<SessionView> {
         let known = self.state()?.session(session)?;
         Some(SessionView {
@@ -393,6 +405,10 @@ impl SlotCore {
             present: known.is_present(),
         })
     }
+}
+
+fn not_stored() -> SlotError {
+    SlotError::StoreUnavailable("it did not take the session in time".to_owned())
 }
 
 fn answer_all(tickets: Vec<Ticket>, answer: &SlotAnswer, out: &mut Vec<SlotOutput>) {

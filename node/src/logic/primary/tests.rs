@@ -391,21 +391,6 @@ fn a_repeated_creation_whose_write_fails_ends_nothing() {
 }
 
 #[test]
-fn a_repeated_creation_that_the_store_did_not_take_is_told_so() {
-    let mut bench = Bench::new();
-    let first = bench.ask("g1", SlotRequest::CreateSession { record: record() });
-    bench.store(false, None);
-    let repeat = bench.ask("g1", SlotRequest::CreateSession { record: record() });
-    for ticket in [first, repeat] {
-        assert!(
-            matches!(bench.answer(ticket), Some(Err(SlotError::StoreUnavailable(_)))),
-            "{:?}",
-            bench.answer(ticket)
-        );
-    }
-}
-
-#[test]
 fn the_store_learns_that_an_attached_session_is_used() {
     let mut bench = Bench::with_session();
     let attached = bench.attach("g1", 1);
@@ -425,4 +410,33 @@ fn the_store_learns_that_an_attached_session_is_used() {
     assert!(noted.is_sorted_by(|one, two| *two >= *one + 500_000), "{noted:?}");
     assert_eq!(bench.pushes("g1"), []);
     assert!(bench.view().attached);
+}
+
+#[test]
+fn a_creation_that_was_given_up_is_never_acknowledged_afterwards() {
+    let refused = |answer: Option<&Result<SlotAnswer, SlotError>>| {
+        assert!(matches!(answer, Some(Err(SlotError::StoreUnavailable(_)))), "{answer:?}");
+    };
+    let mut bench = Bench::new();
+    let create = || SlotRequest::CreateSession { record: record() };
+    let first = bench.ask("g1", create());
+    let second = bench.ask("g1", create());
+    let of_save = |output: &SlotOutput| match output {
+        SlotOutput::Save { index, .. } => Some(*index),
+        _ => None,
+    };
+    let saves: Vec<_> = bench.out.iter().filter_map(of_save).collect();
+    bench.out.retain(|output| of_save(output).is_none());
+    // The write of the first failed, that of its repeat came through: whichever is answered, the session is over.
+    bench.input(SlotInput::Saved { session: SESSION, index: saves[0], result: Err("down".to_owned()) });
+    bench.input(SlotInput::Saved { session: SESSION, index: saves[1], result: Ok(()) });
+    refused(bench.answer(first));
+    refused(bench.answer(second));
+    // A repeat that comes before the end is stored, and one after that.
+    let third = bench.ask("g1", create());
+    refused(bench.answer(third));
+    bench.pass(2_000);
+    bench.store(true, None);
+    let fourth = bench.ask("g1", create());
+    refused(bench.answer(fourth));
 }
