@@ -214,7 +214,14 @@ impl Store for GuardedStore {
 
     /// Without an answer the outcome is unknown: it may be on its way.
     async fn change_map(&self, expected: u64, next: &ClusterMap) -> Result<MapChange, StoreError> {
-        match self.direct("change_map", self.inner.change_map(expected, next)).await {
+        let change = async {
+            match self.inner.change_map(expected, next).await {
+                // Not an answer: it must not look like one to the breaker.
+                Ok(MapChange::Unknown) => Err(StoreError::Unavailable("no answer to a conditional write".to_owned())),
+                result => result,
+            }
+        };
+        match self.direct("change_map", change).await {
             Err(StoreError::Unavailable(reason)) => {
                 tracing::warn!(reason, "a change of the cluster map has an unknown outcome: the map is read again");
                 Ok(MapChange::Unknown)
