@@ -193,7 +193,7 @@ pub struct EndedSessions {
 
 /// Creates a session and stores it.
 #[utoipa::path(post, path = "/v1/sessions", tag = "sessions", request_body = NewSession,
-    responses((status = 201, description = "Created. `Set-Cookie` carries the token too, for a backend that passes it on.", body = CreatedSession)))]
+    responses((status = 201, description = "Created. `Set-Cookie` carries the token too, for a backend that passes it on.", body = CreatedSession), (status = 503, description = "The store did not take it, or not in time: `Retry-After` says when to try again", body = ErrorBody)))]
 async fn create(State(api): State<Arc<Api>>, JsonBody(new): JsonBody<NewSession>) -> Result<Response, ApiError> {
     let mut problems = Problems::default();
     problems.take(|| loc!["body", "user"], check_user(&new.user));
@@ -223,7 +223,16 @@ async fn create(State(api): State<Arc<Api>>, JsonBody(new): JsonBody<NewSession>
         grants,
     };
     let id = record.id;
-    let session = session(api.ask(api.session_slot(id), SlotRequest::CreateSession { record }).await?)?;
+    let created = api.ask(api.session_slot(id), SlotRequest::CreateSession { record }).await;
+    let created = created.map_err(|error| match error {
+        // Perhaps it was made, but nobody has its token: it ends by itself, and another may be made.
+        SlotError::Unknown => SlotError::StoreUnavailable(format!(
+            "it was not known to be stored within {} ms (limits.request_ms)",
+            api.config.limits.request_ms
+        )),
+        error => error,
+    })?;
+    let session = session(created)?;
     let token = api.keyring.sign(id);
     let headers = [
         (header::LOCATION, HeaderValue::try_from(format!("/v1/sessions/{id}")).map_err(|_| ApiError::internal())?),

@@ -111,6 +111,11 @@ async fn reasons_of_the_cluster_become_statuses() {
         assert_eq!(answer.0.headers["retry-after"], "1");
         is_error(status, kind, &json!([]), answer);
     }
+    // A session whose token nobody has may as well not be there.
+    let late = Server::answering(|_| Some(Err(SlotError::Unknown)));
+    let answer = late.call("POST", "/v1/sessions", Some(r#"{"user": "ann"}"#)).await;
+    assert_eq!(answer.0.headers["retry-after"], "1");
+    is_error(503, "store_unavailable", &json!([]), answer);
     let gone = Server::answering(|_| Some(Err(SlotError::SessionEnded(EndReason::Idle))));
     let path = format!("/v1/sessions/{SESSION}");
     is_error(410, "session_ended", &json!([]), gone.call("GET", &path, None).await);
