@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::history::Replay;
 
 /// The API key of the clusters that tests start.
-pub const KEY: &str = "dev-key";
+pub const KEY: &str = "key-of-cluster-tests";
 
 /// No call may take longer.
 const LIMIT: Duration = Duration::from_secs(10);

@@ -1,8 +1,9 @@
-//! A cluster to test: nodes in this process, or the real program, with the same handles on both.
+//! A cluster to test: nodes in this process, or the real program in one process for all or one for each, with the same
+//! handles on all of them.
 
 use std::{env, path::PathBuf, time::Duration};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use roost::dev::{DevCluster, DevOptions};
 use tempfile::TempDir;
 
@@ -10,10 +11,11 @@ use crate::{
     api::{Api, KEY},
     ports::free_block,
     process::{LIMIT, Program, SPARE},
+    servers::{ServerSettings, Servers, Signal},
     wait::wait_until,
 };
 
-/// Where the nodes run.
+/// Where the nodes of a cluster with an embedded store run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
     /// In this process, through the library.
@@ -33,6 +35,7 @@ enum Nodes {
     /// With the folder that it keeps its store in.
     Library(Box<DevCluster>, TempDir),
     Program(Box<Program>),
+    Servers(Box<Servers>),
 }
 
 impl Cluster {
@@ -52,11 +55,21 @@ impl Cluster {
         Ok(this)
     }
 
+    /// Starts so many `roost serve` processes over a Cassandra and waits until each says that the cluster is green.
+    pub async fn serve(settings: ServerSettings, nodes: usize) -> Result<Self> {
+        let mut servers = Servers::prepare(settings, nodes).await?;
+        servers.start_all().await?;
+        let this = Self { nodes: Nodes::Servers(Box::new(servers)), running: vec![true; nodes] };
+        this.green(LIMIT).await?;
+        Ok(this)
+    }
+
     /// The base URL of a node.
     pub fn url(&self, node: usize) -> String {
         match &self.nodes {
             Nodes::Library(cluster, _) => cluster.http_url(node + 1),
             Nodes::Program(program) => program.http_url(node),
+            Nodes::Servers(servers) => servers.http_url(node),
         }
     }
 
@@ -87,7 +100,32 @@ impl Cluster {
         match &mut self.nodes {
             Nodes::Library(cluster, _) => crash_in_process(cluster, node).await,
             Nodes::Program(program) => program.kill(node).await,
+            Nodes::Servers(servers) => servers.kill(node).await,
         }
+    }
+
+    /// Ends all nodes at once, as a power cut would.
+    pub async fn crash_all(&mut self) -> Result<()> {
+        if let Nodes::Servers(servers) = &mut self.nodes {
+            self.running.fill(false);
+            return servers.kill_all().await;
+        }
+        for node in self.running() {
+            self.crash(node).await?;
+        }
+        Ok(())
+    }
+
+    /// Starts all nodes that do not run, and waits until each says that the cluster is green.
+    pub async fn restart_all(&mut self) -> Result<()> {
+        if let Nodes::Servers(servers) = &mut self.nodes {
+            servers.start_all().await?;
+            self.running.fill(true);
+        }
+        for node in (0..self.running.len()).filter(|node| !self.running[*node]).collect::<Vec<_>>() {
+            self.restart(node).await?;
+        }
+        self.green(LIMIT).await.map(drop)
     }
 
     /// Starts a node again.
@@ -95,6 +133,7 @@ impl Cluster {
         match &mut self.nodes {
             Nodes::Library(cluster, _) => restart_in_process(cluster, node).await?,
             Nodes::Program(program) => program.start(node).await?,
+            Nodes::Servers(servers) => servers.start(node).await?,
         }
         self.running[node] = true;
         self.ready(node).await
@@ -106,6 +145,11 @@ impl Cluster {
         match &mut self.nodes {
             Nodes::Library(cluster, _) => drain_in_process(cluster, node).await?,
             Nodes::Program(program) => program.drain(node).await?,
+            Nodes::Servers(servers) => {
+                servers.signal(node, Signal::Term).await?;
+                let status = servers.ended(node).await?;
+                ensure!(status.success(), "the drained node ended with {status}:\n{}", servers.last_words(node));
+            }
         }
         self.holds_nothing(node, LIMIT).await
     }
@@ -115,6 +159,11 @@ impl Cluster {
         let node = match &mut self.nodes {
             Nodes::Library(cluster, _) => add_in_process(cluster).await?,
             Nodes::Program(program) => program.add().await?,
+            Nodes::Servers(servers) => {
+                let node = servers.add_node().await?;
+                servers.start(node).await?;
+                node
+            }
         };
         ensure!(node == self.running.len(), "the new node has the number {node}, of {} so far", self.running.len());
         self.running.push(true);
@@ -174,11 +223,19 @@ impl Cluster {
         }
     }
 
-    /// The program's output; nothing where the nodes are in this process.
+    /// The program's output; nothing where the nodes are not in one process of their own.
     pub fn program(&self) -> Option<&Program> {
         match &self.nodes {
-            Nodes::Library(..) => None,
+            Nodes::Library(..) | Nodes::Servers(_) => None,
             Nodes::Program(program) => Some(program),
+        }
+    }
+
+    /// The processes; an error where there is not one for each node.
+    pub fn servers(&self) -> Result<&Servers> {
+        match &self.nodes {
+            Nodes::Servers(servers) => Ok(servers),
+            _ => bail!("the nodes of this cluster have no processes of their own"),
         }
     }
 
@@ -191,6 +248,7 @@ impl Cluster {
                 ensure!(status.success(), "the program ended with {status}");
                 Ok(())
             }
+            Nodes::Servers(mut servers) => servers.shut_down().await,
         }
     }
 }

@@ -1,16 +1,22 @@
 //! Tests of whole clusters: what starts them, clients that log what they see, and the checker that proves the promises
 //! from those logs.
 //!
-//! Read [`history`] first: it is what every test ends in. [`client`] makes the logs, [`cluster`] runs nodes in this
-//! process and [`process`] runs the real program.
+//! Read [`history`] first: it is what every test ends in. [`client`] makes the logs, [`cluster`] runs nodes: in this
+//! process, in one [`process`] or as [`servers`] over a [`cassandra`].
 
 pub mod api;
+pub mod cassandra;
 pub mod client;
 pub mod cluster;
+pub mod gauges;
 pub mod history;
+pub mod latency;
+pub mod ledger;
 pub mod load;
 pub mod ports;
 pub mod process;
+pub mod relay;
+pub mod servers;
 pub mod sim;
 pub mod socket;
 pub mod wait;

@@ -1,0 +1,163 @@
+//! A real Cassandra of one node or three, started by `scripts/cassandra` in a folder and on addresses of its own, and
+//! stopped when dropped. With [`Cassandra::relayed`] everything that a driver sends it goes through [`Relays`].
+
+use std::{
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    process::{Output, Stdio},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use rand::RngExt;
+use tempfile::TempDir;
+use tokio::process::Command;
+
+use crate::{ports::free_block, relay::Relays};
+
+/// Third parts of loopback addresses; each cluster takes two neighbours, the first one even: nodes and relays.
+const NETS: std::ops::Range<u8> = 30..120;
+/// Where nodes talk to each other: the same on all addresses.
+const STORAGE_PORT: u16 = 7000;
+
+/// A running cluster. Its nodes are counted from 0.
+pub struct Cassandra {
+    folder: TempDir,
+    nodes: usize,
+    net: u8,
+    port: u16,
+    relays: Option<Relays>,
+}
+
+/// What can be done to one node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Deed {
+    /// Start it again and wait until it answers.
+    Start,
+    /// SIGTERM.
+    Stop,
+    /// SIGKILL.
+    Kill,
+    /// SIGSTOP.
+    Pause,
+    /// SIGCONT.
+    Resume,
+}
+
+impl Cassandra {
+    /// Starts so many nodes (1 or 3) and waits until they answer.
+    pub async fn start(nodes: usize) -> Result<Self> {
+        Self::start_with(nodes, false).await
+    }
+
+    /// The same with a relay before each node.
+    pub async fn relayed(nodes: usize) -> Result<Self> {
+        Self::start_with(nodes, true).await
+    }
+
+    async fn start_with(nodes: usize, relayed: bool) -> Result<Self> {
+        let (folder, port) = (tempfile::tempdir()?, free_block(1)?);
+        let mut this = Self { folder, nodes, net: free_net(nodes, port)?, port, relays: None };
+        if relayed {
+            let pairs: Vec<_> =
+                (0..nodes).map(|node| (this.address(this.net + 1, node), this.address(this.net, node))).collect();
+            this.relays = Some(Relays::start(&pairs).await?);
+        }
+        this.launch().await?;
+        Ok(this)
+    }
+
+    /// Where drivers find its nodes.
+    pub fn contact_points(&self) -> Vec<SocketAddr> {
+        let net = self.net + u8::from(self.relays.is_some());
+        (0..self.nodes).map(|node| self.address(net, node)).collect()
+    }
+
+    /// How many nodes it has.
+    pub fn nodes(&self) -> usize {
+        self.nodes
+    }
+
+    /// The relays before its nodes; an error where there are none.
+    pub fn relays(&self) -> Result<&Relays> {
+        self.relays.as_ref().context("this Cassandra was started without relays")
+    }
+
+    /// Does something to a node.
+    pub async fn node(&self, node: usize, deed: Deed) -> Result<()> {
+        let deed = match deed {
+            Deed::Start => "start",
+            Deed::Stop => "stop",
+            Deed::Kill => "kill",
+            Deed::Pause => "pause",
+            Deed::Resume => "resume",
+        };
+        self.script(&["node", &(node + 1).to_string(), deed]).await
+    }
+
+    /// Stops it, loses all that it ever stored, and starts it again: what a test must notice.
+    pub async fn wipe(&self) -> Result<()> {
+        self.script(&["stop"]).await?;
+        for node in 0..self.nodes {
+            let kept = self.folder.path().join(format!("n{}", node + 1));
+            std::fs::remove_dir_all(&kept).with_context(|| format!("wiping {}", kept.display()))?;
+        }
+        self.launch().await
+    }
+
+    async fn launch(&self) -> Result<()> {
+        let (nodes, port) = (self.nodes.to_string(), self.port.to_string());
+        let (net, advertise) = (format!("127.0.{}", self.net), format!("127.0.{}", self.net + 1));
+        let mut arguments = vec!["start", "--nodes", &nodes, "--net", &net, "--port", &port, "--durable"];
+        if self.relays.is_some() {
+            arguments.extend(["--advertise", &advertise]);
+        }
+        self.script(&arguments).await
+    }
+
+    async fn script(&self, arguments: &[&str]) -> Result<()> {
+        let mut command = Command::new(script()?);
+        command.args(arguments).arg("--dir").arg(self.folder.path()).stdin(Stdio::null());
+        let Output { status, stdout, stderr } = command.output().await.context("running scripts/cassandra")?;
+        let said = [stdout, stderr].map(|said| String::from_utf8_lossy(&said).trim().to_owned());
+        ensure!(status.success(), "scripts/cassandra {}: {status}\n{}\n{}", arguments.join(" "), said[0], said[1]);
+        Ok(())
+    }
+
+    fn address(&self, net: u8, node: usize) -> SocketAddr {
+        // One or three nodes: they fit.
+        (Ipv4Addr::new(127, 0, net, node as u8 + 1), self.port).into()
+    }
+}
+
+impl Drop for Cassandra {
+    fn drop(&mut self) {
+        let Ok(script) = script() else { return };
+        // Nothing can be done about a failure, and the folder goes in any case.
+        let _ = std::process::Command::new(script)
+            .args(["stop", "--dir"])
+            .arg(self.folder.path())
+            .stdin(Stdio::null())
+            .output();
+    }
+}
+
+fn script() -> Result<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("this package lies in a workspace")?;
+    let script = root.join("scripts/cassandra");
+    ensure!(script.is_file(), "there is no {}", script.display());
+    Ok(script)
+}
+
+/// Addresses on which nobody listens where Cassandra and the relays will.
+fn free_net(nodes: usize, port: u16) -> Result<u8> {
+    let free = |net: u8, port: u16| {
+        (1..=nodes as u8).all(|node| TcpListener::bind((Ipv4Addr::new(127, 0, net, node), port)).is_ok())
+    };
+    for _ in 0..1_000 {
+        let net = rand::rng().random_range(NETS) * 2;
+        if free(net, STORAGE_PORT) && free(net, port) && free(net + 1, port) {
+            return Ok(net);
+        }
+    }
+    bail!("no loopback addresses are free for {nodes} Cassandra nodes with the ports {STORAGE_PORT} and {port}")
+}

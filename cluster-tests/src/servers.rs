@@ -1,0 +1,372 @@
+//! `roost serve` processes over one Cassandra, each with its own configuration, certificate, ports and log, as an
+//! operator would run them.
+
+use std::{
+    fmt::Write,
+    fs::{self, File},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{ExitStatus, Stdio},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use tempfile::TempDir;
+use tokio::process::{Child, Command};
+
+use crate::{
+    api::{Api, KEY},
+    ports::free_block,
+    process::{LIMIT, SPARE, binary},
+    wait::wait_until,
+};
+
+/// What is above the HTTP port in each block of ports, as [`free_block`] has looked for.
+const PEER_PORTS_ABOVE: u16 = 1_000;
+
+/// What all nodes are configured with.
+#[derive(Clone, Debug)]
+pub struct ServerSettings {
+    /// `cluster.name`.
+    pub cluster: String,
+    /// `store.cassandra.keyspace`.
+    pub keyspace: String,
+    /// `store.cassandra.contact_points`.
+    pub contact_points: Vec<SocketAddr>,
+    /// How many copies Cassandra keeps.
+    pub store_copies: usize,
+    /// Overrides, as in [`Servers::configure`].
+    pub overrides: Vec<(String, String)>,
+}
+
+impl ServerSettings {
+    /// Of a cluster with a keyspace of its own in this Cassandra.
+    pub fn over(cassandra: &crate::cassandra::Cassandra, keyspace: &str) -> Self {
+        Self {
+            cluster: format!("test-{keyspace}").replace('_', "-"),
+            keyspace: keyspace.to_owned(),
+            contact_points: cassandra.contact_points(),
+            store_copies: cassandra.nodes(),
+            overrides: Vec::new(),
+        }
+    }
+
+    /// The same with an override: `limits.idle_s`, `60`.
+    pub fn with(mut self, key: &str, value: impl ToString) -> Self {
+        self.overrides.push((key.to_owned(), value.to_string()));
+        self
+    }
+}
+
+/// Processes of one cluster, or of what is tried to be one. Nodes are counted from 0, their names from `n1`. Dropped,
+/// they are killed.
+pub struct Servers {
+    settings: ServerSettings,
+    nodes: Vec<Server>,
+    folder: TempDir,
+    first_port: u16,
+}
+
+struct Server {
+    name: String,
+    overrides: Vec<(String, String)>,
+    child: Option<Child>,
+}
+
+/// A signal, by its name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Signal {
+    /// Ends it in good order.
+    Term,
+    /// Freezes it.
+    Stop,
+    /// Thaws it.
+    Cont,
+}
+
+impl Servers {
+    /// Prepares so many nodes: certificates, keys and configurations. None runs yet.
+    pub async fn prepare(settings: ServerSettings, nodes: usize) -> Result<Self> {
+        let first_port = free_block(u16::try_from(nodes)? + SPARE)?;
+        let mut this = Self { settings, nodes: Vec::new(), folder: tempfile::tempdir()?, first_port };
+        this.command(&["certs", "init", "--dir", "certs"]).await?;
+        this.command(&["keys", "new", "--file", "keyring.toml"]).await?;
+        for _ in 0..nodes {
+            this.add_node().await?;
+        }
+        Ok(this)
+    }
+
+    /// Prepares another node, and says which one that is.
+    pub async fn add_node(&mut self) -> Result<usize> {
+        let (node, name) = (self.nodes.len(), format!("n{}", self.nodes.len() + 1));
+        self.command(&["certs", "node", &name, "--dir", "certs"]).await?;
+        self.nodes.push(Server { name, overrides: Vec::new(), child: None });
+        Ok(node)
+    }
+
+    /// Prepares a node that uses another's name, certificate included, on ports of its own.
+    pub fn add_impostor(&mut self, of: usize) -> usize {
+        self.nodes.push(Server { name: self.nodes[of].name.clone(), overrides: Vec::new(), child: None });
+        self.nodes.len() - 1
+    }
+
+    /// Overrides a setting of one node from its next start on; the value is written as in an environment variable.
+    pub fn configure(&mut self, node: usize, key: &str, value: impl ToString) {
+        self.nodes[node].overrides.push((key.to_owned(), value.to_string()));
+    }
+
+    /// Takes back what was overridden for one node.
+    pub fn restore(&mut self, node: usize) {
+        self.nodes[node].overrides.clear();
+    }
+
+    /// How many nodes there are, running or not.
+    pub fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.nodes.is_empty()
+    }
+
+    /// The base URL of a node.
+    pub fn http_url(&self, node: usize) -> String {
+        format!("http://127.0.0.1:{}", self.port(node))
+    }
+
+    /// The API of a node.
+    pub fn api(&self, node: usize) -> Api {
+        Api::new(self.http_url(node))
+    }
+
+    /// Starts a node and does not wait for it. What it says is added to its log.
+    pub fn spawn(&mut self, node: usize) -> Result<()> {
+        ensure!(!self.is_running(node), "node {} runs already", node + 1);
+        let config = self.folder.path().join(format!("node-{}.toml", node + 1));
+        fs::write(&config, self.config(node))?;
+        let log = File::options().create(true).append(true).open(self.log_file(node))?;
+        let overrides = self.settings.overrides.iter().chain(&self.nodes[node].overrides);
+        let variables = overrides
+            .map(|(key, value)| (format!("ROOST_{}", key.to_ascii_uppercase().replace('.', "__")), value.as_str()));
+        let child = Command::new(binary()?)
+            .args(["serve", "--config"])
+            .arg(&config)
+            .current_dir(self.folder.path())
+            // Nothing that is set for the tests (`ROOST_…`) is meant for it.
+            .env_clear()
+            .envs([("RUST_BACKTRACE", "1"), ("NO_COLOR", "1")])
+            .envs(variables)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .kill_on_drop(true)
+            .spawn()
+            .context("starting the program")?;
+        self.nodes[node].child = Some(child);
+        Ok(())
+    }
+
+    /// Starts a node and waits until it is ready.
+    pub async fn start(&mut self, node: usize) -> Result<()> {
+        self.spawn(node)?;
+        self.ready(node).await
+    }
+
+    /// Starts all that do not run, at once, and waits until they are ready.
+    pub async fn start_all(&mut self) -> Result<()> {
+        let missing: Vec<usize> = (0..self.nodes.len()).filter(|node| !self.is_running(*node)).collect();
+        for node in &missing {
+            self.spawn(*node)?;
+        }
+        for node in missing {
+            self.ready(node).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until a node is ready; an error at once where it has ended.
+    pub async fn ready(&mut self, node: usize) -> Result<()> {
+        let api = self.api(node);
+        let mut ended = None;
+        let child = self.nodes[node].child.as_mut().context("it was not started")?;
+        let waited = wait_until(&format!("node {} to be ready", node + 1), LIMIT, async || {
+            ended = child.try_wait().ok().flatten();
+            ended.is_some() || api.is_ready().await
+        })
+        .await;
+        if let Some(status) = ended {
+            bail!("node {} ended with {status}; its last words:\n{}", node + 1, self.last_words(node));
+        }
+        if let Err(error) = waited {
+            let says = (api.get("/readyz").await, api.health().await);
+            return Err(error.context(format!("it says {says:?}\nits last words:\n{}", self.last_words(node))));
+        }
+        Ok(())
+    }
+
+    /// SIGKILL, and waits until it is gone.
+    pub async fn kill(&mut self, node: usize) -> Result<()> {
+        let mut child = self.nodes[node].child.take().context("it does not run")?;
+        child.kill().await.context("killing it")
+    }
+
+    /// SIGKILL to all at once.
+    pub async fn kill_all(&mut self) -> Result<()> {
+        let mut children: Vec<Child> = self.nodes.iter_mut().filter_map(|server| server.child.take()).collect();
+        for child in &mut children {
+            child.start_kill()?;
+        }
+        for mut child in children {
+            child.wait().await?;
+        }
+        Ok(())
+    }
+
+    /// Sends a signal.
+    pub async fn signal(&self, node: usize, signal: Signal) -> Result<()> {
+        let id = self.id(node).with_context(|| format!("node {} does not run", node + 1))?;
+        let name = match signal {
+            Signal::Term => "-TERM",
+            Signal::Stop => "-STOP",
+            Signal::Cont => "-CONT",
+        };
+        let sent = Command::new("kill").args([name, &id.to_string()]).status().await?;
+        ensure!(sent.success(), "node {} could not be sent {signal:?}", node + 1);
+        Ok(())
+    }
+
+    /// Waits until a node has ended by itself, or because it was asked to.
+    pub async fn ended(&mut self, node: usize) -> Result<ExitStatus> {
+        let child = self.nodes[node].child.as_mut().context("it does not run")?;
+        let Ok(status) = tokio::time::timeout(LIMIT, child.wait()).await else {
+            bail!("node {} has not ended within {LIMIT:?}; its last words:\n{}", node + 1, self.last_words(node));
+        };
+        self.nodes[node].child = None;
+        Ok(status?)
+    }
+
+    /// Whether a node runs.
+    pub fn is_running(&mut self, node: usize) -> bool {
+        let child = self.nodes[node].child.as_mut();
+        child.is_some_and(|child| matches!(child.try_wait(), Ok(None)))
+    }
+
+    /// Its process's id.
+    pub fn id(&self, node: usize) -> Option<u32> {
+        self.nodes[node].child.as_ref().and_then(Child::id)
+    }
+
+    /// Its memory at the moment, in MB.
+    pub fn resident_mb(&self, node: usize) -> Result<u64> {
+        resident_mb(self.id(node).context("it does not run")?)
+    }
+
+    /// All that a node has written, over all its starts.
+    pub fn log(&self, node: usize) -> String {
+        fs::read(self.log_file(node)).map(|log| String::from_utf8_lossy(&log).into_owned()).unwrap_or_default()
+    }
+
+    /// The end of its log.
+    pub fn last_words(&self, node: usize) -> String {
+        let log = self.log(node);
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(40)..].join("\n")
+    }
+
+    /// The lines of all nodes' logs that tell of a panic, or of an error that ends a node.
+    pub fn panics(&self) -> Vec<String> {
+        let tells = |line: &&str| line.contains("panicked at") || line.contains(" ERROR ");
+        let of = |node| self.log(node).lines().filter(tells).map(str::to_owned).collect::<Vec<_>>();
+        (0..self.nodes.len()).flat_map(of).collect()
+    }
+
+    /// Asks all to end, as an operator would who has no patience, and waits for them.
+    pub async fn shut_down(&mut self) -> Result<()> {
+        let running: Vec<usize> = (0..self.nodes.len()).filter(|node| self.is_running(*node)).collect();
+        for _ in 0..2 {
+            for &node in &running {
+                // A second signal cuts the draining short: there is nobody left to hand over to.
+                if self.is_running(node) {
+                    self.signal(node, Signal::Term).await?;
+                }
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+        }
+        for node in running {
+            let status = self.ended(node).await?;
+            ensure!(status.success(), "node {} ended with {status}:\n{}", node + 1, self.last_words(node));
+        }
+        Ok(())
+    }
+
+    fn port(&self, node: usize) -> u16 {
+        self.first_port + node as u16
+    }
+
+    fn log_file(&self, node: usize) -> PathBuf {
+        self.folder.path().join(format!("node-{}.log", node + 1))
+    }
+
+    /// The folder with everything.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    async fn command(&self, arguments: &[&str]) -> Result<()> {
+        let mut command = Command::new(binary()?);
+        let output = command.args(arguments).current_dir(self.folder.path()).stdin(Stdio::null()).output().await?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "roost {}: {}\n{said}", arguments.join(" "), output.status);
+        Ok(())
+    }
+
+    fn config(&self, node: usize) -> String {
+        let ServerSettings { cluster, keyspace, contact_points, store_copies, .. } = &self.settings;
+        let (name, port) = (&self.nodes[node].name, self.port(node));
+        let seeds =
+            quoted((0..self.nodes.len()).map(|other| format!("127.0.0.1:{}", self.port(other) + PEER_PORTS_ABOVE)));
+        let contact_points = quoted(contact_points);
+        let mut config = String::new();
+        let _ = write!(
+            config,
+            r#"[node]
+id = "{name}"
+http_listen = "127.0.0.1:{port}"
+peer_listen = "127.0.0.1:{peer_port}"
+[cluster]
+name = "{cluster}"
+seeds = [{seeds}]
+[tls]
+ca = "certs/ca.pem"
+cert = "certs/{name}.pem"
+key = "certs/{name}.key"
+[auth]
+api_keys = ["{KEY}"]
+keyring = "keyring.toml"
+[session]
+anonymous = true
+[store]
+kind = "cassandra"
+[store.cassandra]
+contact_points = [{contact_points}]
+keyspace = "{keyspace}"
+replication = {{ datacenter1 = {store_copies} }}
+"#,
+            peer_port = port + PEER_PORTS_ABOVE,
+        );
+        config
+    }
+}
+
+/// A process's memory at the moment, in MB.
+pub fn resident_mb(id: u32) -> Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{id}/status")).with_context(|| format!("process {id} is gone"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+    let kb: u64 = line.trim().trim_end_matches(" kB").parse()?;
+    Ok(kb / 1_024)
+}
+
+fn quoted(items: impl IntoIterator<Item = impl std::fmt::Display>) -> String {
+    items.into_iter().map(|item| format!("\"{item}\"")).collect::<Vec<_>>().join(", ")
+}
