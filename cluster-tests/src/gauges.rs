@@ -93,6 +93,14 @@ impl Gauges {
             .collect()
     }
 
+    /// Whether every node's latest word of its store is this.
+    pub fn last_is(&self, database: &str) -> bool {
+        let written = self.written();
+        (0..self.nodes).all(|node| {
+            written.looks.iter().rev().find(|look| look.node == node).is_some_and(|look| look.database == database)
+        })
+    }
+
     /// How many looks of this time found a node that would have no clients sent to it, or did not answer.
     pub fn not_served(&self, window: &Range<u64>) -> usize {
         let written = self.written();

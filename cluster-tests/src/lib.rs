@@ -6,8 +6,10 @@
 
 pub mod api;
 pub mod cassandra;
+pub mod churn;
 pub mod client;
 pub mod cluster;
+pub mod faults;
 pub mod gauges;
 pub mod history;
 pub mod latency;

@@ -274,11 +274,12 @@ impl Servers {
         lines[lines.len().saturating_sub(40)..].join("\n")
     }
 
-    /// The lines of all nodes' logs that tell of a panic, or of an error that ends a node.
-    pub fn panics(&self) -> Vec<String> {
-        let tells = |line: &&str| line.contains("panicked at") || line.contains(" ERROR ");
-        let of = |node| self.log(node).lines().filter(tells).map(str::to_owned).collect::<Vec<_>>();
-        (0..self.nodes.len()).flat_map(of).collect()
+    /// An error where any node has panicked.
+    pub fn without_panic(&self) -> Result<()> {
+        let of = |node| self.log(node).lines().filter(|line| line.contains("panicked at")).map(str::to_owned).collect();
+        let panics: Vec<String> = (0..self.nodes.len()).flat_map(|node| -> Vec<String> { of(node) }).collect();
+        ensure!(panics.is_empty(), "nodes panicked: {panics:#?}");
+        Ok(())
     }
 
     /// Asks all to end, as an operator would who has no patience, and waits for them.
