@@ -227,7 +227,11 @@ impl Direction {
         }
         let fate = match mode {
             Mode::LoseConditional if conversation.is_conditional(frame, &statements) => {
-                if shared.conditional.fetch_add(1, Ordering::Relaxed) % 2 == 0 { Fate::AnswerLost } else { Fate::Lost }
+                if shared.conditional.fetch_add(1, Ordering::Relaxed).is_multiple_of(2) {
+                    Fate::AnswerLost
+                } else {
+                    Fate::Lost
+                }
             }
             _ => Fate::Answered,
         };
