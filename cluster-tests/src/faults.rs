@@ -46,7 +46,7 @@ const NOISE: Duration = Duration::from_millis(20);
 const HEAL_LIMIT: Duration = Duration::from_secs(60);
 /// A node may take so much more memory during a fault.
 const GROWTH_MB: u64 = 64;
-/// `store.cassandra.max_in_flight` and `max_queue`, as they are configured here.
+/// `store.max_in_flight` and `store.max_queue`, as they are configured here.
 const IN_FLIGHT_MAX: u64 = 256;
 const WAITING_MAX: u64 = 4_096;
 const SUBSCRIBER: &str = "subscriber";
@@ -97,8 +97,8 @@ impl Stage {
     /// Starts three processes over this Cassandra, and everything that goes on there.
     pub async fn set(cassandra: &Cassandra, keyspace: &str) -> Result<Self> {
         let settings = ServerSettings::over(cassandra, keyspace)
-            .with("store.cassandra.max_in_flight", IN_FLIGHT_MAX)
-            .with("store.cassandra.max_queue", WAITING_MAX);
+            .with("store.max_in_flight", IN_FLIGHT_MAX)
+            .with("store.max_queue", WAITING_MAX);
         let cluster = Cluster::serve(settings, NODES).await?;
         let groups = load::groups(GROUPS);
         let (mut subscribers, mut publishers, mut restless) = (Vec::new(), Vec::new(), Vec::new());

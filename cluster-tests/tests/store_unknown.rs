@@ -34,7 +34,7 @@ async fn the_map_never_forks_when_nobody_knows_whether_it_was_changed() -> Resul
     let cassandra = Cassandra::relayed(1).await?;
     let relays = cassandra.relays()?;
     // An answer that is lost is waited for no longer than this, so that several are.
-    let settings = ServerSettings::over(&cassandra, "unknown").with("store.cassandra.request_timeout_ms", 1_000);
+    let settings = ServerSettings::over(&cassandra, "unknown").with("store.request_timeout_ms", 1_000);
     let mut cluster = Cluster::serve(settings, NODES).await?;
     let groups = load::groups(GROUPS);
     let (mut subscribers, mut publishers) = (Vec::new(), Vec::new());
