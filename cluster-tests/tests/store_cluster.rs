@@ -185,7 +185,7 @@ async fn two_with_one_name(cassandra: &Cassandra) -> Result<()> {
     let how = if servers.is_running(out) {
         format!("runs on but serves nobody: {:?}", servers.api(out).get("/readyz").await?.body)
     } else {
-        format!("has ended: {}", last_line(&servers.log(out)))
+        format!("has ended: {}", reason(&servers.log(out)))
     };
     eprintln!("node-{} goes on; node-{} {how}", serving + 1, out + 1);
     wait_until("the cluster to be green", LIMIT, async || servers.api(0).is_green(2).await).await?;
@@ -198,8 +198,12 @@ async fn two_with_one_name(cassandra: &Cassandra) -> Result<()> {
     eprintln!("all that was acknowledged is there, by node: {by_whom:?}");
     // From the store alone, too.
     servers.kill_all().await?;
-    servers.start(0).await?;
-    servers.start(serving).await?;
+    for node in [0, serving] {
+        servers.spawn(node)?;
+    }
+    for node in [0, serving] {
+        servers.ready(node).await?;
+    }
     for made in &ledger.acknowledged {
         made.read(&servers.api(0)).await?;
     }
@@ -316,13 +320,14 @@ async fn is_refused(servers: &mut Servers, node: usize, named: &[&str]) -> Resul
         ended = servers.ended(node) => ensure!(!ended?.success(), "it ended as if all were well"),
     }
     let said = servers.log(node)[before..].to_owned();
-    let reason = last_line(&said);
     let missing: Vec<_> = named.iter().filter(|word| !said.contains(**word)).collect();
     ensure!(missing.is_empty(), "its refusal does not name {missing:?}:\n{said}");
-    eprintln!("refused: {reason}");
+    eprintln!("refused: {}", reason(&said));
     Ok(())
 }
 
-fn last_line(text: &str) -> &str {
-    text.lines().next_back().unwrap_or("nothing")
+/// What a process that ended gave as its reason.
+fn reason(text: &str) -> &str {
+    let error = text.lines().rev().find(|line| line.contains(" ERROR "));
+    error.or_else(|| text.lines().next_back()).unwrap_or("nothing")
 }
