@@ -41,7 +41,8 @@ impl Spread {
     /// Whether this is worse than twice another, by more than what a busy machine explains.
     pub fn is_worse_than(&self, before: &Self, allowance: Duration) -> bool {
         let allowance_us = allowance.as_micros() as u64;
-        self.p99_us > 2 * before.p99_us && self.p99_us > before.p99_us + allowance_us
+        let worse = |during: u64, before: u64| during > 2 * before && during > before + allowance_us;
+        worse(self.p99_us, before.p99_us) || worse(self.p50_us, before.p50_us)
     }
 }
 
@@ -53,12 +54,13 @@ impl fmt::Display for Spread {
     }
 }
 
-/// What was published in this time (in microseconds), and when it arrived at the clients whose names begin so.
-pub fn latencies(history: &History, window: &Range<u64>, subscribers: &str) -> Latencies {
+/// What was published in these times (in microseconds), and when it arrived at the clients whose names begin so.
+pub fn latencies(history: &History, windows: &[&Range<u64>], subscribers: &str) -> Latencies {
+    let within = |at_us: u64| windows.iter().any(|window| window.contains(&at_us));
     let mut sent: BTreeMap<&str, u64> = BTreeMap::new();
     let mut publish = Vec::new();
     for log in &history.publishes {
-        let Some(first) = log.attempts.first().filter(|first| window.contains(&first.sent_us)) else { continue };
+        let Some(first) = log.attempts.first().filter(|first| within(first.sent_us)) else { continue };
         sent.insert(&log.payload, first.sent_us);
         let acked = log.attempts.iter().find(|attempt| matches!(attempt.outcome, Outcome::Acked { .. }));
         publish.extend(acked.map(|acked| acked.answered_us - first.sent_us));
@@ -70,8 +72,8 @@ pub fn latencies(history: &History, window: &Range<u64>, subscribers: &str) -> L
                 Seen::Message { payload, .. } if connection.client.starts_with(subscribers) => {
                     delivery.extend(sent.get(&**payload).map(|sent_us| event.at_us.saturating_sub(*sent_us)));
                 }
-                Seen::Joined { since: Some(_), .. } if window.contains(&event.at_us) => resumes += 1,
-                Seen::Joined { since: None, .. } if window.contains(&event.at_us) => joins += 1,
+                Seen::Joined { since: Some(_), .. } if within(event.at_us) => resumes += 1,
+                Seen::Joined { since: None, .. } if within(event.at_us) => joins += 1,
                 _ => {}
             }
         }
