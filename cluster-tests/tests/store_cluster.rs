@@ -328,6 +328,6 @@ async fn is_refused(servers: &mut Servers, node: usize, named: &[&str]) -> Resul
 
 /// What a process that ended gave as its reason.
 fn reason(text: &str) -> &str {
-    let error = text.lines().rev().find(|line| line.contains(" ERROR "));
+    let error = text.lines().find(|line| line.contains(" ERROR "));
     error.or_else(|| text.lines().next_back()).unwrap_or("nothing")
 }
