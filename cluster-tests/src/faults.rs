@@ -191,7 +191,7 @@ impl Stage {
         for told in &told {
             let latencies = |window| latency::latencies(&history, &[window], SUBSCRIBER);
             let windows = [&told.before, &told.during, &told.after];
-            if let Err(error) = told.judge(windows.map(latencies), &quiet, &ledger, &gauges, &mut must) {
+            if let Err(error) = told.judge(windows.map(latencies), &quiet, (&cluster, &ledger), &gauges, &mut must) {
                 must(false, format!("{}: {error:#}", told.name));
             }
         }
@@ -224,7 +224,7 @@ impl Told {
         &self,
         [before, during, after]: [Latencies; 3],
         quiet: &Latencies,
-        ledger: &Ledger,
+        (cluster, ledger): (&Cluster, &Ledger),
         gauges: &Gauges,
         must: &mut impl FnMut(bool, String),
     ) -> Result<()> {
@@ -248,8 +248,11 @@ impl Told {
         eprintln!("   {} resumes and {} joins during it", during.resumes, during.joins);
         must(during.resumes > 0 && during.joins > 0, "nobody came back or joined".to_owned());
 
-        let Tally { created, refused, longest_ms, other } = ledger.tally(&self.whole());
-        must(other.is_empty(), format!("creates were answered by something else: {other:?}"));
+        let tally = ledger.tally(&self.whole());
+        let Tally { created, refused, longest_ms, .. } = tally;
+        if let Err(error) = tally.as_promised(cluster) {
+            must(false, format!("{error:#}"));
+        }
         eprintln!(
             "   new sessions from before to after it: {created} created, {refused} refused with 503 and Retry-After, the longest answer took {longest_ms} ms"
         );

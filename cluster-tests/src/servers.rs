@@ -2,6 +2,7 @@
 //! operator would run them.
 
 use std::{
+    env,
     fmt::Write,
     fs::{self, File},
     net::SocketAddr,
@@ -87,7 +88,10 @@ impl Servers {
     /// Prepares so many nodes: certificates, keys and configurations. None runs yet.
     pub async fn prepare(settings: ServerSettings, nodes: usize) -> Result<Self> {
         let first_port = free_block(u16::try_from(nodes)? + SPARE)?;
-        let mut this = Self { settings, nodes: Vec::new(), folder: tempfile::tempdir()?, first_port };
+        let mut folder = tempfile::tempdir()?;
+        // For whoever looks for the reason of a failure: the logs are there.
+        folder.disable_cleanup(env::var_os("ROOST_KEEP_LOGS").is_some());
+        let mut this = Self { settings, nodes: Vec::new(), folder, first_port };
         this.command(&["certs", "init", "--dir", "certs"]).await?;
         this.command(&["keys", "new", "--file", "keyring.toml"]).await?;
         for _ in 0..nodes {
@@ -280,6 +284,14 @@ impl Servers {
         let panics: Vec<String> = (0..self.nodes.len()).flat_map(|node| -> Vec<String> { of(node) }).collect();
         ensure!(panics.is_empty(), "nodes panicked: {panics:#?}");
         Ok(())
+    }
+
+    /// What nodes have logged of having stood still, or of another node that has, for longer than a second: the machine
+    /// was too busy.
+    pub fn stood_still(&self) -> Vec<String> {
+        let tells = |line: &&str| line.contains("look came late") || line.contains(r#"ended="timed out""#);
+        let of = |node| self.log(node).lines().filter(tells).map(str::to_owned).collect();
+        (0..self.nodes.len()).flat_map(|node| -> Vec<String> { of(node) }).collect()
     }
 
     /// Asks all to end, as an operator would who has no patience, and waits for them.
