@@ -5,10 +5,14 @@ doc/native_protocol_v4.spec.
 """
 
 import contextlib
+import dataclasses
+import pathlib
 import socket
+import ssl
 import struct
 
 ERROR, STARTUP, READY, OPTIONS, SUPPORTED, QUERY, RESULT = 0x00, 0x01, 0x02, 0x05, 0x06, 0x07, 0x08
+AUTHENTICATE, AUTH_RESPONSE, AUTH_SUCCESS = 0x03, 0x0F, 0x10
 ONE, TWO, ALL = 0x0001, 0x0002, 0x0005
 SKIP_METADATA = 0x02
 
@@ -17,16 +21,36 @@ class CqlError(Exception):
     """The node does not answer, or not as wished."""
 
 
+@dataclasses.dataclass
+class Login:
+    """The way into a node that wants TLS and a password: the file of the CA, and a role."""
+
+    ca: pathlib.Path
+    user: str
+    password: str
+
+
 @contextlib.contextmanager
-def connect(address, port, limit_s=4):
-    """A connection that has asked for the node's options and said hello."""
+def connect(address, port, login=None, limit_s=4):
+    """A connection that has asked for the node's options, said hello, and logged in."""
     try:
-        with socket.create_connection((address, port), limit_s) as stream:
+        with contextlib.ExitStack() as stack:
+            stream = stack.enter_context(socket.create_connection((address, port), limit_s))
+            if login:
+                tls = ssl.create_default_context(cafile=login.ca)
+                stream = stack.enter_context(tls.wrap_socket(stream, server_hostname=address))
             expect(stream, OPTIONS, b"", SUPPORTED)
-            expect(stream, STARTUP, struct.pack(">H", 1) + text("CQL_VERSION") + text("3.0.0"), READY)
+            hello = struct.pack(">H", 1) + text("CQL_VERSION") + text("3.0.0")
+            expect(stream, STARTUP, hello, AUTHENTICATE if login else READY)
+            if login:
+                # SASL's PLAIN.
+                token = f"\0{login.user}\0{login.password}".encode()
+                expect(stream, AUTH_RESPONSE, struct.pack(">i", len(token)) + token, AUTH_SUCCESS)
             yield stream
     except ConnectionRefusedError:
         raise CqlError("does not answer yet") from None
+    except ssl.SSLCertVerificationError as error:
+        raise CqlError(f"its certificate is not right: {error.verify_message}") from None
     except OSError as error:
         raise CqlError(error.strerror or str(error)) from None
 
@@ -49,7 +73,7 @@ def expect(stream, opcode, body, wanted):
     if answer == ERROR:
         raise CqlError(body[6:].decode(errors="replace"))
     if answer != wanted:
-        raise CqlError(f"answer 0x{answer:02x} to 0x{opcode:02x}: is this Cassandra, without a password?")
+        raise CqlError(f"answer 0x{answer:02x} to 0x{opcode:02x}: is this the Cassandra that was started here?")
     return body
 
 
