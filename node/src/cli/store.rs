@@ -8,7 +8,11 @@ use scylla::client::session::Session;
 use super::print;
 use crate::{
     config::{CassandraConfig, Config, StoreKind},
-    store::{StoreError, cassandra, cassandra::schema, rows},
+    store::{
+        StoreError, cassandra,
+        cassandra::{Check, schema},
+        rows,
+    },
 };
 
 /// Subcommands of `roost store`.
@@ -73,24 +77,17 @@ async fn check(session: &Session, config: &Config) -> anyhow::Result<()> {
     let settings = &config.store.cassandra;
     let version = schema::version(session, settings).await?;
     if version < schema::known_version() && settings.create_schema {
-        print::line(format_args!(
-            "keyspace {} has tables of version {version}; the next node that starts makes version {} of them",
+        let wrong = tell(cassandra::checks_before_making(session, settings).await?)?;
+        ensure!(wrong == 0, "no node can make the tables in keyspace {}: see above", settings.keyspace);
+        return print::line(format_args!(
+            "keyspace {} has {}; the next node that starts makes them of version {}",
             settings.keyspace,
+            if version == 0 { "no tables of Roost yet".to_owned() } else { format!("tables of version {version}") },
             schema::known_version()
-        ))?;
-        return Ok(());
+        ));
     }
     schema::fits(version, settings)?;
-    let mut wrong = 0;
-    for check in cassandra::checks(session, settings).await? {
-        match check.problem {
-            None => print::line(format_args!("right  {}", check.what))?,
-            Some(problem) => {
-                wrong += 1;
-                print::line(format_args!("WRONG  {}: {problem}", check.what))?;
-            }
-        }
-    }
+    let mut wrong = tell(cassandra::checks(session, settings).await?)?;
     if let Some((_, owner)) = cassandra::identity(session, settings).await? {
         if owner == config.cluster.name {
             print::line(format_args!("right  it belongs to cluster {owner}"))?;
@@ -102,10 +99,26 @@ async fn check(session: &Session, config: &Config) -> anyhow::Result<()> {
             ))?;
         }
     }
-    if wrong > 0 {
-        bail!("{wrong} things are wrong with keyspace {}", settings.keyspace);
+    match wrong {
+        0 => Ok(()),
+        1 => bail!("one thing is wrong with keyspace {}: see above", settings.keyspace),
+        _ => bail!("{wrong} things are wrong with keyspace {}: see above", settings.keyspace),
     }
-    Ok(())
+}
+
+/// Shows what was looked at, and says how much of it is wrong.
+fn tell(checks: Vec<Check>) -> anyhow::Result<usize> {
+    let mut wrong = 0;
+    for check in checks {
+        match check.problem {
+            None => print::line(format_args!("right  {}", check.what))?,
+            Some(problem) => {
+                wrong += 1;
+                print::line(format_args!("WRONG  {}: {problem}", check.what))?;
+            }
+        }
+    }
+    Ok(wrong)
 }
 
 async fn status(session: &Session, settings: &CassandraConfig) -> anyhow::Result<()> {

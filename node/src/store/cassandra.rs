@@ -33,7 +33,7 @@ use uuid::Uuid;
 
 pub use self::{
     connect::connect,
-    inspect::{Check, checks, generations, identity, replication, stored_map},
+    inspect::{Check, checks, checks_before_making, generations, identity, replication, stored_map},
 };
 use self::{connect::unavailable, statements::Statements};
 use super::{MapChange, Store, StoreError, WriteVersion, rows};

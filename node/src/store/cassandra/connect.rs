@@ -3,8 +3,8 @@
 use std::{error::Error, num::NonZeroUsize, path::Path, sync::Arc, time::Duration};
 
 use rustls::{
-    ClientConfig, RootCertStore,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    CertificateError, ClientConfig, ClientConnection, ConfigBuilder, RootCertStore, WantsVerifier,
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
 };
 use scylla::{
     client::{
@@ -19,6 +19,10 @@ use scylla::{
     },
     policies::load_balancing::DefaultPolicy,
     statement::Consistency,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
 };
 
 use super::{StoreError, policies::BoundedRetries};
@@ -61,7 +65,10 @@ pub async fn connect(config: &StoreConfig) -> Result<Session, StoreError> {
     if !cassandra.username.is_empty() {
         builder = builder.user(&cassandra.username, &cassandra.password);
     }
-    let session = builder.build().await.map_err(|error| not_connected(&error, cassandra))?;
+    let session = match builder.build().await {
+        Ok(session) => session,
+        Err(error) => return Err(not_connected(&error, cassandra).await),
+    };
     check_datacenter(&session, cassandra)?;
     Ok(session)
 }
@@ -119,12 +126,7 @@ fn tls(config: &CassandraConfig) -> Result<Option<TlsContext>, StoreError> {
     for certificate in certificates("tls_ca", &config.tls_ca)? {
         roots.add(certificate).map_err(|error| unusable("tls_ca", &config.tls_ca, &error))?;
     }
-    // The provider is named: two are compiled in, and rustls would not choose.
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| StoreError::Refused(error.to_string()))?
-        .with_root_certificates(roots);
+    let builder = tls_builder().map_err(|error| StoreError::Refused(error.to_string()))?.with_root_certificates(roots);
     let client = if config.tls_cert.as_os_str().is_empty() {
         builder.with_no_client_auth()
     } else {
@@ -136,41 +138,134 @@ fn tls(config: &CassandraConfig) -> Result<Option<TlsContext>, StoreError> {
     Ok(Some(TlsContext::Rustls023(Arc::new(client))))
 }
 
+fn tls_builder() -> Result<ConfigBuilder<ClientConfig, WantsVerifier>, rustls::Error> {
+    // The provider is named: two are compiled in, and rustls would not choose.
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()
+}
+
 /// Why there is no session: what waiting will mend, and what it will not.
-fn not_connected(error: &NewSessionError, config: &CassandraConfig) -> StoreError {
+async fn not_connected(error: &NewSessionError, config: &CassandraConfig) -> StoreError {
     let points = config.contact_points.join(", ");
     let setup = match error {
         NewSessionError::MetadataError(MetadataError::ConnectionPoolError(ConnectionPoolError::Broken {
             last_connection_error,
-        })) => Some(last_connection_error),
-        _ => None,
+        })) => last_connection_error,
+        NewSessionError::FailedToResolveAnyHostname(names) => {
+            return StoreError::Unavailable(format!(
+                "no address is known for {} (store.cassandra.contact_points): is the name right?",
+                names.join(", ")
+            ));
+        }
+        _ => return StoreError::Unavailable(format!("{points}: {error}")),
     };
+    let plain = config.tls_ca.as_os_str().is_empty();
     match setup {
-        Some(ConnectionError::ConnectionSetupRequestError(setup)) => match &setup.error {
+        ConnectionError::ConnectionSetupRequestError(setup) => match &setup.error {
             ConnectionSetupRequestErrorKind::DbError(DbError::AuthenticationError, message) => {
-                StoreError::Refused(format!("it refuses store.cassandra.username and password: {message}"))
+                not_authenticated(message, config)
             }
             ConnectionSetupRequestErrorKind::MissingAuthentication => StoreError::Refused(
-                "it wants a password: set store.cassandra.username and \
-                 ROOST_STORE__CASSANDRA__PASSWORD"
-                    .to_owned(),
+                "it wants a password: set store.cassandra.username and ROOST_STORE__CASSANDRA__PASSWORD".to_owned(),
             ),
+            _ if plain && wants_tls(config).await => tls_wanted(),
+            // The driver has no more than the text of it.
+            other if !plain && other.to_string().contains("fatal alert") => StoreError::Refused(format!(
+                "it does not accept this node's side of TLS (store.cassandra.tls_cert and tls_key, where it wants a client \
+                 certificate): {other}"
+            )),
             other => StoreError::Unavailable(format!("{points}: {other}")),
         },
-        Some(ConnectionError::ConnectTimeout) => StoreError::Unavailable(format!(
-            "{points}: no connection within {} ms (store.cassandra.connect_timeout_ms){}",
+        ConnectionError::ConnectTimeout if plain && wants_tls(config).await => tls_wanted(),
+        ConnectionError::ConnectTimeout => StoreError::Unavailable(format!(
+            "{points}: no connection within {} ms (store.cassandra.connect_timeout_ms)",
             config.connect_timeout_ms,
-            if config.tls_ca.as_os_str().is_empty() { "; does it want TLS (store.cassandra.tls_ca)?" } else { "" }
         )),
-        Some(ConnectionError::IoError(error)) => StoreError::Unavailable(format!("{points}: {error}")),
-        _ => StoreError::Unavailable(format!("{points}: {error}")),
+        ConnectionError::IoError(error) => {
+            let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+            tls.and_then(|error| not_trusted(error, config))
+                .unwrap_or_else(|| StoreError::Unavailable(format!("{points}: {error}")))
+        }
+        other => StoreError::Unavailable(format!("{points}: {other}")),
     }
+}
+
+/// It also answers so where it could not look at its own roles.
+fn not_authenticated(message: &str, config: &CassandraConfig) -> StoreError {
+    if could_not_look(message) {
+        return StoreError::Unavailable(message.to_owned());
+    }
+    let mend =
+        if config.password.is_empty() { " (the password is empty: ROOST_STORE__CASSANDRA__PASSWORD)" } else { "" };
+    StoreError::Refused(format!("it refuses store.cassandra.username and password: {message}{mend}"))
+}
+
+/// Whether the refusal is for want of nodes that keep roles and grants, and not of rights.
+fn could_not_look(message: &str) -> bool {
+    message.starts_with("Unable to perform auth")
+}
+
+/// What is wrong with a TLS connection, where waiting does not mend it.
+fn not_trusted(error: &rustls::Error, config: &CassandraConfig) -> Option<StoreError> {
+    let ca = config.tls_ca.display();
+    let text = match error {
+        rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature) => {
+            format!("its certificate was not issued by the CA in store.cassandra.tls_ca = {ca}")
+        }
+        rustls::Error::InvalidCertificate(
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+        ) => format!(
+            "its certificate does not name its address: nodes are dialled by address, also where contact points are \
+             names, so it needs that among its alternative names, as an IP entry ({error})"
+        ),
+        rustls::Error::InvalidCertificate(_) => format!("its certificate is not right: {error}"),
+        rustls::Error::InvalidMessage(_) => {
+            format!("it does not speak TLS there, and store.cassandra.tls_ca turns it on ({error})")
+        }
+        rustls::Error::AlertReceived(_) => format!(
+            "it does not accept this node's side of TLS (store.cassandra.tls_cert and tls_key, where it wants a client \
+             certificate): {error}"
+        ),
+        _ => return None,
+    };
+    Some(StoreError::Refused(text))
+}
+
+fn tls_wanted() -> StoreError {
+    StoreError::Refused("it wants TLS: set store.cassandra.tls_ca to the CA of its certificates".to_owned())
+}
+
+/// Whether any contact point answers the beginning of TLS: to plain text such a server says nothing that could be told
+/// from a failure.
+async fn wants_tls(config: &CassandraConfig) -> bool {
+    let limit = Duration::from_millis(config.connect_timeout_ms);
+    for point in &config.contact_points {
+        if tokio::time::timeout(limit, speaks_tls(point)).await.is_ok_and(|answer| answer.unwrap_or(false)) {
+            return true;
+        }
+    }
+    false
+}
+
+async fn speaks_tls(point: &str) -> Result<bool, Box<dyn Error + Send + Sync>> {
+    /// The first byte of an answer: an alert, or a part of the handshake.
+    const TLS: [u8; 2] = [0x15, 0x16];
+    let mut stream = TcpStream::connect(point).await?;
+    let nobody = Arc::new(tls_builder()?.with_root_certificates(RootCertStore::empty()).with_no_client_auth());
+    let mut client = ClientConnection::new(nobody, ServerName::IpAddress(stream.peer_addr()?.ip().into()))?;
+    let mut hello = Vec::new();
+    client.write_tls(&mut hello)?;
+    stream.write_all(&hello).await?;
+    Ok(TLS.contains(&stream.read_u8().await?))
 }
 
 /// What went wrong with a request, in the terms of the trait.
 pub(super) fn unavailable(error: &ExecutionError) -> StoreError {
     match error {
         ExecutionError::LastAttemptError(RequestAttemptError::DbError(DbError::Unauthorized, message)) => {
+            if could_not_look(message) {
+                return StoreError::Unavailable(message.clone());
+            }
             StoreError::Refused(format!("the role lacks a right: {message}"))
         }
         ExecutionError::LastAttemptError(RequestAttemptError::DbError(error, message)) => match error {

@@ -1,14 +1,15 @@
 //! What operators ask (`roost store check`, `roost store status`). Not for nodes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use scylla::{
     client::session::Session,
     statement::{Consistency, Statement},
+    value::{CqlValue, Row},
 };
 use uuid::Uuid;
 
-use super::{KEY, StoreError, connect::unavailable, first};
+use super::{KEY, StoreError, connect::unavailable, first, schema};
 use crate::config::CassandraConfig;
 
 /// One thing that was looked at.
@@ -68,6 +69,63 @@ pub async fn checks(session: &Session, config: &CassandraConfig) -> Result<Vec<C
         checks.push(Check { what: format!("{keyspace}.{table} is written"), problem });
     }
     Ok(checks)
+}
+
+/// Whether a node that is to make or change the tables could do so, without doing it.
+pub async fn checks_before_making(session: &Session, config: &CassandraConfig) -> Result<Vec<Check>, StoreError> {
+    let keyspace = &config.keyspace;
+    let mut checks = Vec::new();
+    let has_keyspace = schema::has_keyspace(session, keyspace).await?;
+    if !has_keyspace {
+        let problem = schema::replication(session, config).err().map(|error| error.to_string());
+        checks.push(Check { what: format!("keyspace {keyspace} has enough nodes for its copies"), problem });
+    }
+    let Some(granted) = granted(session, config).await else {
+        return Ok(checks);
+    };
+    // Whoever makes a keyspace may do everything in it.
+    let needed: &[&str] = if has_keyspace { &["CREATE", "ALTER", "SELECT", "MODIFY"] } else { &["CREATE"] };
+    let own = format!("<keyspace {keyspace}>");
+    for right in needed {
+        let holds = |resource: &str| granted.contains(&(resource.to_owned(), (*right).to_owned()));
+        let has = holds("<all keyspaces>") || (has_keyspace && holds(&own));
+        let on = if has_keyspace { format!("KEYSPACE {keyspace}") } else { "ALL KEYSPACES".to_owned() };
+        let problem = (!has).then(|| {
+            format!(
+                "role {user} has no {right} right there: GRANT {right} ON {on} TO {user}, or set \
+                 store.cassandra.create_schema = false and run `roost store migrate` with a role that has it",
+                user = config.username
+            )
+        });
+        checks.push(Check { what: format!("{right} on {}", on.to_lowercase()), problem });
+    }
+    Ok(checks)
+}
+
+/// The role's rights, as (resource, right); nothing where it may do everything, or the store does not tell.
+async fn granted(session: &Session, config: &CassandraConfig) -> Option<BTreeSet<(String, String)>> {
+    if config.username.is_empty() {
+        return None;
+    }
+    let role = config.username.replace('\'', "''");
+    let roles = session.query_unpaged(format!("LIST ROLES OF '{role}'"), ()).await.ok()?.into_rows_result().ok()?;
+    // What the columns are depends on the store: some of those after the second are others.
+    let mut roles = roles.rows::<Row>().ok()?.flatten();
+    if roles.any(|row| row.columns.get(1).and_then(|value| value.as_ref()?.as_boolean()) != Some(false)) {
+        return None;
+    }
+    let list = format!("LIST ALL PERMISSIONS OF '{role}'");
+    // To a role without any it answers without rows.
+    let Ok(rights) = session.query_unpaged(list, ()).await.ok()?.into_rows_result() else {
+        return Some(BTreeSet::new());
+    };
+    let text = |value: Option<CqlValue>| value.and_then(CqlValue::into_string);
+    let rights = rights.rows::<Row>().ok()?.flatten().filter_map(|row| {
+        let mut last = row.columns.into_iter().rev();
+        let (right, resource) = (text(last.next()?)?, text(last.next()?)?);
+        Some((resource, right))
+    });
+    Some(rights.collect())
 }
 
 /// The store's id and the name of the cluster that it belongs to.

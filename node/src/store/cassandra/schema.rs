@@ -205,7 +205,7 @@ async fn change(session: &Session, cql: &str, profile: &ExecutionProfileHandle) 
     Ok(())
 }
 
-async fn has_keyspace(session: &Session, keyspace: &str) -> Result<bool, StoreError> {
+pub(super) async fn has_keyspace(session: &Session, keyspace: &str) -> Result<bool, StoreError> {
     let mut query = Statement::new("SELECT keyspace_name FROM system_schema.keyspaces WHERE keyspace_name = ?");
     query.set_consistency(Consistency::LocalOne);
     let found = session.query_unpaged(query, (keyspace,)).await.map_err(|error| unavailable(&error))?;
@@ -214,7 +214,7 @@ async fn has_keyspace(session: &Session, keyspace: &str) -> Result<bool, StoreEr
 }
 
 /// Copies by datacenter, none with more than it has nodes: such a keyspace would not take a write.
-fn replication(session: &Session, config: &CassandraConfig) -> Result<BTreeMap<String, u8>, StoreError> {
+pub(super) fn replication(session: &Session, config: &CassandraConfig) -> Result<BTreeMap<String, u8>, StoreError> {
     let mut nodes: BTreeMap<String, usize> = BTreeMap::new();
     for node in session.get_cluster_state().get_nodes_info() {
         *nodes.entry(node.datacenter.clone().unwrap_or_default()).or_default() += 1;
@@ -226,14 +226,19 @@ fn replication(session: &Session, config: &CassandraConfig) -> Result<BTreeMap<S
         replication.insert(local, COPIES);
     }
     for (datacenter, copies) in &replication {
-        let there = nodes.get(datacenter).copied().unwrap_or(0);
+        let Some(there) = nodes.get(datacenter).copied() else {
+            return Err(StoreError::Refused(format!(
+                "store.cassandra.replication names datacenter {datacenter:?}, but its nodes are in {}",
+                nodes.keys().cloned().collect::<Vec<_>>().join(", ")
+            )));
+        };
         if there < usize::from(*copies) {
             // They may still be starting.
             return Err(StoreError::Unavailable(format!(
-                "keyspace {} is to have {copies} copies in datacenter {datacenter}, which has {there} nodes so far: start \
-                 more, or set store.cassandra.replication = {{ {datacenter} = {} }} (fewer than three for a trial only)",
+                "it has too few nodes: keyspace {} is to have {copies} copies in datacenter {datacenter}, where {there} are \
+                 known so far: start more, or set store.cassandra.replication = {{ {datacenter} = {there} }} (fewer than \
+                 three for a trial only)",
                 config.keyspace,
-                there.max(1)
             )));
         }
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use scylla::{
     client::session::Session,
-    errors::{PrepareError, RequestAttemptError},
+    errors::{DbError, PrepareError, RequestAttemptError},
     policies::retry::FallthroughRetryPolicy,
     statement::{Consistency, SerialConsistency, prepared::PreparedStatement},
 };
@@ -115,7 +115,13 @@ impl Prepare<'_> {
     async fn prepare(&self, cql: &str) -> Result<PreparedStatement, StoreError> {
         let cql = cql.replace("{}", self.keyspace);
         self.session.prepare(cql.as_str()).await.map_err(|error| match error {
-            PrepareError::AllAttemptsFailed { first_attempt: RequestAttemptError::DbError(error, message) } => {
+            PrepareError::AllAttemptsFailed {
+                first_attempt:
+                    RequestAttemptError::DbError(
+                        error @ (DbError::Invalid | DbError::SyntaxError | DbError::Unauthorized),
+                        message,
+                    ),
+            } => {
                 StoreError::Refused(format!("{error}: {message} (of: {cql}). `roost store check` says what is missing"))
             }
             error => StoreError::Unavailable(error.to_string()),
