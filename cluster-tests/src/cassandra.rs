@@ -1,5 +1,6 @@
 //! A real Cassandra of one node or three, started by `scripts/cassandra` in a folder and on addresses of its own, and
-//! stopped when dropped. With [`Cassandra::relayed`] everything that a driver sends it goes through [`Relays`].
+//! stopped when dropped. With [`Cassandra::relayed`] everything that a driver sends it goes through [`Relays`];
+//! [`Cassandra::secure`] wants TLS and a password.
 
 use std::{
     net::{Ipv4Addr, SocketAddr, TcpListener},
@@ -25,6 +26,7 @@ pub struct Cassandra {
     nodes: usize,
     net: u8,
     port: u16,
+    is_secure: bool,
     relays: Option<Relays>,
 }
 
@@ -46,17 +48,23 @@ pub enum Deed {
 impl Cassandra {
     /// Starts so many nodes (1 or 3) and waits until they answer.
     pub async fn start(nodes: usize) -> Result<Self> {
-        Self::start_with(nodes, false).await
+        Self::start_with(nodes, false, false).await
     }
 
     /// The same with a relay before each node.
     pub async fn relayed(nodes: usize) -> Result<Self> {
-        Self::start_with(nodes, true).await
+        Self::start_with(nodes, true, false).await
     }
 
-    async fn start_with(nodes: usize, relayed: bool) -> Result<Self> {
+    /// The same with TLS, whose CA is [`Cassandra::ca`], and roles: `cassandra` with the password `cassandra` may do
+    /// everything.
+    pub async fn secure(nodes: usize) -> Result<Self> {
+        Self::start_with(nodes, false, true).await
+    }
+
+    async fn start_with(nodes: usize, relayed: bool, is_secure: bool) -> Result<Self> {
         let (folder, port) = (tempfile::tempdir()?, free_block(1)?);
-        let mut this = Self { folder, nodes, net: free_net(nodes, port)?, port, relays: None };
+        let mut this = Self { folder, nodes, net: free_net(nodes, port)?, port, is_secure, relays: None };
         if relayed {
             let pairs: Vec<_> =
                 (0..nodes).map(|node| (this.address(this.net + 1, node), this.address(this.net, node))).collect();
@@ -70,6 +78,21 @@ impl Cassandra {
     pub fn contact_points(&self) -> Vec<SocketAddr> {
         let net = self.net + u8::from(self.relays.is_some());
         (0..self.nodes).map(|node| self.address(net, node)).collect()
+    }
+
+    /// The CA of its certificates, where it is secure.
+    pub fn ca(&self) -> PathBuf {
+        self.folder.path().join("ca.pem")
+    }
+
+    /// All that its nodes have logged.
+    pub fn log(&self) -> Result<String> {
+        let mut all = String::new();
+        for node in 1..=self.nodes {
+            let file = self.folder.path().join(format!("n{node}/log"));
+            all += &std::fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
+        }
+        Ok(all)
     }
 
     /// How many nodes it has.
@@ -110,6 +133,9 @@ impl Cassandra {
         let mut arguments = vec!["start", "--nodes", &nodes, "--net", &net, "--port", &port, "--durable"];
         if self.relays.is_some() {
             arguments.extend(["--advertise", &advertise]);
+        }
+        if self.is_secure {
+            arguments.push("--secure");
         }
         self.script(&arguments).await
     }
