@@ -174,6 +174,15 @@ async fn not_connected(error: &NewSessionError, config: &CassandraConfig) -> Sto
                 "it does not accept this node's side of TLS (store.cassandra.tls_cert and tls_key, where it wants a client \
                  certificate): {other}"
             )),
+            // Of a client certificate that is missing the driver may notice no more than that the connection is gone.
+            ConnectionSetupRequestErrorKind::BrokenConnection(_)
+                if !plain && config.tls_cert.as_os_str().is_empty() =>
+            {
+                StoreError::Unavailable(format!(
+                    "{points}: it closed the connection; does it want a client certificate (store.cassandra.tls_cert and \
+                     tls_key)?"
+                ))
+            }
             other => StoreError::Unavailable(format!("{points}: {other}")),
         },
         ConnectionError::ConnectTimeout if plain && wants_tls(config).await => tls_wanted(),
