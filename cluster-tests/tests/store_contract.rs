@@ -1,34 +1,39 @@
-//! The contract of `store/contract.rs`, held against a real Cassandra, and what operators ask of one.
+//! The contract of `store/contract.rs`, which the embedded store is held to by its unit tests, held against a real
+//! Cassandra.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU32, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
 };
 
+use anyhow::Result;
+use cluster_tests::{cassandra::Cassandra, wait::wait_until};
 use roost::{
     config::{StoreConfig, StoreKind},
     store::{Store, cassandra::CassandraStore, contract::check_store},
 };
 
+const LIMIT: Duration = Duration::from_secs(60);
+
 #[tokio::test(flavor = "multi_thread")]
-async fn cassandra_keeps_the_contract() {
-    let point = std::env::var("ROOST_TEST_CASSANDRA").unwrap();
-    let keyspaces = AtomicU32::new(0);
-    let base: u32 = std::process::id();
-    check_store(async || {
+async fn cassandra_keeps_the_contract() -> Result<()> {
+    let cassandra = Cassandra::start(1).await?;
+    let contact_points: Vec<String> = cassandra.contact_points().iter().map(ToString::to_string).collect();
+    let keyspaces = AtomicU32::new(1);
+    // A store without content is a keyspace of its own.
+    let empty = async || -> Arc<dyn Store> {
         let mut config = StoreConfig { kind: StoreKind::Cassandra, ..StoreConfig::default() };
-        config.cassandra.contact_points = vec![point.clone()];
+        config.cassandra.contact_points.clone_from(&contact_points);
         config.cassandra.replication = [("datacenter1".to_owned(), 1)].into();
-        config.cassandra.keyspace = format!("contract_{base}_{}", keyspaces.fetch_add(1, Ordering::SeqCst));
-        let store: Arc<dyn Store> = CassandraStore::open(&config, "test");
-        for _ in 0..600 {
-            match store.store_id().await {
-                Ok(_) => return store,
-                Err(error) => eprintln!("{error}"),
-            }
-            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-        }
-        panic!("not connected");
-    })
-    .await;
+        config.cassandra.keyspace = format!("contract_{}", keyspaces.fetch_add(1, Ordering::Relaxed));
+        let store = CassandraStore::open(&config, "contract");
+        let connected = wait_until("a connection", LIMIT, async || store.store_id().await.is_ok()).await;
+        connected.expect("the store answers");
+        store
+    };
+    check_store(empty).await;
+    Ok(())
 }
