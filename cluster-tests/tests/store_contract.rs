@@ -24,12 +24,12 @@ async fn cassandra_keeps_the_contract() -> Result<()> {
     let contact_points: Vec<String> = cassandra.contact_points().iter().map(ToString::to_string).collect();
     let keyspaces = AtomicU32::new(1);
     // A store without content is a keyspace of its own.
-    let empty = async || -> Arc<dyn Store> {
+    let empty = async || {
         let mut config = StoreConfig { kind: StoreKind::Cassandra, ..StoreConfig::default() };
         config.cassandra.contact_points.clone_from(&contact_points);
         config.cassandra.replication = [("datacenter1".to_owned(), 1)].into();
         config.cassandra.keyspace = format!("contract_{}", keyspaces.fetch_add(1, Ordering::Relaxed));
-        let store = CassandraStore::open(&config, "contract");
+        let store: Arc<dyn Store> = CassandraStore::open(&config, "contract");
         let connected = wait_until("a connection", LIMIT, async || store.store_id().await.is_ok()).await;
         connected.expect("the store answers");
         store
