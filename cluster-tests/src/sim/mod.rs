@@ -36,6 +36,7 @@ pub fn run(seed: u64, trace: bool) -> Outcome {
         Outcome {
             trace_hash: 0,
             counts: BTreeMap::new(),
+            events: 0,
             violation: Some(format!("panic: {}", text.unwrap_or_default())),
             trace: None,
         }

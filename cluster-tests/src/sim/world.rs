@@ -101,6 +101,7 @@ pub(super) struct Node {
 
 pub(super) struct World {
     pub(super) now: u64,
+    events: u64,
     sequence: u64,
     queue: BTreeMap<(u64, u64), Event>,
     pub(super) random: Random,
@@ -128,6 +129,8 @@ pub struct Outcome {
     pub trace_hash: u64,
     /// What was exercised, and how often.
     pub counts: BTreeMap<&'static str, u64>,
+    /// How many events there were.
+    pub events: u64,
     /// The first promise that was broken.
     pub violation: Option<String>,
     /// Every event in words, where asked for.
@@ -158,6 +161,7 @@ impl World {
         let links = (0..profile.nodes).map(|_| (0..profile.nodes).map(|_| Link::default()).collect()).collect();
         let mut world = Self {
             now: 0,
+            events: 0,
             sequence: 0,
             queue: BTreeMap::new(),
             groups,
@@ -201,6 +205,7 @@ impl World {
                 self.rest();
             }
             self.now = at;
+            self.events += 1;
             self.note(sequence, &event);
             if sequence > EVENTS_MAX {
                 self.ledger.fail(format!("more than {EVENTS_MAX} events: someone repeats something without end"));
@@ -220,7 +225,7 @@ impl World {
         self.trace_hash ^= self.ledger.digest();
         let counts = self.ledger.counts();
         let violation = self.ledger.violation.take().map(|what| format!("at {} ms: {what}", self.now));
-        Outcome { trace_hash: self.trace_hash, counts, violation, trace: self.trace }
+        Outcome { trace_hash: self.trace_hash, counts, events: self.events, violation, trace: self.trace }
     }
 
     /// Whether the run is over. When all is at rest, one more message goes to each group: it has to be there before any
