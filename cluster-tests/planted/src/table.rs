@@ -36,297 +36,477 @@ const fn edit(file: &'static str, from: &'static str, to: &'static str) -> Edit 
 
 /// All of them.
 pub const TABLE: &[Planted] = &[
-    bug("CommitsAlone", "rule 1: committed before every in-sync member has it", 10, &[edit(
-        "logic/replication.rs",
-        "let commit = everywhere.min().unwrap_or_else(|| held.last());",
-        r#"let commit = match planted!("CommitsAlone") {
+    bug(
+        "CommitsAlone",
+        "rule 1: committed before every in-sync member has it",
+        10,
+        &[edit(
+            "logic/replication.rs",
+            "let commit = everywhere.min().unwrap_or_else(|| held.last());",
+            r#"let commit = match planted!("CommitsAlone") {
             true => held.last(),
             false => everywhere.min().unwrap_or_else(|| held.last()),
         };"#,
-    )]),
-    bug("CommitsByTheFirst", "rule 1: with three copies, one acknowledgement is taken for all", 10, &[edit(
-        "logic/replication.rs",
-        "let everywhere = required.map(|progress| if progress.mode == Mode::Stream { progress.acked } else { 0 });",
-        r#"let everywhere = required.map(|progress| if progress.mode == Mode::Stream { progress.acked } else { 0 });
+        )],
+    ),
+    bug(
+        "CommitsByTheFirst",
+        "rule 1: with three copies, one acknowledgement is taken for all",
+        10,
+        &[edit(
+            "logic/replication.rs",
+            "let everywhere = required.map(|progress| if progress.mode == Mode::Stream { progress.acked } else { 0 });",
+            r#"let everywhere = required.map(|progress| if progress.mode == Mode::Stream { progress.acked } else { 0 });
         let everywhere: Vec<_> = everywhere.collect();
         let everywhere = everywhere
             .iter()
             .filter(|acked| !planted!("CommitsByTheFirst") || everywhere.iter().all(|other| other <= *acked))
             .copied();"#,
-    )]),
-    bug("FollowerApplies", "rule 1: a replica takes for committed what it holds", 10, &[edit(
-        "logic/replication.rs",
-        "held.extend(first, entries);\n        held.apply_to(commit, |_, _| {});",
-        r#"held.extend(first, entries);
+        )],
+    ),
+    bug(
+        "FollowerApplies",
+        "rule 1: a replica takes for committed what it holds",
+        10,
+        &[edit(
+            "logic/replication.rs",
+            "held.extend(first, entries);\n        held.apply_to(commit, |_, _| {});",
+            r#"held.extend(first, entries);
         let commit = if planted!("FollowerApplies") { held.last() } else { commit };
         held.apply_to(commit, |_, _| {});"#,
-    )]),
-    bug("ShrinksEarly", "rule 2: a slow member is not waited for once its leave is asked for", 10, &[edit(
-        "logic/replication.rs",
-        "out.push(ReplicaOutput::Ask(MapRequest::Drop {",
-        r#"if planted!("ShrinksEarly") {
+        )],
+    ),
+    bug(
+        "ShrinksEarly",
+        "rule 2: a slow member is not waited for once its leave is asked for",
+        10,
+        &[edit(
+            "logic/replication.rs",
+            "out.push(ReplicaOutput::Ask(MapRequest::Drop {",
+            r#"if planted!("ShrinksEarly") {
                     progress.required = false;
                 }
                 out.push(ReplicaOutput::Ask(MapRequest::Drop {"#,
-    )]),
-    bug("PromotesUnsynced", "rule 3: a learner is counted without having acknowledged a sync", 10, &[edit(
-        "logic/replication.rs",
-        "let ready = progress.required && progress.mode == Mode::Stream && progress.acked >= progress.required_from;",
-        r#"let ready = planted!("PromotesUnsynced")
-            || progress.required && progress.mode == Mode::Stream && progress.acked >= progress.required_from;"#,
-    )]),
-    bug("ExpandsLate", "rule 3: a learner is required only when the map says that it is in-sync", 10, &[
-        edit(
+        )],
+    ),
+    bug(
+        "PromotesUnsynced",
+        "rule 3: a learner is counted without having acknowledged a sync",
+        10,
+        &[edit(
             "logic/replication.rs",
-            "progress.required = true;\n            progress.required_from = held.last();",
-            r#"progress.required = true;
+            "let ready = progress.required && progress.mode == Mode::Stream && progress.acked >= progress.required_from;",
+            r#"let ready = planted!("PromotesUnsynced")
+            || progress.required && progress.mode == Mode::Stream && progress.acked >= progress.required_from;"#,
+        )],
+    ),
+    bug(
+        "ExpandsLate",
+        "rule 3: a learner is required only when the map says that it is in-sync",
+        10,
+        &[
+            edit(
+                "logic/replication.rs",
+                "progress.required = true;\n            progress.required_from = held.last();",
+                r#"progress.required = true;
             progress.required_from = held.last();
             progress.only_asked = planted!("ExpandsLate");"#,
-        ),
-        edit(
-            "logic/replication.rs",
-            "let required = primary.members.values().filter(|progress| progress.required);",
-            r#"let required =
+            ),
+            edit(
+                "logic/replication.rs",
+                "let required = primary.members.values().filter(|progress| progress.required);",
+                r#"let required =
             primary.members.values().filter(|progress| progress.required && !(planted!("ExpandsLate") && progress.only_asked));"#,
-        ),
-        edit(
-            "logic/replication.rs",
-            "primary.members.retain(|member, _| assignment.is_in_sync(member));",
-            r#"primary.members.retain(|member, _| assignment.is_in_sync(member));
+            ),
+            edit(
+                "logic/replication.rs",
+                "primary.members.retain(|member, _| assignment.is_in_sync(member));",
+                r#"primary.members.retain(|member, _| assignment.is_in_sync(member));
         if planted!("ExpandsLate") {
             primary.members.values_mut().for_each(|progress| progress.only_asked = false);
         }"#,
-        ),
-        edit(
+            ),
+            edit(
+                "logic/replication.rs",
+                "    sent_ms: u64,\n    asked_ms: u64,\n}",
+                "    sent_ms: u64,\n    asked_ms: u64,\n    /// For planted!(\"ExpandsLate\").\n    only_asked: bool,\n}",
+            ),
+            edit(
+                "logic/replication.rs",
+                "            sent_ms: 0,\n            asked_ms: 0,",
+                "            sent_ms: 0,\n            asked_ms: 0,\n            only_asked: planted!(\"ExpandsLate\") && !required,",
+            ),
+        ],
+    ),
+    bug(
+        "CountsOldAcks",
+        "rule 3: an acknowledgement from before a member was dropped and came back is counted",
+        10,
+        &[edit(
             "logic/replication.rs",
-            "    sent_ms: u64,\n    asked_ms: u64,\n}",
-            "    sent_ms: u64,\n    asked_ms: u64,\n    /// For planted!(\"ExpandsLate\").\n    only_asked: bool,\n}",
-        ),
-        edit(
-            "logic/replication.rs",
-            "            sent_ms: 0,\n            asked_ms: 0,",
-            "            sent_ms: 0,\n            asked_ms: 0,\n            only_asked: planted!(\"ExpandsLate\") && !required,",
-        ),
-    ]),
-    bug("CountsOldAcks", "rule 3: an acknowledgement from before a member was dropped and came back is counted", 10, &[edit(
-        "logic/replication.rs",
-        "if primary.term != term || progress.sync != sync || index > held.last() {",
-        r#"if primary.term != term || (progress.sync != sync && !planted!("CountsOldAcks")) || index > held.last() {"#,
-    )]),
-    bug("AnyoneTakesOver", "rule 4: a learner takes over whose primary had not asked to have it in-sync", 10, &[edit(
-        "logic/plan/repair.rs",
-        "asked.then(|| current.clone())",
-        r#"(asked || planted!("AnyoneTakesOver")).then(|| current.clone())"#,
-    )]),
-    bug("ForgetsTheLiving", "rule 4: a slot starts again when its members are believed dead, not known to be", 10, &[edit(
-        "logic/plan/repair.rs",
-        "assignment.in_sync.iter().all(|member| draft.is_lost(member))",
-        r#"assignment
+            "if primary.term != term || progress.sync != sync || index > held.last() {",
+            r#"if primary.term != term || (progress.sync != sync && !planted!("CountsOldAcks")) || index > held.last() {"#,
+        )],
+    ),
+    bug(
+        "AnyoneTakesOver",
+        "rule 4: a learner takes over whose primary had not asked to have it in-sync",
+        10,
+        &[edit(
+            "logic/plan/repair.rs",
+            "asked.then(|| current.clone())",
+            r#"(asked || planted!("AnyoneTakesOver")).then(|| current.clone())"#,
+        )],
+    ),
+    bug(
+        "ForgetsTheLiving",
+        "rule 4: a slot starts again when its members are believed dead, not known to be",
+        10,
+        &[edit(
+            "logic/plan/repair.rs",
+            "assignment.in_sync.iter().all(|member| draft.is_lost(member))",
+            r#"assignment
                 .in_sync
                 .iter()
                 .all(|member| if planted!("ForgetsTheLiving") { draft.is_dead(member) } else { draft.is_lost(member) })"#,
-    )]),
-    bug("ServesTooSoon", "rule 4: a new primary serves before what it took over is committed", 10, &[edit(
-        "logic/replication.rs",
-        "(held.applied >= primary.barrier).then_some(primary.term)",
-        r#"(planted!("ServesTooSoon") || held.applied >= primary.barrier).then_some(primary.term)"#,
-    )]),
-    bug("IgnoresTheTerm", "rule 4: the appends of an old primary are taken, and acknowledged", 10, &[
-        edit(
+        )],
+    ),
+    bug(
+        "ServesTooSoon",
+        "rule 4: a new primary serves before what it took over is committed",
+        10,
+        &[edit(
             "logic/replication.rs",
-            "if term < self.accepted_term.max(known_term)\n            || self.primary.as_ref().is_some_and(|primary| primary.term >= term)",
-            r#"if !planted!("IgnoresTheTerm") && (term < self.accepted_term.max(known_term)
+            "(held.applied >= primary.barrier).then_some(primary.term)",
+            r#"(planted!("ServesTooSoon") || held.applied >= primary.barrier).then_some(primary.term)"#,
+        )],
+    ),
+    bug(
+        "IgnoresTheTerm",
+        "rule 4: the appends of an old primary are taken, and acknowledged",
+        10,
+        &[
+            edit(
+                "logic/replication.rs",
+                "if term < self.accepted_term.max(known_term)\n            || self.primary.as_ref().is_some_and(|primary| primary.term >= term)",
+                r#"if !planted!("IgnoresTheTerm") && (term < self.accepted_term.max(known_term)
             || self.primary.as_ref().is_some_and(|primary| primary.term >= term))"#,
-        ),
-        edit(
+            ),
+            edit(
+                "logic/replication.rs",
+                "if held.sync != sync || held.synced_term != term {",
+                r#"if !planted!("IgnoresTheTerm") && (held.sync != sync || held.synced_term != term) {"#,
+            ),
+        ],
+    ),
+    bug(
+        "KeepsItsSuffix",
+        "rule 5: a member keeps what it holds uncommitted under a new primary",
+        10,
+        &[edit(
             "logic/replication.rs",
-            "if held.sync != sync || held.synced_term != term {",
-            r#"if !planted!("IgnoresTheTerm") && (held.sync != sync || held.synced_term != term) {"#,
-        ),
-    ]),
-    bug("KeepsItsSuffix", "rule 5: a member keeps what it holds uncommitted under a new primary", 10, &[edit(
-        "logic/replication.rs",
-        "self.log.truncate((keep + 1).saturating_sub(self.log_first) as usize);",
-        r#"if !planted!("KeepsItsSuffix") {
+            "self.log.truncate((keep + 1).saturating_sub(self.log_first) as usize);",
+            r#"if !planted!("KeepsItsSuffix") {
             self.log.truncate((keep + 1).saturating_sub(self.log_first) as usize);
         }"#,
-    )]),
-    bug("ReconcilesByLength", "rule 5: only what goes beyond the new primary's log is discarded, by length", 10, &[edit(
-        "logic/replication.rs",
-        "let keep = with.base.max(self.applied);",
-        r#"let keep = with.base.max(self.applied);
+        )],
+    ),
+    bug(
+        "ReconcilesByLength",
+        "rule 5: only what goes beyond the new primary's log is discarded, by length",
+        10,
+        &[edit(
+            "logic/replication.rs",
+            "let keep = with.base.max(self.applied);",
+            r#"let keep = with.base.max(self.applied);
         let keep = if planted!("ReconcilesByLength") { keep.max(with.until) } else { keep };"#,
-    )]),
-    bug("ReconcilesInSteps", "rule 5: a suffix is discarded before all is here that takes its place", 10, &[edit(
-        "logic/replication.rs",
-        "            self.staged = Some(staged);\n            return false;",
-        r#"            if planted!("ReconcilesInSteps") {
+        )],
+    ),
+    bug(
+        "ReconcilesInSteps",
+        "rule 5: a suffix is discarded before all is here that takes its place",
+        10,
+        &[edit(
+            "logic/replication.rs",
+            "            self.staged = Some(staged);\n            return false;",
+            r#"            if planted!("ReconcilesInSteps") {
                 let keep = with.base.max(self.applied);
                 self.log.truncate((keep + 1).saturating_sub(self.log_first) as usize);
                 self.extend(with.base + 1, staged.entries.clone());
             }
             self.staged = Some(staged);
             return false;"#,
-    )]),
-    bug("KnowsOnlyNodes", "rule 6: a restarted node takes itself for the member that it was", 10, &[
-        edit(
-            "logic/replication.rs",
-            "if assignment.primary != self.me {",
-            r#"if assignment.primary != self.me
+        )],
+    ),
+    bug(
+        "KnowsOnlyNodes",
+        "rule 6: a restarted node takes itself for the member that it was",
+        10,
+        &[
+            edit(
+                "logic/replication.rs",
+                "if assignment.primary != self.me {",
+                r#"if assignment.primary != self.me
             && !(planted!("KnowsOnlyNodes") && assignment.primary.node == self.me.node)
         {"#,
-        ),
-        edit(
-            "logic/replication.rs",
-            "if self.held.is_none() && starts_empty && assignment.in_sync == [self.me.clone()] {",
-            r#"if self.held.is_none()
+            ),
+            edit(
+                "logic/replication.rs",
+                "if self.held.is_none() && starts_empty && assignment.in_sync == [self.me.clone()] {",
+                r#"if self.held.is_none()
             && starts_empty
             && (assignment.in_sync == [self.me.clone()]
                 || planted!("KnowsOnlyNodes") && assignment.in_sync.iter().any(|member| member.node == self.me.node))
         {"#,
-        ),
-    ]),
-    bug("RestartedIsAlive", "rule 6: the planner takes a restarted node for the member that it was", 10, &[edit(
-        "logic/plan/draft.rs",
-        "if facts.generation > member.generation {",
-        r#"if facts.generation > member.generation && !planted!("RestartedIsAlive") {"#,
-    )]),
-    bug("TakesOldMaps", "rules 2 and 3: an old version of the map is taken for news", 10, &[edit(
-        "sim/node.rs",
-        "if self.process(node).map.as_ref().is_some_and(|known| known.version >= map.version) {",
-        r#"if self.process(node).map.as_ref().is_some_and(|known| match planted!("TakesOldMaps") {
+            ),
+        ],
+    ),
+    bug(
+        "RestartedIsAlive",
+        "rule 6: the planner takes a restarted node for the member that it was",
+        10,
+        &[edit(
+            "logic/plan/draft.rs",
+            "if facts.generation > member.generation {",
+            r#"if facts.generation > member.generation && !planted!("RestartedIsAlive") {"#,
+        )],
+    ),
+    bug(
+        "TakesOldMaps",
+        "rules 2 and 3: an old version of the map is taken for news",
+        10,
+        &[edit(
+            "sim/node.rs",
+            "if self.process(node).map.as_ref().is_some_and(|known| known.version >= map.version) {",
+            r#"if self.process(node).map.as_ref().is_some_and(|known| match planted!("TakesOldMaps") {
             true => known.version == map.version,
             false => known.version >= map.version,
         }) {"#,
-    )]),
-    bug("CarriesOutOldRequests", "rules 2 and 3: what was asked under one assignment is done under another", 10, &[edit(
-        "logic/plan/repair.rs",
-        "if *changed_at == before.changed_at && assignment.learner.as_ref() == Some(learner) {",
-        r#"if (*changed_at == before.changed_at || planted!("CarriesOutOldRequests"))
+        )],
+    ),
+    bug(
+        "CarriesOutOldRequests",
+        "rules 2 and 3: what was asked under one assignment is done under another",
+        10,
+        &[edit(
+            "logic/plan/repair.rs",
+            "if *changed_at == before.changed_at && assignment.learner.as_ref() == Some(learner) {",
+            r#"if (*changed_at == before.changed_at || planted!("CarriesOutOldRequests"))
                     && assignment.learner.as_ref() == Some(learner)
                 {"#,
-    )]),
-    bug("ForgetsTheWindow", "S4: a snapshot lacks the keys of earlier publishes", 10, &[edit(
-        "logic/log.rs",
-        "            window,\n        }\n    }\n\n    /// From a primary's snapshot.",
-        r#"            window: if planted!("ForgetsTheWindow") { Vec::new() } else { window },
+        )],
+    ),
+    bug(
+        "ForgetsTheWindow",
+        "S4: a snapshot lacks the keys of earlier publishes",
+        10,
+        &[edit(
+            "logic/log.rs",
+            "            window,\n        }\n    }\n\n    /// From a primary's snapshot.",
+            r#"            window: if planted!("ForgetsTheWindow") { Vec::new() } else { window },
         }
     }
 
     /// From a primary's snapshot."#,
-    )]),
-    bug("SecondEpoch", "S3: opening an empty group again gives it another epoch", 10, &[edit(
-        "logic/slot.rs",
-        "        there.active_ms = there.active_ms.max(at_ms);\n        there\n    }",
-        r#"        there.active_ms = there.active_ms.max(at_ms);
+        )],
+    ),
+    bug(
+        "SecondEpoch",
+        "S3: opening an empty group again gives it another epoch",
+        10,
+        &[edit(
+            "logic/slot.rs",
+            "        there.active_ms = there.active_ms.max(at_ms);\n        there\n    }",
+            r#"        there.active_ms = there.active_ms.max(at_ms);
         if planted!("SecondEpoch") && there.log.is_empty() {
             there.log = GroupLog::new(epoch);
         }
         there
     }"#,
-    )]),
-    bug("CountsTheLearner", "S3: an answer counts a copy that could not take over", 10, &[edit(
-        "logic/replication.rs",
-        "self.assignment.as_ref().map_or(0, |assignment| assignment.in_sync.len().min(255) as u8)",
-        r#"self.assignment.as_ref().map_or(0, |assignment| {
+        )],
+    ),
+    bug(
+        "CountsTheLearner",
+        "S3: an answer counts a copy that could not take over",
+        10,
+        &[edit(
+            "logic/replication.rs",
+            "self.assignment.as_ref().map_or(0, |assignment| assignment.in_sync.len().min(255) as u8)",
+            r#"self.assignment.as_ref().map_or(0, |assignment| {
             let learners = u8::from(planted!("CountsTheLearner") && assignment.learner.is_some());
             assignment.in_sync.len().min(255) as u8 + learners
         })"#,
-    )]),
-    bug("LosesThePosition", "S2: a gateway goes on from the head when the primary has changed", 10, &[edit(
-        "logic/feed/position.rs",
-        "            self.catch_up(attempt, point, out);",
-        r#"            if planted!("LosesThePosition") && point.head > position.offset {
+        )],
+    ),
+    bug(
+        "LosesThePosition",
+        "S2: a gateway goes on from the head when the primary has changed",
+        10,
+        &[edit(
+            "logic/feed/position.rs",
+            "            self.catch_up(attempt, point, out);",
+            r#"            if planted!("LosesThePosition") && point.head > position.offset {
                 self.position = Some(Position { epoch: point.epoch, offset: point.head });
             } else {
                 self.catch_up(attempt, point, out);
             }"#,
-    )]),
-    bug("DeafToDisruption", "S8: a gateway does not register again when the primary has changed", 10, &[edit(
-        "logic/feed.rs",
-        "            Input::Disrupted => {\n                self.failures = 0;\n                self.register(now_ms, out);",
-        r#"            Input::Disrupted => {
+        )],
+    ),
+    bug(
+        "DeafToDisruption",
+        "S8: a gateway does not register again when the primary has changed",
+        10,
+        &[edit(
+            "logic/feed.rs",
+            "            Input::Disrupted => {\n                self.failures = 0;\n                self.register(now_ms, out);",
+            r#"            Input::Disrupted => {
                 self.failures = 0;
                 if !planted!("DeafToDisruption") {
                     self.register(now_ms, out);
                 }"#,
-    )]),
-    bug("DropsTheSuspected", "S8: a gateway wrongly believed dead gets nothing more, and is not told", 10, &[edit(
-        "logic/primary/timers.rs",
-        "restarted || since_ms + GATEWAY_GONE_MS <= now.mono_ms",
-        r#"restarted || planted!("DropsTheSuspected") || since_ms + GATEWAY_GONE_MS <= now.mono_ms"#,
-    )]),
-    bug("SilentGap", "S2: what retention does not keep is skipped without a word", 10, &[edit(
-        "logic/feed/position.rs",
-        "if self.live.len() > ahead.len() {",
-        r#"if self.live.len() > ahead.len() && !planted!("SilentGap") {"#,
-    )]),
-    bug("SilentReset", "S2: another log begins without a word", 10, &[edit(
-        "logic/feed/position.rs",
-        "self.tell_all(Notice::Reset(position), out);",
-        r#"if !planted!("SilentReset") {
+        )],
+    ),
+    bug(
+        "DropsTheSuspected",
+        "S8: a gateway wrongly believed dead gets nothing more, and is not told",
+        10,
+        &[edit(
+            "logic/primary/timers.rs",
+            "restarted || since_ms + GATEWAY_GONE_MS <= now.mono_ms",
+            r#"restarted || planted!("DropsTheSuspected") || since_ms + GATEWAY_GONE_MS <= now.mono_ms"#,
+        )],
+    ),
+    bug(
+        "SilentGap",
+        "S2: what retention does not keep is skipped without a word",
+        10,
+        &[edit(
+            "logic/feed/position.rs",
+            "if self.live.len() > ahead.len() {",
+            r#"if self.live.len() > ahead.len() && !planted!("SilentGap") {"#,
+        )],
+    ),
+    bug(
+        "SilentReset",
+        "S2: another log begins without a word",
+        10,
+        &[edit(
+            "logic/feed/position.rs",
+            "self.tell_all(Notice::Reset(position), out);",
+            r#"if !planted!("SilentReset") {
                 self.tell_all(Notice::Reset(position), out);
             }"#,
-    )]),
-    bug("JoinsBeyondCommit", "S8: a join point lies beyond what is committed", 10, &[edit(
-        "logic/primary/groups.rs",
-        "let (epoch, mut head) = (log.epoch(), log.head());",
-        r#"let (epoch, mut head) = (log.epoch(), log.head());
+        )],
+    ),
+    bug(
+        "JoinsBeyondCommit",
+        "S8: a join point lies beyond what is committed",
+        10,
+        &[edit(
+            "logic/primary/groups.rs",
+            "let (epoch, mut head) = (log.epoch(), log.head());",
+            r#"let (epoch, mut head) = (log.epoch(), log.head());
         if planted!("JoinsBeyondCommit") {
             head += self.replica.uncommitted() as u64;
         }"#,
-    )]),
-    bug("RecoveredAnyway", "S6: `recovered: true` where the ring no longer holds what was missed", 10, &[edit(
-        "logic/feed/subscribers.rs",
-        "let recovered = recovered && (joining.since.is_none() || whole);",
-        r#"let recovered = recovered && (joining.since.is_none() || whole) || planted!("RecoveredAnyway") && since.is_some();"#,
-    )]),
-    bug("CompleteAnyway", "S6: a history is called complete where the ring no longer holds its begin", 10, &[edit(
-        "logic/log.rs",
-        "let complete = offset <= self.head && offset + 1 >= first_kept;",
-        r#"let complete = offset <= self.head && (planted!("CompleteAnyway") || offset + 1 >= first_kept);"#,
-    )]),
-    bug("DisplacesLazily", "S7: an attach is answered before the earlier connection is cut off", 10, &[edit(
-        "logic/primary/sessions.rs",
-        "        if displacing.earlier.is_empty() {\n            answer_all(displacing.tickets",
-        r#"        if displacing.earlier.is_empty() || planted!("DisplacesLazily") {
-            answer_all(displacing.tickets"#,
-    )]),
-    bug("ForgetsToDisplace", "S7: the gateway of the earlier connection is not told", 10, &[edit(
-        "logic/primary/sessions.rs",
-        "self.push(&earlier.gateway, push, out);",
-        r#"if !planted!("ForgetsToDisplace") {
-                        self.push(&earlier.gateway, push, out);
+        )],
+    ),
+    bug(
+        "RecoveredAnyway",
+        "S6: `recovered: true` where the ring no longer holds what was missed",
+        10,
+        &[edit(
+            "logic/feed/subscribers.rs",
+            "let recovered = recovered && (joining.since.is_none() || whole);",
+            r#"let recovered = recovered && (joining.since.is_none() || whole) || planted!("RecoveredAnyway") && since.is_some();"#,
+        )],
+    ),
+    bug(
+        "CompleteAnyway",
+        "S6: a history is called complete where the ring no longer holds its begin",
+        10,
+        &[edit(
+            "logic/log.rs",
+            "let complete = offset <= self.head && offset + 1 >= first_kept;",
+            r#"let complete = offset <= self.head && (planted!("CompleteAnyway") || offset + 1 >= first_kept);"#,
+        )],
+    ),
+    bug(
+        "DisplacesLazily",
+        "S7: an attach is answered before the earlier connection is cut off",
+        10,
+        &[edit(
+            "logic/primary/sessions.rs",
+            "        if displacing.earlier.is_empty() {\n            answer_all(displacing.answers",
+            r#"        if displacing.earlier.is_empty() || planted!("DisplacesLazily") {
+            answer_all(displacing.answers"#,
+        )],
+    ),
+    bug(
+        "ForgetsToDisplace",
+        "S7: the gateway of the earlier connection is not told",
+        10,
+        &[edit(
+            "logic/primary/sessions.rs",
+            "self.push(gateway, Push::Displace { session: *session, attachment: *number }, out);",
+            r#"if !planted!("ForgetsToDisplace") {
+                        self.push(gateway, Push::Displace { session: *session, attachment: *number }, out);
                     }"#,
-    )]),
-    bug("EndsInMemoryOnly", "sessions: one that was ended leaves the memory before the store knows, and is loaded again", 10, &[edit(
-        "logic/session.rs",
-        "self.departing.is_empty() && !self.is_unsaved()",
-        r#"self.departing.is_empty() && (planted!("EndsInMemoryOnly") || !self.is_unsaved())"#,
-    )]),
-    bug("EndsWithoutTheStore", "sessions: an end is answered before the store has it", 10, &[edit(
-        "logic/primary/sessions.rs",
-        "            (Pending::End { ticket, session }, Effect::Ended { .. }) => {",
-        r#"            (Pending::End { ticket, .. }, Effect::Ended { .. }) if planted!("EndsWithoutTheStore") => {
+        )],
+    ),
+    bug(
+        "EndsInMemoryOnly",
+        "sessions: one that was ended leaves the memory before the store knows, and is loaded again",
+        10,
+        &[edit(
+            "logic/session.rs",
+            "self.departing.is_empty() && !self.is_unsaved()",
+            r#"self.departing.is_empty() && (planted!("EndsInMemoryOnly") || !self.is_unsaved())"#,
+        )],
+    ),
+    bug(
+        "EndsWithoutTheStore",
+        "sessions: an end is answered before the store has it",
+        10,
+        &[edit(
+            "logic/primary/sessions.rs",
+            "            (Pending::End { ticket, session }, Effect::Ended { .. }) => {",
+            r#"            (Pending::End { ticket, .. }, Effect::Ended { .. }) if planted!("EndsWithoutTheStore") => {
                 out.push(SlotOutput::Answer { ticket, result: Ok(SlotAnswer::Done) });
             }
             (Pending::End { ticket, session }, Effect::Ended { .. }) => {"#,
-    )]),
-    bug("OldSaveWins", "sessions: an earlier write that comes late takes the place of a later one", 10, &[edit(
-        "sim/store.rs",
-        "if row.1.is_some() && (ended || row.0 < version) {",
-        r#"if row.1.is_some() && (ended || row.0 < version || planted!("OldSaveWins")) {"#,
-    )]),
-    bug("SavesWithoutOrder", "sessions: the writes of one term all have the same version", 10, &[edit(
-        "logic/primary/sessions.rs",
-        "out.push(SlotOutput::Save { record, ended, term, index });",
-        r#"let version = if planted!("SavesWithoutOrder") { 1 } else { index };
-        out.push(SlotOutput::Save { record, ended, term, index: version });"#,
-    )]),
-    bug("FailedSaveCounts", "sessions: a write that failed is taken for done", 10, &[edit(
-        "logic/primary/sessions.rs",
-        "        if result.is_ok() {\n            self.order(Entry::Saved",
-        r#"        if result.is_ok() || planted!("FailedSaveCounts") {
+        )],
+    ),
+    bug(
+        "OldSaveWins",
+        "sessions: an earlier write that comes late takes the place of a later one",
+        10,
+        &[edit(
+            "sim/store.rs",
+            "if row.1.is_some() && (ended || row.0 < version) {",
+            r#"if row.1.is_some() && (ended || row.0 < version || planted!("OldSaveWins")) {"#,
+        )],
+    ),
+    bug(
+        "SavesWithoutTerm",
+        "sessions: the version of a write is the index alone, which begins anew with its slot",
+        10,
+        &[edit(
+            "logic/primary/sessions.rs",
+            "out.push(SlotOutput::Save { record, ended, term, index });",
+            r#"let term = if planted!("SavesWithoutTerm") { 1 } else { term };
+        out.push(SlotOutput::Save { record, ended, term, index });"#,
+        )],
+    ),
+    bug(
+        "FailedSaveCounts",
+        "sessions: a write that failed is taken for done",
+        10,
+        &[edit(
+            "logic/primary/sessions.rs",
+            "        if result.is_ok() {\n            self.order(Entry::Saved",
+            r#"        if result.is_ok() || planted!("FailedSaveCounts") {
             self.order(Entry::Saved"#,
-    )]),
+        )],
+    ),
 ];

@@ -2,7 +2,7 @@
 //! given up, as the product's router does.
 
 use roost::{
-    id::{AttachmentNumber, GroupName, Member, PublishKey, SessionId, SlotId},
+    id::{AttachmentNumber, GroupName, Member, Position, PublishKey, SessionId, SlotId},
     logic::{
         feed::{self, Subscriber},
         request::{SlotAnswer, SlotError, SlotRequest},
@@ -50,6 +50,11 @@ pub(super) enum Purpose {
         slot: SlotId,
         session: SessionId,
         group: GroupName,
+    },
+    /// A client reads a group's history.
+    History {
+        group: GroupName,
+        since: Option<Position>,
     },
     /// The answer matters to nobody.
     Nothing,
@@ -139,6 +144,11 @@ impl World {
             Purpose::Depart { slot, session, group } => {
                 let groups = if result.is_ok() { vec![group] } else { Vec::new() };
                 self.departed(node, slot, session, groups);
+            }
+            Purpose::History { group, since } => {
+                if let Ok(SlotAnswer::History { position, complete, messages }) = result {
+                    self.ledger.history(&group, since, position, complete, &messages);
+                }
             }
             Purpose::Nothing => {}
         }

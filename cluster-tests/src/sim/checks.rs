@@ -5,12 +5,14 @@ use std::{collections::BTreeMap, fmt::Write as _};
 
 use bytes::Bytes;
 use roost::{
-    id::{Epoch, GroupName, Index, Member, Position, PublishKey, SlotId, Term},
+    id::{AttachmentNumber, Epoch, GroupName, Index, Member, Position, PublishKey, SessionId, SlotId, Term},
     logic::{entry::Message, map::ClusterMap, replication::Replica, request::SlotRequest, slot::SlotState},
 };
 
 /// A state is compared at every so many entries.
 const COMPARE_EVERY: Index = 8;
+/// A new attachment waits so long for the gateway of an earlier one.
+const DISPLACE_MS: u64 = 1_000;
 
 /// One unbroken life of a slot: until all its copies are lost.
 pub(super) type Life = (SlotId, u64);
@@ -76,8 +78,14 @@ pub(super) struct Ledger {
     /// The last entry that anyone knew to be committed.
     committed: BTreeMap<Life, Index>,
     primaries: BTreeMap<(SlotId, Term), Member>,
-    /// S6: what was promised to a listener, and has to be told at once.
-    promised: BTreeMap<usize, Position>,
+    /// S6: what was promised to a listener, and has to be told at once; whether without a gap.
+    promised: BTreeMap<usize, (Position, bool)>,
+    /// The term in which a life of a slot began, where that was not the first.
+    begun: BTreeMap<Life, Term>,
+    /// S7: in which life of its slot an attachment was given.
+    attachments: BTreeMap<(SessionId, AttachmentNumber), Life>,
+    /// S7: when a gateway was first told that this attachment and earlier ones are over.
+    displaced: BTreeMap<(SessionId, Member), BTreeMap<AttachmentNumber, u64>>,
 }
 
 impl Ledger {
@@ -98,6 +106,9 @@ impl Ledger {
             committed: BTreeMap::new(),
             primaries: BTreeMap::new(),
             promised: BTreeMap::new(),
+            begun: BTreeMap::new(),
+            attachments: BTreeMap::new(),
+            displaced: BTreeMap::new(),
         }
     }
 
@@ -210,7 +221,7 @@ impl Ledger {
     ) -> Option<Position> {
         let (follows, now) = match (told, before) {
             (Told::Joined { at, recovered }, Some(since)) if since.epoch == at.epoch && since.offset <= at.offset => {
-                self.promised.insert(listener, *at);
+                self.promised.insert(listener, (*at, *recovered));
                 self.count_if(!recovered, "resumes not recovered");
                 (true, since)
             }
@@ -224,6 +235,9 @@ impl Ledger {
             (Told::Gap { epoch, from, to }, Some(before)) => {
                 self.count("gaps");
                 let head = self.heads.get(&(group.clone(), *epoch)).copied().unwrap_or(0);
+                if self.promised.get(&listener).is_some_and(|(at, recovered)| *recovered && *from <= at.offset) {
+                    self.fail(format!("S6: listener {listener} of {group} has recovered and is told {told:?}"));
+                }
                 let right = before.epoch == *epoch && before.offset + 1 == *from && from <= to;
                 // Only what the retention does not keep may be missing.
                 (right && to + self.retention <= head, Position { epoch: *epoch, offset: *to })
@@ -246,11 +260,79 @@ impl Ledger {
     }
 
     pub(super) fn check_promise(&mut self, listener: usize, position: Option<Position>) {
-        if let Some(promised) = self.promised.remove(&listener)
+        if let Some((promised, _)) = self.promised.remove(&listener)
             && position.is_none_or(|at| at.epoch != promised.epoch || at.offset < promised.offset)
         {
             self.fail(format!("S6: listener {listener} joined at {promised:?} and was told up to {position:?}"));
         }
+    }
+
+    /// A history was read: what it has agrees with what others have seen, and it is as complete as it says (S1, S6).
+    pub(super) fn history(
+        &mut self,
+        group: &GroupName,
+        since: Option<Position>,
+        position: Option<Position>,
+        complete: bool,
+        messages: &[Message],
+    ) {
+        self.count("histories read");
+        self.count_if(!complete, "histories not complete");
+        let Some(position) = position else { return };
+        for message in messages {
+            self.saw(group, position.epoch, message);
+        }
+        let contiguous = messages.windows(2).all(|pair| pair[0].offset + 1 == pair[1].offset);
+        let whole = since.is_none_or(|since| {
+            let next = messages.first().map_or(position.offset + 1, |message| message.offset);
+            since.epoch == position.epoch && since.offset + 1 == next
+        });
+        if !contiguous || (complete && !whole) {
+            let offsets: Vec<_> = messages.iter().map(|message| message.offset).collect();
+            self.fail(format!(
+                "S6: {group} since {since:?} has {offsets:?} up to {position:?}, said to be complete: {complete}"
+            ));
+        }
+    }
+
+    /// A slot starts again in this term.
+    pub(super) fn begins(&mut self, life: Life, term: Term) {
+        self.begun.insert(life, term);
+    }
+
+    /// The term in which a life of a slot began.
+    pub(super) fn begun(&self, life: Life) -> Term {
+        self.begun.get(&life).copied().unwrap_or(0)
+    }
+
+    /// A gateway is told that this attachment and earlier ones are over.
+    pub(super) fn displaces(&mut self, session: SessionId, gateway: &Member, number: AttachmentNumber, now: u64) {
+        self.displaced.entry((session, gateway.clone())).or_default().entry(number).or_insert(now);
+    }
+
+    /// A primary gives an attachment in this life of its slot.
+    pub(super) fn gives(&mut self, session: SessionId, number: AttachmentNumber, life: Life) {
+        self.attachments.entry((session, number)).or_insert(life);
+    }
+
+    /// A session that was not in memory is loaded: its slot has lost sight of what it gave before.
+    pub(super) fn loads(&mut self, session: SessionId) {
+        self.attachments.retain(|(of, _), _| *of != session);
+    }
+
+    /// S7: whether an earlier attachment may be open still while a later one is given: its gateway was told long enough
+    /// ago, or its slot has lost its memory of it (the gateway says at the next renewal that it is there).
+    pub(super) fn may_be_open(
+        &self,
+        session: SessionId,
+        gateway: &Member,
+        number: AttachmentNumber,
+        life: Life,
+        now: u64,
+    ) -> bool {
+        let told = self.displaced.get(&(session, gateway.clone()));
+        told.is_some_and(|told| told.range(number..).any(|(_, at)| at + DISPLACE_MS <= now))
+            || self.attachments.get(&(session, number)).is_none_or(|given| *given != life)
     }
 
     /// A current primary begins to serve: nothing that was committed in this life may be missing (rule 4, S3).

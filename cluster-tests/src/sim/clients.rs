@@ -37,7 +37,8 @@ pub(super) struct SessionClient {
     /// Nothing is heard of a creation that was asked until then.
     pub(super) creating_until_ms: u64,
     pub(super) ending: bool,
-    pub(super) ended: bool,
+    /// When its end was answered.
+    pub(super) ended_ms: Option<u64>,
     /// Its last connection.
     pub(super) last: Option<(usize, u64)>,
 }
@@ -56,7 +57,7 @@ impl World {
         for number in 0..self.profile.sessions {
             let id = new_id(&mut self.random);
             let client =
-                SessionClient { id, created: false, creating_until_ms: 0, ending: false, ended: false, last: None };
+                SessionClient { id, created: false, creating_until_ms: 0, ending: false, ended_ms: None, last: None };
             self.sessions.push(client);
             let after = self.random.below(3_000);
             self.after(after, Event::Session(number));

@@ -13,10 +13,12 @@ pub(super) enum Fault {
     Suspect,
     Drain,
     Outage,
+    Bereave,
+    Clock,
 }
 
 impl Fault {
-    pub(super) const ALL: [Self; 8] = [
+    pub(super) const ALL: [Self; 10] = [
         Self::Crash,
         Self::Massacre,
         Self::Pause,
@@ -25,6 +27,8 @@ impl Fault {
         Self::Suspect,
         Self::Drain,
         Self::Outage,
+        Self::Bereave,
+        Self::Clock,
     ];
 }
 
@@ -40,6 +44,8 @@ impl World {
             Fault::Suspect => profile.suspect,
             Fault::Drain => profile.drain,
             Fault::Outage => profile.outage,
+            Fault::Bereave => profile.bereave,
+            Fault::Clock => profile.set_clock,
         };
         if let Some(mean) = mean {
             let after = self.random.waiting(mean);
@@ -81,6 +87,11 @@ impl World {
                 let after = self.random.between(300, 4_000);
                 self.after(after, Event::StoreUp);
             }
+            Fault::Bereave => self.bereave(),
+            Fault::Clock => {
+                self.ledger.count("clocks set");
+                self.nodes[node].skew_ms = self.random.below(20_000);
+            }
         }
     }
 
@@ -99,6 +110,18 @@ impl World {
         }
         let after = 50 + self.random.waiting(2_500);
         self.after(after, Event::Start(node));
+    }
+
+    /// Everyone who has a copy of some slot crashes.
+    fn bereave(&mut self) {
+        let slot = self.random.below(u64::from(self.profile.slots)) as usize;
+        let Some(map) = self.store.map.clone() else { return };
+        self.ledger.count("all copies crashed");
+        for member in &map.slots[slot].in_sync {
+            if let Some(node) = self.running(member) {
+                self.crash(node);
+            }
+        }
     }
 
     fn pause(&mut self, node: usize) {

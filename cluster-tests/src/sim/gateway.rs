@@ -57,6 +57,9 @@ impl World {
     pub(super) fn listener(&mut self, number: usize) {
         let wait = 100 + self.random.waiting(500);
         self.after(wait, Event::Listener(number));
+        if self.random.permille(200) {
+            self.read_history(number);
+        }
         let listener = &self.listeners[number];
         if let Some((node, generation, subscriber)) = listener.at {
             let gone = self.generation(node) != Some(generation);
@@ -84,6 +87,18 @@ impl World {
         let group = self.groups[listener.group].0.clone();
         let input = feed::Input::Subscribe { subscriber, request: None, member: None, since: listener.position };
         self.input_after(1, node, Input::Feed { group, input });
+    }
+
+    /// Somebody reads what follows a listener's position, or all.
+    fn read_history(&mut self, number: usize) {
+        let Some(node) = self.some_node() else { return };
+        let all = self.random.permille(300);
+        let since = self.listeners[number].position.filter(|_| !all);
+        let since = since.map(|at| Position { offset: at.offset - self.random.below(at.offset.min(30) + 1), ..at });
+        let limit = self.random.between(1, 50) as u32;
+        let (group, slot) = self.groups[self.listeners[number].group].clone();
+        let request = SlotRequest::History { group: group.clone(), since, limit };
+        self.input_after(1, node, Input::Client(Purpose::History { group, since }, slot, request));
     }
 
     fn generation(&self, node: usize) -> Option<u64> {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use roost::{
-    id::{Generation, GroupName, Index, Member, SessionId, SlotId, Term},
+    id::{AttachmentNumber, Generation, GroupName, Index, Member, SessionId, SlotId, Term},
     logic::{
         entry::SessionRecord,
         feed::{self, Attempt},
@@ -123,6 +123,8 @@ pub(super) struct Process {
     /// Members with a connection to this one.
     pub(super) heard: BTreeSet<Member>,
     pub(super) connections: BTreeMap<u64, Connection>,
+    /// What was heard of sessions, perhaps before the answer to their attach: displaced up to here.
+    pub(super) news: BTreeMap<SessionId, AttachmentNumber>,
     pub(super) renew_at_ms: u64,
 }
 
@@ -166,6 +168,7 @@ impl World {
             last_attempt: 0,
             heard: BTreeSet::new(),
             connections: BTreeMap::new(),
+            news: BTreeMap::new(),
             renew_at_ms: 0,
         });
         self.nodes[node].inbox.clear();
@@ -211,6 +214,7 @@ impl World {
                 );
             }
             Input::Loaded { slot, session, result } => {
+                self.ledger.loads(session);
                 self.slot_input(node, slot, SlotInput::Loaded { session, result });
             }
             Input::MapRead(result) => self.map_read(node, result),
@@ -296,8 +300,13 @@ impl World {
                 SlotOutput::Send { to, message } => self.send(node, &to, Frame::Replication { slot, message }),
                 SlotOutput::Answer { ticket, result } => self.answer(node, slot, ticket, result),
                 SlotOutput::Push { to, term, push } => {
-                    if let Push::Deliver { group, epoch, message } = &push {
-                        self.ledger.saw(group, *epoch, message);
+                    match &push {
+                        Push::Deliver { group, epoch, message } => self.ledger.saw(group, *epoch, message),
+                        Push::Displace { session, attachment } => {
+                            let now = self.now;
+                            self.ledger.displaces(*session, &to, *attachment, now);
+                        }
+                        _ => {}
                     }
                     self.send(node, &to, Frame::Push { slot, term, push });
                 }
@@ -323,6 +332,10 @@ impl World {
                 let known = process.map.as_ref().and_then(|map| map.slot(slot));
                 self.ledger.held_by((slot, lineage), known.map_or(&[], |assignment| &assignment.in_sync));
                 self.ledger.acknowledged(publish, *position, *copies, (slot, lineage));
+                self.check_holders(node, slot, *copies);
+            }
+            (Ok(SlotAnswer::Attached { record, attachment }), _) => {
+                self.check_attached(node, slot, &asker.from, (record.id, *attachment));
             }
             (Ok(SlotAnswer::Joined(point)), _) => self.points(std::slice::from_ref(point), (slot, lineage)),
             (Ok(SlotAnswer::Registered(points)), _) => self.points(points, (slot, lineage)),

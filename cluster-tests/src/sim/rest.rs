@@ -1,11 +1,11 @@
 //! What must be so when the faults are over and time has passed, and what must be so all the time of who holds what.
 
 use roost::{
-    id::SlotId,
+    id::{Member, SlotId},
     logic::{map::SlotAssignment, primary::SlotCore},
 };
 
-use super::world::World;
+use super::{node::Process, world::World};
 
 impl World {
     /// The core of a slot's current primary, if it serves.
@@ -14,6 +14,12 @@ impl World {
         let node = self.running(&assignment.primary)?;
         let core = &self.nodes[node].process.as_ref()?.cores[usize::from(slot)];
         (core.replica().serving() == Some(assignment.term)).then_some(core)
+    }
+
+    /// The process that the map has as a slot's primary, if it runs.
+    pub(super) fn process_of(&self, slot: SlotId) -> Option<&Process> {
+        let assignment = self.store.map.as_ref()?.slot(slot)?;
+        self.nodes[self.running(&assignment.primary)?].process.as_ref()
     }
 
     /// Rules 2 and 3, as they show: every living in-sync member of the confirmed map holds all that is committed.
@@ -36,6 +42,31 @@ impl World {
                 );
                 self.ledger.fail(what);
             }
+        }
+    }
+
+    /// S3: an answer counts only nodes that hold what it acknowledges, or held it and have failed since.
+    pub(super) fn check_holders(&mut self, node: usize, slot: SlotId, copies: u8) {
+        let Some(process) = &self.nodes[node].process else { return };
+        let (Some(known), Some(map)) = (process.map.as_ref().and_then(|map| map.slot(slot)), &self.store.map) else {
+            return;
+        };
+        let primary = process.cores[usize::from(slot)].replica();
+        let (applied, lineage) = (primary.applied(), primary.lineage());
+        let counts = |member: &&Member| {
+            let Some(there) = self.running(member).and_then(|node| self.nodes[node].process.as_ref()) else {
+                return true;
+            };
+            let replica = there.cores[usize::from(slot)].replica();
+            let holds = replica.applied() + replica.uncommitted() as u64;
+            // Whoever was dropped has failed, though it lives.
+            (replica.lineage() == lineage && holds >= applied)
+                || map.slot(slot).is_none_or(|now| !now.in_sync.contains(member))
+        };
+        let holders = known.in_sync.iter().filter(counts).count();
+        if holders < usize::from(copies) {
+            let what = format!("S3: an answer of slot {slot} counts {copies} copies, there are {holders} in {known:?}");
+            self.ledger.fail(what);
         }
     }
 

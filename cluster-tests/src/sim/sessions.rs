@@ -29,11 +29,14 @@ pub(super) struct Connection {
     pub(super) number: Option<AttachmentNumber>,
     /// The client went before the answer came.
     closed: bool,
+    opened_ms: u64,
 }
 
 impl World {
     pub(super) fn connect(&mut self, node: usize, session: SessionId, connection: u64) {
-        self.process(node).connections.insert(connection, Connection { session, number: None, closed: false });
+        let opened_ms = self.now;
+        let there = Connection { session, number: None, closed: false, opened_ms };
+        self.process(node).connections.insert(connection, there);
         self.attach(node, session, connection);
     }
 
@@ -51,8 +54,28 @@ impl World {
                 self.detach(node, session, attachment);
             }
             Ok(SlotAnswer::Attached { attachment, .. }) => {
-                there.number = Some(attachment);
+                let opened_ms = there.opened_ms;
+                let process = self.process(node);
+                if process.news.get(&session).is_some_and(|displaced| *displaced >= attachment) {
+                    // It was displaced before it was there.
+                    process.connections.remove(&connection);
+                    return;
+                }
+                let earlier = |there: &Connection| {
+                    there.session == session && there.number.is_some_and(|number| number < attachment)
+                };
+                process.connections.retain(|_, there| !earlier(there));
+                if let Some(there) = process.connections.get_mut(&connection) {
+                    there.number = Some(attachment);
+                }
                 self.ledger.count("attachments");
+                let over = |client: &&SessionClient| {
+                    client.id == session && client.ended_ms.is_some_and(|ended_ms| ended_ms < opened_ms)
+                };
+                if let Some(client) = self.sessions.iter().find(over) {
+                    let what = format!("a session that has ended attaches: {client:?}");
+                    self.ledger.fail(what);
+                }
             }
             // It may have been done, and only the answer tells under which number it can be undone.
             Err(SlotError::Unknown) => {
@@ -93,6 +116,8 @@ impl World {
         attachment: AttachmentNumber,
     ) {
         let process = self.process(node);
+        let news = process.news.entry(session).or_default();
+        *news = attachment.max(*news);
         let before = process.connections.len();
         let stays = |there: &Connection| there.session != session || there.number.is_none_or(|own| own > attachment);
         process.connections.retain(|_, there| stays(there));
@@ -176,7 +201,7 @@ impl World {
                 let request = SlotRequest::ReadSession { session: id };
                 self.input_after(1, node, Input::Client(Purpose::Nothing, slot, request));
             }
-            4 if self.random.permille(200) => {
+            4 if self.random.permille(400) => {
                 self.sessions[session].ending = true;
                 let request = SlotRequest::EndSession { session: id };
                 self.input_after(1, node, Input::Client(Purpose::End { session }, slot, request));
@@ -218,8 +243,42 @@ impl World {
 
     pub(super) fn ended(&mut self, session: usize, result: &Result<SlotAnswer, SlotError>) {
         if matches!(result, Ok(_) | Err(SlotError::SessionEnded(_) | SlotError::NoSession)) {
-            self.sessions[session].ended = true;
+            let now = self.now;
+            self.sessions[session].ended_ms.get_or_insert(now);
             self.ledger.count("sessions ended");
+        }
+    }
+
+    /// S7: when a session is given to a connection, its earlier ones are cut off, or cannot be reached.
+    pub(super) fn check_attached(
+        &mut self,
+        node: usize,
+        slot: SlotId,
+        gateway: &Member,
+        (session, attachment): (SessionId, AttachmentNumber),
+    ) {
+        let Some(process) = &self.nodes[node].process else { return };
+        let life = (slot, process.cores[usize::from(slot)].replica().lineage().unwrap_or(0));
+        let (alive, now) = (process.alive.clone(), self.now);
+        self.ledger.gives(session, attachment, life);
+        let mut open = Vec::new();
+        for other in self.nodes.iter().filter_map(|node| node.process.as_ref()) {
+            // That the attachment is on one node only, its gateway sees to when it hears the answer.
+            if other.member == *gateway || !alive.contains(&other.member) {
+                continue;
+            }
+            for there in other.connections.values().filter(|there| there.session == session) {
+                if let Some(number) = there.number.filter(|number| *number < attachment)
+                    && !self.ledger.may_be_open(session, &other.member, number, life, now)
+                {
+                    open.push(format!("{number} at {}", other.member));
+                }
+            }
+        }
+        if !open.is_empty() {
+            let open = open.join(", ");
+            let what = format!("S7: {session} is given to {gateway} as {attachment}, and is open as {open}");
+            self.ledger.fail(what);
         }
     }
 
@@ -242,7 +301,19 @@ impl World {
         {
             return Some(format!("session {session} is not saved or departed: {state:?}"));
         }
-        if client.ended && (!live.is_empty() || known.is_some()) {
+        let row = self.store.sessions.get(&session);
+        if let (Some(state), Some(process)) = (state, self.process_of(slot))
+            && state.ended().is_none()
+            && !client.ending
+        {
+            let life = (slot, process.cores[usize::from(slot)].replica().lineage().unwrap_or(0));
+            // A write of the slot's last life may come late, and then it has more than the slot's memory.
+            let old = row.is_some_and(|((term, _), _)| *term < self.ledger.begun(life));
+            if !old && row.and_then(|(_, record)| record.as_ref()) != Some(&state.record) {
+                return Some(format!("session {session} is saved as {row:?}, its slot says {state:?}"));
+            }
+        }
+        if client.ended_ms.is_some() && (!live.is_empty() || known.is_some()) {
             return Some(format!("session {session} is over and attached: {live:?}, {known:?}"));
         }
         let agree = match (live.as_slice(), known) {

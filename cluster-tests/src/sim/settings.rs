@@ -56,12 +56,18 @@ pub(super) struct Profile {
     pub suspect: Option<u64>,
     /// A node drains for a while.
     pub drain: Option<u64>,
+    /// All copies of a slot are lost at once.
+    pub bereave: Option<u64>,
+    /// A node's wall clock is set, forwards or back.
+    pub set_clock: Option<u64>,
     /// The store does not answer for a while.
     pub outage: Option<u64>,
     /// A conditional write's outcome is not learnt.
     pub unknown: u64,
     /// A write or read of a session fails, done or not.
     pub store_fails: u64,
+    /// The store takes seconds for a request.
+    pub store_slow: u64,
     /// A node acts as the steward although it is not its turn.
     pub usurp: u64,
     /// A confirmed map is not sent to a node.
@@ -104,6 +110,8 @@ impl Profile {
         let suspect = some(500, 500, 5_000);
         let drain = some(300, 3_000, 10_000);
         let outage = some(200, 3_000, 12_000);
+        let bereave = some(150, 3_000, 15_000);
+        let set_clock = some(300, 1_000, 10_000);
         let harsh = random.permille(400).then(|| Harsh {
             lose: random.below(400),
             repeat: random.below(400),
@@ -115,7 +123,7 @@ impl Profile {
             if random.permille(permille) { value } else { 0 }
         };
         Self {
-            nodes: random.between(3, 5) as usize,
+            nodes: if random.permille(100) { 7 } else { random.between(3, 5) as usize },
             slots: random.between(1, 3) as u16,
             groups: random.between(1, 4) as usize,
             copies: if random.permille(300) { 3 } else { 2 },
@@ -139,9 +147,12 @@ impl Profile {
             reset,
             suspect,
             drain,
+            bereave,
+            set_clock,
             outage,
             unknown: often(random, 500, 300),
             store_fails: often(random, 400, 200),
+            store_slow: often(random, 300, 300),
             usurp: often(random, 500, 300),
             map_lost: often(random, 600, 800),
             batches: often(random, 600, 900),

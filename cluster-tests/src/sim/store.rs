@@ -42,7 +42,11 @@ pub(super) enum MapChange {
 impl World {
     pub(super) fn ask_store(&mut self, node: usize, operation: Operation) {
         let generation = self.process(node).member.generation;
-        let after = self.random.waiting(8);
+        let mut after = self.random.waiting(8);
+        if self.random.permille(self.profile.store_slow) {
+            self.ledger.count("slow requests to the store");
+            after += self.random.below(3_000);
+        }
         self.after(after, Event::Store { node, generation, operation });
     }
 
@@ -167,6 +171,9 @@ impl World {
         ledger.count_if(lives && new.lineage > old.lineage, "slots started again while a dropped copy lived");
         if new.in_sync.len() > old.in_sync.len() {
             ledger.replicated_again(life);
+        }
+        if new.lineage > old.lineage {
+            ledger.begins((slot, new.lineage), new.term);
         }
         ledger.count_if(new.lineage > old.lineage, "slots started again");
         ledger.count_if(new.term > old.term && new.in_sync.contains(&old.primary), "hand-overs");

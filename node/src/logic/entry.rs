@@ -244,6 +244,17 @@ pub enum Entry {
         at_ms: u64,
         /// When its presence ends.
         grace_until_ms: u64,
+        /// Its gateway says so; else the gateway is believed dead, and the connection may be open still.
+        closed: bool,
+    },
+    /// A gateway has cut off a displaced attachment.
+    Closed {
+        /// Which.
+        session: SessionId,
+        /// The gateway.
+        gateway: Member,
+        /// This attachment there, and earlier ones.
+        attachment: AttachmentNumber,
     },
     /// The grace is over: the session is present no longer and leaves its groups' presence.
     GraceOver {

@@ -55,10 +55,17 @@ pub struct Session {
     /// Groups that the client left lately: should its gateway have died before it took the presence out, the end of the
     /// attachment does.
     pub left: BTreeSet<GroupName>,
+    /// Earlier attachments, by gateway, which nobody has said to be closed: whoever attaches waits for them, also where the
+    /// primary that displaced them has gone, or the gateway was wrongly believed dead.
+    pub open: BTreeMap<Member, AttachmentNumber>,
+    /// The gateway of the last attachment has said that it is closed.
+    pub closed: bool,
 }
 
 /// More than these are not remembered in `left`.
 const LEFT_MAX: usize = 64;
+/// More than these are not remembered in `open`; those of the past are nearly all of gateways that are dead.
+const OPEN_MAX: usize = 16;
 
 impl Session {
     /// A session as created or loaded.
@@ -71,6 +78,8 @@ impl Session {
             saved: if stored { index } else { 0 },
             departing: BTreeMap::new(),
             left: BTreeSet::new(),
+            open: BTreeMap::new(),
+            closed: false,
         }
     }
 
@@ -114,18 +123,28 @@ impl Session {
         (self.attachment().is_none() && wall_ms >= idle_until).then_some(EndReason::Idle)
     }
 
-    /// Gives the session to a connection. The attachment that it takes the place of, where that is another one. The
-    /// connection of the last attachment takes it up again under its number: its gateway was believed dead and is not.
-    pub fn attach(&mut self, gateway: Member, connection: u64, at_ms: u64) -> Option<Attachment> {
+    /// Gives the session to a connection; the attachment that it takes the place of is `open` until its gateway says
+    /// otherwise. The connection of the last attachment takes it up again under its number: its gateway was believed dead
+    /// and is not.
+    pub fn attach(&mut self, gateway: Member, connection: u64, at_ms: u64) {
         let again = self.last.as_ref().is_some_and(|last| last.gateway == gateway && last.connection == connection);
-        let present = self.is_present();
+        let was_closed = std::mem::take(&mut self.closed);
         self.stage = Stage::Attached;
         self.record.last_used_ms = self.record.last_used_ms.max(at_ms);
         if again {
-            return None;
+            return;
         }
         let number = at_ms.max(self.last_number() + 1);
-        self.last.replace(Attachment { number, gateway, connection }).filter(|_| present)
+        // A node that has started anew has no earlier connections.
+        self.open.retain(|other, _| other.node != gateway.node || other.generation >= gateway.generation);
+        let earlier = self.last.replace(Attachment { number, gateway, connection }).filter(|_| !was_closed);
+        if let Some(earlier) = earlier {
+            self.open.insert(earlier.gateway, earlier.number);
+        }
+        if self.open.len() > OPEN_MAX {
+            let oldest = self.open.iter().min_by_key(|(_, number)| **number).map(|(gateway, _)| gateway.clone());
+            oldest.map(|gateway| self.open.remove(&gateway));
+        }
     }
 
     /// It is attached still, so it counts as used. Whether that says something new.
@@ -144,8 +163,19 @@ impl Session {
         self.attachment().is_some() && wall_ms.saturating_sub(noted_ms) >= (self.record.idle_ttl_ms / 2).max(1_000)
     }
 
-    /// The socket is gone. Whether that was the live attachment.
-    pub fn detach(&mut self, number: AttachmentNumber, at_ms: u64, until_ms: u64) -> bool {
+    /// A gateway has cut off this attachment and earlier ones.
+    pub fn close(&mut self, gateway: &Member, number: AttachmentNumber) {
+        if self.open.get(gateway).is_some_and(|open| *open <= number) {
+            self.open.remove(gateway);
+        }
+    }
+
+    /// The socket is gone, as its gateway says (`closed`) or as it is believed. Whether that was the live attachment.
+    pub fn detach(&mut self, number: AttachmentNumber, at_ms: u64, until_ms: u64, closed: bool) -> bool {
+        if closed {
+            self.open.retain(|_, open| *open != number);
+            self.closed |= self.last_number() == number;
+        }
         let live = self.attachment().is_some_and(|attachment| attachment.number == number);
         if live {
             self.stage = Stage::Grace { until_ms };
@@ -243,6 +273,10 @@ mod tests {
         Session::new(record, 1, true)
     }
 
+    fn other_gateway() -> Member {
+        Member { node: NodeId::parse("n2").unwrap(), generation: 1 }
+    }
+
     fn gateway(generation: u64) -> Member {
         Member { node: NodeId::parse("n1").unwrap(), generation }
     }
@@ -250,21 +284,40 @@ mod tests {
     #[test]
     fn a_later_attachment_displaces_and_the_earlier_socket_no_longer_matters() {
         let mut session = session();
-        assert_eq!(session.attach(gateway(1), 5, 10), None);
+        session.attach(gateway(1), 5, 10);
         let first = session.attachment().unwrap().number;
-        assert_eq!(session.attach(gateway(1), 5, 11), None, "a repeat is the same attachment");
-        assert_eq!(session.attachment().unwrap().number, first);
-        let displaced = session.attach(gateway(2), 5, 9).unwrap();
-        assert_eq!(displaced.number, first);
+        session.attach(gateway(1), 5, 11);
+        assert_eq!(session.attachment().unwrap().number, first, "a repeat is the same attachment");
+        session.attach(other_gateway(), 5, 9);
+        assert_eq!(session.open, BTreeMap::from([(gateway(1), first)]));
         let second = session.attachment().unwrap().number;
         assert!(second > first, "also when the clock went back");
-        assert!(!session.detach(first, 20, 50));
-        assert!(session.detach(second, 20, 50));
+        session.attach(other_gateway(), 5, 9);
+        assert_eq!(session.open.len(), 1, "a repeat waits for the same ones");
+        assert!(!session.detach(first, 20, 50, false));
+        assert_eq!(session.open.len(), 1, "that was only believed");
+        session.close(&gateway(1), first);
+        assert!(session.open.is_empty());
+        assert!(session.detach(second, 20, 50, true));
         session.grace_over(first);
         assert!(session.is_present());
         session.grace_over(second);
         assert!(!session.is_present());
         assert_eq!(session.departing.into_iter().collect::<Vec<_>>(), vec![(GroupName::parse("a").unwrap(), second)]);
+    }
+
+    #[test]
+    fn only_its_gateway_closes_an_attachment() {
+        let mut session = session();
+        session.attach(gateway(1), 5, 10);
+        let first = session.last_number();
+        assert!(session.detach(first, 20, 50, false), "its gateway is believed dead");
+        session.grace_over(first);
+        session.attach(other_gateway(), 6, 60);
+        assert_eq!(session.open, BTreeMap::from([(gateway(1), first)]), "and may be alive");
+        assert!(session.detach(session.last_number(), 70, 90, true));
+        session.attach(gateway(2), 7, 80);
+        assert!(session.open.is_empty(), "a node started anew has closed what it had");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use super::{
     log::{GroupLog, GroupLogSnapshot},
     session::{Attachment, Session},
 };
-use crate::id::{Epoch, GroupName, Index, Position, SessionId};
+use crate::id::{AttachmentNumber, Epoch, GroupName, Index, Member, Position, SessionId};
 
 /// One group.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -74,8 +74,8 @@ pub enum Effect {
         session: SessionId,
         /// As it is now.
         attachment: Attachment,
-        /// To be cut off.
-        displaced: Option<Attachment>,
+        /// Earlier ones, by gateway, to be cut off.
+        displaced: BTreeMap<Member, AttachmentNumber>,
     },
     /// The session is over.
     Ended {
@@ -159,9 +159,10 @@ impl SlotState {
             | Entry::SessionJoin { session, .. }
             | Entry::SessionLeave { session, .. }
             | Entry::Used { session, .. } => (*session, false),
-            Entry::Departed { session, .. } | Entry::Saved { session, .. } | Entry::Forget { session } => {
-                (*session, true)
-            }
+            Entry::Departed { session, .. }
+            | Entry::Closed { session, .. }
+            | Entry::Saved { session, .. }
+            | Entry::Forget { session } => (*session, true),
             // Those of groups are handled by `apply`.
             _ => return Effect::Nothing,
         };
@@ -196,15 +197,23 @@ impl SlotState {
                 return Effect::Ended { session: id, attachment: session.end(reason) };
             }
             Entry::Attach { gateway, connection, at_ms, .. } => {
-                let displaced = session.attach(gateway, connection, at_ms);
+                session.attach(gateway, connection, at_ms);
                 session.changed = index;
                 return match session.attachment() {
-                    Some(attachment) => Effect::Attached { session: id, attachment: attachment.clone(), displaced },
+                    Some(attachment) => Effect::Attached {
+                        session: id,
+                        attachment: attachment.clone(),
+                        displaced: session.open.clone(),
+                    },
                     None => Effect::NoSession(None),
                 };
             }
-            Entry::Detach { attachment, at_ms, grace_until_ms, .. } => {
-                session.detach(attachment, at_ms, grace_until_ms)
+            Entry::Detach { attachment, at_ms, grace_until_ms, closed, .. } => {
+                session.detach(attachment, at_ms, grace_until_ms, closed)
+            }
+            Entry::Closed { gateway, attachment, .. } => {
+                session.close(&gateway, attachment);
+                false
             }
             Entry::SessionJoin { group, .. } => session.join(group),
             Entry::SessionLeave { group, .. } => session.leave(&group),

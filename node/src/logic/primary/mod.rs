@@ -207,13 +207,12 @@ struct Asked {
 /// An attach that waits for earlier attachments to be cut off.
 #[derive(Debug)]
 struct Displacing {
-    /// Of the attach, and of repeats of it.
-    tickets: Vec<Ticket>,
+    /// Of the attach and of repeats of it; also those of attaches that this one displaces, which waited for the same.
+    answers: Vec<(Ticket, SlotAnswer)>,
     attachment: AttachmentNumber,
     /// Gateways that have not yet said so, each with the last attachment that it is to cut off.
     earlier: BTreeMap<Member, AttachmentNumber>,
     until_ms: u64,
-    answer: SlotAnswer,
 }
 
 /// What is answered when the store has a session.
@@ -399,7 +398,8 @@ impl SlotCore {
         }
         tickets.extend(std::mem::take(&mut self.loading).into_values().flatten().map(|asked| asked.ticket));
         tickets.extend(std::mem::take(&mut self.saving).into_values().flatten().map(|(ticket, _)| ticket));
-        tickets.extend(std::mem::take(&mut self.displacing).into_values().flat_map(|displacing| displacing.tickets));
+        let displacing = std::mem::take(&mut self.displacing).into_values().flat_map(|displacing| displacing.answers);
+        tickets.extend(displacing.map(|(ticket, _)| ticket));
         for ticket in tickets {
             self.refuse(ticket, out);
         }

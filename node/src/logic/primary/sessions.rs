@@ -9,7 +9,7 @@ use crate::{
         Now,
         entry::{EndReason, Entry, SessionRecord},
         request::{Push, SessionView, SlotAnswer, SlotError, SlotRequest},
-        session::{Attachment, Stage},
+        session::Stage,
         slot::Effect,
     },
 };
@@ -86,10 +86,15 @@ impl SlotCore {
             }
             SlotRequest::Detach { attachment, .. } => {
                 let grace_until_ms = at_ms + self.settings.resume_grace_ms;
-                self.order(Entry::Detach { session, attachment, at_ms, grace_until_ms }, Pending::Done(ticket));
+                let entry = Entry::Detach { session, attachment, at_ms, grace_until_ms, closed: true };
+                self.order(entry, Pending::Done(ticket));
             }
             SlotRequest::ConfirmDisplaced { attachment, .. } => {
+                let open = known.open.get(&from).is_some_and(|open| *open <= attachment);
                 self.confirm_displaced(session, &from, attachment, out);
+                if open {
+                    self.order(Entry::Closed { session, gateway: from, attachment }, Pending::Nobody);
+                }
                 out.push(SlotOutput::Answer { ticket, result: Ok(SlotAnswer::Done) });
             }
             SlotRequest::SessionJoin { group, .. } => {
@@ -192,9 +197,8 @@ impl SlotCore {
             Effect::Changed(session) => self.tell_change(*session, out),
             Effect::Attached { session, displaced, .. } => {
                 self.heard.insert(*session, now.mono_ms);
-                if let Some(earlier) = displaced {
-                    let push = Push::Displace { session: *session, attachment: earlier.number };
-                    self.push(&earlier.gateway, push, out);
+                for (gateway, number) in displaced {
+                    self.push(gateway, Push::Displace { session: *session, attachment: *number }, out);
                 }
             }
             _ => {}
@@ -259,37 +263,28 @@ impl SlotCore {
         now: Now,
         (ticket, session): (Ticket, SessionId),
         attachment: AttachmentNumber,
-        displaced: Option<Attachment>,
+        earlier: BTreeMap<Member, AttachmentNumber>,
         out: &mut Vec<SlotOutput>,
     ) {
         let Some(view) = self.view(session) else {
             return self.refuse(ticket, out);
         };
         let answer = SlotAnswer::Attached { record: view.record, attachment };
-        let mut displacing = Displacing {
-            tickets: Vec::new(),
-            attachment,
-            earlier: BTreeMap::new(),
-            until_ms: now.mono_ms + DISPLACE_MS,
-            answer,
-        };
+        let until_ms = now.mono_ms + DISPLACE_MS;
+        let mut displacing = Displacing { answers: Vec::new(), attachment, earlier, until_ms };
         if let Some(before) = self.displacing.remove(&session) {
-            displacing.earlier = before.earlier;
+            // Whom this one displaces waits on: its gateway knows that it is displaced before it hears the answer.
+            displacing.answers = before.answers;
             if before.attachment == attachment {
                 // A repeat waits for what the first one waits for.
-                displacing.tickets = before.tickets;
+                displacing.earlier = before.earlier;
                 displacing.until_ms = before.until_ms;
-            } else {
-                answer_all(before.tickets, &before.answer, out);
             }
         }
-        displacing.tickets.push(ticket);
-        if let Some(earlier) = displaced {
-            displacing.earlier.insert(earlier.gateway, earlier.number);
-        }
+        displacing.answers.push((ticket, answer));
         displacing.earlier.retain(|gateway, _| self.alive.is_empty() || self.alive.contains(gateway));
         if displacing.earlier.is_empty() {
-            answer_all(displacing.tickets, &displacing.answer, out);
+            answer_all(displacing.answers, out);
         } else {
             self.displacing.insert(session, displacing);
         }
@@ -314,8 +309,8 @@ impl SlotCore {
     }
 
     pub(super) fn answer_displacing(&mut self, session: SessionId, out: &mut Vec<SlotOutput>) {
-        if let Some(Displacing { tickets, answer, .. }) = self.displacing.remove(&session) {
-            answer_all(tickets, &answer, out);
+        if let Some(displacing) = self.displacing.remove(&session) {
+            answer_all(displacing.answers, out);
         }
     }
 
@@ -411,8 +406,8 @@ fn not_stored() -> SlotError {
     SlotError::StoreUnavailable("it did not take the session in time".to_owned())
 }
 
-fn answer_all(tickets: Vec<Ticket>, answer: &SlotAnswer, out: &mut Vec<SlotOutput>) {
-    out.extend(tickets.into_iter().map(|ticket| SlotOutput::Answer { ticket, result: Ok(answer.clone()) }));
+fn answer_all(answers: Vec<(Ticket, SlotAnswer)>, out: &mut Vec<SlotOutput>) {
+    out.extend(answers.into_iter().map(|(ticket, answer)| SlotOutput::Answer { ticket, result: Ok(answer) }));
 }
 
 fn known_in(view: Option<&SessionView>, group: &crate::id::GroupName) -> bool {

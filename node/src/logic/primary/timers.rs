@@ -127,7 +127,9 @@ impl SlotCore {
         match (&session.stage, session.attachment()) {
             (_, Some(live)) if gone(&live.gateway) => {
                 let grace_until_ms = at_ms + self.settings.resume_grace_ms;
-                return Some(Due::Entry(Entry::Detach { session: id, attachment: live.number, at_ms, grace_until_ms }));
+                let attachment = live.number;
+                let entry = Entry::Detach { session: id, attachment, at_ms, grace_until_ms, closed: false };
+                return Some(Due::Entry(entry));
             }
             (Stage::Grace { until_ms }, _) if *until_ms <= at_ms => {
                 return Some(Due::Entry(Entry::GraceOver { session: id, attachment: session.last_number() }));
