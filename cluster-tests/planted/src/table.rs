@@ -141,7 +141,7 @@ pub const TABLE: &[Planted] = &[
     bug(
         "CountsOldAcks",
         "rule 3: an acknowledgement from before a member was dropped and came back is counted",
-        10,
+        990,
         &[edit(
             "logic/replication.rs",
             "if primary.term != term || progress.sync != sync || index > held.last() {",
@@ -174,7 +174,7 @@ pub const TABLE: &[Planted] = &[
     bug(
         "ServesTooSoon",
         "rule 4: a new primary serves before what it took over is committed",
-        10,
+        20,
         &[edit(
             "logic/replication.rs",
             "(held.applied >= primary.barrier).then_some(primary.term)",
@@ -202,7 +202,7 @@ pub const TABLE: &[Planted] = &[
     bug(
         "KeepsItsSuffix",
         "rule 5: a member keeps what it holds uncommitted under a new primary",
-        10,
+        90,
         &[edit(
             "logic/replication.rs",
             "self.log.truncate((keep + 1).saturating_sub(self.log_first) as usize);",
@@ -212,20 +212,9 @@ pub const TABLE: &[Planted] = &[
         )],
     ),
     bug(
-        "ReconcilesByLength",
-        "rule 5: only what goes beyond the new primary's log is discarded, by length",
-        10,
-        &[edit(
-            "logic/replication.rs",
-            "let keep = with.base.max(self.applied);",
-            r#"let keep = with.base.max(self.applied);
-        let keep = if planted!("ReconcilesByLength") { keep.max(with.until) } else { keep };"#,
-        )],
-    ),
-    bug(
         "ReconcilesInSteps",
         "rule 5: a suffix is discarded before all is here that takes its place",
-        10,
+        180,
         &[edit(
             "logic/replication.rs",
             "            self.staged = Some(staged);\n            return false;",
@@ -264,7 +253,7 @@ pub const TABLE: &[Planted] = &[
     bug(
         "RestartedIsAlive",
         "rule 6: the planner takes a restarted node for the member that it was",
-        10,
+        20,
         &[edit(
             "logic/plan/draft.rs",
             "if facts.generation > member.generation {",
@@ -274,7 +263,7 @@ pub const TABLE: &[Planted] = &[
     bug(
         "TakesOldMaps",
         "rules 2 and 3: an old version of the map is taken for news",
-        10,
+        330,
         &[edit(
             "sim/node.rs",
             "if self.process(node).map.as_ref().is_some_and(|known| known.version >= map.version) {",
@@ -287,7 +276,7 @@ pub const TABLE: &[Planted] = &[
     bug(
         "CarriesOutOldRequests",
         "rules 2 and 3: what was asked under one assignment is done under another",
-        10,
+        20,
         &[edit(
             "logic/plan/repair.rs",
             "if *changed_at == before.changed_at && assignment.learner.as_ref() == Some(learner) {",
@@ -355,7 +344,7 @@ pub const TABLE: &[Planted] = &[
     bug(
         "DeafToDisruption",
         "S8: a gateway does not register again when the primary has changed",
-        10,
+        220,
         &[edit(
             "logic/feed.rs",
             "            Input::Disrupted => {\n                self.failures = 0;\n                self.register(now_ms, out);",
@@ -369,7 +358,7 @@ pub const TABLE: &[Planted] = &[
     bug(
         "DropsTheSuspected",
         "S8: a gateway wrongly believed dead gets nothing more, and is not told",
-        10,
+        490,
         &[edit(
             "logic/primary/timers.rs",
             "restarted || since_ms + GATEWAY_GONE_MS <= now.mono_ms",
@@ -379,7 +368,7 @@ pub const TABLE: &[Planted] = &[
     bug(
         "SilentGap",
         "S2: what retention does not keep is skipped without a word",
-        10,
+        130,
         &[edit(
             "logic/feed/position.rs",
             "if self.live.len() > ahead.len() {",
@@ -389,7 +378,7 @@ pub const TABLE: &[Planted] = &[
     bug(
         "SilentReset",
         "S2: another log begins without a word",
-        10,
+        40,
         &[edit(
             "logic/feed/position.rs",
             "self.tell_all(Notice::Reset(position), out);",
@@ -414,7 +403,7 @@ pub const TABLE: &[Planted] = &[
     bug(
         "RecoveredAnyway",
         "S6: `recovered: true` where the ring no longer holds what was missed",
-        10,
+        30,
         &[edit(
             "logic/feed/subscribers.rs",
             "let recovered = recovered && (joining.since.is_none() || whole);",
@@ -424,7 +413,7 @@ pub const TABLE: &[Planted] = &[
     bug(
         "CompleteAnyway",
         "S6: a history is called complete where the ring no longer holds its begin",
-        10,
+        30,
         &[edit(
             "logic/log.rs",
             "let complete = offset <= self.head && offset + 1 >= first_kept;",
@@ -455,19 +444,9 @@ pub const TABLE: &[Planted] = &[
         )],
     ),
     bug(
-        "EndsInMemoryOnly",
-        "sessions: one that was ended leaves the memory before the store knows, and is loaded again",
-        10,
-        &[edit(
-            "logic/session.rs",
-            "self.departing.is_empty() && !self.is_unsaved()",
-            r#"self.departing.is_empty() && (planted!("EndsInMemoryOnly") || !self.is_unsaved())"#,
-        )],
-    ),
-    bug(
         "EndsWithoutTheStore",
         "sessions: an end is answered before the store has it",
-        10,
+        100,
         &[edit(
             "logic/primary/sessions.rs",
             "            (Pending::End { ticket, session }, Effect::Ended { .. }) => {",
@@ -480,7 +459,7 @@ pub const TABLE: &[Planted] = &[
     bug(
         "OldSaveWins",
         "sessions: an earlier write that comes late takes the place of a later one",
-        10,
+        150,
         &[edit(
             "sim/store.rs",
             "if row.1.is_some() && (ended || row.0 < version) {",
@@ -488,20 +467,9 @@ pub const TABLE: &[Planted] = &[
         )],
     ),
     bug(
-        "SavesWithoutTerm",
-        "sessions: the version of a write is the index alone, which begins anew with its slot",
-        10,
-        &[edit(
-            "logic/primary/sessions.rs",
-            "out.push(SlotOutput::Save { record, ended, term, index });",
-            r#"let term = if planted!("SavesWithoutTerm") { 1 } else { term };
-        out.push(SlotOutput::Save { record, ended, term, index });"#,
-        )],
-    ),
-    bug(
         "FailedSaveCounts",
         "sessions: a write that failed is taken for done",
-        10,
+        250,
         &[edit(
             "logic/primary/sessions.rs",
             "        if result.is_ok() {\n            self.order(Entry::Saved",

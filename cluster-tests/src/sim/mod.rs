@@ -1,4 +1,4 @@
-//! The simulation: three to five nodes of the real cores in one thread and in virtual time, with a model of the world
+//! The simulation: three to seven nodes of the real cores in one thread and in virtual time, with a model of the world
 //! around them that loses, delays, crashes, pauses, cuts off, lies about who is alive, and forgets to say what it has
 //! done. Everything follows from one number, so that a failure can be looked at again.
 //!
