@@ -268,12 +268,14 @@ fn an_attach_waits_for_the_earlier_socket_and_so_do_a_repeat_and_a_third_one() {
     let repeat = bench.attach("g2", 2);
     assert_eq!((bench.answer(second), bench.answer(repeat)), (None, None));
     let third = bench.attach("g3", 3);
-    let second = bench.attached(second);
-    assert_eq!(second, bench.attached(repeat));
-    bench.ask("g2", SlotRequest::ConfirmDisplaced { session: SESSION, attachment: second });
-    assert_eq!(bench.answer(third), None, "the first one is not known to be gone");
+    let [Push::Displace { attachment: number, .. }] = bench.pushes("g2")[..] else { panic!("g2 is told of the third") };
+    bench.ask("g2", SlotRequest::ConfirmDisplaced { session: SESSION, attachment: number });
+    for waits in [second, repeat, third] {
+        assert_eq!(bench.answer(waits), None, "the first one is not known to be gone");
+    }
     bench.ask("g1", SlotRequest::ConfirmDisplaced { session: SESSION, attachment: first });
-    assert!(bench.attached(third) > second);
+    assert_eq!((bench.attached(second), bench.attached(repeat)), (number, number));
+    assert!(bench.attached(third) > number);
 }
 
 #[test]
