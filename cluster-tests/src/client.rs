@@ -31,6 +31,9 @@ const WINDOW: usize = 64;
 /// Until a request is answered, by another node if need be.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 
+/// A join or leave is repeated at most so often.
+const REPEATS: usize = 3;
+
 /// How a client behaves.
 #[derive(Clone, Debug)]
 pub struct ClientOptions {
@@ -185,15 +188,26 @@ impl Client {
         answered.with_context(|| format!("{} ended without an answer to {asked}", self.name))
     }
 
+    /// Repeats what may be repeated as often as it is told to, as any client would: the machine may have stood still.
+    async fn request_until_done(&self, asked: serde_json::Value) -> Result<serde_json::Value> {
+        let mut answer = self.request(asked.clone()).await?;
+        for _ in 0..REPEATS {
+            let Some(after_ms) = answer["retry_after_ms"].as_u64() else { break };
+            tokio::time::sleep(Duration::from_millis(after_ms.max(100))).await;
+            answer = self.request(asked.clone()).await?;
+        }
+        Ok(answer)
+    }
+
     /// Joins a group.
     pub async fn join(&self, group: &str) -> Result<Position> {
-        let answer = self.request(serde_json::json!({"type": "join", "group": group})).await?;
+        let answer = self.request_until_done(serde_json::json!({"type": "join", "group": group})).await?;
         frame::position_of(&answer).with_context(|| format!("{} was not let into {group}: {answer}", self.name))
     }
 
     /// Leaves a group.
     pub async fn leave(&self, group: &str) -> Result<()> {
-        let answer = self.request(serde_json::json!({"type": "leave", "group": group})).await?;
+        let answer = self.request_until_done(serde_json::json!({"type": "leave", "group": group})).await?;
         anyhow::ensure!(answer["type"] == "left", "{} could not leave {group}: {answer}", self.name);
         Ok(())
     }
