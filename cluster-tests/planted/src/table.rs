@@ -446,7 +446,7 @@ pub const TABLE: &[Planted] = &[
     bug(
         "EndsWithoutTheStore",
         "sessions: an end is answered before the store has it",
-        100,
+        300,
         &[edit(
             "logic/primary/sessions.rs",
             "            (Pending::End { ticket, session }, Effect::Ended { .. }) => {",
