@@ -73,7 +73,8 @@ async def main(node_a, node_b):
     for number in range(10):
         data = {"number": number, "text": "grüße 🐓"}
         published = await b.ask({"type": "publish", "group": group, "data": data, "key": f"key-{number}"})
-        assert published["type"] == "published" and published["copies"] == 2, published
+        # Three while a slot moves.
+        assert published["type"] == "published" and published["copies"] in (2, 3), published
     again = await b.ask({"type": "publish", "group": group, "data": "again", "key": "key-9"})
     assert again["offset"] == published["offset"], (published, again)
     for client in (a, b):
