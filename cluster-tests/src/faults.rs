@@ -191,7 +191,7 @@ impl Stage {
         for told in &told {
             let latencies = |window| latency::latencies(&history, &[window], SUBSCRIBER);
             let windows = [&told.before, &told.during, &told.after];
-            if let Err(error) = told.judge(windows.map(latencies), &quiet, (&cluster, &ledger), &gauges, &mut must) {
+            if let Err(error) = told.judge(windows.map(latencies), &quiet, &ledger, &gauges, &mut must) {
                 must(false, format!("{}: {error:#}", told.name));
             }
         }
@@ -224,7 +224,7 @@ impl Told {
         &self,
         [before, during, after]: [Latencies; 3],
         quiet: &Latencies,
-        (cluster, ledger): (&Cluster, &Ledger),
+        ledger: &Ledger,
         gauges: &Gauges,
         must: &mut impl FnMut(bool, String),
     ) -> Result<()> {
@@ -250,7 +250,7 @@ impl Told {
 
         let tally = ledger.tally(&self.whole());
         let Tally { created, refused, longest_ms, .. } = tally;
-        if let Err(error) = tally.as_promised(cluster) {
+        if let Err(error) = tally.as_promised() {
             must(false, format!("{error:#}"));
         }
         eprintln!(

@@ -36,8 +36,6 @@ pub enum Outcome {
         /// Whether it said when to try again.
         retry_after: bool,
     },
-    /// 504 with `Retry-After`: no slot could commit in time, which is no matter of the store.
-    Unknown,
     /// Any other answer, or none: what is promised never to happen.
     Other(String),
 }
@@ -86,8 +84,6 @@ pub struct Tally {
     pub created: usize,
     /// With 503 and `Retry-After`.
     pub refused: usize,
-    /// With 504.
-    pub unknown: usize,
     /// The longest wait for any answer, in milliseconds.
     pub longest_ms: u64,
     /// All other answers, which are promised never to be given.
@@ -95,19 +91,9 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// An error where an attempt was answered by anything but 201, or 503 with `Retry-After`. A 504 is forgiven where the
-    /// machine was so busy that nodes stood still for a while: then also a slot whose store is well cannot commit.
-    pub fn as_promised(&self, cluster: &Cluster) -> Result<()> {
+    /// An error where an attempt was answered by anything but 201, or 503 with `Retry-After`.
+    pub fn as_promised(&self) -> Result<()> {
         ensure!(self.other.is_empty(), "creates were answered by something else: {:?}", self.other);
-        if self.unknown > 0 {
-            let stood_still = cluster.servers()?.stood_still();
-            eprintln!("   {} creates were answered with 504; nodes that stood still: {stood_still:?}", self.unknown);
-            ensure!(
-                !stood_still.is_empty(),
-                "{} creates were answered with 504, and no node stood still",
-                self.unknown
-            );
-        }
         Ok(())
     }
 }
@@ -136,7 +122,6 @@ impl Ledger {
             match &attempt.outcome {
                 Outcome::Created => tally.created += 1,
                 Outcome::Unavailable { retry_after: true } => tally.refused += 1,
-                Outcome::Unknown => tally.unknown += 1,
                 other => {
                     let (node, at_ms) = (attempt.node + 1, attempt.sent_us / 1_000);
                     tally.other.push(format!("node {node} to one of {at_ms} ms, {after_ms} ms later: {other:?}"));
@@ -203,9 +188,6 @@ async fn create(api: &Api, node: usize, user: &str, groups: &[&str]) -> (Outcome
     };
     if status == 503 {
         return (Outcome::Unavailable { retry_after }, None);
-    }
-    if status == 504 && retry_after {
-        return (Outcome::Unknown, None);
     }
     let body: Value = serde_json::from_str(&text).unwrap_or(Value::Null);
     match (status, body["session"]["id"].as_str(), body["token"].as_str()) {

@@ -286,14 +286,6 @@ impl Servers {
         Ok(())
     }
 
-    /// What nodes have logged of having stood still, or of another node that has, for longer than a second: the machine
-    /// was too busy.
-    pub fn stood_still(&self) -> Vec<String> {
-        let tells = |line: &&str| line.contains("look came late") || line.contains(r#"ended="timed out""#);
-        let of = |node| self.log(node).lines().filter(tells).map(str::to_owned).collect();
-        (0..self.nodes.len()).flat_map(|node| -> Vec<String> { of(node) }).collect()
-    }
-
     /// Asks all to end, as an operator would who has no patience, and waits for them.
     pub async fn shut_down(&mut self) -> Result<()> {
         let running: Vec<usize> = (0..self.nodes.len()).filter(|node| self.is_running(*node)).collect();

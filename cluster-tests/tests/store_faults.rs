@@ -104,7 +104,7 @@ async fn sessions_created_while_the_store_is_away_for_a_moment() -> Result<()> {
     let stored = ledger.read_back(&cluster).await.context("from the store");
     let wrong: Vec<_> = [here, stored].into_iter().filter_map(Result::err).map(|error| format!("{error:#}")).collect();
     ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
-    tally.as_promised(&cluster)?;
+    tally.as_promised()?;
     ensure!(tally.refused > 0, "none was refused: was the store away at all?");
     cluster.shut_down().await
 }

@@ -2,16 +2,15 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{bail, ensure};
 use scylla::client::session::Session;
 
 use super::print;
 use crate::{
     config::{CassandraConfig, Config, StoreKind},
     store::{
-        StoreError, cassandra,
+        cassandra,
         cassandra::{Check, schema},
-        rows,
     },
 };
 
@@ -47,29 +46,31 @@ pub(super) async fn run(command: StoreCommand) -> anyhow::Result<()> {
         "store.kind is not \"cassandra\" in this configuration: an embedded store makes what it needs by itself"
     );
     let settings = &config.store.cassandra;
-    if let StoreCommand::Schema(_) = command {
-        print::line(format_args!("-- ScyllaDB before 2025.4: add AND tablets = {{'enabled': false}} to the keyspace"))?;
-        for statement in schema::script(settings) {
-            print::line(format_args!("{statement};"))?;
-        }
-        return Ok(());
-    }
-    print::note(format_args!("connecting to {}", settings.contact_points.join(", ")));
-    let session = cassandra::connect(&config.store).await?;
     match command {
-        StoreCommand::Migrate(_) => {
-            let tell = |what: &str| print::note(format_args!("making {what}"));
-            schema::migrate(&session, settings, &tell).await?;
-            print::line(format_args!(
-                "keyspace {} has tables of version {}",
-                settings.keyspace,
-                schema::known_version()
-            ))
-        }
-        StoreCommand::Check(_) => check(&session, &config).await,
-        StoreCommand::Status(_) => status(&session, settings).await,
-        StoreCommand::Schema(_) => Ok(()),
+        StoreCommand::Migrate(_) => migrate(&connect(&config).await?, settings).await,
+        StoreCommand::Check(_) => check(&connect(&config).await?, &config).await,
+        StoreCommand::Status(_) => status(&connect(&config).await?, settings).await,
+        StoreCommand::Schema(_) => print_schema(settings),
     }
+}
+
+async fn connect(config: &Config) -> anyhow::Result<Session> {
+    print::note(format_args!("connecting to {}", config.store.cassandra.contact_points.join(", ")));
+    Ok(cassandra::connect(&config.store).await?)
+}
+
+fn print_schema(settings: &CassandraConfig) -> anyhow::Result<()> {
+    print::line(format_args!("-- ScyllaDB before 2025.4: add AND tablets = {{'enabled': false}} to the keyspace"))?;
+    for statement in schema::script(settings) {
+        print::line(format_args!("{statement};"))?;
+    }
+    Ok(())
+}
+
+async fn migrate(session: &Session, settings: &CassandraConfig) -> anyhow::Result<()> {
+    let tell = |what: &str| print::note(format_args!("making {what}"));
+    schema::migrate(session, settings, &tell).await?;
+    print::line(format_args!("keyspace {} has tables of version {}", settings.keyspace, schema::known_version()))
 }
 
 /// Reads each table as a node would, so that a missing right or table is found before a node needs it.
@@ -156,8 +157,7 @@ async fn status(session: &Session, settings: &CassandraConfig) -> anyhow::Result
     }
     match cassandra::stored_map(session, settings).await? {
         None => print::line(format_args!("cluster map     none yet")),
-        Some(content) => {
-            let map = rows::decode_map(&content).map_err(|error: StoreError| error).context("the cluster map")?;
+        Some(map) => {
             let members: Vec<String> =
                 map.members.iter().map(|(node, generation)| format!("{node}#{generation}")).collect();
             print::line(format_args!(

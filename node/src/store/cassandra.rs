@@ -1,4 +1,4 @@
-//! The store for more than one machine: Apache Cassandra 4 or later, or ScyllaDB.
+//! The store for more than one machine: Apache Cassandra 4.1 or later, or ScyllaDB.
 //!
 //! - Sessions are plain rows, read and written at LOCAL_QUORUM. Each write carries a timestamp that is made of its
 //!   [`WriteVersion`], so that of two writes the later entry wins, whatever the clocks say; an end is a deletion with a
@@ -15,17 +15,17 @@ mod policies;
 pub mod schema;
 mod statements;
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt::Display, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use rand::RngExt;
 use scylla::{
     client::session::Session,
-    errors::{DbError, ExecutionError, RequestAttemptError},
+    deserialize::row::DeserializeRow,
     response::query_result::QueryResult,
     serialize::row::SerializeRow,
-    statement::prepared::PreparedStatement,
+    statement::{Statement, prepared::PreparedStatement},
     value::{CqlTimestamp, Row},
 };
 use tokio::sync::watch;
@@ -156,9 +156,9 @@ impl Connected {
         self.session.execute_unpaged(statement, values).await.map_err(|error| unavailable(&error))
     }
 
-    async fn generation(&self, node: &NodeId) -> Result<Option<i64>, StoreError> {
+    async fn generation(&self, node: &NodeId) -> Result<Option<Generation>, StoreError> {
         let result = self.execute(&self.statements.generation, (node.as_str(),)).await?;
-        Ok(first::<(i64,)>(result)?.map(|(generation,)| generation))
+        first::<(i64,)>(result)?.map(|(generation,)| u64::try_from(generation).map_err(corrupt)).transpose()
     }
 
     async fn map(&self) -> Result<Option<ClusterMap>, StoreError> {
@@ -209,13 +209,34 @@ async fn identify(
     Err(StoreError::Unavailable("it neither takes nor gives this cluster's identity".to_owned()))
 }
 
+/// Asks what is not asked often enough to be prepared.
+async fn query(
+    session: &Session,
+    statement: impl Into<Statement>,
+    values: impl SerializeRow,
+) -> Result<QueryResult, StoreError> {
+    session.query_unpaged(statement, values).await.map_err(|error| unavailable(&error))
+}
+
 /// The first row, if any.
 fn first<R>(result: QueryResult) -> Result<Option<R>, StoreError>
 where
-    R: for<'frame, 'metadata> scylla::deserialize::row::DeserializeRow<'frame, 'metadata>,
+    R: for<'frame, 'metadata> DeserializeRow<'frame, 'metadata>,
 {
-    let rows = result.into_rows_result().map_err(|error| StoreError::Corrupt(error.to_string()))?;
-    rows.maybe_first_row::<R>().map_err(|error| StoreError::Corrupt(error.to_string()))
+    result.into_rows_result().map_err(corrupt)?.maybe_first_row::<R>().map_err(corrupt)
+}
+
+/// All rows.
+fn all<R>(result: QueryResult) -> Result<Vec<R>, StoreError>
+where
+    R: for<'frame, 'metadata> DeserializeRow<'frame, 'metadata>,
+{
+    let rows = result.into_rows_result().map_err(corrupt)?;
+    rows.rows::<R>().map_err(corrupt)?.collect::<Result<_, _>>().map_err(corrupt)
+}
+
+fn corrupt(error: impl Display) -> StoreError {
+    StoreError::Corrupt(error.to_string())
 }
 
 /// Whether a conditional write was applied: the first column of its answer. The others vary.
@@ -225,28 +246,6 @@ fn was_applied(result: QueryResult) -> Result<bool, StoreError> {
     column
         .and_then(|value| value.as_boolean())
         .ok_or_else(|| StoreError::Corrupt("a conditional write was answered without its outcome".to_owned()))
-}
-
-/// Whether a conditional write that failed so was certainly not carried out.
-fn certainly_not_applied(error: &ExecutionError) -> bool {
-    matches!(
-        error,
-        ExecutionError::EmptyPlan
-            | ExecutionError::ConnectionPoolError(_)
-            | ExecutionError::BadQuery(_)
-            | ExecutionError::LastAttemptError(
-                RequestAttemptError::UnableToAllocStreamId
-                    | RequestAttemptError::SerializationError(_)
-                    | RequestAttemptError::DbError(
-                        DbError::Unavailable { .. }
-                            | DbError::Unauthorized
-                            | DbError::Invalid
-                            | DbError::SyntaxError
-                            | DbError::IsBootstrapping,
-                        _
-                    )
-            )
-    )
 }
 
 /// The write timestamp of a put.
@@ -288,11 +287,11 @@ impl Store for CassandraStore {
             let next = last.unwrap_or(0) + 1;
             let Statements { first_generation, next_generation, .. } = &connected.statements;
             let written = match last {
-                None => connected.execute(first_generation, (node.as_str(), next)).await,
-                Some(last) => connected.execute(next_generation, (next, node.as_str(), last)).await,
+                None => connected.execute(first_generation, (node.as_str(), number(next)?)).await,
+                Some(last) => connected.execute(next_generation, (number(next)?, node.as_str(), number(last)?)).await,
             };
             match written.and_then(was_applied) {
-                Ok(true) => return u64::try_from(next).map_err(|error| StoreError::Corrupt(error.to_string())),
+                Ok(true) => return Ok(next),
                 Ok(false) => {}
                 Err(error @ (StoreError::Refused(_) | StoreError::Corrupt(_))) => return Err(error),
                 Err(error) => tracing::debug!(%error, "the outcome of allotting a generation is unknown: reading it"),
@@ -304,8 +303,7 @@ impl Store for CassandraStore {
     }
 
     async fn generation(&self, node: &NodeId) -> Result<Option<Generation>, StoreError> {
-        let generation = self.connected().await?.generation(node).await?;
-        generation.map(|found| u64::try_from(found).map_err(|error| StoreError::Corrupt(error.to_string()))).transpose()
+        self.connected().await?.generation(node).await
     }
 
     async fn read_map(&self) -> Result<Option<ClusterMap>, StoreError> {
@@ -317,19 +315,19 @@ impl Store for CassandraStore {
         let content = rows::encode_map(next)?;
         let version = number(next.version)?;
         let Statements { first_map, change_map, .. } = &connected.statements;
-        let session = &connected.session;
         let written = match expected {
-            0 => session.execute_unpaged(first_map, (KEY, version, content)).await,
-            _ => session.execute_unpaged(change_map, (version, content, KEY, number(expected)?)).await,
+            0 => connected.execute(first_map, (KEY, version, content)).await,
+            _ => connected.execute(change_map, (version, content, KEY, number(expected)?)).await,
         };
-        match written {
-            Ok(result) if was_applied(result.clone())? => Ok(MapChange::Applied),
-            Ok(_) => Ok(MapChange::Conflict(connected.map().await?)),
-            Err(error) if certainly_not_applied(&error) => Err(unavailable(&error)),
-            Err(error) => {
-                tracing::warn!(%error, "a change of the cluster map has an unknown outcome");
+        match written.and_then(was_applied) {
+            Ok(true) => Ok(MapChange::Applied),
+            Ok(false) => Ok(MapChange::Conflict(connected.map().await?)),
+            // Perhaps it was never sent; whoever asked reads in either case.
+            Err(StoreError::Unavailable(reason)) => {
+                tracing::debug!(reason, "a change of the cluster map has an unknown outcome");
                 Ok(MapChange::Unknown)
             }
+            Err(error) => Err(error),
         }
     }
 
@@ -393,12 +391,7 @@ impl Store for CassandraStore {
                 None => connected.execute(sessions_of_user, (user, page)).await?,
                 Some(after) => connected.execute(sessions_of_user_after, (user, after, page)).await?,
             };
-            let rows = result.into_rows_result().map_err(|error| StoreError::Corrupt(error.to_string()))?;
-            let listed: Vec<Uuid> = rows
-                .rows::<(Uuid,)>()
-                .map_err(|error| StoreError::Corrupt(error.to_string()))?
-                .map(|row| row.map(|(session,)| session).map_err(|error| StoreError::Corrupt(error.to_string())))
-                .collect::<Result<_, _>>()?;
+            let listed: Vec<Uuid> = all::<(Uuid,)>(result)?.into_iter().map(|(session,)| session).collect();
             let is_last = listed.len() < missing;
             after = listed.last().copied().or(after);
             let checks = stream::iter(listed).map(|session| {

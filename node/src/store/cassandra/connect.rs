@@ -17,7 +17,6 @@ use scylla::{
         ConnectionError, ConnectionPoolError, ConnectionSetupRequestErrorKind, DbError, ExecutionError, MetadataError,
         NewSessionError, RequestAttemptError,
     },
-    policies::load_balancing::DefaultPolicy,
     statement::Consistency,
 };
 use tokio::{
@@ -35,15 +34,11 @@ const RESOLVE: Duration = Duration::from_secs(5);
 pub async fn connect(config: &StoreConfig) -> Result<Session, StoreError> {
     let cassandra = &config.cassandra;
     let timeout = Duration::from_millis(config.request_timeout_ms);
-    let mut policy = DefaultPolicy::builder().token_aware(true);
-    if !cassandra.local_datacenter.is_empty() {
-        policy = policy.prefer_datacenter(cassandra.local_datacenter.clone());
-    }
+    // Its policy for choosing nodes is the driver's own: by token, in the datacenter that the session prefers.
     let profile = ExecutionProfile::builder()
         .consistency(Consistency::LocalQuorum)
         .request_timeout(Some(timeout))
         .retry_policy(Arc::new(BoundedRetries { most: cassandra.retries }))
-        .load_balancing_policy(policy.build())
         .build();
     let keep_alive = Duration::from_millis(cassandra.keep_alive_ms);
     let mut builder = SessionBuilder::new()

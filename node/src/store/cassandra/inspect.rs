@@ -9,8 +9,8 @@ use scylla::{
 };
 use uuid::Uuid;
 
-use super::{KEY, StoreError, connect::unavailable, first, schema};
-use crate::config::CassandraConfig;
+use super::{KEY, StoreError, all, first, query, rows, schema};
+use crate::{config::CassandraConfig, logic::map::ClusterMap};
 
 /// One thing that was looked at.
 #[derive(Debug)]
@@ -23,50 +23,51 @@ pub struct Check {
 
 /// Tries what a node does with each table, without changing anything.
 pub async fn checks(session: &Session, config: &CassandraConfig) -> Result<Vec<Check>, StoreError> {
-    let keyspace = &config.keyspace;
     let nobody = Uuid::nil();
-    let mut checks = Vec::new();
-    let reads: [(&str, String, Consistency); 5] = [
-        (
-            "cluster_identity",
-            "SELECT store_id, cluster_name FROM {} WHERE key = 'nobody'".to_owned(),
-            Consistency::Serial,
-        ),
-        ("cluster_map", "SELECT version FROM {} WHERE key = 'nobody'".to_owned(), Consistency::Serial),
-        ("node_generations", "SELECT generation FROM {} WHERE node = 'nobody'".to_owned(), Consistency::Serial),
+    // Rows that are never there; conditions that never hold, and deletions before all time: the rights are needed all the
+    // same.
+    let (serial, quorum) = (Some(Consistency::Serial), Some(Consistency::LocalQuorum));
+    let tries: [(&str, &str, String, Option<Consistency>); 9] = [
+        ("cluster_identity", "read", "SELECT store_id, cluster_name FROM {} WHERE key = 'nobody'".to_owned(), serial),
+        ("cluster_map", "read", "SELECT version FROM {} WHERE key = 'nobody'".to_owned(), serial),
+        ("node_generations", "read", "SELECT generation FROM {} WHERE node = 'nobody'".to_owned(), serial),
         (
             "sessions",
+            "read",
             format!("SELECT user_name, expires_at, record FROM {{}} WHERE session = {nobody}"),
-            Consistency::LocalQuorum,
+            quorum,
         ),
-        ("sessions_by_user", "SELECT session FROM {} WHERE user_name = 'nobody'".to_owned(), Consistency::LocalQuorum),
-    ];
-    for (table, cql, consistency) in reads {
-        let cql = cql.replace("{}", &format!("{keyspace}.{table}"));
-        let mut statement = Statement::new(cql);
-        statement.set_consistency(consistency);
-        let problem = session.query_unpaged(statement, ()).await.err().map(|error| unavailable(&error).to_string());
-        checks.push(Check { what: format!("{keyspace}.{table} is read at {consistency}"), problem });
-    }
-    for (table, cql) in [
-        // Conditions that never hold: the right to write is needed all the same.
-        ("cluster_map", "UPDATE {} SET version = 0 WHERE key = 'nobody' IF version = -1"),
-        ("node_generations", "UPDATE {} SET generation = 0 WHERE node = 'nobody' IF generation = -1"),
-    ] {
-        let statement = Statement::new(cql.replace("{}", &format!("{keyspace}.{table}")));
-        let problem = session.query_unpaged(statement, ()).await.err().map(|error| unavailable(&error).to_string());
-        checks.push(Check { what: format!("{keyspace}.{table} is written conditionally"), problem });
-    }
-    for (table, cql) in [
-        ("sessions", format!("DELETE FROM {{}} USING TIMESTAMP 1 WHERE session = {nobody}")),
+        ("sessions_by_user", "read", "SELECT session FROM {} WHERE user_name = 'nobody'".to_owned(), quorum),
+        (
+            "cluster_map",
+            "written conditionally",
+            "UPDATE {} SET version = 0 WHERE key = 'nobody' IF version = -1".to_owned(),
+            None,
+        ),
+        (
+            "node_generations",
+            "written conditionally",
+            "UPDATE {} SET generation = 0 WHERE node = 'nobody' IF generation = -1".to_owned(),
+            None,
+        ),
+        ("sessions", "written", format!("DELETE FROM {{}} USING TIMESTAMP 1 WHERE session = {nobody}"), None),
         (
             "sessions_by_user",
+            "written",
             format!("DELETE FROM {{}} USING TIMESTAMP 1 WHERE user_name = 'nobody' AND session = {nobody}"),
+            None,
         ),
-    ] {
-        let statement = Statement::new(cql.replace("{}", &format!("{keyspace}.{table}")));
-        let problem = session.query_unpaged(statement, ()).await.err().map(|error| unavailable(&error).to_string());
-        checks.push(Check { what: format!("{keyspace}.{table} is written"), problem });
+    ];
+    let mut checks = Vec::new();
+    for (table, how, cql, consistency) in tries {
+        let table = format!("{}.{table}", config.keyspace);
+        let mut statement = Statement::new(cql.replace("{}", &table));
+        if let Some(consistency) = consistency {
+            statement.set_consistency(consistency);
+        }
+        let problem = query(session, statement, ()).await.err().map(|error| error.to_string());
+        let at = consistency.map(|consistency| format!(" at {consistency}")).unwrap_or_default();
+        checks.push(Check { what: format!("{table} is {how}{at}"), problem });
     }
     Ok(checks)
 }
@@ -131,15 +132,14 @@ async fn granted(session: &Session, config: &CassandraConfig) -> Option<BTreeSet
 /// The store's id and the name of the cluster that it belongs to.
 pub async fn identity(session: &Session, config: &CassandraConfig) -> Result<Option<(Uuid, String)>, StoreError> {
     let cql = format!("SELECT store_id, cluster_name FROM {}.cluster_identity WHERE key = ?", config.keyspace);
-    first(session.query_unpaged(cql, (KEY,)).await.map_err(|error| unavailable(&error))?)
+    first(query(session, cql, (KEY,)).await?)
 }
 
 /// The keyspace's replication, as the store describes it; nothing where there is no such keyspace.
 pub async fn replication(session: &Session, keyspace: &str) -> Result<Option<String>, StoreError> {
-    let mut query = Statement::new("SELECT replication FROM system_schema.keyspaces WHERE keyspace_name = ?");
-    query.set_consistency(Consistency::LocalOne);
-    let found = session.query_unpaged(query, (keyspace,)).await.map_err(|error| unavailable(&error))?;
-    let options: Option<(BTreeMap<String, String>,)> = first(found)?;
+    let mut keyspaces = Statement::new("SELECT replication FROM system_schema.keyspaces WHERE keyspace_name = ?");
+    keyspaces.set_consistency(Consistency::LocalOne);
+    let options: Option<(BTreeMap<String, String>,)> = first(query(session, keyspaces, (keyspace,)).await?)?;
     Ok(options.map(|(options,)| {
         let options = options
             .iter()
@@ -151,19 +151,15 @@ pub async fn replication(session: &Session, keyspace: &str) -> Result<Option<Str
 /// All nodes that ever started, with their latest generation. Few rows: one for each name.
 pub async fn generations(session: &Session, config: &CassandraConfig) -> Result<Vec<(String, i64)>, StoreError> {
     let cql = format!("SELECT node, generation FROM {}.node_generations", config.keyspace);
-    let found = session.query_unpaged(cql, ()).await.map_err(|error| unavailable(&error))?;
-    let rows = found.into_rows_result().map_err(|error| StoreError::Corrupt(error.to_string()))?;
-    let rows = rows.rows::<(String, i64)>().map_err(|error| StoreError::Corrupt(error.to_string()))?;
-    let mut generations: Vec<(String, i64)> = rows.flatten().collect();
+    let mut generations: Vec<(String, i64)> = all(query(session, cql, ()).await?)?;
     generations.sort();
     Ok(generations)
 }
 
-/// The row of the cluster map.
-pub async fn stored_map(session: &Session, config: &CassandraConfig) -> Result<Option<Vec<u8>>, StoreError> {
-    let mut query = Statement::new(format!("SELECT content FROM {}.cluster_map WHERE key = ?", config.keyspace));
-    query.set_consistency(Consistency::Serial);
-    let found: Option<(Vec<u8>,)> =
-        first(session.query_unpaged(query, (KEY,)).await.map_err(|error| unavailable(&error))?)?;
-    Ok(found.map(|(content,)| content))
+/// The cluster map.
+pub async fn stored_map(session: &Session, config: &CassandraConfig) -> Result<Option<ClusterMap>, StoreError> {
+    let mut map = Statement::new(format!("SELECT content FROM {}.cluster_map WHERE key = ?", config.keyspace));
+    map.set_consistency(Consistency::Serial);
+    let found: Option<(Vec<u8>,)> = first(query(session, map, (KEY,)).await?)?;
+    found.map(|(content,)| rows::decode_map(&content)).transpose()
 }

@@ -11,9 +11,10 @@ use scylla::{
     errors::{DbError, ExecutionError, RequestAttemptError},
     policies::load_balancing::{NodeIdentifier, SingleTargetLoadBalancingPolicy},
     statement::{Consistency, Statement},
+    value::{CqlTimestamp, Row},
 };
 
-use super::{StoreError, connect::unavailable};
+use super::{StoreError, all, connect::unavailable, first, query};
 use crate::{clock, config::CassandraConfig};
 
 /// Making a table takes seconds on a busy cluster.
@@ -89,21 +90,11 @@ pub async fn version(session: &Session, config: &CassandraConfig) -> Result<i32,
     let mut tables =
         Statement::new("SELECT table_name FROM system_schema.tables WHERE keyspace_name = ? AND table_name = ?");
     tables.set_consistency(Consistency::LocalOne);
-    let found = session
-        .query_unpaged(tables, (config.keyspace.as_str(), "schema_version"))
-        .await
-        .map_err(|error| unavailable(&error))?;
-    let rows = found.into_rows_result().map_err(|error| StoreError::Corrupt(error.to_string()))?;
-    if rows.rows_num() == 0 {
+    if first::<Row>(query(session, tables, (config.keyspace.as_str(), "schema_version")).await?)?.is_none() {
         return Ok(0);
     }
-    let versions = session
-        .query_unpaged(format!("SELECT version FROM {}.schema_version", config.keyspace), ())
-        .await
-        .map_err(|error| unavailable(&error))?;
-    let rows = versions.into_rows_result().map_err(|error| StoreError::Corrupt(error.to_string()))?;
-    let rows = rows.rows::<(i32,)>().map_err(|error| StoreError::Corrupt(error.to_string()))?;
-    Ok(rows.flatten().map(|(version,)| version).max().unwrap_or(0))
+    let versions = query(session, format!("SELECT version FROM {}.schema_version", config.keyspace), ()).await?;
+    Ok(all::<(i32,)>(versions)?.into_iter().map(|(version,)| version).max().unwrap_or(0))
 }
 
 /// Whether this program can work with these tables.
@@ -174,10 +165,7 @@ pub async fn migrate(
         }
         let insert = format!("INSERT INTO {}.schema_version (version, applied_at) VALUES (?, ?)", config.keyspace);
         let now_ms = i64::try_from(clock::wall_ms()).unwrap_or(i64::MAX);
-        session
-            .query_unpaged(insert, (migration.version, scylla::value::CqlTimestamp(now_ms)))
-            .await
-            .map_err(|error| unavailable(&error))?;
+        query(session, insert, (migration.version, CqlTimestamp(now_ms))).await?;
     }
     Ok(())
 }
@@ -206,11 +194,9 @@ async fn change(session: &Session, cql: &str, profile: &ExecutionProfileHandle) 
 }
 
 pub(super) async fn has_keyspace(session: &Session, keyspace: &str) -> Result<bool, StoreError> {
-    let mut query = Statement::new("SELECT keyspace_name FROM system_schema.keyspaces WHERE keyspace_name = ?");
-    query.set_consistency(Consistency::LocalOne);
-    let found = session.query_unpaged(query, (keyspace,)).await.map_err(|error| unavailable(&error))?;
-    let rows = found.into_rows_result().map_err(|error| StoreError::Corrupt(error.to_string()))?;
-    Ok(rows.rows_num() > 0)
+    let mut keyspaces = Statement::new("SELECT keyspace_name FROM system_schema.keyspaces WHERE keyspace_name = ?");
+    keyspaces.set_consistency(Consistency::LocalOne);
+    Ok(first::<Row>(query(session, keyspaces, (keyspace,)).await?)?.is_some())
 }
 
 /// Copies by datacenter, none with more than it has nodes: such a keyspace would not take a write.

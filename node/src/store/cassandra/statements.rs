@@ -5,7 +5,7 @@ use std::sync::Arc;
 use scylla::{
     client::session::Session,
     errors::{DbError, PrepareError, RequestAttemptError},
-    policies::retry::FallthroughRetryPolicy,
+    policies::{load_balancing::LoadBalancingPolicy, retry::FallthroughRetryPolicy},
     statement::{Consistency, SerialConsistency, prepared::PreparedStatement},
 };
 
@@ -34,7 +34,7 @@ pub(super) struct Statements {
 
 impl Statements {
     pub(super) async fn prepare(session: &Session, config: &CassandraConfig) -> Result<Self, StoreError> {
-        let prepare = Prepare { session, keyspace: &config.keyspace };
+        let prepare = Prepare { session, keyspace: &config.keyspace, one_coordinator: OneCoordinator::policy() };
         Ok(Self {
             make_identity: prepare
                 .conditional("INSERT INTO {}.cluster_identity (key, store_id, cluster_name) VALUES (?, ?, ?) IF NOT EXISTS")
@@ -83,6 +83,7 @@ impl Statements {
 struct Prepare<'a> {
     session: &'a Session,
     keyspace: &'a str,
+    one_coordinator: Arc<dyn LoadBalancingPolicy>,
 }
 
 impl Prepare<'_> {
@@ -99,7 +100,7 @@ impl Prepare<'_> {
         statement.set_is_idempotent(false);
         statement.set_serial_consistency(Some(SerialConsistency::Serial));
         statement.set_retry_policy(Some(Arc::new(FallthroughRetryPolicy)));
-        statement.set_load_balancing_policy(Some(OneCoordinator::policy()));
+        statement.set_load_balancing_policy(Some(Arc::clone(&self.one_coordinator)));
         Ok(statement)
     }
 
@@ -108,7 +109,7 @@ impl Prepare<'_> {
         let mut statement = self.prepare(cql).await?;
         statement.set_is_idempotent(true);
         statement.set_consistency(Consistency::Serial);
-        statement.set_load_balancing_policy(Some(OneCoordinator::policy()));
+        statement.set_load_balancing_policy(Some(Arc::clone(&self.one_coordinator)));
         Ok(statement)
     }
 
