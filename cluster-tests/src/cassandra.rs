@@ -24,10 +24,20 @@ const STORAGE_PORT: u16 = 7000;
 pub struct Cassandra {
     folder: TempDir,
     nodes: usize,
-    net: u8,
+    net: Net,
     port: u16,
     is_secure: bool,
-    relays: Option<Relays>,
+    relays: Option<(Net, Relays)>,
+}
+
+/// The first three parts of addresses.
+type Net = [u8; 3];
+
+/// Whether there are relays before the nodes, and where.
+enum Relayed {
+    No,
+    Beside,
+    At(Net),
 }
 
 /// What can be done to one node.
@@ -48,27 +58,38 @@ pub enum Deed {
 impl Cassandra {
     /// Starts so many nodes (1 or 3) and waits until they answer.
     pub async fn start(nodes: usize) -> Result<Self> {
-        Self::start_with(nodes, false, false).await
+        Self::start_with(nodes, Relayed::No, false).await
     }
 
     /// The same with a relay before each node.
     pub async fn relayed(nodes: usize) -> Result<Self> {
-        Self::start_with(nodes, true, false).await
+        Self::start_with(nodes, Relayed::Beside, false).await
+    }
+
+    /// The same with the relays on addresses that begin so, for whoever cannot reach the nodes themselves.
+    pub async fn relayed_at(nodes: usize, net: [u8; 3]) -> Result<Self> {
+        Self::start_with(nodes, Relayed::At(net), false).await
     }
 
     /// The same with TLS, whose CA is [`Cassandra::ca`], and roles: `cassandra` with the password `cassandra` may do
     /// everything.
     pub async fn secure(nodes: usize) -> Result<Self> {
-        Self::start_with(nodes, false, true).await
+        Self::start_with(nodes, Relayed::No, true).await
     }
 
-    async fn start_with(nodes: usize, relayed: bool, is_secure: bool) -> Result<Self> {
+    async fn start_with(nodes: usize, relayed: Relayed, is_secure: bool) -> Result<Self> {
         let (folder, port) = (tempfile::tempdir()?, free_block(1)?);
         let mut this = Self { folder, nodes, net: free_net(nodes, port)?, port, is_secure, relays: None };
-        if relayed {
+        let [a, b, c] = this.net;
+        let relays = match relayed {
+            Relayed::No => None,
+            Relayed::Beside => Some([a, b, c + 1]),
+            Relayed::At(net) => Some(net),
+        };
+        if let Some(net) = relays {
             let pairs: Vec<_> =
-                (0..nodes).map(|node| (this.address(this.net + 1, node), this.address(this.net, node))).collect();
-            this.relays = Some(Relays::start(&pairs).await?);
+                (0..nodes).map(|node| (this.address(net, node), this.address(this.net, node))).collect();
+            this.relays = Some((net, Relays::start(&pairs).await?));
         }
         this.launch().await?;
         Ok(this)
@@ -76,7 +97,7 @@ impl Cassandra {
 
     /// Where drivers find its nodes.
     pub fn contact_points(&self) -> Vec<SocketAddr> {
-        let net = self.net + u8::from(self.relays.is_some());
+        let net = self.relays.as_ref().map_or(self.net, |(net, _)| *net);
         (0..self.nodes).map(|node| self.address(net, node)).collect()
     }
 
@@ -102,7 +123,8 @@ impl Cassandra {
 
     /// The relays before its nodes; an error where there are none.
     pub fn relays(&self) -> Result<&Relays> {
-        self.relays.as_ref().context("this Cassandra was started without relays")
+        let relays = self.relays.as_ref().map(|(_, relays)| relays);
+        relays.context("this Cassandra was started without relays")
     }
 
     /// Does something to a node.
@@ -129,10 +151,11 @@ impl Cassandra {
 
     async fn launch(&self) -> Result<()> {
         let (nodes, port) = (self.nodes.to_string(), self.port.to_string());
-        let (net, advertise) = (format!("127.0.{}", self.net), format!("127.0.{}", self.net + 1));
+        let text = |[a, b, c]: Net| format!("{a}.{b}.{c}");
+        let (net, advertise) = (text(self.net), self.relays.as_ref().map(|(net, _)| text(*net)));
         let mut arguments = vec!["start", "--nodes", &nodes, "--net", &net, "--port", &port, "--durable"];
-        if self.relays.is_some() {
-            arguments.extend(["--advertise", &advertise]);
+        if let Some(advertise) = &advertise {
+            arguments.extend(["--advertise", advertise]);
         }
         if self.is_secure {
             arguments.push("--secure");
@@ -149,9 +172,9 @@ impl Cassandra {
         Ok(())
     }
 
-    fn address(&self, net: u8, node: usize) -> SocketAddr {
+    fn address(&self, [a, b, c]: Net, node: usize) -> SocketAddr {
         // One or three nodes: they fit.
-        (Ipv4Addr::new(127, 0, net, node as u8 + 1), self.port).into()
+        (Ipv4Addr::new(a, b, c, node as u8 + 1), self.port).into()
     }
 }
 
@@ -175,14 +198,14 @@ fn script() -> Result<PathBuf> {
 }
 
 /// Addresses on which nobody listens where Cassandra and the relays will.
-fn free_net(nodes: usize, port: u16) -> Result<u8> {
+fn free_net(nodes: usize, port: u16) -> Result<Net> {
     let free = |net: u8, port: u16| {
         (1..=nodes as u8).all(|node| TcpListener::bind((Ipv4Addr::new(127, 0, net, node), port)).is_ok())
     };
     for _ in 0..1_000 {
         let net = rand::rng().random_range(NETS) * 2;
         if free(net, STORAGE_PORT) && free(net, port) && free(net + 1, port) {
-            return Ok(net);
+            return Ok([127, 0, net]);
         }
     }
     bail!("no loopback addresses are free for {nodes} Cassandra nodes with the ports {STORAGE_PORT} and {port}")

@@ -45,17 +45,25 @@ pub struct ClientOptions {
     pub token: Option<String>,
     /// Whether it comes back when its connection is lost.
     pub reconnect: bool,
+    /// A node that says nothing for so long, although it was asked to, is left for the next one. Without it a connection is
+    /// lost only when its end is seen.
+    pub patience: Option<Duration>,
 }
 
 impl ClientOptions {
     /// A client without a session that goes to these nodes, in this order, and comes back.
     pub fn new(name: impl Into<String>, nodes: Vec<String>) -> Self {
-        Self { name: name.into(), nodes, token: None, reconnect: true }
+        Self { name: name.into(), nodes, token: None, reconnect: true, patience: None }
     }
 
     /// The same with a session.
     pub fn with_token(self, token: impl Into<String>) -> Self {
         Self { token: Some(token.into()), ..self }
+    }
+
+    /// The same with [`ClientOptions::patience`].
+    pub fn with_patience(self, patience: Duration) -> Self {
+        Self { patience: Some(patience), ..self }
     }
 }
 

@@ -57,9 +57,14 @@ impl Cluster {
 
     /// Starts so many `roost serve` processes over a Cassandra and waits until each says that the cluster is green.
     pub async fn serve(settings: ServerSettings, nodes: usize) -> Result<Self> {
-        let mut servers = Servers::prepare(settings, nodes).await?;
+        Self::of(Servers::prepare(settings, nodes).await?).await
+    }
+
+    /// Starts all of these and waits until each says that the cluster is green.
+    pub async fn of(mut servers: Servers) -> Result<Self> {
         servers.start_all().await?;
-        let this = Self { nodes: Nodes::Servers(Box::new(servers)), running: vec![true; nodes] };
+        let running = vec![true; servers.len()];
+        let this = Self { nodes: Nodes::Servers(Box::new(servers)), running };
         this.green(LIMIT).await?;
         Ok(this)
     }
@@ -154,6 +159,12 @@ impl Cluster {
         self.holds_nothing(node, LIMIT).await
     }
 
+    /// Waits until a node's process has ended by itself.
+    pub async fn ended(&mut self, node: usize) -> Result<std::process::ExitStatus> {
+        self.running[node] = false;
+        self.servers_mut()?.ended(node).await
+    }
+
     /// Adds a node, and returns which one that is.
     pub async fn add(&mut self) -> Result<usize> {
         let node = match &mut self.nodes {
@@ -234,6 +245,14 @@ impl Cluster {
     /// The processes; an error where there is not one for each node.
     pub fn servers(&self) -> Result<&Servers> {
         match &self.nodes {
+            Nodes::Servers(servers) => Ok(servers),
+            _ => bail!("the nodes of this cluster have no processes of their own"),
+        }
+    }
+
+    /// The processes, to configure them.
+    pub fn servers_mut(&mut self) -> Result<&mut Servers> {
+        match &mut self.nodes {
             Nodes::Servers(servers) => Ok(servers),
             _ => bail!("the nodes of this cluster have no processes of their own"),
         }

@@ -142,6 +142,11 @@ pub enum Seen {
         /// Delivery goes on after this.
         to: Position,
     },
+    /// The group's primary is not heard at the moment.
+    Stale {
+        /// Which group.
+        group: Arc<str>,
+    },
     /// The group is heard again; up to here everything was delivered or declared missing.
     Live {
         /// Which group.
@@ -168,6 +173,7 @@ impl Seen {
             | Self::Message { group, .. }
             | Self::Gap { group, .. }
             | Self::Reset { group, .. }
+            | Self::Stale { group }
             | Self::Live { group, .. }
             | Self::Left { group } => Some(group),
             Self::Displaced | Self::Closed => None,

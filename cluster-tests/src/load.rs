@@ -63,8 +63,20 @@ pub fn groups(count: usize) -> Vec<Arc<str>> {
 
 /// A client that goes to this node, has a session of its own and is in these groups.
 pub async fn client_on(cluster: &Cluster, node: usize, name: &str, groups: &[Arc<str>]) -> Result<Client> {
+    client_with(cluster, node, name, groups, |options| options).await
+}
+
+/// The same with other options.
+pub async fn client_with(
+    cluster: &Cluster,
+    node: usize,
+    name: &str,
+    groups: &[Arc<str>],
+    options: impl FnOnce(ClientOptions) -> ClientOptions,
+) -> Result<Client> {
     let session = cluster.api(node).create_session(name).await?;
-    let client = Client::connect(ClientOptions::new(name, cluster.urls_from(node)).with_token(session.token)).await?;
+    let own = ClientOptions::new(name, cluster.urls_from(node)).with_token(session.token);
+    let client = Client::connect(options(own)).await?;
     for group in groups {
         client.join(group).await?;
     }

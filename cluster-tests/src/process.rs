@@ -195,9 +195,11 @@ pub fn binary() -> Result<PathBuf> {
         ensure!(path.is_file(), "ROOST_BIN is {}, and there is no such file", path.display());
         return Ok(path);
     }
-    let test = env::current_exe()?;
-    // target/<profile>/deps/<test>
-    let profile = test.parent().and_then(Path::parent).context("tests run from the target folder")?;
+    // target/<profile>/deps/<test>, or target/<profile>/<program>
+    let here = env::current_exe()?;
+    let folder = here.parent().context("programs lie in the target folder")?;
+    let profile = if folder.ends_with("deps") { folder.parent() } else { Some(folder) };
+    let profile = profile.context("tests run from the target folder")?;
     let target = profile.parent().context("tests run from the target folder")?;
     let candidates = [profile.join("roost"), target.join("release/roost")];
     candidates.iter().find(|path| path.is_file()).cloned().with_context(|| {

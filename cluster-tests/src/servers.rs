@@ -3,9 +3,10 @@
 
 use std::{
     env,
+    ffi::OsString,
     fmt::Write,
     fs::{self, File},
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
 };
@@ -24,6 +25,24 @@ use crate::{
 /// What is above the HTTP port in each block of ports, as [`free_block`] has looked for.
 const PEER_PORTS_ABOVE: u16 = 1_000;
 
+/// Where a node runs.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Host {
+    /// What it listens on.
+    pub address: Ipv4Addr,
+    /// What a command is run by, so that it runs there: a program and its first arguments; nothing for right here.
+    pub run: Vec<String>,
+    /// Where the other nodes find it: its address, or that of a relay before it.
+    pub reached_at: Ipv4Addr,
+}
+
+impl Default for Host {
+    /// Right here.
+    fn default() -> Self {
+        Self { address: Ipv4Addr::LOCALHOST, run: Vec::new(), reached_at: Ipv4Addr::LOCALHOST }
+    }
+}
+
 /// What all nodes are configured with.
 #[derive(Clone, Debug)]
 pub struct ServerSettings {
@@ -37,6 +56,8 @@ pub struct ServerSettings {
     pub store_copies: usize,
     /// Overrides, as in [`Servers::configure`].
     pub overrides: Vec<(String, String)>,
+    /// Where the nodes run, in their order; right here where there are more of them.
+    pub hosts: Vec<Host>,
 }
 
 impl ServerSettings {
@@ -48,7 +69,13 @@ impl ServerSettings {
             contact_points: cassandra.contact_points(),
             store_copies: cassandra.nodes(),
             overrides: Vec::new(),
+            hosts: Vec::new(),
         }
+    }
+
+    /// The same on these hosts.
+    pub fn on(self, hosts: Vec<Host>) -> Self {
+        Self { hosts, ..self }
     }
 
     /// The same with an override: `limits.idle_s`, `60`.
@@ -70,7 +97,17 @@ pub struct Servers {
 struct Server {
     name: String,
     overrides: Vec<(String, String)>,
+    /// What it is run by, after what its host is reached by.
+    run: Vec<String>,
+    /// Where its log goes; to a file of its own otherwise.
+    log: Option<PathBuf>,
     child: Option<Child>,
+}
+
+impl Server {
+    fn new(name: String) -> Self {
+        Self { name, overrides: Vec::new(), run: Vec::new(), log: None, child: None }
+    }
 }
 
 /// A signal, by its name.
@@ -104,13 +141,13 @@ impl Servers {
     pub async fn add_node(&mut self) -> Result<usize> {
         let (node, name) = (self.nodes.len(), format!("n{}", self.nodes.len() + 1));
         self.command(&["certs", "node", &name, "--dir", "certs"]).await?;
-        self.nodes.push(Server { name, overrides: Vec::new(), child: None });
+        self.nodes.push(Server::new(name));
         Ok(node)
     }
 
     /// Prepares a node that uses another's name, certificate included, on ports of its own.
     pub fn add_impostor(&mut self, of: usize) -> usize {
-        self.nodes.push(Server { name: self.nodes[of].name.clone(), overrides: Vec::new(), child: None });
+        self.nodes.push(Server::new(self.nodes[of].name.clone()));
         self.nodes.len() - 1
     }
 
@@ -119,9 +156,27 @@ impl Servers {
         self.nodes[node].overrides.push((key.to_owned(), value.to_string()));
     }
 
+    /// Runs a node by another program from its next start on, which is given the command that is to be run.
+    pub fn run_by(&mut self, node: usize, program: &[&str]) {
+        self.nodes[node].run = program.iter().map(|&part| part.to_owned()).collect();
+    }
+
+    /// Has a node write its log there from its next start on.
+    pub fn log_to(&mut self, node: usize, file: PathBuf) {
+        self.nodes[node].log = Some(file);
+    }
+
     /// Takes back what was overridden for one node.
     pub fn restore(&mut self, node: usize) {
-        self.nodes[node].overrides.clear();
+        let Server { overrides, run, log, .. } = &mut self.nodes[node];
+        overrides.clear();
+        run.clear();
+        *log = None;
+    }
+
+    /// The cluster's name.
+    pub fn cluster(&self) -> &str {
+        &self.settings.cluster
     }
 
     /// How many nodes there are, running or not.
@@ -136,7 +191,7 @@ impl Servers {
 
     /// The base URL of a node.
     pub fn http_url(&self, node: usize) -> String {
-        format!("http://127.0.0.1:{}", self.port(node))
+        format!("http://{}:{}", self.host(node).address, self.port(node))
     }
 
     /// The API of a node.
@@ -153,12 +208,15 @@ impl Servers {
         let overrides = self.settings.overrides.iter().chain(&self.nodes[node].overrides);
         let variables = overrides
             .map(|(key, value)| (format!("ROOST_{}", key.to_ascii_uppercase().replace('.', "__")), value.as_str()));
-        let child = Command::new(binary()?)
-            .args(["serve", "--config"])
-            .arg(&config)
+        let program = binary()?.into_os_string();
+        let run_by = self.host(node).run.into_iter().chain(self.nodes[node].run.iter().cloned()).map(OsString::from);
+        let mut command = run_by.chain([program, "serve".into(), "--config".into(), config.into()]);
+        let child = Command::new(command.next().context("there is a program")?)
+            .args(command)
             .current_dir(self.folder.path())
             // Nothing that is set for the tests (`ROOST_…`) is meant for it.
             .env_clear()
+            .envs(env::var_os("PATH").map(|path| ("PATH", path)))
             .envs([("RUST_BACKTRACE", "1"), ("NO_COLOR", "1")])
             .envs(variables)
             .stdin(Stdio::null())
@@ -305,12 +363,23 @@ impl Servers {
         Ok(())
     }
 
+    /// Where the other nodes find a node, and where it listens for them.
+    pub fn peer_addresses(&self, node: usize) -> (SocketAddr, SocketAddr) {
+        let (Host { address, reached_at, .. }, port) = (self.host(node), self.port(node) + PEER_PORTS_ABOVE);
+        ((reached_at, port).into(), (address, port).into())
+    }
+
+    fn host(&self, node: usize) -> Host {
+        self.settings.hosts.get(node).cloned().unwrap_or_default()
+    }
+
     fn port(&self, node: usize) -> u16 {
         self.first_port + node as u16
     }
 
     fn log_file(&self, node: usize) -> PathBuf {
-        self.folder.path().join(format!("node-{}.log", node + 1))
+        let own = || self.folder.path().join(format!("node-{}.log", node + 1));
+        self.nodes[node].log.clone().unwrap_or_else(own)
     }
 
     /// The folder with everything.
@@ -328,17 +397,18 @@ impl Servers {
 
     fn config(&self, node: usize) -> String {
         let ServerSettings { cluster, keyspace, contact_points, store_copies, .. } = &self.settings;
-        let (name, port) = (&self.nodes[node].name, self.port(node));
-        let seeds =
-            quoted((0..self.nodes.len()).map(|other| format!("127.0.0.1:{}", self.port(other) + PEER_PORTS_ABOVE)));
+        let (name, port, address) = (&self.nodes[node].name, self.port(node), self.host(node).address);
+        let (reached_at, peer_listen) = self.peer_addresses(node);
+        let seeds = quoted((0..self.nodes.len()).map(|other| self.peer_addresses(other).0));
         let contact_points = quoted(contact_points);
         let mut config = String::new();
         let _ = write!(
             config,
             r#"[node]
 id = "{name}"
-http_listen = "127.0.0.1:{port}"
-peer_listen = "127.0.0.1:{peer_port}"
+http_listen = "{address}:{port}"
+peer_listen = "{peer_listen}"
+peer_advertise = "{reached_at}"
 [cluster]
 name = "{cluster}"
 seeds = [{seeds}]
@@ -358,7 +428,6 @@ contact_points = [{contact_points}]
 keyspace = "{keyspace}"
 replication = {{ datacenter1 = {store_copies} }}
 "#,
-            peer_port = port + PEER_PORTS_ABOVE,
         );
         config
     }

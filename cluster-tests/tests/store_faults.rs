@@ -9,10 +9,10 @@ use anyhow::{Context, Result, ensure};
 use cluster_tests::{
     cassandra::{Cassandra, Deed},
     cluster::Cluster,
-    faults::{Effect, Stage},
     ledger::Creating,
     relay::{Mode, Relays},
     servers::ServerSettings,
+    store_faults::{Effect, Stage},
     wait::wait_until,
 };
 use roost::clock;

@@ -53,6 +53,10 @@ struct Actor {
     sequence: u64,
     /// When something was last sent.
     sent_ms: u64,
+    /// When something last came.
+    heard_ms: u64,
+    /// When the last heartbeat was sent.
+    beat_ms: u64,
     node: usize,
     bye: Option<Bye>,
     finish: Option<(bool, oneshot::Sender<Logs>)>,
@@ -92,6 +96,8 @@ pub(super) async fn run(options: ClientOptions, state: Arc<Mutex<State>>, asks: 
         to_request: VecDeque::new(),
         sequence: 0,
         sent_ms: 0,
+        heard_ms: 0,
+        beat_ms: 0,
         node: 0,
         bye: None,
         finish: None,
@@ -139,12 +145,13 @@ impl Actor {
         let give_up = clock::deadline(GIVE_UP_AFTER);
         loop {
             let url = self.options.nodes[self.node].clone();
-            let reason = match Socket::connect(&url).await {
-                Ok(mut socket) => match self.hello(&mut socket).await {
+            let reason = match tokio::time::timeout(self.patience(), Socket::connect(&url)).await {
+                Ok(Ok(mut socket)) => match self.hello(&mut socket).await {
                     Ok(()) => return Ok(socket),
                     Err(reason) => reason,
                 },
-                Err(error) => format!("{error:#}"),
+                Ok(Err(error)) => format!("{error:#}"),
+                Err(_) => format!("{url} does not answer"),
             };
             let refused_for_good = self.bye.take().is_some_and(|bye| !bye.reconnect);
             if refused_for_good || !self.options.reconnect || clock::deadline(Duration::ZERO) >= give_up {
@@ -173,7 +180,7 @@ impl Actor {
         }
         self.sent_ms = clock::mono_ms();
         socket.send(&hello).await.map_err(|error| error.to_string())?;
-        let limit = clock::deadline(LIMIT);
+        let limit = clock::deadline(self.patience());
         loop {
             match tokio::time::timeout_at(limit, socket.next()).await {
                 Err(_) => return Err("no welcome came".to_owned()),
@@ -193,6 +200,11 @@ impl Actor {
                 }
             }
         }
+    }
+
+    /// How long a node may take to take a connection and to welcome.
+    fn patience(&self) -> Duration {
+        self.options.patience.unwrap_or(LIMIT)
     }
 
     fn welcome(&mut self, frame: &Value) {
@@ -232,7 +244,15 @@ impl Actor {
         });
     }
 
+    /// When the next heartbeat is due: before the node gives up the client, or when it is time to ask whether it is there.
+    fn next_heartbeat_ms(&self) -> u64 {
+        let patience_ms = self.options.patience.map(|patience| patience.as_millis() as u64);
+        let to_be_heard = patience_ms.map_or(u64::MAX, |ms| self.heard_ms.max(self.beat_ms) + ms / 3);
+        to_be_heard.min(self.sent_ms + HEARTBEAT_MS)
+    }
+
     async fn serve(&mut self, socket: &mut Socket) -> End {
+        self.heard_ms = clock::mono_ms();
         loop {
             if let Err(error) = self.send_what_is_due(socket).await {
                 return End::Lost(error.to_string());
@@ -241,9 +261,12 @@ impl Actor {
                 return End::Finish;
             }
             let now_ms = clock::mono_ms();
-            let heartbeat_ms = self.sent_ms + HEARTBEAT_MS;
+            if self.options.patience.is_some_and(|patience| now_ms > self.heard_ms + patience.as_millis() as u64) {
+                return End::Lost("nothing was heard of the node".to_owned());
+            }
+            let heartbeat_ms = self.next_heartbeat_ms();
             if heartbeat_ms <= now_ms {
-                self.sent_ms = now_ms;
+                (self.sent_ms, self.beat_ms) = (now_ms, now_ms);
                 if socket.send(&json!({"type": "heartbeat"})).await.is_err() {
                     return End::Lost("the heartbeat could not be sent".to_owned());
                 }
@@ -254,7 +277,10 @@ impl Actor {
             tokio::select! {
                 biased;
                 received = socket.next() => match received {
-                    Received::Text(text) => self.received(&text),
+                    Received::Text(text) => {
+                        self.heard_ms = clock::mono_ms();
+                        self.received(&text);
+                    }
                     Received::Closed(code, reason) => return End::Lost(format!("closed with {code} {reason}")),
                 },
                 ask = self.asks.recv() => match ask {

@@ -395,7 +395,7 @@ fn summary(history: &History) -> Summary {
             Seen::Message { .. } => sum.delivered += 1,
             Seen::Gap { .. } => sum.gaps += 1,
             Seen::Reset { .. } => sum.resets += 1,
-            Seen::Live { .. } | Seen::Left { .. } | Seen::Displaced | Seen::Closed => {}
+            Seen::Stale { .. } | Seen::Live { .. } | Seen::Left { .. } | Seen::Displaced | Seen::Closed => {}
         }
     }
     sum

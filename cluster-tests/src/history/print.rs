@@ -78,6 +78,7 @@ fn line(event: &Stamped) -> String {
         }
         Seen::Gap { group, epoch, from, to } => format!("{time:.6} s gap {group} {epoch}/{from}..{to}"),
         Seen::Reset { group, to } => format!("{time:.6} s reset {group} to {}/{}", to.epoch, to.offset),
+        Seen::Stale { group } => format!("{time:.6} s stale {group}"),
         Seen::Live { group, at } => format!("{time:.6} s live {group} up to {}/{}", at.epoch, at.offset),
         Seen::Left { group } => format!("{time:.6} s left {group}"),
         Seen::Displaced => format!("{time:.6} s displaced"),

@@ -49,6 +49,7 @@ fn in_connection(facts: &Facts<'_>, connection: &ConnectionLog) -> Option<Violat
                 displaced = true;
                 None
             }
+            Seen::Stale { .. } => None,
             Seen::Left { group } => {
                 cursors.remove(&**group);
                 None
@@ -143,7 +144,7 @@ impl Cursor {
                     return Err((Rule::S2Contiguity, what));
                 }
             }
-            Seen::Joined { .. } | Seen::Left { .. } | Seen::Displaced | Seen::Closed => {}
+            Seen::Joined { .. } | Seen::Stale { .. } | Seen::Left { .. } | Seen::Displaced | Seen::Closed => {}
         }
         Ok(())
     }

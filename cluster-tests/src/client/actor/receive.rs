@@ -25,7 +25,7 @@ impl Actor {
             "joined" | "left" | "published" | "history" | "members" => self.answer(frame, text, at_us),
             "error" if frame.id.is_some() => self.answer(frame, text, at_us),
             "heartbeat" => {}
-            "gap" | "reset" | "live" => self.declared(&frame, text, at_us),
+            "gap" | "reset" | "stale" | "live" => self.declared(&frame, text, at_us),
             "displaced" => {
                 self.log(at_us, Seen::Displaced);
                 self.notice(parsed(text));
@@ -64,6 +64,7 @@ impl Actor {
                 self.log(at_us, Seen::Reset { group: group.clone(), to });
                 self.stand_at(&group, to);
             }
+            ("stale", _) => self.log(at_us, Seen::Stale { group }),
             ("live", Some(at)) => self.log(at_us, Seen::Live { group, at }),
             _ => {}
         }

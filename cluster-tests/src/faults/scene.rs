@@ -1,0 +1,258 @@
+//! A cluster at work on a network of its own, for a fault to happen to.
+
+use std::{collections::BTreeMap, ops::Range, sync::Arc, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use futures_util::{StreamExt, TryStreamExt, stream};
+use roost::{clock, id::slot_of};
+
+use super::{catalogue::Fault, table::Row, watch::Watch};
+use crate::{
+    cassandra::Cassandra,
+    client::{Client, ClientOptions},
+    cluster::Cluster,
+    datagrams::DatagramRelays,
+    history::{History, Outcome, Seen, Summary},
+    latency::Spread,
+    load::{self, Load},
+    network::{HOST_RELAYS, Network},
+    servers::{ServerSettings, Servers},
+    wait::wait_until,
+};
+
+const GROUPS: usize = 12;
+/// Of each publisher, after each message.
+const PAUSE: Duration = Duration::from_millis(20);
+/// Of the publisher to a crowd.
+const CROWD_PAUSE: Duration = Duration::from_millis(50);
+/// A crowd has a group for so many of its clients.
+const CROWD_GROUP: usize = 20;
+/// A client leaves a node of which it has heard nothing for so long.
+const PATIENCE: Duration = Duration::from_secs(4);
+/// What a fault is compared with.
+const BEFORE: Duration = Duration::from_secs(2);
+/// Goes on for so long after it.
+const AFTER: Duration = Duration::from_secs(2);
+/// Until all is well again.
+const HEAL_LIMIT: Duration = Duration::from_secs(90);
+/// Connections that are made at once.
+const AT_ONCE: usize = 64;
+
+/// A cluster at work.
+pub struct Scene<'a> {
+    /// Where its nodes are.
+    pub network: &'a Network,
+    /// Its store.
+    pub cassandra: &'a Cassandra,
+    /// Its nodes.
+    pub cluster: Cluster,
+    relays: Option<DatagramRelays>,
+    subscribers: Vec<Client>,
+    loads: Vec<Load>,
+    watch: Watch,
+    /// When faults began; several where the same is done again and again.
+    begun_us: Vec<u64>,
+    ended_us: Option<u64>,
+    notes: Vec<String>,
+}
+
+impl<'a> Scene<'a> {
+    /// Starts the nodes that the fault wants, and the load on them.
+    pub async fn set(fault: &Fault, network: &'a Network, cassandra: &'a Cassandra) -> Result<Self> {
+        network.mend_all()?;
+        let keyspace = format!("fault_{}", fault.name.replace('-', "_"));
+        let mut hosts = network.hosts();
+        if fault.relayed {
+            let [a, b, c] = HOST_RELAYS;
+            for (number, host) in (1..).zip(&mut hosts) {
+                host.reached_at = [a, b, c, number].into();
+            }
+        }
+        let settings = ServerSettings::over(cassandra, &keyspace).on(hosts);
+        let servers = Servers::prepare(settings, fault.nodes).await?;
+        let relays = if fault.relayed {
+            let pairs: Vec<_> = (0..fault.nodes).map(|node| servers.peer_addresses(node)).collect();
+            Some(DatagramRelays::start(&pairs).await?)
+        } else {
+            None
+        };
+        let cluster = Cluster::of(servers).await?;
+        let groups = load::groups(GROUPS);
+        let (mut subscribers, mut publishers) = (Vec::new(), Vec::new());
+        for node in 0..fault.nodes {
+            subscribers.push(client_on(&cluster, node, &format!("subscriber-{node}"), &groups).await?);
+            publishers.push(client_on(&cluster, node, &format!("publisher-{node}"), &groups).await?);
+        }
+        let loads = vec![Load::start(publishers, &groups, PAUSE)];
+        load::goes_on(&subscribers, &load::received(&subscribers), HEAL_LIMIT).await?;
+        let watch = Watch::start(&cluster);
+        let (begun_us, ended_us, notes) = (Vec::new(), None, Vec::new());
+        Ok(Self { network, cassandra, cluster, relays, subscribers, loads, watch, begun_us, ended_us, notes })
+    }
+
+    /// Lets it happen, waits until all is well again, and judges.
+    pub async fn play(mut self, fault: &Fault) -> Result<Row> {
+        tokio::time::sleep(BEFORE).await;
+        (fault.act)(&mut self).await?;
+        self.network.mend_all()?;
+        let ended_us = self.ended_us.context("a fault must end")?;
+        self.cluster.green(HEAL_LIMIT).await.context("healing")?;
+        load::goes_on(&self.subscribers, &load::received(&self.subscribers), HEAL_LIMIT).await.context("healing")?;
+        let healed_us = clock::mono_us();
+        tokio::time::sleep(AFTER).await;
+        let Self { cluster, subscribers, loads, watch, begun_us, notes, .. } = self;
+        let history = settle(subscribers, loads).await?;
+        let summary = history.check()?;
+        judge(fault, &summary)?;
+        cluster.servers()?.without_panic()?;
+        let first_us = *begun_us.first().context("a fault must begin")?;
+        let during = first_us..healed_us;
+        let row = Row {
+            fault: fault.name,
+            what: fault.what,
+            noticed: watch.noticed(&during),
+            acknowledged_again: acknowledged_again(&history, &begun_us, healed_us),
+            told_stale: told_stale(&history, &during),
+            healed: Duration::from_micros(healed_us - ended_us),
+            summary,
+            notes,
+        };
+        drop(watch);
+        cluster.shut_down().await?;
+        Ok(row)
+    }
+
+    /// The fault begins now.
+    pub fn begin(&mut self) {
+        self.begun_us.push(clock::mono_us());
+    }
+
+    /// The fault stays for so long, and whatever brought it about is to be taken back then.
+    pub async fn stay(&mut self, length: Duration) {
+        tokio::time::sleep(length).await;
+        self.end();
+    }
+
+    /// The fault is over, or as much of it as ever will be: from now on it is to heal.
+    pub fn end(&mut self) {
+        self.ended_us = Some(clock::mono_us());
+    }
+
+    /// Adds what is worth knowing to the table.
+    pub fn note(&mut self, what: impl Into<String>) {
+        self.notes.push(what.into());
+    }
+
+    /// The relays before the nodes.
+    pub fn relays(&self) -> Result<&DatagramRelays> {
+        self.relays.as_ref().context("this fault's nodes have no relays before them")
+    }
+
+    /// Whether all groups are served: every subscriber gets more of each.
+    pub async fn goes_on(&self) -> Result<Duration> {
+        load::goes_on(&self.subscribers, &load::received(&self.subscribers), HEAL_LIMIT).await
+    }
+
+    /// The nodes that hold the first group's slot: the primary, then the replicas.
+    pub async fn holders(&self) -> Result<Vec<usize>> {
+        let reporter = *self.cluster.running().first().context("a node runs")?;
+        let map = self.cluster.api(reporter).get("/v1/cluster/map").await?.body;
+        let slots = map["slots"].as_u64().and_then(|slots| u16::try_from(slots).ok()).context("how many slots")?;
+        let slot = slot_of(&load::groups(1)[0], slots);
+        let covers = |range: &serde_json::Value| {
+            let of = |end: usize| range[end].as_u64().unwrap_or(u64::MAX);
+            (of(0)..=of(1)).contains(&u64::from(slot))
+        };
+        let assignments = map["assignments"].as_array().context("no assignments")?;
+        let found = assignments.iter().find(|one| one["slots"].as_array().is_some_and(|all| all.iter().any(covers)));
+        let found = found.with_context(|| format!("nobody holds slot {slot} in {map}"))?;
+        let names = std::iter::once(&found["primary"]).chain(found["replicas"].as_array().into_iter().flatten());
+        // Their names are n1, n2, …, each with its generation.
+        let number = |name: &serde_json::Value| name.as_str()?.strip_prefix('n')?.split('#').next()?.parse().ok();
+        let holders: Option<Vec<usize>> = names.map(|name| number(name).map(|number: usize| number - 1)).collect();
+        holders.context("names that are not this test's")
+    }
+
+    /// Connects so many more clients to a node, each in one of many quiet groups.
+    pub async fn crowd(&mut self, node: usize, clients: usize) -> Result<()> {
+        let groups: Vec<Arc<str>> =
+            (0..clients.div_ceil(CROWD_GROUP)).map(|number| format!("chat:crowd-{number}").into()).collect();
+        let (urls, groups_of) = (self.cluster.urls_from(node), groups.clone());
+        let connecting = stream::iter(0..clients).map(|number| {
+            let (urls, group) = (urls.clone(), groups_of[number / CROWD_GROUP].clone());
+            async move {
+                let options = ClientOptions::new(format!("crowd-{number}"), urls).with_patience(PATIENCE);
+                let client = Client::connect(options).await?;
+                client.join(&group).await?;
+                anyhow::Ok(client)
+            }
+        });
+        let crowd: Vec<Client> = connecting.buffer_unordered(AT_ONCE).try_collect().await?;
+        self.subscribers.extend(crowd);
+        let publisher = client_on(&self.cluster, 1, "crowd-publisher", &groups).await?;
+        self.loads.push(Load::start(vec![publisher], &groups, CROWD_PAUSE));
+        Ok(())
+    }
+
+    /// Waits until every client that was on a node is on another one.
+    pub async fn all_elsewhere(&self, node: usize) -> Result<Duration> {
+        let name = Cluster::name(node);
+        let elsewhere = || self.subscribers.iter().all(|client| client.state().node.is_some_and(|at| at != name));
+        wait_until(&format!("nobody to be on {name}"), HEAL_LIMIT, async || elsewhere()).await
+    }
+}
+
+async fn client_on(cluster: &Cluster, node: usize, name: &str, groups: &[Arc<str>]) -> Result<Client> {
+    load::client_with(cluster, node, name, groups, |options| options.with_patience(PATIENCE)).await
+}
+
+async fn settle(mut clients: Vec<Client>, loads: Vec<Load>) -> Result<History> {
+    let mut heads = load::Heads::default();
+    for load in loads {
+        let (publishers, reached) = load.stop().await?;
+        heads.absorb(&reached);
+        clients.extend(publishers);
+    }
+    load::settle(clients, &heads).await
+}
+
+/// What the history's rules leave open.
+fn judge(fault: &Fault, summary: &Summary) -> Result<()> {
+    let Summary { refused, unknown, resets, gaps, not_recovered, .. } = *summary;
+    ensure!(refused == 0 && unknown == 0, "{refused} publishes were refused, {unknown} never answered");
+    let missed = resets + gaps + not_recovered;
+    ensure!(
+        fault.loses_all_copies || missed == 0,
+        "although a copy of everything was left, clients were told of {resets} resets, {gaps} gaps, and {not_recovered} \
+         resumes that are not whole"
+    );
+    Ok(())
+}
+
+/// For each beginning how long it took until something that was first sent after it was acknowledged in every group.
+fn acknowledged_again(history: &History, begun_us: &[u64], healed_us: u64) -> Spread {
+    let ends = begun_us.iter().skip(1).copied().chain([healed_us]);
+    let longest = begun_us.iter().zip(ends).map(|(&begun_us, end_us)| {
+        let mut first: BTreeMap<&str, u64> = BTreeMap::new();
+        for publish in &history.publishes {
+            let sent_us = publish.attempts.first().map_or(0, |attempt| attempt.sent_us);
+            let acked = publish.attempts.iter().find(|attempt| matches!(attempt.outcome, Outcome::Acked { .. }));
+            let Some(acked) = acked.filter(|_| (begun_us..end_us).contains(&sent_us)) else { continue };
+            let after_us = acked.answered_us - begun_us;
+            let earliest = first.entry(&*publish.group).or_insert(after_us);
+            *earliest = after_us.min(*earliest);
+        }
+        first.into_values().max().unwrap_or(0)
+    });
+    Spread::of(longest.collect())
+}
+
+/// How long it took until the last of those clients that were told that they do not hear a group knew it.
+fn told_stale(history: &History, during: &Range<u64>) -> Option<Duration> {
+    let first = history.connections.iter().filter_map(|connection| {
+        let stale = |seen: &Seen| matches!(seen, Seen::Stale { .. });
+        let mut told = connection.events.iter().filter(|event| stale(&event.seen) && during.contains(&event.at_us));
+        told.next().map(|event| Duration::from_micros(event.at_us - during.start))
+    });
+    first.max()
+}
