@@ -454,7 +454,7 @@ impl Default for TimingConfig {
             gossip_interval_ms: 200,
             keep_alive_ms: 250,
             replica_timeout_ms: 1_000,
-            stale_after_ms: 2_000,
+            stale_after_ms: 1_500,
             steward_interval_ms: 200,
         }
     }

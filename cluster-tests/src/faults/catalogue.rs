@@ -13,7 +13,7 @@ use futures_util::future::LocalBoxFuture;
 use rand::RngExt;
 use tokio::{net::UdpSocket, process::Command};
 
-use super::scene::Scene;
+use super::{freeze::Frozen, scene::Scene};
 use crate::{
     api::Api,
     datagrams::Road,
@@ -50,6 +50,8 @@ pub type Act = for<'s> fn(&'s mut Scene<'_>) -> LocalBoxFuture<'s, Result<()>>;
 const STAY: Duration = Duration::from_secs(12);
 /// The node that things happen to.
 const ONE: usize = 0;
+/// The thread that looks after the others, by its name.
+const WATCHDOG: &str = "roost-watchdog";
 const KILLS: usize = 20;
 const CROWD: usize = 2_000;
 /// More than a process with 256 file descriptors can have.
@@ -236,6 +238,20 @@ async fn pause(scene: &mut Scene<'_>, seconds: u64) -> Result<()> {
     scene.cluster.servers()?.signal(ONE, Signal::Stop).await?;
     scene.stay(Duration::from_secs(seconds)).await;
     scene.cluster.servers()?.signal(ONE, Signal::Cont).await
+}
+
+async fn stalled(scene: &mut Scene<'_>) -> Result<()> {
+    let process = scene.cluster.servers()?.id(ONE).context("the node runs")?;
+    scene.begin();
+    let frozen = Frozen::all_but(process, WATCHDOG)?;
+    let begun = roost::clock::mono_ms();
+    let status = scene.cluster.ended(ONE).await?;
+    drop(frozen);
+    let log = scene.cluster.servers()?.last_words(ONE);
+    let said = log.lines().rev().find(|line| line.contains("ERROR")).context("it ended without a word")?;
+    scene.note(format!("it ended with {status} after {} ms and said:{said}", roost::clock::mono_ms() - begun));
+    scene.end();
+    scene.cluster.restart(ONE).await
 }
 
 async fn part(scene: &mut Scene<'_>, one: &[usize], other: &[usize]) -> Result<()> {

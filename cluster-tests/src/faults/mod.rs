@@ -5,6 +5,7 @@
 //! answered, every message delivered, and the history without a violation. What was seen meanwhile is a row of the [`table`].
 
 pub mod catalogue;
+mod freeze;
 pub mod scene;
 pub mod table;
 mod watch;

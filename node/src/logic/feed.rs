@@ -68,7 +68,7 @@ impl Default for FeedSettings {
             renew_phase_ms: 0,
             linger_ms: 2_000,
             settle_ms: 250,
-            stale_after_ms: 2_000,
+            stale_after_ms: 1_500,
             retry_ms: 50,
             retry_max_ms: 1_000,
             answer_ms: 12_000,
