@@ -10,9 +10,10 @@ use cluster_tests::{
     faults::{
         catalogue::{ALL, Fault},
         scene::Scene,
-        table::{Played, markdown},
+        table::{Played, Row, document, markdown},
     },
     network::{Network, STORE_RELAYS, enter},
+    relay::Mode,
 };
 
 /// The most nodes that a fault wants, and one for a stranger.
@@ -71,10 +72,11 @@ fn main() -> Result<ExitCode> {
         }
         anyhow::Ok(())
     })?;
-    let text = markdown(&played);
-    println!("{text}");
+    println!("{}", markdown(&played));
     if let Some(file) = table {
-        std::fs::write(&file, &text).with_context(|| format!("writing {}", file.display()))?;
+        let cores = std::thread::available_parallelism()?.get();
+        let text = document(&played, cores, start.elapsed().as_secs().div_ceil(60));
+        std::fs::write(&file, text).with_context(|| format!("writing {}", file.display()))?;
     }
     let failed: Vec<&str> = played.iter().filter(|one| one.outcome.is_err()).map(|one| one.fault).collect();
     eprintln!("{} faults in {:.0} s, {} failed", played.len(), start.elapsed().as_secs_f64(), failed.len());
@@ -84,9 +86,9 @@ fn main() -> Result<ExitCode> {
     bail!("not as promised: {}", failed.join(", "))
 }
 
-async fn play(fault: &Fault, network: &Network, cassandra: &Cassandra) -> Result<cluster_tests::faults::table::Row> {
+async fn play(fault: &Fault, network: &Network, cassandra: &Cassandra) -> Result<Row> {
     let outcome = async { Scene::set(fault, network, cassandra).await?.play(fault).await }.await;
     network.mend_all()?;
-    cassandra.relays()?.set_all(cluster_tests::relay::Mode::Pass);
+    cassandra.relays()?.set_all(Mode::Pass);
     outcome
 }

@@ -34,6 +34,29 @@ pub struct Played {
     pub outcome: anyhow::Result<Row>,
 }
 
+/// The table with what a reader needs to know about it.
+pub fn document(played: &[Played], cores: usize, minutes: u64) -> String {
+    let failed = played.iter().filter(|one| one.outcome.is_err()).count();
+    format!(
+        "# Faults of real processes, and what was seen\n\n\
+         Made by `scripts/faults --table cluster-tests/FAULTS.md`: {} faults in {minutes} minutes on {cores} cores, which nodes, \
+         clients and Cassandra shared; {failed} failed. `scripts/faults NAME` plays one of them again.\n\n\
+         Three nodes where nothing else is said, each a process in a network namespace, over one real Cassandra; on each a \
+         publisher (50 messages a second to 12 groups in turn) and a subscriber to all groups, which leave a node of which they \
+         hear nothing for 4 s. After each fault all is healed, every publish answered, and the history of what all clients saw \
+         is checked for S1 to S8 of the promises: no acknowledged message missing, none twice, none out of order, no hole \
+         that was not announced.\n\n\
+         - *a node says so*: until the first node that answers reports that something is wrong, and what it says first.\n\
+         - *acknowledged again*: from the fault's beginning until publishes that began after it were acknowledged in every \
+         group, by whichever node they went to.\n\
+         - *told `stale`*: until the last client that was told of a group it does not hear knew it.\n\
+         - *healed*: from the fault's end, restarts included, until every node reports green and every subscriber got more of \
+         every group.\n\n{}",
+        played.len(),
+        markdown(played),
+    )
+}
+
 /// The table in Markdown, its heading included.
 pub fn markdown(played: &[Played]) -> String {
     let mut text = String::from(

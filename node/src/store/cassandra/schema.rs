@@ -87,13 +87,20 @@ fn create_keyspace(keyspace: &str, replication: &BTreeMap<String, u8>, options: 
 
 /// The version of the tables that are there; 0: none.
 pub async fn version(session: &Session, config: &CassandraConfig) -> Result<i32, StoreError> {
-    let mut tables =
-        Statement::new("SELECT table_name FROM system_schema.tables WHERE keyspace_name = ? AND table_name = ?");
-    tables.set_consistency(Consistency::LocalOne);
-    if first::<Row>(query(session, tables, (config.keyspace.as_str(), "schema_version")).await?)?.is_none() {
+    let mut columns = Statement::new(
+        "SELECT column_name FROM system_schema.columns WHERE keyspace_name = ? AND table_name = ? AND column_name = ?",
+    );
+    columns.set_consistency(Consistency::LocalOne);
+    let ours = (config.keyspace.as_str(), "schema_version", "version");
+    if first::<Row>(query(session, columns, ours).await?)?.is_none() {
         return Ok(0);
     }
-    let versions = query(session, format!("SELECT version FROM {}.schema_version", config.keyspace), ()).await?;
+    let versions = query(session, format!("SELECT version FROM {}.schema_version", config.keyspace), ()).await;
+    let versions = versions.map_err(|error| match error {
+        // A table is in the schema for a moment before it can be read.
+        StoreError::Corrupt(why) => StoreError::Unavailable(format!("its tables are being made ({why}): trying again")),
+        error => error,
+    })?;
     Ok(all::<(i32,)>(versions)?.into_iter().map(|(version,)| version).max().unwrap_or(0))
 }
 
