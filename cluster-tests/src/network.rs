@@ -8,7 +8,6 @@ use std::{
     env,
     fmt::Write as _,
     net::Ipv4Addr,
-    os::unix::process::CommandExt,
     process::{Command, Stdio},
 };
 
@@ -49,19 +48,23 @@ pub enum Lost {
     FromStore,
 }
 
-/// Runs this program again in namespaces of its own for network, mounts and processes, unless it is there already. All that
-/// it starts there ends with it.
+/// Runs this program again in namespaces of its own for network, mounts and processes, unless it is there already, and ends
+/// as that does. All that it starts there ends with it, and it ends with this process, however that comes about.
 pub fn enter() -> Result<()> {
     if env::var_os(INSIDE).is_some() {
         return Ok(());
     }
-    let error = Command::new("unshare")
-        .args(["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--"])
+    let mut inside = Command::new("setpriv")
+        // The first process of a namespace hears no signal that it has not asked for.
+        .args(["--pdeathsig", "KILL"])
+        .args(["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--"])
         .arg(env::current_exe()?)
         .args(env::args_os().skip(1))
         .env(INSIDE, "yes")
-        .exec();
-    Err(error).context("unshare (of util-linux) could not be run")
+        .spawn()
+        .context("setpriv (of util-linux) could not be run")?;
+    let status = inside.wait()?;
+    std::process::exit(status.code().unwrap_or(1));
 }
 
 impl Network {
@@ -108,15 +111,19 @@ impl Network {
         let mut rules = String::new();
         for one in lost {
             let _ = match one {
-                Lost::From(other) => writeln!(rules, "ip saddr {} drop", address(*other)),
-                Lost::DatagramsFrom(other) => writeln!(rules, "ip saddr {} meta l4proto udp drop", address(*other)),
-                Lost::Percent(percent) => {
-                    writeln!(rules, "ip saddr {{ {others} }} numgen random mod 100 < {percent} drop")
+                Lost::From(other) => writeln!(rules, "ip saddr {} counter drop", address(*other)),
+                Lost::DatagramsFrom(other) => {
+                    writeln!(rules, "ip saddr {} meta l4proto udp counter drop", address(*other))
                 }
-                Lost::LongerThan(bytes) => writeln!(rules, "ip saddr {{ {others} }} meta length > {bytes} drop"),
+                Lost::Percent(percent) => {
+                    writeln!(rules, "ip saddr {{ {others} }} numgen random mod 100 < {percent} counter drop")
+                }
+                Lost::LongerThan(bytes) => {
+                    writeln!(rules, "ip saddr {{ {others} }} meta length > {bytes} counter drop")
+                }
                 Lost::FromStore => {
                     let [a, b, c] = STORE_RELAYS;
-                    writeln!(rules, "ip saddr {a}.{b}.{c}.0/24 drop")
+                    writeln!(rules, "ip saddr {a}.{b}.{c}.0/24 counter drop")
                 }
             };
         }
@@ -125,6 +132,18 @@ impl Network {
             "table ip lost\ndelete table ip lost\ntable ip lost {{\nchain arriving {{\ntype filter hook input priority 0;\n{rules}}}\n}}\n"
         );
         pipe("ip", &["netns", "exec", &name(number), "nft", "-f", "-"], &table)
+    }
+
+    /// How many packets the hosts have lost by what [`Network::lose`] was last told of each.
+    pub fn lost(&self) -> Result<u64> {
+        let mut sum = 0;
+        for number in 0..self.hosts {
+            let arguments = ["netns", "exec", &name(number), "nft", "list", "ruleset"];
+            let rules = String::from_utf8(run("ip", &arguments)?)?;
+            let counts = rules.split("counter packets ").skip(1).filter_map(|rest| rest.split(' ').next());
+            sum += counts.filter_map(|count| count.parse::<u64>().ok()).sum::<u64>();
+        }
+        Ok(sum)
     }
 
     /// Cuts the hosts of one side off from those of the other, both ways.

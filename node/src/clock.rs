@@ -2,7 +2,7 @@
 #![expect(clippy::disallowed_methods, reason = "this is the place that the others are sent to")]
 
 use std::{
-    sync::OnceLock,
+    sync::{Mutex, OnceLock, PoisonError},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -23,9 +23,45 @@ pub fn mono_us() -> u64 {
     since_start().as_micros() as u64
 }
 
-/// Milliseconds since 1970; 0 on a machine that believes to live before that.
+/// Milliseconds since 1970; 0 on a machine that believes to live before that. Never goes back and never leaps: when the
+/// machine's clock is set, this one follows it a tenth faster or slower, so that nobody's hour is over at once.
 pub fn wall_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+    static CLOCK: Mutex<Option<Follower>> = Mutex::new(None);
+    let machine_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+    let mono_ms = mono_ms();
+    let mut clock = CLOCK.lock().unwrap_or_else(PoisonError::into_inner);
+    clock.get_or_insert(Follower { mono_ms, shown_ms: machine_ms }).at(mono_ms, machine_ms)
+}
+
+/// A clock that follows another one without its leaps.
+struct Follower {
+    mono_ms: u64,
+    shown_ms: u64,
+}
+
+impl Follower {
+    /// Of what has passed since the last look it may be off by one part in so many.
+    const SLEW: u64 = 10;
+    /// What it makes up for at once: timers and threads are no more exact.
+    const SLACK_MS: u64 = 5;
+
+    fn at(&mut self, mono_ms: u64, machine_ms: u64) -> u64 {
+        // Looks of several threads may come in any order.
+        let passed_ms = mono_ms.saturating_sub(self.mono_ms);
+        let slew_ms = passed_ms / Self::SLEW;
+        let expected_ms = self.shown_ms + passed_ms;
+        if machine_ms.abs_diff(expected_ms) <= Self::SLACK_MS {
+            self.shown_ms = self.shown_ms.max(machine_ms);
+            self.mono_ms = self.mono_ms.max(mono_ms);
+        } else if slew_ms > 0 {
+            self.shown_ms = machine_ms.clamp(expected_ms - slew_ms, expected_ms + slew_ms);
+            self.mono_ms = mono_ms;
+        } else {
+            // Too short a time to share out: it counts with the next look.
+            return expected_ms;
+        }
+        self.shown_ms
+    }
 }
 
 /// The point in time `after` from now, for tokio's timers.
@@ -36,4 +72,45 @@ pub fn deadline(after: Duration) -> tokio::time::Instant {
 fn since_start() -> Duration {
     static START: OnceLock<Instant> = OnceLock::new();
     START.get_or_init(Instant::now).elapsed()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_is_right_is_shown() {
+        let mut clock = Follower { mono_ms: 100, shown_ms: 5_000 };
+        for passed in [0, 1, 2, 30, 31, 1_000, 1_003] {
+            assert_eq!(clock.at(100 + passed, 5_000 + passed), 5_000 + passed);
+        }
+    }
+
+    #[test]
+    fn a_leap_is_made_up_for_slowly() {
+        const HOUR: u64 = 3_600_000;
+        for (leap, faster) in [(HOUR, true), (0, false)] {
+            let (start, mut mono, mut last) = (HOUR, 0, HOUR);
+            let mut clock = Follower { mono_ms: 0, shown_ms: start };
+            // An hour ahead, or an hour behind; looked at often or seldom.
+            for step in [1, 3, 9, 10, 250, 7].into_iter().cycle().take(30_000) {
+                mono += step;
+                let machine = if faster { start + leap + mono } else { leap + mono };
+                let shown = clock.at(mono, machine);
+                assert!(shown >= last, "{shown} after {last}");
+                assert!(shown.abs_diff(last) <= step + step / 10 + 30, "from {last} to {shown} in {step}");
+                last = shown;
+            }
+            let off = last.abs_diff(start + mono);
+            assert!(off > mono / 20 && off <= mono / 10, "off by {off} after {mono}");
+        }
+    }
+
+    #[test]
+    fn in_the_end_it_is_right_again() {
+        let mut clock = Follower { mono_ms: 0, shown_ms: 10_000 };
+        let shown: Vec<u64> = (1..200).map(|second| clock.at(second * 1_000, 20_000 + second * 1_000)).collect();
+        assert!(shown.windows(2).all(|pair| pair[0] < pair[1]));
+        assert_eq!(shown.last(), Some(&(20_000 + 199_000)));
+    }
 }

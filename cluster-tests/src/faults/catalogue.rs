@@ -103,6 +103,10 @@ pub const ALL: &[Fault] = &[
     fault("pause-1", "SIGSTOP of a node for 1 s", |s| Box::pin(pause(s, 1))),
     fault("pause-10", "SIGSTOP of a node for 10 s", |s| Box::pin(pause(s, 10))).in_ci(),
     fault("pause-60", "SIGSTOP of a node for 60 s", |s| Box::pin(pause(s, 60))),
+    fault("stalled", "all threads of a node but the watchdog's stand still; started again when it has ended", |s| {
+        Box::pin(stalled(s))
+    })
+    .in_ci(),
     fault(
         "cut-off",
         "a node hears neither of the others, nor they it, for 12 s; clients and the store reach all",
@@ -258,14 +262,14 @@ async fn part(scene: &mut Scene<'_>, one: &[usize], other: &[usize]) -> Result<(
     scene.begin();
     scene.network.part(one, other)?;
     scene.stay(STAY).await;
-    scene.network.mend_all()
+    mend(scene)
 }
 
 async fn deaf(scene: &mut Scene<'_>) -> Result<()> {
     scene.begin();
     scene.network.lose(ONE, &[Lost::From(1), Lost::From(2)])?;
     scene.stay(STAY).await;
-    scene.network.mend_all()
+    mend(scene)
 }
 
 async fn mute(scene: &mut Scene<'_>) -> Result<()> {
@@ -274,7 +278,7 @@ async fn mute(scene: &mut Scene<'_>) -> Result<()> {
         scene.network.lose(other, &[Lost::From(ONE)])?;
     }
     scene.stay(STAY).await;
-    scene.network.mend_all()
+    mend(scene)
 }
 
 async fn without_datagrams(scene: &mut Scene<'_>) -> Result<()> {
@@ -284,6 +288,14 @@ async fn without_datagrams(scene: &mut Scene<'_>) -> Result<()> {
         scene.network.lose(other, &[Lost::DatagramsFrom(ONE)])?;
     }
     scene.stay(STAY).await;
+    mend(scene)
+}
+
+/// Takes back what packets were lost by, and sees to it that some were.
+fn mend(scene: &mut Scene<'_>) -> Result<()> {
+    let lost = scene.network.lost()?;
+    ensure!(lost > 0, "no packet was lost");
+    scene.note(format!("{lost} packets lost"));
     scene.network.mend_all()
 }
 
@@ -297,7 +309,7 @@ async fn lose_on(scene: &mut Scene<'_>, nodes: &[usize], lost: Lost) -> Result<(
         scene.network.lose(*node, &[lost])?;
     }
     scene.stay(STAY).await;
-    scene.network.mend_all()
+    mend(scene)
 }
 
 async fn narrow(scene: &mut Scene<'_>) -> Result<()> {
