@@ -65,6 +65,8 @@ pub struct NodeConfig {
     pub peer_advertise: String,
     /// Availability zone: copies go to different ones.
     pub zone: String,
+    /// A runtime that has run no task for so long ends the process; 0: never.
+    pub watchdog_ms: u64,
 }
 
 /// What all nodes share.
@@ -337,6 +339,7 @@ impl Default for NodeConfig {
             peer_listen: SocketAddr::from(([127, 0, 0, 1], 7000)),
             peer_advertise: String::new(),
             zone: String::new(),
+            watchdog_ms: 10_000,
         }
     }
 }

@@ -17,3 +17,4 @@ pub mod store;
 pub mod tasks;
 pub mod token;
 pub mod wire;
+pub mod watchdog;

@@ -2,7 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
 use std::{
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Read, Write},
     process::{Child, Command, Output, Stdio},
     sync::{Arc, Mutex},
     time::Duration,
@@ -18,6 +18,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{any, get, post},
 };
+use roost::{clock, watchdog};
 use serde_json::{Value, json};
 use tokio::sync::{broadcast, mpsc};
 
@@ -308,10 +309,9 @@ async fn check_config_names_every_problem() {
     assert!(done.status.success() && out.contains("is right"), "{out} {err}");
 }
 
-#[tokio::test]
-async fn a_node_waits_for_a_store_that_is_down_says_so_and_can_be_stopped() {
-    let folder = tempfile::tempdir().unwrap();
-    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+/// Makes what a node needs, and its configuration with this at the end.
+async fn prepare(folder: &std::path::Path, more: &str) -> String {
+    let at = |name: &str| folder.join(name).to_str().unwrap().to_owned();
     for arguments in [
         &["certs", "init", "--dir", &at("")][..],
         &["certs", "node", "n1", "--dir", &at("")],
@@ -320,22 +320,57 @@ async fn a_node_waits_for_a_store_that_is_down_says_so_and_can_be_stopped() {
         let (done, _, err) = output(arguments).await;
         assert!(done.status.success(), "{err}");
     }
-    // A port on which nobody listens.
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = nobody.local_addr().unwrap();
-    drop(nobody);
     let config = format!(
-        "[node]\nhttp_listen = '127.0.0.1:0'\npeer_listen = '127.0.0.1:0'\n[tls]\nca = '{}'\ncert = '{}'\nkey = '{}'\n\
-         [auth]\napi_keys = ['0123456789abcdef']\nkeyring = '{}'\n\
-         [store]\nkind = 'cassandra'\n[store.cassandra]\ncontact_points = ['{address}']\n",
+        "[tls]\nca = '{}'\ncert = '{}'\nkey = '{}'\n[auth]\napi_keys = ['0123456789abcdef']\nkeyring = '{}'\n\
+         [node]\nhttp_listen = '127.0.0.1:0'\npeer_listen = '127.0.0.1:0'\n{more}",
         at("ca.pem"),
         at("n1.pem"),
         at("n1.key"),
         at("keyring.toml"),
     );
     std::fs::write(at("node.toml"), config).unwrap();
+    at("node.toml")
+}
 
-    let mut child = roost(&["serve", "--config", &at("node.toml")]).stderr(Stdio::piped()).spawn().unwrap();
+/// Nobody takes its log: once the pipe is full, every thread that logs waits, and in the end there is none that doesn't.
+#[tokio::test]
+async fn a_node_whose_threads_all_wait_is_ended_by_its_watchdog() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("store.redb");
+    let more = format!("watchdog_ms = 3000\n[store]\npath = '{}'\n[log]\nlevel = 'debug'\n", store.display());
+    let config = prepare(folder.path(), &more).await;
+    let mut node = roost(&["serve", "--config", &config]);
+    let mut node = node.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut said = String::new();
+    BufReader::new(node.stdout.take().unwrap()).read_line(&mut said).unwrap();
+    let address = said.split("http://").nth(1).and_then(|rest| rest.split(' ').next()).unwrap().to_owned();
+    let until = clock::deadline(4 * LIMIT);
+    let status = loop {
+        if let Some(status) = node.try_wait().unwrap() {
+            break status;
+        }
+        assert!(clock::deadline(Duration::ZERO) < until, "it goes on without a thread that runs");
+        // Each is worth a line.
+        if let Ok(mut socket) = std::net::TcpStream::connect(&address) {
+            socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+            let _ = socket.write_all(b"garbage\r\n\r\n");
+            let _ = socket.read(&mut [0; 16]);
+        }
+    };
+    assert_eq!(status.code(), Some(watchdog::EXIT_CODE));
+}
+
+#[tokio::test]
+async fn a_node_waits_for_a_store_that_is_down_says_so_and_can_be_stopped() {
+    let folder = tempfile::tempdir().unwrap();
+    // A port on which nobody listens.
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = nobody.local_addr().unwrap();
+    drop(nobody);
+    let more = format!("[store]\nkind = 'cassandra'\n[store.cassandra]\ncontact_points = ['{address}']\n");
+    let config = prepare(folder.path(), &more).await;
+
+    let mut child = roost(&["serve", "--config", &config]).stderr(Stdio::piped()).spawn().unwrap();
     let mut said = BufReader::new(child.stderr.take().unwrap()).lines();
     let (child, said) = tokio::task::spawn_blocking(move || {
         let mut waits = said.by_ref().map_while(Result::ok).skip_while(|line| !line.contains("the store is needed"));
@@ -350,9 +385,9 @@ async fn a_node_waits_for_a_store_that_is_down_says_so_and_can_be_stopped() {
     assert!(said.contains(&address.to_string()) && said.contains("trying again"), "{said}");
     assert!(child.success(), "{child}");
 
-    let (done, _, err) = output(&["store", "check", "--config", &at("node.toml")]).await;
+    let (done, _, err) = output(&["store", "check", "--config", &config]).await;
     assert_eq!(done.status.code(), Some(1));
     assert!(err.contains(&address.to_string()) && err.contains("did not answer"), "{err}");
-    let (done, cql, _) = output(&["store", "schema", "--config", &at("node.toml")]).await;
+    let (done, cql, _) = output(&["store", "schema", "--config", &config]).await;
     assert!(done.status.success() && cql.contains("CREATE TABLE IF NOT EXISTS roost.sessions "), "{cql}");
 }

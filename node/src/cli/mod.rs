@@ -1,5 +1,5 @@
 //! The commands, one file each. Results go to standard output, everything else to standard error; the exit code is 0 when
-//! it worked, 1 when not, 2 when the arguments were wrong.
+//! it worked, 1 when not, 2 when the arguments were wrong, 3 when the watchdog has ended a node ([`crate::watchdog`]).
 
 mod api;
 mod bench;

@@ -13,7 +13,9 @@ use crate::{
     peer::tls::Identity,
     store::{Store, cassandra::CassandraStore, embedded::EmbeddedStore},
     token::Keyring,
+    tasks::Tasks,
 };
+    watchdog::Watchdog,
 
 /// Arguments of `roost serve`.
 #[derive(Debug, Clone, clap::Args)]
@@ -35,6 +37,8 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
         "auth.api_keys is empty: nobody could call the API. Add a key of at least 16 characters"
     );
     let id = NodeId::parse(&config.node.id).map_err(|error| anyhow::anyhow!("node.id: {error}"))?;
+    let watched = Tasks::new();
+    let _watchdog = Watchdog::start(config.node.watchdog_ms, &watched).context("the watchdog could not be started")?;
     let identity = Identity::load(&config.tls, &id)?;
     let keyring = Keyring::load(&config.auth.keyring).with_context(|| {
         format!("auth.keyring = {}: `roost keys new --file {0}` makes one", config.auth.keyring.display())

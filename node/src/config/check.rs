@@ -78,6 +78,9 @@ fn node(found: &mut Found, node: &NodeConfig) {
             format!("must be host:port, it is {:?}", node.peer_advertise)
         });
     }
+    found.unless(node.watchdog_ms == 0 || (3_000..=600_000).contains(&node.watchdog_ms), "node.watchdog_ms", || {
+        format!("must be 0 (off) or from 3000 to 600000, it is {}", node.watchdog_ms)
+    });
     found.unless(node.zone.len() <= 64 && !node.zone.chars().any(char::is_control), "node.zone", || {
         "must have at most 64 bytes and no control characters".to_owned()
     });
