@@ -16,6 +16,7 @@ use crate::{
     config::Config,
     id::NodeId,
     node::{Node, NodeInputs},
+    open_files::OpenFiles,
     peer::tls::ClusterCa,
     store::{Store, embedded::EmbeddedStore},
     token::Keyring,
@@ -43,6 +44,7 @@ pub struct DevCluster {
     ca: ClusterCa,
     keyring: Arc<Keyring>,
     store: Arc<dyn Store>,
+    files: Arc<OpenFiles>,
     nodes: Vec<DevNode>,
 }
 
@@ -67,7 +69,8 @@ impl DevCluster {
         let keyring = Arc::new(load_keyring(&options.data.join("keyring.toml"))?);
         let store: Arc<dyn Store> = EmbeddedStore::open(options.data.join("roost.redb"))?;
         let count = options.nodes;
-        let mut cluster = Self { options, ca, keyring, store, nodes: Vec::new() };
+        let files = OpenFiles::of_process()?;
+        let mut cluster = Self { options, ca, keyring, store, files, nodes: Vec::new() };
         for _ in 0..count {
             cluster.add().await?;
         }
@@ -115,6 +118,7 @@ impl DevCluster {
             identity: self.ca.identity(&id)?,
             keyring: self.keyring.clone(),
             store: self.store.clone(),
+            files: self.files.clone(),
         };
         let runtime = tokio::runtime::Builder::new_multi_thread().thread_name(id.to_string()).enable_all().build()?;
         let started = runtime.spawn(Node::start(inputs)).await?;

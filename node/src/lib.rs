@@ -10,6 +10,7 @@ pub mod id;
 pub mod logic;
 pub mod metrics;
 pub mod node;
+pub mod open_files;
 pub mod peer;
 pub mod router;
 pub mod slots;

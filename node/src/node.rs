@@ -34,6 +34,7 @@ use crate::{
     id::{Member, NodeId},
     logic::primary::SlotSettings,
     metrics::Metrics,
+    open_files::OpenFiles,
     peer::{
         mesh::{Mesh, MeshError},
         tls::Identity,
@@ -70,6 +71,8 @@ pub struct NodeInputs {
     pub keyring: Arc<Keyring>,
     /// Where sessions and the map are kept.
     pub store: Arc<dyn Store>,
+    /// What this process may have open.
+    pub files: Arc<OpenFiles>,
 }
 
 /// Why a node did not start: what is wrong, and how to mend it.
@@ -134,6 +137,7 @@ struct Ground {
     config: Arc<Config>,
     keyring: Arc<Keyring>,
     store: Arc<dyn Store>,
+    files: Arc<OpenFiles>,
     me: Member,
     listener: TcpListener,
     http: SocketAddr,
@@ -147,7 +151,8 @@ struct Ground {
 
 impl Ground {
     async fn lay(inputs: NodeInputs) -> Result<Self, StartError> {
-        let NodeInputs { config, identity, keyring, store } = inputs;
+        let NodeInputs { config, identity, keyring, store, files } = inputs;
+        warn_of_few_files(&config, &files);
         let id = NodeId::parse(&config.node.id).map_err(StartError::NodeId)?;
         if *identity.node() != id {
             return Err(StartError::Certificate { certificate: identity.node().clone(), configured: id });
@@ -176,7 +181,21 @@ impl Ground {
         };
         let settings = GossipSettings::new(&config, advertise, own);
         let gossip = Gossip::start(me.clone(), settings, mesh.clone(), gossip_out, &tasks).await?;
-        Ok(Self { config, keyring, store, me, listener, http, advertise, mesh, gossip, dispatch, tasks, metrics })
+        Ok(Self {
+            config,
+            keyring,
+            store,
+            files,
+            me,
+            listener,
+            http,
+            advertise,
+            mesh,
+            gossip,
+            dispatch,
+            tasks,
+            metrics,
+        })
     }
 }
 
@@ -194,7 +213,8 @@ impl Node {
 
     /// What keeps the slots, then what serves clients, then the tasks that keep it going.
     async fn build(ground: Ground) -> Self {
-        let Ground { config, keyring, store, me, listener, http, advertise, mesh, gossip, dispatch, tasks, metrics } =
+        let (files, http) = (ground.files.clone(), ground.http);
+        let Ground { config, keyring, store, me, listener, advertise, mesh, gossip, dispatch, tasks, metrics, .. } =
             ground;
         let maps = MapCell::new();
         let steward = Steward::start(StewardInputs {
@@ -232,7 +252,7 @@ impl Node {
             maps: maps.subscribe(),
             metrics: metrics.clone(),
             tasks: tasks.clone(),
-            admission: Admission::new(&config.limits),
+            admission: Admission::new(&config.limits, files.clone()),
             connections: Connections::new(),
         });
         let (probes, drain) = (Arc::new(Probes::new(me.clone())), CancellationToken::new());
@@ -273,7 +293,7 @@ impl Node {
             control: control.clone(),
         };
         let routes = gateway::routes(gateway.clone(), api);
-        tasks.spawn("http", listener::serve(listener, routes, tasks.clone()));
+        tasks.spawn("http", listener::serve(listener, routes, files, tasks.clone()));
         tasks.spawn("idle connections", gateway.clone().close_idle());
         let beat = Beat {
             mesh: mesh.clone(),
@@ -391,6 +411,17 @@ async fn until_store_answers(store: &dyn Store, id: &NodeId) -> Result<(uuid::Uu
             Err(error) => return Err(error.into()),
         }
         tokio::time::sleep(STORE_AGAIN).await;
+    }
+}
+
+fn warn_of_few_files(config: &Config, files: &OpenFiles) {
+    let (room, wanted) = (files.clients(), config.limits.connections);
+    if room < wanted {
+        tracing::warn!(
+            room,
+            wanted,
+            "the limit of open files leaves room for fewer clients than limits.connections: raise it (`ulimit -n`, LimitNOFILE)"
+        );
     }
 }
 

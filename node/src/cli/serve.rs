@@ -10,6 +10,7 @@ use crate::{
     config::{Config, StoreKind},
     id::NodeId,
     node::{Node, NodeInputs},
+    open_files::OpenFiles,
     peer::tls::Identity,
     store::{Store, cassandra::CassandraStore, embedded::EmbeddedStore},
     token::Keyring,
@@ -47,7 +48,8 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
         StoreKind::Embedded => EmbeddedStore::open(&config.store.path)?,
         StoreKind::Cassandra => CassandraStore::open(&config.store, &config.cluster.name),
     };
-    let inputs = NodeInputs { config: Arc::new(config), identity, keyring: Arc::new(keyring), store };
+    let files = OpenFiles::of_process()?;
+    let inputs = NodeInputs { config: Arc::new(config), identity, keyring: Arc::new(keyring), store, files };
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     // It may wait for the store for as long as that takes.
     let node = tokio::select! {

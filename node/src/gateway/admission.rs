@@ -14,6 +14,7 @@ use crate::{
     clock,
     config::LimitsConfig,
     metrics::{Limit, Metrics},
+    open_files::{OpenFile, OpenFiles},
 };
 
 /// The bounds and what counts against them.
@@ -21,6 +22,7 @@ use crate::{
 pub struct Admission {
     connections: usize,
     connections_per_address: usize,
+    files: Arc<OpenFiles>,
     state: Mutex<State>,
 }
 
@@ -47,6 +49,9 @@ pub enum Refusal {
     /// Too many.
     #[error("this node has as many connections as it takes (limits.connections): try another one")]
     Connections,
+    /// Too many for what the process may have open.
+    #[error("this node's process may have no more connections open (`ulimit -n`): try another one")]
+    OpenFiles,
     /// Too many from this address.
     #[error("too many connections from this address (limits.connections_per_address): close some first")]
     ConnectionsPerAddress,
@@ -57,14 +62,16 @@ pub enum Refusal {
 pub struct Admitted {
     admission: Arc<Admission>,
     address: IpAddr,
+    _file: OpenFile,
 }
 
 impl Admission {
     /// Nobody is there yet.
-    pub fn new(limits: &LimitsConfig) -> Arc<Self> {
+    pub fn new(limits: &LimitsConfig, files: Arc<OpenFiles>) -> Arc<Self> {
         Arc::new(Self {
             connections: limits.connections,
             connections_per_address: limits.connections_per_address,
+            files,
             state: Mutex::new(State {
                 closed: false,
                 rate: Bucket::new(limits.connects_per_s, limits.connects_per_s),
@@ -106,10 +113,11 @@ impl Admission {
         if state.addresses.get(&address).is_some_and(|count| *count >= self.connections_per_address) {
             return Err(Refusal::ConnectionsPerAddress);
         }
+        let file = self.files.attach().ok_or(Refusal::OpenFiles)?;
         state.rate.take(now_us).map_err(|retry_ms| Refusal::ConnectsPerSecond { retry_ms })?;
         state.total += 1;
         *state.addresses.entry(address).or_default() += 1;
-        Ok(Admitted { admission: self.clone(), address })
+        Ok(Admitted { admission: self.clone(), address, _file: file })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -150,6 +158,7 @@ impl Refusal {
                 u32::try_from(retry_ms.div_ceil(1_000)).unwrap_or(u32::MAX).max(1),
             ),
             Self::Connections => ("connections", Some(Limit::Connections), 5),
+            Self::OpenFiles => ("open_files", None, 5),
             Self::ConnectionsPerAddress => ("connections_per_address", Some(Limit::ConnectionsPerAddress), 5),
         };
         metrics.connect_refused(kind);
@@ -171,7 +180,7 @@ mod tests {
             connects_per_s: per_s,
             ..LimitsConfig::default()
         };
-        Admission::new(&limits)
+        Admission::new(&limits, OpenFiles::of_process().unwrap())
     }
 
     fn address(text: &str) -> IpAddr {

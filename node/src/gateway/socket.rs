@@ -8,6 +8,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     extract::{ConnectInfo, Request, State, ws::Utf8Bytes},
+    http::header,
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
@@ -30,6 +31,7 @@ use crate::{
     clock,
     logic::entry::SessionRecord,
     metrics::Limit,
+    open_files::OpenFile,
     wire::{
         command::{ByeCode, ClientError, Command, Event, RequestId},
         plain::{self, Limits},
@@ -44,23 +46,30 @@ pub async fn ws(
 ) -> Response {
     let admitted = match gateway.admission.admit(address.ip()) {
         Ok(admitted) => admitted,
-        Err(refusal) => return refusal.answer(&gateway.metrics).into_response(),
+        Err(refusal) => {
+            // Nor may it hold one of the places that it was refused for.
+            return ([(header::CONNECTION, "close")], refusal.answer(&gateway.metrics)).into_response();
+        }
     };
+    let file = request.extensions().get::<Arc<OpenFile>>().cloned();
     let session = &gateway.config.session;
     let credentials = Credentials::of(request.headers(), &session.cookie_name, &session.allowed_origins);
     match Upgrade::accept(request, gateway.config.limits.frame_bytes) {
         Ok((upgrade, response)) => {
             let tasks = gateway.tasks.clone();
-            tasks.spawn_detached("connection", serve(gateway, upgrade, credentials, admitted));
+            tasks.spawn_detached("connection", serve(gateway, upgrade, credentials, (admitted, file)));
             response
         }
         Err(refused) => refused.into_response(),
     }
 }
 
+/// What a connection counts against while it lasts.
+type Places = (Admitted, Option<Arc<OpenFile>>);
+
 /// Serves one connection to its end. The states before and after the long one are boxed, so that a connection at rest
 /// holds no room for them.
-async fn serve(gateway: Arc<Gateway>, upgrade: Upgrade, credentials: Credentials, admitted: Admitted) {
+async fn serve(gateway: Arc<Gateway>, upgrade: Upgrade, credentials: Credentials, places: Places) {
     let write_timeout = Duration::from_millis(gateway.config.limits.write_timeout_ms);
     let Some(mut stream) = upgrade.finish(write_timeout).await else { return };
     let listed = gateway.connections.open(gateway.config.limits.outbox_bytes, &gateway.metrics);
@@ -84,7 +93,7 @@ async fn serve(gateway: Arc<Gateway>, upgrade: Upgrade, credentials: Credentials
     if let Some(ending) = ending {
         Box::pin(ending.carry_out(&gateway, stream)).await;
     }
-    drop(admitted);
+    drop(places);
 }
 
 /// How a connection ends that this node ends.
