@@ -17,7 +17,9 @@ const QUIET: &str = "scylla=warn";
 pub fn init(config: &LogConfig) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(format!("{QUIET},{}", config.level))
         .with_context(|| format!("log.level {:?} is not a filter", config.level))?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // What cannot be written (a full disk) is lost. To say so, the library would write to standard error too, and panic.
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).log_internal_errors(false);
     let started = match config.format.as_str() {
         "json" => builder.json().try_init(),
         "text" => builder.with_ansi(std::io::stderr().is_terminal()).try_init(),

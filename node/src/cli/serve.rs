@@ -13,10 +13,10 @@ use crate::{
     open_files::OpenFiles,
     peer::tls::Identity,
     store::{Store, cassandra::CassandraStore, embedded::EmbeddedStore},
-    token::Keyring,
     tasks::Tasks,
-};
+    token::Keyring,
     watchdog::Watchdog,
+};
 
 /// Arguments of `roost serve`.
 #[derive(Debug, Clone, clap::Args)]
@@ -37,9 +37,9 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
         !config.auth.api_keys.is_empty(),
         "auth.api_keys is empty: nobody could call the API. Add a key of at least 16 characters"
     );
-    let id = NodeId::parse(&config.node.id).map_err(|error| anyhow::anyhow!("node.id: {error}"))?;
     let watched = Tasks::new();
     let _watchdog = Watchdog::start(config.node.watchdog_ms, &watched).context("the watchdog could not be started")?;
+    let id = NodeId::parse(&config.node.id).map_err(|error| anyhow::anyhow!("node.id: {error}"))?;
     let identity = Identity::load(&config.tls, &id)?;
     let keyring = Keyring::load(&config.auth.keyring).with_context(|| {
         format!("auth.keyring = {}: `roost keys new --file {0}` makes one", config.auth.keyring.display())
@@ -57,12 +57,13 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<()> {
         _ = terminate.recv() => return stopped_early(),
         _ = interrupt.recv() => return stopped_early(),
     };
-    print::line(format_args!(
+    // A node whose output nobody takes (a full disk) serves all the same.
+    let _ = print::line(format_args!(
         "node {} serves clients at http://{} and peers at {}",
         node.member(),
         node.http(),
         node.peer()
-    ))?;
+    ));
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}

@@ -339,12 +339,18 @@ impl Shell {
         match outcome {
             Outcome::Read(Ok(found)) => {
                 self.must_read = false;
-                self.back_off_ms = 0;
                 let was_unknown = std::mem::take(&mut self.outcome_unknown);
+                if !was_unknown {
+                    self.back_off_ms = 0;
+                }
                 if let Some(map) = found {
                     let map = Arc::new(map);
-                    if self.inputs.map.offer(Arc::clone(&map)) && was_unknown {
+                    let is_newer = self.inputs.map.offer(Arc::clone(&map));
+                    if was_unknown && is_newer {
                         (self.inputs.on_change)(map);
+                    } else if was_unknown {
+                        // It can be read; whether it can be written is not known.
+                        self.failed(&"a change of the cluster map got no answer, and was not made");
                     }
                 } else if self.inputs.map.version() > 0 {
                     self.failed(&"it has no cluster map any more: put its content back");

@@ -1,8 +1,8 @@
 //! The store for one machine: a redb file that the nodes of one process share.
 //!
 //! One thread writes. What has queued while it was busy goes into its next transaction, so a burst of writes costs one
-//! sync of the disk. After an error of the disk redb wants to be opened anew: the writer does so, hence a disk that was
-//! full for a while does no lasting harm.
+//! sync of the disk. After an error of the disk redb wants to be opened anew: the writer does so, refuses what comes within
+//! the next second and then tries again, hence a disk that was full for a while does no lasting harm.
 
 mod tables;
 mod writer;

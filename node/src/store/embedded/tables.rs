@@ -28,6 +28,9 @@ pub(super) const SESSIONS_BY_USER: TableDefinition<'static, (&str, u128), ()> =
 /// (expiry, session): what to purge next.
 pub(super) const EXPIRIES: TableDefinition<'static, (u64, u128), ()> = TableDefinition::new("expiries");
 
+/// Written to find out whether that is possible.
+pub(super) const PROBE: TableDefinition<'static, (), &[u8]> = TableDefinition::new("probe");
+
 pub(super) const MAP_KEY: &str = "map";
 
 /// The form of the tables.

@@ -151,6 +151,13 @@ async fn after_an_error_of_the_disk_the_file_is_opened_anew() {
     let store = EmbeddedStore::open(folder.path().join("store.redb")).unwrap();
     store.file.close();
     assert!(matches!(store.ping().await, Err(StoreError::Unavailable(_))));
-    store.ping().await.unwrap();
+    // Within the next second the disk is left alone.
+    assert!(matches!(store.ping().await, Err(StoreError::Unavailable(_))));
+    let healed = async {
+        while store.ping().await.is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), healed).await.unwrap();
     store.put_session(&sample_session(1, "ann"), version(1)).await.unwrap();
 }

@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{
     StoreFile, failed,
-    tables::{EXPIRIES, GENERATIONS, MAP, MAP_KEY, SESSIONS, SESSIONS_BY_USER, SessionRow, session_row},
+    tables::{EXPIRIES, GENERATIONS, MAP, MAP_KEY, PROBE, SESSIONS, SESSIONS_BY_USER, SessionRow, session_row},
 };
 use crate::{
     clock,
@@ -24,6 +24,10 @@ use crate::{
 const BATCH: usize = 1_024;
 /// Rows purged with one batch, so that no write waits long for it.
 const PURGE: usize = 500;
+/// After a failed write the disk is not tried again for so long: each try opens the file anew, with a check of all of it.
+const AGAIN: Duration = Duration::from_secs(1);
+/// What a ping writes while writes fail: about a session with its attributes.
+const PROBE_BYTES: usize = 4 << 10;
 /// For how long an end is remembered of a session that was not known: its put may still be on the way.
 const END_MEMORY_MS: u64 = 24 * 3_600 * 1_000;
 
@@ -57,6 +61,7 @@ pub(super) fn start(
     let purge_every_ms = purge_every.as_millis() as u64;
     let run = move || {
         let mut purged_ms = clock::mono_ms();
+        let mut trouble = None;
         while let Some(first) = jobs.blocking_recv() {
             let mut batch = vec![first];
             while batch.len() < BATCH
@@ -65,7 +70,7 @@ pub(super) fn start(
                 batch.push(next);
             }
             let purge = clock::mono_ms().saturating_sub(purged_ms) >= purge_every_ms;
-            if carry_out(&file, batch, purge) && purge {
+            if carry_out(&file, batch, purge, &mut trouble) && purge {
                 purged_ms = clock::mono_ms();
             }
         }
@@ -73,14 +78,28 @@ pub(super) fn start(
     thread::Builder::new().name("roost-store".to_owned()).spawn(run)
 }
 
+/// Why the last write failed, and when the next may be tried.
+struct Trouble {
+    error: StoreError,
+    not_before_ms: u64,
+}
+
 /// Carries out the batch and answers; says whether nothing is left to purge.
-fn carry_out(file: &StoreFile, batch: Vec<Job>, purge: bool) -> bool {
-    let transact = || file.with(|database| transact(database, &batch, purge).map_err(failed));
+fn carry_out(file: &StoreFile, batch: Vec<Job>, purge: bool, trouble: &mut Option<Trouble>) -> bool {
+    if let Some(trouble) = trouble.as_ref().filter(|trouble| clock::mono_ms() < trouble.not_before_ms) {
+        refuse(batch, &trouble.error);
+        return false;
+    }
+    let probe = trouble.is_some();
+    let transact = || file.with(|database| transact(database, &batch, purge, probe).map_err(failed));
     // redb asserts some of what it reads from a file: a damaged one must not end the writer.
     let result = std::panic::catch_unwind(AssertUnwindSafe(transact))
         .unwrap_or_else(|_| Err(StoreError::Corrupt("the file's pages contradict each other".to_owned())));
     match result {
         Ok((done, purged_all)) => {
+            if trouble.take().is_some() {
+                tracing::info!(path = %file.path.display(), "the store can be written again");
+            }
             for (job, done) in batch.into_iter().zip(done) {
                 // Whoever asked may have stopped waiting.
                 let _ = job.outcome.send(Ok(done));
@@ -88,23 +107,34 @@ fn carry_out(file: &StoreFile, batch: Vec<Job>, purge: bool) -> bool {
             purged_all
         }
         Err(error) => {
-            tracing::error!(%error, path = %file.path.display(), "a write to the store failed; it is opened anew");
+            if trouble.as_ref().is_none_or(|trouble| trouble.error != error) {
+                tracing::error!(%error, path = %file.path.display(), "the store cannot be written; tried again each second");
+            }
             if let Err(error) = file.reopen() {
-                tracing::error!(%error, "the store could not be opened anew; the next write tries again");
+                tracing::error!(%error, "the store could not be opened anew; tried again in a second");
             }
-            for job in batch {
-                let _ = job.outcome.send(Err(error.clone()));
-            }
+            refuse(batch, &error);
+            *trouble = Some(Trouble { error, not_before_ms: clock::mono_ms() + AGAIN.as_millis() as u64 });
             false
         }
     }
 }
 
-fn transact(database: &Database, batch: &[Job], purge: bool) -> Result<(Vec<Done>, bool), redb::Error> {
+fn refuse(batch: Vec<Job>, error: &StoreError) {
+    for job in batch {
+        let _ = job.outcome.send(Err(error.clone()));
+    }
+}
+
+/// With `probe`, something is written in any case.
+fn transact(database: &Database, batch: &[Job], purge: bool, probe: bool) -> Result<(Vec<Done>, bool), redb::Error> {
     let transaction = database.begin_write()?;
     let done: Vec<Done> = batch.iter().map(|job| one(&transaction, &job.write)).collect::<Result<_, _>>()?;
     let purged_all = !purge || purge_expired(&transaction)?;
-    if !purge && batch.iter().all(|job| matches!(job.write, Write::Ping)) {
+    if probe {
+        transaction.open_table(PROBE)?.insert((), vec![0; PROBE_BYTES].as_slice())?;
+    }
+    if !purge && !probe && batch.iter().all(|job| matches!(job.write, Write::Ping)) {
         // That the writer is at work and the file open is known; no reason to make the disk busy.
         transaction.abort()?;
     } else {
