@@ -47,22 +47,23 @@ pub struct Program {
 impl Program {
     /// Starts `roost dev` with so many nodes and waits until each is ready.
     pub async fn dev(nodes: usize) -> Result<Self> {
-        Self::dev_with(nodes, &[], &[]).await
+        Self::dev_in(nodes, r#"exec "$@""#).await
     }
 
-    /// The same with more arguments and environment.
-    pub async fn dev_with(nodes: usize, arguments: &[&str], environment: &[(&str, &str)]) -> Result<Self> {
+    /// The same by way of a shell: this text sets the scene and ends in `exec "$@"`. `$DATA` is the program's folder.
+    pub async fn dev_in(nodes: usize, scene: &str) -> Result<Self> {
         let most_nodes = nodes + usize::from(SPARE);
         let first_port = free_block(u16::try_from(most_nodes)?)?;
         let data = tempfile::tempdir()?;
-        let mut child = Command::new(binary()?)
+        let mut child = Command::new("sh")
+            .args(["-c", scene, "sh"])
+            .arg(binary()?)
             .args(["dev", "--nodes", &nodes.to_string(), "--port", &first_port.to_string(), "--api-key", KEY, "--data"])
             .arg(data.path())
-            .args(arguments)
             // Commands are taken from standard input although it is no terminal.
             .env("ROOST_DEV_COMMANDS", "1")
             .env("NO_COLOR", "1")
-            .envs(environment.iter().copied())
+            .env("DATA", data.path())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

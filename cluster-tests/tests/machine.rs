@@ -1,0 +1,96 @@
+//! A machine that runs short: few open files, a full disk under the store, a full disk under the log. The real program
+//! refuses what it cannot do, says so, does the rest, and is well again when there is room.
+
+use std::{fs, io::Write, path::PathBuf, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use cluster_tests::{
+    api::Api,
+    client::{Client, ClientOptions},
+    process::Program,
+    socket::Socket,
+    wait::wait_until,
+};
+use reqwest::Method;
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn few_open_files() -> Result<()> {
+    let program = Program::dev_in(1, r#"ulimit -n 256 && exec "$@""#).await?;
+    let (url, api) = (program.http_url(0), Api::new(program.http_url(0)));
+    let (mut open, mut refused) = (Vec::new(), 0);
+    for _ in 0..400 {
+        match Socket::connect(&url).await {
+            Ok(socket) => open.push(socket),
+            Err(error) => {
+                ensure!(format!("{error:#}").contains("503"), "not refused, but {error:#}");
+                refused += 1;
+            }
+        }
+    }
+    eprintln!("{} connected, {refused} refused", open.len());
+    ensure!(open.len() > 100 && refused > 0, "256 open files are no limit here");
+    ensure!(api.is_ready().await, "it could not be asked how it is");
+    ensure!(api.get("/health").await?.status == 200);
+    drop(open);
+    wait_until("a client to be taken again", LIMIT, async || Socket::connect(&url).await.is_ok()).await?;
+    let complaints = program.complaints();
+    ensure!(complaints.iter().all(|line| line.contains("limit of open files")), "{complaints:#?}");
+    ensure!(program.shut_down().await?.success());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_under_the_store() -> Result<()> {
+    let scene = r#"exec unshare -rm sh -c 'mount -t tmpfs -o size=8m tmpfs "$DATA" && exec "$@"' sh "$@""#;
+    let program = Program::dev_in(2, scene).await?;
+    let api = Api::new(program.http_url(0));
+    let nodes = vec![program.http_url(1), program.http_url(0)];
+    let client = Client::connect(ClientOptions::new("client", nodes)).await?;
+    client.join("chat:1").await?;
+    api.create_session("before").await?;
+
+    // As the program sees it.
+    let id = program.id().context("it runs")?;
+    let filler = PathBuf::from(format!("/proc/{id}/root{}/filler", program.data().display()));
+    let mut file = fs::File::create(&filler)?;
+    while file.write_all(&[0; 1 << 12]).is_ok() {}
+    let create = async || {
+        let body = br#"{"user": "during"}"#.to_vec();
+        api.raw(Method::POST, "/v1/sessions", Some("application/json"), body).await
+    };
+    let refuses = async || create().await.is_ok_and(|answer| answer.status() == 503);
+    wait_until("sessions to be refused", LIMIT, refuses).await?;
+    let answer = create().await?;
+    let has_retry_after = answer.headers().contains_key("retry-after");
+    ensure!(answer.status() == 503 && has_retry_after, "{answer:?}");
+    let database =
+        async || api.get("/health").await.map_or_else(|_| "?".into(), |health| health.body["database"].clone());
+    wait_until("the store to be reported", LIMIT, async || database().await == "down").await?;
+    client.publish_now("chat:1", "during").await?;
+    client.wait("hear itself", LIMIT, |state| state.received.values().sum::<u64>() > 0).await?;
+
+    fs::remove_file(&filler)?;
+    drop(file);
+    wait_until("sessions to be taken", LIMIT, async || api.create_session("after").await.is_ok()).await?;
+    wait_until("the store to be well", LIMIT, async || database().await == "up").await?;
+    client.publish_now("chat:1", "after").await?;
+    let complaints = program.complaints();
+    ensure!(!complaints.iter().any(|line| line.contains("panicked at")), "{complaints:#?}");
+    ensure!(complaints.len() < 200, "{} complaints: {:#?}", complaints.len(), &complaints[..20]);
+    ensure!(program.shut_down().await?.success());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_under_the_log() -> Result<()> {
+    let program = Program::dev_in(2, r#"ROOST_LOG=debug exec "$@" 2>/dev/full"#).await?;
+    let nodes = vec![program.http_url(1), program.http_url(0)];
+    let client = Client::connect(ClientOptions::new("client", nodes)).await?;
+    client.join("chat:1").await?;
+    client.publish_now("chat:1", "hello").await?;
+    client.wait("hear itself", LIMIT, |state| state.received.values().sum::<u64>() > 0).await?;
+    ensure!(program.shut_down().await?.success());
+    Ok(())
+}
