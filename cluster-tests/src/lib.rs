@@ -24,4 +24,5 @@ pub mod servers;
 pub mod sim;
 pub mod socket;
 pub mod store_faults;
+pub mod storm;
 pub mod wait;

@@ -42,6 +42,11 @@ impl Heads {
         }
     }
 
+    /// The offsets alone.
+    pub fn offsets(&self) -> BTreeMap<String, u64> {
+        self.0.iter().map(|(group, at)| (group.to_string(), at.offset)).collect()
+    }
+
     /// Waits until each of the clients has come up to these in each of its groups.
     pub async fn reached_by(&self, clients: &[Client], limit: Duration) -> Result<()> {
         for client in clients {

@@ -17,5 +17,5 @@ pub mod slots;
 pub mod store;
 pub mod tasks;
 pub mod token;
-pub mod wire;
 pub mod watchdog;
+pub mod wire;
