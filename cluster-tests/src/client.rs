@@ -126,6 +126,8 @@ pub(crate) enum Ask {
     Publish(PublishLog, Answer),
     /// Lose the connection, as a dead network would.
     Cut,
+    /// Read nothing from the socket from now on, or again.
+    Read(bool),
     /// End, and hand over the logs.
     Finish { settled: bool, logs: oneshot::Sender<Logs> },
 }
@@ -228,7 +230,7 @@ impl Client {
         let publish = PublishLog {
             publisher: self.name.as_str().into(),
             group: group.clone(),
-            key: Some(payload.into()),
+            key: Some(payload.trim_end().into()),
             payload: Value::from(payload).to_string().into(),
             attempts: Vec::new(),
         };
@@ -257,6 +259,16 @@ impl Client {
     /// Loses the connection without a goodbye.
     pub async fn cut(&self) -> Result<()> {
         self.asks.send(Ask::Cut).await.ok().context("the client has ended")
+    }
+
+    /// Stops reading its socket, as a client that is too slow would, until [`Client::read_on`]. It still sends.
+    pub async fn stop_reading(&self) -> Result<()> {
+        self.asks.send(Ask::Read(false)).await.ok().context("the client has ended")
+    }
+
+    /// Reads its socket again.
+    pub async fn read_on(&self) -> Result<()> {
+        self.asks.send(Ask::Read(true)).await.ok().context("the client has ended")
     }
 
     /// Ends it and adds its logs to the history. `settled`: everything that was acknowledged had time to arrive.

@@ -4,7 +4,10 @@
 use std::{env, path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
-use roost::dev::{DevCluster, DevOptions};
+use roost::{
+    config::Config,
+    dev::{DevCluster, DevOptions},
+};
 use tempfile::TempDir;
 
 use crate::{
@@ -41,16 +44,27 @@ enum Nodes {
 impl Cluster {
     /// Starts so many nodes and waits until each says that the cluster is green.
     pub async fn start(kind: Kind, nodes: usize) -> Result<Self> {
-        show_log();
-        let running = vec![true; nodes];
-        let nodes = match kind {
+        match kind {
             Kind::Library => {
+                show_log();
                 let data = tempfile::tempdir()?;
-                Nodes::Library(Box::new(start_in_process(nodes, data.path().to_owned()).await?), data)
+                let cluster = start_in_process(nodes, data.path().to_owned()).await?;
+                Self::started(Nodes::Library(Box::new(cluster), data), nodes).await
             }
-            Kind::Program => Nodes::Program(Box::new(Program::dev(nodes).await?)),
-        };
-        let this = Self { nodes, running };
+            Kind::Program => Self::program_with(nodes, &[]).await,
+        }
+    }
+
+    /// Starts the real program with so many nodes and these settings (`ROOST_…`), and waits until each says that the
+    /// cluster is green.
+    pub async fn program_with(nodes: usize, settings: &[(&str, &str)]) -> Result<Self> {
+        show_log();
+        let program = Program::dev_with(nodes, &[], settings).await?;
+        Self::started(Nodes::Program(Box::new(program)), nodes).await
+    }
+
+    async fn started(nodes: Nodes, count: usize) -> Result<Self> {
+        let this = Self { nodes, running: vec![true; count] };
         this.green(LIMIT).await?;
         Ok(this)
     }
@@ -284,7 +298,8 @@ fn show_log() {
 async fn start_in_process(nodes: usize, data: PathBuf) -> Result<DevCluster> {
     // A restarted node must come back where clients look for it.
     let http_port = free_block(u16::try_from(nodes)? + SPARE)?;
-    let options = DevOptions { nodes, http_port, data, api_key: KEY.to_owned(), configure: |_| {} };
+    let options =
+        DevOptions { nodes, http_port, data, api_key: KEY.to_owned(), settings: Config::default(), configure: |_| {} };
     DevCluster::start(options).await.context("starting a cluster in this process")
 }
 

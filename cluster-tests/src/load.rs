@@ -35,6 +35,11 @@ impl Heads {
         }
     }
 
+    /// That of a group.
+    pub fn of(&self, group: &str) -> Option<Position> {
+        self.0.get(group).copied()
+    }
+
     /// Takes in another publisher's.
     pub fn absorb(&mut self, other: &Self) {
         for (group, at) in &other.0 {
@@ -127,12 +132,17 @@ pub struct Load {
 impl Load {
     /// Has each client publish to one of the groups after the other, with this pause after each message.
     pub fn start(clients: Vec<Client>, groups: &[Arc<str>], pause: Duration) -> Self {
+        Self::start_with(clients, groups, pause, 0)
+    }
+
+    /// The same, with messages of at least so many bytes.
+    pub fn start_with(clients: Vec<Client>, groups: &[Arc<str>], pause: Duration, bytes: usize) -> Self {
         let (stop, tasks) = (Arc::new(AtomicBool::new(false)), Tasks::new());
         let publishers = clients
             .into_iter()
             .map(|client| {
                 let (done, finished) = oneshot::channel();
-                let publishing = publish_until(client, groups.to_vec(), pause, stop.clone());
+                let publishing = publish_until(client, groups.to_vec(), pause, bytes, stop.clone());
                 tasks.spawn_detached("publisher", async move {
                     let _ = done.send(publishing.await);
                 });
@@ -162,6 +172,7 @@ async fn publish_until(
     client: Client,
     groups: Vec<Arc<str>>,
     pause: Duration,
+    bytes: usize,
     stop: Arc<AtomicBool>,
 ) -> Result<(Client, Heads)> {
     let mut heads = Heads::default();
@@ -170,7 +181,10 @@ async fn publish_until(
         if stop.load(Ordering::Relaxed) {
             break;
         }
-        open.push((group, client.publish(group, &format!("{}/{number}", client.name())).await?));
+        open.push((
+            group,
+            client.publish(group, &format!("{: <bytes$}", format!("{}/{number}", client.name()))).await?,
+        ));
         tokio::time::sleep(pause).await;
     }
     for (group, answered) in open {

@@ -237,8 +237,13 @@ pub struct LimitsConfig {
     pub connections: usize,
     /// Connections at once from one address.
     pub connections_per_address: usize,
-    /// Bytes waiting for one connection; past it the connection is closed.
+    /// Bytes waiting for one connection; past it the connection is closed. Messages of namespaces that let a slow consumer
+    /// lag take half of it at most.
     pub outbox_bytes: usize,
+    /// Bytes of replays that this node holds at once; past it they take turns.
+    pub replay_bytes: usize,
+    /// Pages of replays that wait for their turn; past it new clients get 503 with Retry-After.
+    pub replay_queue: usize,
     /// A client that takes nothing of what is written to it for so long is closed.
     pub write_timeout_ms: u64,
     /// A request's deadline on its way through the cluster.
@@ -283,6 +288,16 @@ pub enum Allow {
     Nobody,
 }
 
+/// What becomes of a client that does not read the messages of a namespace as fast as they come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SlowConsumer {
+    /// Its connection is closed; it comes back and resumes.
+    Close,
+    /// It keeps its connection, and is caught up from the history when it has read what waits for it.
+    Lag,
+}
+
 /// What the groups of a namespace do.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -301,6 +316,8 @@ pub struct NamespaceConfig {
     pub publish: Allow,
     /// Fewer copies than this and publishes are refused.
     pub min_copies: u8,
+    /// What becomes of clients that do not keep up.
+    pub slow_consumer: SlowConsumer,
 }
 
 /// Logging, to standard error.
@@ -441,6 +458,8 @@ impl Default for LimitsConfig {
             connections: 15_000,
             connections_per_address: 10_000,
             outbox_bytes: 4 << 20,
+            replay_bytes: 64 << 20,
+            replay_queue: 65_536,
             write_timeout_ms: 30_000,
             request_ms: 5_000,
             requests_in_flight: 256,
@@ -473,6 +492,7 @@ impl Default for NamespaceConfig {
             join: Allow::Any,
             publish: Allow::Members,
             min_copies: 1,
+            slow_consumer: SlowConsumer::Close,
         }
     }
 }

@@ -33,6 +33,8 @@ pub struct DevOptions {
     pub data: PathBuf,
     /// The key for the HTTP API.
     pub api_key: String,
+    /// What every node's configuration is made from; names, addresses and keys are its own.
+    pub settings: Config,
     /// Changes the configuration of every node before it starts.
     pub configure: fn(&mut Config),
 }
@@ -97,12 +99,12 @@ impl DevCluster {
 
     /// Starts a node that was killed, drained or has just been added, where it was before.
     pub async fn restart(&mut self, number: usize) -> anyhow::Result<()> {
+        let mut config = self.options.settings.clone();
         let node = self.node(number)?;
         if node.running.is_some() {
             bail!("node {number} is running already");
         }
         let id = NodeId::parse(&format!("n{number}")).map_err(anyhow::Error::msg)?;
-        let mut config = Config::default();
         config.node.id = id.to_string();
         config.node.http_listen = node.http;
         config.node.peer_listen = node.peer;

@@ -97,6 +97,10 @@ pub enum Limit {
     ConnectionsPerAddress,
     /// A slow consumer was closed.
     OutboxBytes,
+    /// A page of a replay had to wait for its turn.
+    ReplayBytes,
+    /// Too many pages of replays wait.
+    ReplayQueue,
     /// A client that took nothing was closed.
     WriteTimeoutMs,
     /// A request's deadline passed.
@@ -113,7 +117,7 @@ pub enum Limit {
 
 impl Limit {
     /// Every one; a test holds them equal to the keys of `LimitsConfig`.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 21] = [
         Self::HandshakeMs,
         Self::HeartbeatS,
         Self::IdleS,
@@ -127,6 +131,8 @@ impl Limit {
         Self::Connections,
         Self::ConnectionsPerAddress,
         Self::OutboxBytes,
+        Self::ReplayBytes,
+        Self::ReplayQueue,
         Self::WriteTimeoutMs,
         Self::RequestMs,
         Self::RequestsInFlight,
@@ -151,6 +157,8 @@ impl Limit {
             Self::Connections => "connections",
             Self::ConnectionsPerAddress => "connections_per_address",
             Self::OutboxBytes => "outbox_bytes",
+            Self::ReplayBytes => "replay_bytes",
+            Self::ReplayQueue => "replay_queue",
             Self::WriteTimeoutMs => "write_timeout_ms",
             Self::RequestMs => "request_ms",
             Self::RequestsInFlight => "requests_in_flight",
@@ -173,6 +181,12 @@ pub struct Metrics {
     pub sessions: Gauge,
     /// Messages handed to clients.
     pub deliveries: Counter,
+    /// Subscriptions that lagged: no room for a message, caught up from the history later.
+    pub lagged: Counter,
+    /// Memory that replays take.
+    pub replay_bytes: Gauge,
+    /// Pages of replays that wait for their turn.
+    pub replays_waiting: Gauge,
     /// Messages ordered by this node's primaries.
     pub publishes_ordered: Counter,
     /// Publishes taken in here, by outcome: `accepted`, `refused`, `unknown`.
@@ -210,6 +224,9 @@ impl Metrics {
             connects_refused: Family::default(),
             sessions: Gauge::default(),
             deliveries: Counter::default(),
+            lagged: Counter::default(),
+            replay_bytes: Gauge::default(),
+            replays_waiting: Gauge::default(),
             publishes_ordered: Counter::default(),
             publishes: Family::default(),
             outbox_closed: Family::default(),
@@ -247,6 +264,17 @@ impl Metrics {
             self.sessions.clone(),
         );
         registry.register("deliveries", "Messages handed to clients", self.deliveries.clone());
+        registry.register(
+            "lagged",
+            "Subscriptions without room for a message, to be caught up from the history",
+            self.lagged.clone(),
+        );
+        registry.register("replay_bytes", "Memory that replays take (limits.replay_bytes)", self.replay_bytes.clone());
+        registry.register(
+            "replays_waiting",
+            "Pages of replays that wait for their turn (limits.replay_queue)",
+            self.replays_waiting.clone(),
+        );
         registry.register(
             "publishes_ordered",
             "Messages ordered by this node's primaries",

@@ -30,7 +30,9 @@ use crate::{
         view::NodeState,
     },
     config::Config,
-    gateway::{self, Gateway, admission::Admission, connections::Connections, http::Api, hub::Hub, listener},
+    gateway::{
+        self, Gateway, admission::Admission, connections::Connections, http::Api, hub::Hub, listener, replays::Replays,
+    },
     id::{Member, NodeId},
     logic::primary::SlotSettings,
     metrics::Metrics,
@@ -253,6 +255,7 @@ impl Node {
             metrics: metrics.clone(),
             tasks: tasks.clone(),
             admission: Admission::new(&config.limits, files.clone()),
+            replays: Replays::new(&config.limits, metrics.clone()),
             connections: Connections::new(),
         });
         let (probes, drain) = (Arc::new(Probes::new(me.clone())), CancellationToken::new());

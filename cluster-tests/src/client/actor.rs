@@ -57,6 +57,8 @@ struct Actor {
     heard_ms: u64,
     /// When the last heartbeat was sent.
     beat_ms: u64,
+    /// Nothing is read from the socket.
+    deaf: bool,
     node: usize,
     bye: Option<Bye>,
     finish: Option<(bool, oneshot::Sender<Logs>)>,
@@ -98,6 +100,7 @@ pub(super) async fn run(options: ClientOptions, state: Arc<Mutex<State>>, asks: 
         sent_ms: 0,
         heard_ms: 0,
         beat_ms: 0,
+        deaf: false,
         node: 0,
         bye: None,
         finish: None,
@@ -276,7 +279,7 @@ impl Actor {
             let wake = Duration::from_millis(heartbeat_ms.min(publish_ms).saturating_sub(now_ms).max(1));
             tokio::select! {
                 biased;
-                received = socket.next() => match received {
+                received = socket.next(), if !self.deaf => match received {
                     Received::Text(text) => {
                         self.heard_ms = clock::mono_ms();
                         self.received(&text);
@@ -323,6 +326,7 @@ impl Actor {
                 self.to_publish.push_back((0, index));
             }
             Ask::Cut => return true,
+            Ask::Read(reads) => self.deaf = !reads,
             Ask::Finish { settled, logs } => self.finish = Some((settled, logs)),
         }
         false
@@ -411,6 +415,7 @@ impl Actor {
                 last.settled = settled && open;
             }
             self.publishes.retain(|publish| !publish.attempts.is_empty());
+            self.publishes.iter_mut().for_each(|publish| publish.payload = super::frame::logged(&publish.payload));
             let _ = logs.send(Logs { connections: self.connections, publishes: self.publishes });
         }
     }

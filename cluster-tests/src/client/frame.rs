@@ -1,8 +1,16 @@
 //! Frames of the plain protocol as the test client reads them.
 
+use std::{
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::Arc,
+};
+
 use roost::id::{Epoch, Position};
 use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
+
+/// Payloads up to this are logged whole.
+const LOGGED_WHOLE_BYTES: usize = 128;
 
 /// Any frame; each type uses some of the fields.
 #[derive(Deserialize)]
@@ -37,9 +45,29 @@ pub(crate) fn position_of(answer: &Value) -> Option<Position> {
     Some(Position { epoch: Epoch::parse(answer["epoch"].as_str()?).ok()?, offset: answer["offset"].as_u64()? })
 }
 
+/// A payload as it is logged: large ones by their begin, length and hash, so that the logs of many clients fit into the
+/// memory.
+pub(crate) fn logged(data: &str) -> Arc<str> {
+    if data.len() <= LOGGED_WHOLE_BYTES {
+        return data.into();
+    }
+    let begin = &data[..data.floor_char_boundary(LOGGED_WHOLE_BYTES)];
+    let mut hasher = DefaultHasher::new();
+    data.hash(&mut hasher);
+    format!("{begin}… of {} bytes, {:016x}", data.len(), hasher.finish()).into()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn large_payloads_are_logged_short_and_stay_distinct() {
+        let (one, other) = (format!("{:0>5000}", 1), format!("{:0>5000}", 2));
+        assert!(logged(&one).len() < 200 && logged(&one) != logged(&other));
+        assert_eq!(logged(&one), logged(&one.clone()));
+        assert_eq!(&*logged("short"), "short");
+    }
 
     fn check(text: &str, kind: &str, position: Option<(u64, u64)>) {
         let frame: Frame = serde_json::from_str(text).expect(text);

@@ -35,6 +35,8 @@ pub(super) struct Listener {
     /// The node, its generation, and the number there of the connection that it has.
     at: Option<(usize, u64, Subscriber)>,
     pub(super) live: bool,
+    /// It waits to be told the next page of what it missed.
+    behind: bool,
     /// What it has seen, to resume from.
     pub(super) position: Option<Position>,
     asked_ms: u64,
@@ -43,11 +45,14 @@ pub(super) struct Listener {
 /// A listener that is not answered for so long tries another node.
 const PATIENCE_MS: u64 = 10_000;
 
+/// What a listener takes to read a page.
+const READ_MS: u64 = 20;
+
 impl World {
     pub(super) fn create_listeners(&mut self) {
         for number in 0..self.profile.listeners {
             let group = self.random.index(self.groups.len());
-            self.listeners.push(Listener { group, at: None, live: false, position: None, asked_ms: 0 });
+            self.listeners.push(Listener { group, at: None, live: false, behind: false, position: None, asked_ms: 0 });
             let after = self.random.below(2_000);
             self.after(after, Event::Listener(number));
         }
@@ -231,6 +236,12 @@ impl World {
                     listener.at = None;
                 }
             }
+            Output::Replay { subscriber } => self.set_behind(node, subscriber, false),
+            Output::Behind { subscriber } => {
+                self.set_behind(node, subscriber, true);
+                self.read_on(node, group, subscriber);
+            }
+            Output::ReplayFailed { subscriber, .. } => self.read_on(node, group, subscriber),
             Output::Tell { to, notice } => {
                 let told = match notice {
                     Notice::Message { epoch, message } => Told::Message(epoch, message),
@@ -247,6 +258,18 @@ impl World {
         }
     }
 
+    fn set_behind(&mut self, node: usize, subscriber: Subscriber, behind: bool) {
+        if let Some(listener) = self.listeners.iter_mut().find(|there| there.is_at(node, subscriber)) {
+            listener.behind = behind;
+        }
+    }
+
+    /// The listener has read what it was told, and has room for a page.
+    fn read_on(&mut self, node: usize, group: &GroupName, subscriber: Subscriber) {
+        let input = feed::Input::Room { subscriber };
+        self.input_after(READ_MS, node, Input::Feed { group: group.clone(), input });
+    }
+
     /// The listeners are told, and the ledger looks over their shoulders.
     fn tell(&mut self, node: usize, group: &GroupName, whom: impl Fn(Subscriber) -> bool, told: Told) {
         let Some(generation) = self.generation(node) else { return };
@@ -257,11 +280,11 @@ impl World {
                 continue;
             }
             if let Told::Joined { .. } = told {
-                listener.live = true;
+                (listener.live, listener.behind) = (true, false);
                 ledger.count("joins");
                 ledger.count_if(listener.position.is_some(), "resumes");
             }
-            if listener.live {
+            if listener.live && !listener.behind {
                 listener.position = ledger.told(number, group, listener.position, &told);
             }
         }

@@ -11,7 +11,7 @@ use tokio::{
 
 use super::{logging, print};
 use crate::{
-    config::LogConfig,
+    config::{Config, LogConfig},
     dev::{DevCluster, DevOptions},
 };
 
@@ -43,6 +43,7 @@ pub struct DevArgs {
 /// # Errors
 /// Where a node does not start; the text says why.
 pub async fn run(args: DevArgs) -> anyhow::Result<()> {
+    let settings = Config::load(None)?;
     let level = std::env::var("ROOST_LOG").unwrap_or_else(|_| "warn".to_owned());
     logging::init(&LogConfig { level, format: "text".to_owned() })?;
     // From here on, so that a stop during the start is one in good order too.
@@ -56,6 +57,7 @@ pub async fn run(args: DevArgs) -> anyhow::Result<()> {
         http_port: args.port,
         data: data.clone(),
         api_key: args.api_key.clone(),
+        settings,
         configure: |_| {},
     });
     let mut cluster = Box::pin(cluster).await?;

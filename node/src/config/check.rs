@@ -21,6 +21,10 @@ const LONGEST_S: u64 = 100 * 365 * DAY_S;
 const LARGEST_BYTES: usize = 64 << 20;
 /// Above any message that the limits allow, a peer's queue must still hold a few.
 const SMALLEST_PEER_QUEUE_BYTES: usize = 1 << 20;
+/// A few pages of any replay.
+const SMALLEST_REPLAY_BYTES: usize = 1 << 20;
+/// The largest that a budget may be.
+const LARGEST_REPLAY_BYTES: usize = 1 << 40;
 /// What a frame around the largest message takes.
 const ENVELOPE_BYTES: usize = 2_048;
 
@@ -231,6 +235,13 @@ fn limits(found: &mut Found, limits: &LimitsConfig) {
             limits.message_bytes.saturating_add(ENVELOPE_BYTES),
             "limits.message_bytes and 2048 for what is around it",
         ),
+        ("limits.replay_bytes", limits.replay_bytes, SMALLEST_REPLAY_BYTES, "1 MiB"),
+        (
+            "limits.replay_bytes",
+            limits.replay_bytes,
+            limits.message_bytes.saturating_mul(4),
+            "four times limits.message_bytes",
+        ),
         ("limits.peer_queue_bytes", limits.peer_queue_bytes, SMALLEST_PEER_QUEUE_BYTES, "1 MiB"),
         (
             "limits.peer_queue_bytes",
@@ -242,7 +253,11 @@ fn limits(found: &mut Found, limits: &LimitsConfig) {
     for (key, value, least, what) in at_least {
         found.unless(value >= least, key, || format!("must be at least {what} ({least}), it is {value}"));
     }
+    found.unless(limits.replay_bytes <= LARGEST_REPLAY_BYTES, "limits.replay_bytes", || {
+        format!("must not be above 1 TiB, it is {}", limits.replay_bytes)
+    });
     let counts = [
+        ("limits.replay_queue", limits.replay_queue),
         ("limits.groups_per_session", limits.groups_per_session),
         ("limits.operations_per_s", limits.operations_per_s as usize),
         ("limits.operations_burst", limits.operations_burst as usize),

@@ -52,6 +52,9 @@ pub enum Refusal {
     /// Too many for what the process may have open.
     #[error("this node's process may have no more connections open (`ulimit -n`): try another one")]
     OpenFiles,
+    /// Too many wait for what they missed.
+    #[error("too many clients wait for what they missed (limits.replay_queue): try again, or another node")]
+    Replays,
     /// Too many from this address.
     #[error("too many connections from this address (limits.connections_per_address): close some first")]
     ConnectionsPerAddress,
@@ -157,6 +160,7 @@ impl Refusal {
                 Some(Limit::ConnectsPerS),
                 u32::try_from(retry_ms.div_ceil(1_000)).unwrap_or(u32::MAX).max(1),
             ),
+            Self::Replays => ("replays", Some(Limit::ReplayQueue), 1),
             Self::Connections => ("connections", Some(Limit::Connections), 5),
             Self::OpenFiles => ("open_files", None, 5),
             Self::ConnectionsPerAddress => ("connections_per_address", Some(Limit::ConnectionsPerAddress), 5),

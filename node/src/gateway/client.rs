@@ -14,6 +14,7 @@ use super::{
     outbox::Outbox,
     publish_key::publish_key,
     refusal::{TOO_MANY_GROUPS, error, field_error, slot_error},
+    replays::{Page, page_bytes},
 };
 use crate::{
     config::NamespaceConfig,
@@ -59,6 +60,8 @@ struct Rights {
 pub(super) enum Job {
     /// The session was in the group before: join it again.
     Restore { since: Option<Position> },
+    /// The connection is behind the group: bring it the next page.
+    Replay,
     /// The session was put into the group, or out of it, over HTTP.
     Reconcile,
     /// As asked by the client.
@@ -76,7 +79,7 @@ pub(super) enum Job {
 impl Job {
     /// Whether the client asked for it, and so has it counted against its bounds.
     pub(super) fn is_request(&self) -> bool {
-        !matches!(self, Self::Restore { .. } | Self::Reconcile)
+        !matches!(self, Self::Restore { .. } | Self::Replay | Self::Reconcile)
     }
 
     /// What it holds of the client's data.
@@ -90,7 +93,7 @@ impl Job {
     /// The client's mark.
     pub(super) fn id(&self) -> &RequestId {
         match self {
-            Self::Restore { .. } | Self::Reconcile => &None,
+            Self::Restore { .. } | Self::Replay | Self::Reconcile => &None,
             Self::Join { id, .. }
             | Self::Leave { id }
             | Self::Publish { id, .. }
@@ -131,11 +134,10 @@ impl Client {
     }
 
     /// How much the answer may add to the outbox at once, about.
-    pub(super) fn answer_bytes(&self, group: &GroupName, job: &Job) -> usize {
+    pub(super) fn answer_bytes(&self, job: &Job) -> usize {
         match job {
-            Job::Restore { since: Some(_) } | Job::Join { since: Some(_), .. } => {
-                let options = self.options(group);
-                options.history_bytes as usize + options.history_messages as usize * MESSAGE_OVERHEAD_BYTES
+            Job::Restore { since: Some(_) } | Job::Join { since: Some(_), .. } | Job::Replay => {
+                page_bytes(&self.gateway.config.limits)
             }
             Job::History { .. } => self.history_bytes(),
             Job::Members { limit, .. } => *limit as usize * MESSAGE_OVERHEAD_BYTES,
@@ -153,6 +155,7 @@ impl Client {
         let id = job.id().clone();
         let done = match job {
             Job::Restore { since } => self.restore(group, since).await,
+            Job::Replay => self.replay(group).await,
             Job::Reconcile => self.reconcile(group).await,
             Job::Join { since, .. } => self.join(id, group, since).await,
             Job::Leave { .. } => self.leave(id, group).await,
@@ -169,7 +172,11 @@ impl Client {
     /// failure by the hub.
     async fn restore(&self, group: GroupName, since: Option<Position>) -> Result<(), ClientError> {
         loop {
-            match self.enter(None, group.clone(), since).await {
+            let entered = match self.page(since).await {
+                Ok(page) => self.enter(None, group.clone(), since, page).await,
+                Err(busy) => Err(busy),
+            };
+            match entered {
                 // What can only be temporary: the slot's primary is being replaced, or has much to do.
                 Err(SlotError::Unavailable | SlotError::Unknown | SlotError::NotPrimary { .. } | SlotError::Busy) => {}
                 Ok(()) | Err(_) => return Ok(()),
@@ -178,6 +185,30 @@ impl Client {
             if !self.is_member(&group) {
                 return Ok(());
             }
+        }
+    }
+
+    /// Goes on until the next page of what the connection is behind with has come. Where there is more after it, the
+    /// outbox says so.
+    async fn replay(&self, group: GroupName) -> Result<(), ClientError> {
+        while self.is_member(&group) {
+            if let Ok(page) = self.gateway.replays.page().await {
+                let told = self.gateway.hub.replay(&self.outbox, group.clone(), page).await;
+                // Overtaken by a leave or another join, nothing is left to do either.
+                if !matches!(told.await, Ok(Err(_))) {
+                    break;
+                }
+            }
+            tokio::time::sleep(RESTORE_AGAIN).await;
+        }
+        Ok(())
+    }
+
+    /// Waits for the right to have what was missed since a position.
+    async fn page(&self, since: Option<Position>) -> Result<Option<Page>, SlotError> {
+        match since {
+            Some(_) => self.gateway.replays.page().await.map(Some),
+            None => Ok(None),
         }
     }
 
@@ -223,7 +254,13 @@ impl Client {
                 return Err(slot_error(id, &reason));
             }
         }
-        let entered = self.enter(id, group.clone(), since).await;
+        let entered = match self.page(since).await {
+            Ok(page) => self.enter(id, group.clone(), since, page).await,
+            Err(busy) => {
+                self.tell(&Event::Error(slot_error(id, &busy)));
+                Err(busy)
+            }
+        };
         if entered.is_err() && !member {
             // The client was told that it is not in the group; the record should not bring it back later.
             self.rights().groups.remove(&group);
@@ -235,7 +272,13 @@ impl Client {
 
     /// Has the hub deliver the group. The hub tells the client what came of it. Overtaken by a leave or another join of
     /// the same group, it counts as done.
-    async fn enter(&self, id: RequestId, group: GroupName, since: Option<Position>) -> Result<(), SlotError> {
+    async fn enter(
+        &self,
+        id: RequestId,
+        group: GroupName,
+        since: Option<Position>,
+        page: Option<Page>,
+    ) -> Result<(), SlotError> {
         let presence = !group.is_private() && self.options(&group).presence;
         let member = presence.then(|| Presence {
             session: self.session,
@@ -243,8 +286,8 @@ impl Client {
             info: self.rights().info.clone(),
             attachment: self.attachment,
         });
-        let outcome = self.gateway.hub.join_reported(self.outbox.clone(), id, group, member, since).await;
-        outcome.await.map_or(Ok(()), |outcome| outcome.map(|_| ()))
+        let outcome = self.gateway.hub.join_reported(self.outbox.clone(), id, group, member, since, page).await;
+        outcome.await.unwrap_or(Ok(()))
     }
 
     async fn leave(&self, id: RequestId, group: GroupName) -> Result<(), ClientError> {

@@ -24,7 +24,7 @@ use std::{
 use tokio::sync::{mpsc, oneshot, watch};
 
 use self::{requests::Requests, shard::Shard};
-use super::{attachments::Attachments, outbox::Outbox};
+use super::{attachments::Attachments, outbox::Outbox, replays::Page};
 use crate::{
     cluster::view::SharedView,
     config::Config,
@@ -50,8 +50,8 @@ pub struct Hub {
     attachments: Attachments,
 }
 
-/// What a join came to: where the client's delivery begins, or why it does not.
-pub type JoinOutcome = Result<Position, SlotError>;
+/// What a join or a page of a replay came to: the client was told it, or why not.
+pub type JoinOutcome = Result<(), SlotError>;
 
 /// What was done since the start.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -74,6 +74,8 @@ pub struct HubCounters {
     pub stale: u64,
     /// Subscriptions that ended because the connection took nothing more.
     pub dropped: u64,
+    /// Subscriptions without room for a message, to be caught up from the history.
+    pub lagged: u64,
 }
 
 impl Hub {
@@ -108,7 +110,7 @@ impl Hub {
                 requests,
                 maps.clone(),
                 view.clone(),
-                &config,
+                Arc::clone(&config),
                 Arc::clone(&counts),
                 Arc::clone(&counters),
             );
@@ -135,11 +137,12 @@ impl Hub {
         member: Option<Presence>,
         since: Option<Position>,
     ) {
-        self.send_join(outbox, request, group, member, since, None).await;
+        let join = Join { outbox, request, group, member, since, page: None, report: None };
+        self.send_join(join).await;
     }
 
     /// The same, and tells the caller too. The receiver fails where the join was overtaken by a leave or the
-    /// connection's end.
+    /// connection's end. `page` pays for what is replayed.
     pub async fn join_reported(
         &self,
         outbox: Arc<Outbox>,
@@ -147,23 +150,24 @@ impl Hub {
         group: GroupName,
         member: Option<Presence>,
         since: Option<Position>,
+        page: Option<Page>,
     ) -> oneshot::Receiver<JoinOutcome> {
         let (report, outcome) = oneshot::channel();
-        self.send_join(outbox, request, group, member, since, Some(report)).await;
+        self.send_join(Join { outbox, request, group, member, since, page, report: Some(report) }).await;
         outcome
     }
 
-    async fn send_join(
-        &self,
-        outbox: Arc<Outbox>,
-        request: RequestId,
-        group: GroupName,
-        member: Option<Presence>,
-        since: Option<Position>,
-        report: Option<oneshot::Sender<JoinOutcome>>,
-    ) {
+    /// Has the connection told the next page of a group that its outbox said it is behind with. The receiver fails where
+    /// it is not behind any more.
+    pub async fn replay(&self, outbox: &Outbox, group: GroupName, page: Page) -> oneshot::Receiver<JoinOutcome> {
+        let (report, outcome) = oneshot::channel();
         let slot = self.shards.slot_of(&group);
-        let join = Join { outbox, request, group, member, since, report };
+        self.shards.send(slot, Input::Room { slot, connection: outbox.connection, group, page, report }).await;
+        outcome
+    }
+
+    async fn send_join(&self, join: Join) {
+        let slot = self.shards.slot_of(&join.group);
         self.shards.send(slot, Input::Join { slot, join: Box::new(join) }).await;
     }
 
@@ -315,6 +319,13 @@ enum Input {
         slot: SlotId,
         join: Box<Join>,
     },
+    Room {
+        slot: SlotId,
+        connection: u64,
+        group: GroupName,
+        page: Page,
+        report: oneshot::Sender<JoinOutcome>,
+    },
     Leave {
         slot: SlotId,
         outbox: Arc<Outbox>,
@@ -351,6 +362,7 @@ struct Join {
     group: GroupName,
     member: Option<Presence>,
     since: Option<Position>,
+    page: Option<Page>,
     report: Option<oneshot::Sender<JoinOutcome>>,
 }
 
@@ -377,6 +389,7 @@ struct Counters {
     resets: AtomicU64,
     stale: AtomicU64,
     dropped: AtomicU64,
+    lagged: AtomicU64,
 }
 
 impl Counters {
@@ -392,6 +405,7 @@ impl Counters {
             resets: read(&self.resets),
             stale: read(&self.stale),
             dropped: read(&self.dropped),
+            lagged: read(&self.lagged),
         }
     }
 }

@@ -81,7 +81,7 @@ impl Lanes {
             self.requests += 1;
             self.data_bytes += data_bytes;
         }
-        let lane = Lane { restoring: matches!(job, Job::Restore { .. }), group };
+        let lane = Lane { restoring: matches!(job, Job::Restore { .. } | Job::Replay), group };
         match self.lanes.get_mut(&lane) {
             // It reads the record when its turn comes: one is as good as two.
             Some(jobs) if matches!(job, Job::Reconcile) && matches!(jobs.back(), Some(Job::Reconcile)) => {}
@@ -101,7 +101,7 @@ impl Lanes {
                 self.ready.pop_front();
                 continue;
             };
-            let answer_bytes = client.answer_bytes(&lane.group, job);
+            let answer_bytes = client.answer_bytes(job);
             if !self.has_room(client.outbox.queued_bytes(), answer_bytes) {
                 self.patience_until.get_or_insert_with(|| clock::deadline(PATIENCE));
                 return;

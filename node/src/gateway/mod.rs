@@ -17,6 +17,7 @@ pub mod outbox;
 pub mod publish_key;
 pub mod rate;
 pub mod refusal;
+pub mod replays;
 pub mod socket;
 mod stream;
 
@@ -40,6 +41,7 @@ use crate::{
 use admission::Admission;
 use connections::Connections;
 use hub::Hub;
+use replays::Replays;
 
 /// What every connection works with; one for each node.
 pub struct Gateway {
@@ -61,6 +63,8 @@ pub struct Gateway {
     pub tasks: Tasks,
     /// Who may connect.
     pub admission: Arc<Admission>,
+    /// What replays may take.
+    pub replays: Replays,
     /// Who is connected.
     pub connections: Arc<Connections>,
 }

@@ -9,9 +9,11 @@ use std::{
 use axum::extract::ws::Utf8Bytes;
 use tokio::sync::Notify;
 
-use crate::wire::command::ByeCode;
+use super::replays::Page;
+use crate::{id::GroupName, wire::command::ByeCode};
 
-/// One connection's queue. Its bound is in bytes; crossing it ends the connection (`SlowConsumer`).
+/// One connection's queue. Its bound is in bytes; crossing it ends the connection (`SlowConsumer`). What can be had again
+/// later is only offered: it may take half of it.
 #[derive(Debug)]
 pub struct Outbox {
     /// The connection's number on this node; unique for the process.
@@ -25,8 +27,36 @@ pub struct Outbox {
 struct State {
     frames: VecDeque<Utf8Bytes>,
     bytes: usize,
+    /// What pays for the frames of replays here.
+    replay: Option<Page>,
+    /// Groups that go on when there is room.
+    behind: Vec<GroupName>,
     closing: Option<Closing>,
     cut: bool,
+}
+
+impl State {
+    fn clear(&mut self) {
+        self.frames.clear();
+        self.bytes = 0;
+        self.replay = None;
+        self.behind.clear();
+    }
+
+    fn is_idle(&self) -> bool {
+        self.frames.is_empty() && self.behind.is_empty() && self.closing.is_none()
+    }
+}
+
+/// What became of a frame that was offered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Offered {
+    /// It is queued.
+    Queued,
+    /// There is no room for it now.
+    Full,
+    /// The connection is ending: nothing more reaches it.
+    Ended,
 }
 
 /// Why the connection is to end; the owner's task writes what is queued, then `bye`, and closes.
@@ -49,6 +79,10 @@ pub struct Batch {
     pub frames: Vec<Utf8Bytes>,
     /// Then the connection ends.
     pub closing: Option<Closing>,
+    /// Groups that go on once this is written.
+    pub behind: Vec<GroupName>,
+    /// What pays for the frames of replays among these; to be dropped when they are written.
+    pub replay: Option<Page>,
 }
 
 impl Outbox {
@@ -65,7 +99,7 @@ impl Outbox {
         }
         if state.bytes + frame.len() > self.limit_bytes {
             let (queued, limit) = (state.bytes, self.limit_bytes);
-            state.frames.clear();
+            state.clear();
             state.cut = true;
             state.closing = Some(Closing {
                 code: ByeCode::SlowConsumer,
@@ -79,6 +113,36 @@ impl Outbox {
             self.wake.notify_one();
             return false;
         }
+        self.queue(state, frame);
+        true
+    }
+
+    /// Queues a frame if it fits into half of the queue, or is alone in it. `page` pays for it where it is of a replay.
+    pub fn offer(&self, frame: Utf8Bytes, page: Option<&mut Page>) -> Offered {
+        let mut state = self.lock();
+        if state.closing.is_some() {
+            return Offered::Ended;
+        }
+        if state.bytes > 0 && state.bytes + frame.len() > self.limit_bytes / 2 {
+            return Offered::Full;
+        }
+        if let Some(paid) = page.and_then(|page| page.split(frame.len())) {
+            match &mut state.replay {
+                Some(replay) => replay.merge(paid),
+                none => *none = Some(paid),
+            }
+        }
+        self.queue(state, frame);
+        Offered::Queued
+    }
+
+    /// Has the owner's task see to it that the group goes on when all that is queued was written.
+    pub fn behind(&self, group: GroupName) {
+        self.lock().behind.push(group);
+        self.wake.notify_one();
+    }
+
+    fn queue(&self, mut state: MutexGuard<'_, State>, frame: Utf8Bytes) {
         state.bytes += frame.len();
         state.frames.push_back(frame);
         let first = state.frames.len() == 1;
@@ -86,7 +150,6 @@ impl Outbox {
         if first {
             self.wake.notify_one();
         }
-        true
     }
 
     /// Ends the connection after what is queued. The first reason stands.
@@ -98,8 +161,7 @@ impl Outbox {
     /// Ends the connection and drops what is queued: nothing more reaches the client but the `bye`.
     pub fn cut(&self, closing: Closing) {
         let mut state = self.lock();
-        state.frames.clear();
-        state.bytes = 0;
+        state.clear();
         state.cut = true;
         state.closing.get_or_insert(closing);
         drop(state);
@@ -109,8 +171,8 @@ impl Outbox {
     /// Ends the connection, drops what is queued and says one last thing before the `bye`.
     pub fn cut_with(&self, frame: Utf8Bytes, closing: Closing) {
         let mut state = self.lock();
+        state.clear();
         state.bytes = frame.len();
-        state.frames.clear();
         state.frames.push_back(frame);
         state.cut = true;
         state.closing.get_or_insert(closing);
@@ -143,11 +205,8 @@ impl Outbox {
     /// Waits until there is something to do. Only the owner's task waits; cancel-safe.
     pub async fn ready(&self) {
         loop {
-            {
-                let state = self.lock();
-                if !state.frames.is_empty() || state.closing.is_some() {
-                    return;
-                }
+            if !self.lock().is_idle() {
+                return;
             }
             self.wake.notified().await;
         }
@@ -157,11 +216,72 @@ impl Outbox {
     pub fn take(&self) -> Batch {
         let mut state = self.lock();
         state.bytes = 0;
-        Batch { frames: std::mem::take(&mut state.frames).into(), closing: state.closing.clone() }
+        Batch {
+            frames: std::mem::take(&mut state.frames).into(),
+            closing: state.closing.clone(),
+            behind: std::mem::take(&mut state.behind),
+            replay: state.replay.take(),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         // No code panics while it holds this lock, and the queue is whole at every step.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{config::LimitsConfig, gateway::replays::Replays, metrics::Metrics};
+
+    fn frame(bytes: usize) -> Utf8Bytes {
+        "x".repeat(bytes).into()
+    }
+
+    #[test]
+    fn what_is_offered_leaves_room_for_what_has_to_be_taken() {
+        let outbox = Outbox::new(1, 1_000);
+        assert_eq!(outbox.offer(frame(800), None), Offered::Queued, "alone");
+        assert_eq!(outbox.offer(frame(1), None), Offered::Full);
+        outbox.take();
+        assert_eq!(outbox.offer(frame(300), None), Offered::Queued);
+        assert_eq!(outbox.offer(frame(201), None), Offered::Full);
+        assert_eq!(outbox.offer(frame(200), None), Offered::Queued);
+        assert!(outbox.push(frame(500)));
+        assert_eq!(outbox.queued_bytes(), 1_000);
+        assert!(!outbox.push(frame(1)), "the connection ends");
+        assert_eq!(outbox.offer(frame(1), None), Offered::Ended);
+        assert_eq!(outbox.take().closing.map(|closing| closing.code), Some(ByeCode::SlowConsumer));
+    }
+
+    #[tokio::test]
+    async fn a_replay_is_paid_for_until_its_batch_is_written() {
+        let outbox = Outbox::new(1, 1_000);
+        let replays = Replays::new(&LimitsConfig::default(), Metrics::new());
+        let mut page = replays.page().await.unwrap();
+        outbox.offer(frame(100), Some(&mut page));
+        outbox.offer(frame(200), Some(&mut page));
+        outbox.push(frame(50));
+        drop(page);
+        assert_eq!(replays.held_bytes(), 300);
+        let batch = outbox.take();
+        assert_eq!((batch.frames.len(), replays.held_bytes()), (3, 300));
+        drop(batch);
+        assert_eq!(replays.held_bytes(), 0);
+        let mut page = replays.page().await.unwrap();
+        outbox.offer(frame(100), Some(&mut page));
+        drop(page);
+        outbox.cut(Closing { code: ByeCode::Idle, reason: String::new(), reconnect: true, after_ms: 0 });
+        assert_eq!(replays.held_bytes(), 0);
+    }
+
+    #[tokio::test]
+    async fn who_is_behind_is_something_to_do() {
+        let outbox = Outbox::new(1, 1_000);
+        outbox.behind(GroupName::parse("g").unwrap());
+        outbox.ready().await;
+        assert_eq!(outbox.take().behind.len(), 1);
+        assert!(outbox.take().behind.is_empty());
     }
 }

@@ -16,13 +16,13 @@ use tokio::sync::watch;
 
 use super::{
     Gateway,
-    admission::Admitted,
+    admission::{Admitted, Refusal},
     client::{Client, Job},
     connections::Listed,
     hello::{self, NotOpened, Opened},
     lanes::Lanes,
     origin::Credentials,
-    outbox::{Closing, Outbox},
+    outbox::{Batch, Closing, Outbox},
     rate::{OperationRate, Verdict},
     refusal::error,
     stream::{ClientStream, Fault, Incoming, Upgrade, WriteError},
@@ -44,7 +44,9 @@ pub async fn ws(
     ConnectInfo(address): ConnectInfo<SocketAddr>,
     request: Request,
 ) -> Response {
-    let admitted = match gateway.admission.admit(address.ip()) {
+    let admitted =
+        if gateway.replays.is_full() { Err(Refusal::Replays) } else { gateway.admission.admit(address.ip()) };
+    let admitted = match admitted {
         Ok(admitted) => admitted,
         Err(refusal) => {
             // Nor may it hold one of the places that it was refused for.
@@ -244,10 +246,18 @@ impl<'a> Talk<'a> {
     /// Writes what is due. The outer option: the connection has ended.
     async fn write(&mut self) -> Option<Option<Ending>> {
         let outbox = &self.listed.outbox;
-        let batch = outbox.take();
-        match self.stream.write(outbox, batch.frames).await {
-            // What closed it may have come while this was written.
-            Ok(()) => batch.closing.map(|closing| Some(Ending::new(closing))),
+        let Batch { frames, closing, behind, replay } = outbox.take();
+        let written = self.stream.write(outbox, frames).await;
+        drop(replay);
+        match written {
+            Ok(()) => {
+                for group in behind {
+                    // Only requests are ever given back.
+                    let _ = self.lanes.add(group, Job::Replay);
+                }
+                // What closed it may have come while this was written.
+                closing.map(|closing| Some(Ending::new(closing)))
+            }
             // What was taken before the cut is dropped; what was queued with it is the last that the client hears.
             Err(WriteError::Cut) => Some(Ending::of(outbox)),
             Err(WriteError::Gone) => Some(None),

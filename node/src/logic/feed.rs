@@ -7,6 +7,11 @@
 //!
 //! A client's join point may lie on either side of the position. Behind it, the client gets the difference from what was
 //! delivered `recent`ly; before it, the client is `ahead` and is left out until the feed gets there.
+//!
+//! A client that cannot be given everything at once is `behind`: at a position of its own, where nothing is told to it.
+//! It comes to that because the primary answers with a page at a time, or because its connection had no room for a
+//! message. Whenever the connection has room it joins once more, since that position, until a page ends where what was
+//! delivered `recent`ly begins.
 
 mod buffers;
 mod position;
@@ -23,7 +28,7 @@ use buffers::{Held, Recent};
 
 use super::{
     entry::{Message, Presence},
-    request::{JoinPoint, SlotError},
+    request::{JoinPoint, PAGE_BYTES, SlotError},
 };
 use crate::id::{AttachmentNumber, Epoch, Position, SessionId, Term};
 
@@ -59,6 +64,8 @@ pub struct FeedSettings {
     pub join_ms: u64,
     /// For each of the two buffers.
     pub bounds: Bounds,
+    /// What a primary's answer to a join carries, about.
+    pub page_bytes: usize,
 }
 
 impl Default for FeedSettings {
@@ -74,6 +81,7 @@ impl Default for FeedSettings {
             answer_ms: 12_000,
             join_ms: 8_000,
             bounds: Bounds { messages: 4_096, bytes: 4 << 20 },
+            page_bytes: PAGE_BYTES,
         }
     }
 }
@@ -144,6 +152,18 @@ pub enum Input {
         joined: bool,
         /// Who.
         member: Presence,
+    },
+    /// A live client's connection had no room for a message.
+    Lag {
+        /// Whose.
+        subscriber: Subscriber,
+        /// What it was told last.
+        at: Position,
+    },
+    /// A client that is [`Output::Behind`] has room for a page.
+    Room {
+        /// Which.
+        subscriber: Subscriber,
     },
     /// The primary is another one, or what it sent may be lost.
     Disrupted,
@@ -217,6 +237,23 @@ pub enum Output {
         /// Why.
         error: SlotError,
     },
+    /// A page of what the client is behind with; it is live from now on. Messages for it alone may follow.
+    Replay {
+        /// Who.
+        subscriber: Subscriber,
+    },
+    /// A page could not be had: the client is behind as before.
+    ReplayFailed {
+        /// Who.
+        subscriber: Subscriber,
+        /// Why.
+        error: SlotError,
+    },
+    /// The client is not live any more: it is told nothing until [`Input::Room`] has brought it a page.
+    Behind {
+        /// Who.
+        subscriber: Subscriber,
+    },
     /// Tell live subscribers something.
     Tell {
         /// Whom.
@@ -229,7 +266,7 @@ pub enum Output {
 /// Whom to tell.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum To {
-    /// All live subscribers but these (nearly always none).
+    /// All live subscribers but these (nearly always none). Of the presence also those that are behind.
     AllBut(Vec<Subscriber>),
     /// This one, which is live.
     One(Subscriber),
@@ -282,6 +319,9 @@ pub struct Feed {
     live: BTreeSet<Subscriber>,
     /// Live subscribers whose join point lies after the position.
     ahead: BTreeMap<Subscriber, u64>,
+    /// Who has joined and is not live, with what it was told last.
+    behind: BTreeMap<Subscriber, Position>,
+    /// Who waits for an answer: to be let in, or for a page.
     joining: BTreeMap<Subscriber, Joining>,
     /// Not later than the first time at which a join is to be asked again or given up.
     joins_due_ms: u64,
@@ -317,6 +357,8 @@ struct Joining {
     request: Mark,
     member: Option<Presence>,
     since: Option<Position>,
+    /// It has joined, and was behind.
+    replay: bool,
     give_up_ms: u64,
     /// How often it had to be asked again.
     repeats: u32,
@@ -358,6 +400,7 @@ impl Feed {
             term: 0,
             live: BTreeSet::new(),
             ahead: BTreeMap::new(),
+            behind: BTreeMap::new(),
             joining: BTreeMap::new(),
             joins_due_ms: u64::MAX,
             departing: BTreeMap::new(),
@@ -385,6 +428,7 @@ impl Feed {
                     request,
                     member,
                     since,
+                    replay: false,
                     give_up_ms: now_ms + self.settings.join_ms,
                     repeats: 0,
                     stage: JoinStage::AfterLeave,
@@ -409,7 +453,12 @@ impl Feed {
             }
             Input::LeaveAnswer { attempt, subscriber } => self.leave_answer(attempt, subscriber, out),
             Input::Deliver { epoch, message, term } => self.pushed(now_ms, epoch, message, term, out),
-            Input::Member { joined, member } => self.tell_all(Notice::Member { joined, member }, out),
+            Input::Member { joined, member } if self.has_subscribers() => {
+                out.push(Output::Tell { to: To::AllBut(Vec::new()), notice: Notice::Member { joined, member } });
+            }
+            Input::Member { .. } => {}
+            Input::Lag { subscriber, at } => self.lag(subscriber, at, out),
+            Input::Room { subscriber } => self.room(now_ms, subscriber, out),
             Input::Disrupted => {
                 self.failures = 0;
                 self.register(now_ms, out);
@@ -449,12 +498,14 @@ impl Feed {
 
     /// How many connections follow the group, or are about to.
     pub fn subscriber_count(&self) -> usize {
-        self.live.len() + self.joining.len()
+        self.live.len() + self.behind.len() + self.joining.len()
     }
 
     /// Whether this connection follows the group, or is about to.
     pub fn follows(&self, subscriber: Subscriber) -> bool {
-        self.live.contains(&subscriber) || self.joining.contains_key(&subscriber)
+        self.live.contains(&subscriber)
+            || self.behind.contains_key(&subscriber)
+            || self.joining.contains_key(&subscriber)
     }
 
     /// The number of the last request.
@@ -462,7 +513,7 @@ impl Feed {
         self.last_attempt
     }
 
-    /// Whether clients are joining.
+    /// Whether clients are joining, or wait for a page.
     pub fn has_joining(&self) -> bool {
         !self.joining.is_empty()
     }
@@ -476,7 +527,7 @@ impl Feed {
     }
 
     fn has_subscribers(&self) -> bool {
-        !self.live.is_empty() || !self.joining.is_empty()
+        !self.live.is_empty() || !self.behind.is_empty() || !self.joining.is_empty()
     }
 
     fn next_attempt(&mut self) -> Attempt {

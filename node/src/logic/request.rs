@@ -7,6 +7,12 @@ use serde::{Deserialize, Serialize};
 use super::entry::{EndReason, Message, Presence, Publisher, Retention, SessionChange, SessionRecord};
 use crate::id::{AttachmentNumber, Epoch, GroupName, Position, PublishKey, SessionId};
 
+/// The messages in the answer to one [`SlotRequest::Join`] have about so many bytes, the last of them apart.
+pub const PAGE_BYTES: usize = 64 << 10;
+
+/// What a message takes beside its data, about; counted with it where answers are bounded.
+pub const MESSAGE_OVERHEAD_BYTES: usize = 256;
+
 /// A gateway's claim to a group's messages from a position on.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Interest {
@@ -45,7 +51,7 @@ pub enum SlotRequest {
         min_copies: u8,
     },
     /// A session joins a group: registers the gateway's interest, enters the presence, gives the join point and what was
-    /// missed since `since`. → `Joined`
+    /// missed since `since`, [`PAGE_BYTES`] of it. → `Joined`
     Join {
         /// The group.
         group: GroupName,
@@ -157,12 +163,21 @@ pub struct JoinPoint {
     pub group: GroupName,
     /// The log it is in now.
     pub epoch: Epoch,
-    /// Its last offset: what follows is delivered.
+    /// Its last offset: what follows is delivered. Where more was missed than one answer carries, the last offset that
+    /// this one accounts for: to be asked for again, since there.
     pub head: u64,
     /// Every message after `since` up to `head` is in `messages` (always so without a `since`).
     pub recovered: bool,
     /// What was missed and is still there, oldest first, contiguous, ending at `head` (or empty).
     pub messages: Vec<Message>,
+}
+
+impl JoinPoint {
+    /// Whether the messages fill a page of so many bytes: there may be more than this answer carries.
+    pub fn fills(&self, page_bytes: usize) -> bool {
+        let bytes = self.messages.iter().map(|message| message.data.len() + MESSAGE_OVERHEAD_BYTES);
+        bytes.sum::<usize>() >= page_bytes
+    }
 }
 
 /// What is said about a group.

@@ -124,12 +124,16 @@ impl Beat {
     async fn say(self) {
         let mut every = tokio::time::interval(SAY);
         every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let (mut deliveries, mut publishes) = (0, 0);
+        let (mut deliveries, mut publishes, mut lagged) = (0, 0, 0);
         loop {
             every.tick().await;
             let counts = self.slots.counts().await;
-            let (delivered, ordered) = (self.gateway.hub.counters().deliveries, self.metrics.publishes_ordered.get());
+            let hub = self.gateway.hub.counters();
+            let (delivered, ordered) = (hub.deliveries, self.metrics.publishes_ordered.get());
             self.metrics.deliveries.inc_by(delivered.saturating_sub(deliveries));
+            self.metrics.lagged.inc_by(hub.lagged.saturating_sub(lagged));
+            self.metrics.replay_bytes.set(self.gateway.replays.held_bytes() as i64);
+            self.metrics.replays_waiting.set(self.gateway.replays.waiting() as i64);
             let mut groups = self.gateway.hub.membership();
             groups.retain(|group, _| !group.is_private());
             let load = Load {
@@ -140,7 +144,7 @@ impl Beat {
                 publishes_per_s: ordered.saturating_sub(publishes),
                 lag_ms: self.lag_ms.load(Ordering::Relaxed),
             };
-            (deliveries, publishes) = (delivered, ordered);
+            (deliveries, publishes, lagged) = (delivered, ordered, hub.lagged);
             self.metrics.sessions.set(counts.sessions as i64);
             self.metrics.set_slots(counts.primary as usize, counts.replica as usize, 0);
             self.metrics.event_loop_lag_ms.set(load.lag_ms as i64);

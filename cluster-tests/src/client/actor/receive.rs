@@ -9,7 +9,10 @@ use roost::{
 use serde_json::{Value, json};
 
 use super::{
-    super::{NOTICES_MAX, Published, frame::Frame},
+    super::{
+        NOTICES_MAX, Published,
+        frame::{Frame, logged},
+    },
     Actor, Bye, PASSING, Pending, REPEAT_AFTER_MS, UNKNOWN_OUTCOME,
 };
 use crate::history::{Outcome, Seen, Stamped};
@@ -43,7 +46,7 @@ impl Actor {
             return self.notice(json!({"type": "unreadable", "text": "a message without group, position or data"}));
         };
         let group = self.name(group);
-        self.log(at_us, Seen::Message { group: group.clone(), at, payload: data.get().into() });
+        self.log(at_us, Seen::Message { group: group.clone(), at, payload: logged(data.get()) });
         self.stand_at(&group, at);
         self.update(|state| *state.received.entry(group).or_default() += 1);
     }

@@ -6,11 +6,11 @@ use axum::extract::ws::Utf8Bytes;
 use tokio::sync::oneshot;
 
 use super::{
-    Answer, Ask, Counters, Join, JoinOutcome, add,
+    Answer, Ask, Counters, Join, JoinOutcome, Page, add,
     requests::{Requests, Single, What},
 };
 use crate::{
-    gateway::outbox::Outbox,
+    gateway::outbox::{Offered, Outbox},
     id::{Epoch, GroupName, Position, SlotId},
     logic::{
         entry::Message,
@@ -31,9 +31,13 @@ const FRAMES_BYTES: usize = 512 << 10;
 pub(super) struct Group {
     slot: SlotId,
     name: GroupName,
+    /// A connection without room for a message falls behind; otherwise it ends.
+    lags: bool,
     feed: Feed,
     listeners: BTreeMap<Subscriber, Listener>,
     frames: Frames,
+    /// Who was told a join or a page in this step.
+    answered: Option<Subscriber>,
     /// When the feed was told to the shard's timers to wake.
     pub(super) wake: Option<u64>,
     /// As told to the shard's counts.
@@ -42,8 +46,21 @@ pub(super) struct Group {
 
 struct Listener {
     outbox: Arc<Outbox>,
-    live: bool,
+    state: ListenerState,
+    /// Pays for what it is replayed.
+    page: Option<Page>,
     report: Option<oneshot::Sender<JoinOutcome>>,
+}
+
+/// What a connection is told of a group.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum ListenerState {
+    /// Nothing yet.
+    Joining,
+    /// All.
+    Live,
+    /// Who comes and goes, until there is room for a page of the messages that it is behind with.
+    Behind,
 }
 
 /// What a group works with.
@@ -56,13 +73,21 @@ pub(super) struct Surroundings<'a, A> {
     pub(super) refused: &'a mut Vec<Answer>,
     /// Connections whose subscription has ended here.
     pub(super) ended: &'a mut Vec<Subscriber>,
+    /// Connections without room for a message, and what they were told last.
+    pub(super) full: &'a mut Vec<(Subscriber, Position)>,
 }
 
 impl Group {
-    pub(super) fn new(slot: SlotId, name: GroupName, settings: FeedSettings, last_attempt: Attempt) -> Self {
+    pub(super) fn new(
+        slot: SlotId,
+        name: GroupName,
+        lags: bool,
+        settings: FeedSettings,
+        last_attempt: Attempt,
+    ) -> Self {
         let (listeners, frames) = (BTreeMap::new(), Frames::default());
         let feed = Feed::new(settings, last_attempt);
-        Self { slot, name, feed, listeners, frames, wake: None, counted: 0 }
+        Self { slot, name, lags, feed, listeners, frames, answered: None, wake: None, counted: 0 }
     }
 
     pub(super) fn next_wake(&self) -> Option<u64> {
@@ -82,10 +107,27 @@ impl Group {
     }
 
     pub(super) fn join<A: Ask>(&mut self, now_ms: u64, join: Join, around: &mut Surroundings<'_, A>) {
-        let Join { outbox, request, member, since, report, .. } = join;
+        let Join { outbox, request, member, since, page, report, .. } = join;
         let subscriber = outbox.connection;
-        self.listeners.insert(subscriber, Listener { outbox, live: false, report });
+        let state = ListenerState::Joining;
+        self.listeners.insert(subscriber, Listener { outbox, state, page, report });
         self.handle(now_ms, Input::Subscribe { subscriber, request, member, since }, around);
+    }
+
+    /// There is room for a page of what the connection is behind with.
+    pub(super) fn room<A: Ask>(
+        &mut self,
+        now_ms: u64,
+        subscriber: Subscriber,
+        page: Page,
+        report: oneshot::Sender<JoinOutcome>,
+        around: &mut Surroundings<'_, A>,
+    ) {
+        let behind = |listener: &&mut Listener| listener.state == ListenerState::Behind;
+        if let Some(listener) = self.listeners.get_mut(&subscriber).filter(behind) {
+            (listener.page, listener.report) = (Some(page), Some(report));
+            self.handle(now_ms, Input::Room { subscriber }, around);
+        }
     }
 
     /// Steps the feed and does what it says; a connection that takes nothing more leaves at once.
@@ -99,10 +141,19 @@ impl Group {
             done += 1;
         }
         self.step(now_ms, input, around);
-        while done < around.ended.len() {
-            let subscriber = around.ended[done];
-            done += 1;
-            self.step(now_ms, Input::Unsubscribe { subscriber, leave: None }, around);
+        if let Some(listener) = self.answered.take().and_then(|subscriber| self.listeners.get_mut(&subscriber)) {
+            // What was not needed.
+            listener.page = None;
+        }
+        loop {
+            if let Some((subscriber, at)) = around.full.pop() {
+                self.step(now_ms, Input::Lag { subscriber, at }, around);
+            } else if let Some(subscriber) = around.ended.get(done).copied() {
+                done += 1;
+                self.step(now_ms, Input::Unsubscribe { subscriber, leave: None }, around);
+            } else {
+                break;
+            }
         }
         if !self.feed.has_joining() {
             self.frames.clear();
@@ -137,19 +188,36 @@ impl Group {
             Output::AskUnregister { attempt } => around.requests.unregister(self.slot, self.name.clone(), attempt),
             Output::Joined { subscriber, request, epoch, offset, recovered } => {
                 add(&around.counters.joins, 1);
-                let Some(listener) = self.listeners.get_mut(&subscriber) else {
-                    return;
-                };
-                listener.live = true;
-                if let Some(report) = listener.report.take() {
-                    // Whoever asked may have gone.
-                    let _ = report.send(Ok(Position { epoch, offset }));
-                }
+                self.answer(subscriber);
                 let event = Event::Joined { id: request, group: self.name.clone(), epoch, offset, recovered };
                 self.tell_one(subscriber, plain::encode(&event), around);
             }
+            Output::Replay { subscriber } => self.answer(subscriber),
+            Output::ReplayFailed { subscriber, error } => {
+                if let Some(listener) = self.listeners.get_mut(&subscriber) {
+                    listener.page = None;
+                    // Whoever asked may have gone.
+                    let _ = listener.report.take().map(|report| report.send(Err(error)));
+                }
+            }
+            Output::Behind { subscriber } => {
+                if let Some(listener) = self.listeners.get_mut(&subscriber) {
+                    listener.state = ListenerState::Behind;
+                    listener.outbox.behind(self.name.clone());
+                }
+            }
             Output::JoinFailed { subscriber, request, error } => self.join_failed(subscriber, request, &error, around),
             Output::Tell { to, notice } => self.tell(to, notice, around),
+        }
+    }
+
+    /// The connection is told something that was asked for it, and all that follows.
+    fn answer(&mut self, subscriber: Subscriber) {
+        if let Some(listener) = self.listeners.get_mut(&subscriber) {
+            listener.state = ListenerState::Live;
+            // Whoever asked may have gone.
+            let _ = listener.report.take().map(|report| report.send(Ok(())));
+            self.answered = Some(subscriber);
         }
     }
 
@@ -184,35 +252,100 @@ impl Group {
             (To::AllBut(_), Notice::Stale) => add(&counters.stale, 1),
             _ => {}
         }
-        let is_message = matches!(notice, Notice::Message { .. });
+        let is_presence = matches!(notice, Notice::Member { .. });
+        let before = match &notice {
+            Notice::Message { epoch, message } => Some(Position { epoch: *epoch, offset: message.offset - 1 }),
+            _ => None,
+        };
         let frame = match (&to, notice) {
             (To::One(_), Notice::Message { epoch, message }) => self.frames.get(&self.name, epoch, message),
             (_, notice) => plain::encode(&event(&self.name, notice)),
         };
-        let except = match to {
-            To::One(subscriber) => {
-                add(&counters.deliveries, u64::from(is_message));
-                return self.tell_one(subscriber, frame, around);
+        match (to, before) {
+            (To::One(subscriber), Some(before)) => self.replay(subscriber, before, frame, around),
+            (To::One(subscriber), None) => {
+                if self.listeners.get(&subscriber).is_some_and(|listener| listener.state == ListenerState::Live) {
+                    self.tell_one(subscriber, frame, around);
+                }
             }
-            To::AllBut(except) => except,
-        };
+            (To::AllBut(except), before) => {
+                let hears = |listener: &Listener| match listener.state {
+                    ListenerState::Joining => false,
+                    ListenerState::Live => true,
+                    ListenerState::Behind => is_presence,
+                };
+                self.broadcast(&except, before, &frame, hears, around);
+            }
+        }
+    }
+
+    /// A frame for many. `before` is set where it is a message: the position that it follows.
+    fn broadcast<A: Ask>(
+        &mut self,
+        except: &[Subscriber],
+        before: Option<Position>,
+        frame: &Utf8Bytes,
+        hears: impl Fn(&Listener) -> bool,
+        around: &mut Surroundings<'_, A>,
+    ) {
+        let lags = before.filter(|_| self.lags);
         let mut reached = 0;
-        let mut lost = Vec::new();
-        for (subscriber, listener) in self.listeners.iter().filter(|(_, listener)| listener.live) {
+        let (mut lost, mut full) = (Vec::new(), Vec::new());
+        for (subscriber, listener) in self.listeners.iter().filter(|(_, listener)| hears(listener)) {
             if !except.is_empty() && except.contains(subscriber) {
                 continue;
             }
-            if listener.outbox.push(frame.clone()) {
-                reached += 1;
-            } else {
-                lost.push(*subscriber);
+            match lags {
+                Some(before) => match listener.outbox.offer(frame.clone(), None) {
+                    Offered::Queued => reached += 1,
+                    Offered::Full => full.push((*subscriber, before)),
+                    Offered::Ended => lost.push(*subscriber),
+                },
+                None if listener.outbox.push(frame.clone()) => reached += 1,
+                None => lost.push(*subscriber),
             }
+        }
+        if before.is_some() {
+            add(&around.counters.deliveries, reached);
+        }
+        for (subscriber, before) in full {
+            // It is to know that it does not hear the group now; `live` ends that.
+            let stale = plain::encode(&Event::Stale { group: self.name.clone() });
+            self.tell_one(subscriber, stale, around);
+            self.park(subscriber, before, around);
+            add(&around.counters.lagged, 1);
         }
         for subscriber in lost {
             self.drop_listener(subscriber, around);
         }
-        if is_message {
-            add(&counters.deliveries, reached);
+    }
+
+    /// A message for one that was missed. What does not fit is told later, whatever the namespace says of slow consumers:
+    /// it is the node that sets the pace of a replay.
+    fn replay<A: Ask>(
+        &mut self,
+        subscriber: Subscriber,
+        before: Position,
+        frame: Utf8Bytes,
+        around: &mut Surroundings<'_, A>,
+    ) {
+        let Some(listener) = self.listeners.get_mut(&subscriber) else { return };
+        if listener.state != ListenerState::Live {
+            return;
+        }
+        match listener.outbox.offer(frame, listener.page.as_mut()) {
+            Offered::Queued => add(&around.counters.deliveries, 1),
+            Offered::Full => self.park(subscriber, before, around),
+            Offered::Ended => self.drop_listener(subscriber, around),
+        }
+    }
+
+    /// The connection had no room for what follows `before`, and is told no later message. The feed hears of it when it
+    /// has said all.
+    fn park<A: Ask>(&mut self, subscriber: Subscriber, before: Position, around: &mut Surroundings<'_, A>) {
+        if let Some(listener) = self.listeners.get_mut(&subscriber) {
+            listener.state = ListenerState::Behind;
+            around.full.push((subscriber, before));
         }
     }
 

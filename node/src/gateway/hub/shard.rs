@@ -17,13 +17,13 @@ use super::{
 use crate::{
     clock,
     cluster::view::SharedView,
-    config::Config,
+    config::{Config, SlowConsumer},
     gateway::outbox::Outbox,
     id::{AttachmentNumber, GroupName, Member, SessionId, SlotId, Term},
     logic::{
         feed::{self, Attempt, FeedSettings, Output},
         map::SharedMap,
-        request::{JoinPoint, SlotError},
+        request::{JoinPoint, MESSAGE_OVERHEAD_BYTES, SlotError},
     },
     wire::{
         command::{Event, RequestId},
@@ -54,6 +54,7 @@ pub(super) struct Shard<A> {
     settings: FeedSettings,
     /// A lost link is noticed so long after the last thing heard.
     noticed_after_ms: u64,
+    config: Arc<Config>,
     counts: Counts,
     counters: Arc<Counters>,
     out: Vec<Output>,
@@ -91,7 +92,7 @@ impl<A: Ask> Shard<A> {
         requests: Requests<A>,
         maps: watch::Receiver<Option<SharedMap>>,
         view: watch::Receiver<SharedView>,
-        config: &Config,
+        config: Arc<Config>,
         counts: Counts,
         counters: Arc<Counters>,
     ) -> Self {
@@ -116,6 +117,7 @@ impl<A: Ask> Shard<A> {
             alive: BTreeSet::new(),
             settings,
             noticed_after_ms: config.timing.keep_alive_ms * 4,
+            config,
             counts,
             counters,
             out: Vec::new(),
@@ -165,6 +167,10 @@ impl<A: Ask> Shard<A> {
                 self.feed(slot, &group, feed::Input::Member { joined, member });
             }
             Input::Join { slot, join } => self.join(slot, *join),
+            Input::Room { slot, connection, group, page, report } => {
+                let now_ms = clock::mono_ms();
+                self.with_group(slot, &group, |group, around| group.room(now_ms, connection, page, report, around));
+            }
             Input::Leave { slot, outbox, request, group, presence } => {
                 self.leave(slot, &outbox, request, group, presence);
             }
@@ -236,8 +242,12 @@ impl<A: Ask> Shard<A> {
             Ok(points) => (points.into_iter(), SlotError::Unknown),
             Err(error) => (Vec::new().into_iter(), error),
         };
-        let bytes: usize =
-            points.as_slice().iter().flat_map(|point| &point.messages).map(|message| message.data.len() + 64).sum();
+        let bytes: usize = points
+            .as_slice()
+            .iter()
+            .flat_map(|point| &point.messages)
+            .map(|message| message.data.len() + MESSAGE_OVERHEAD_BYTES)
+            .sum();
         let partial = bytes >= PARTIAL_BYTES;
         for (group, attempt) in asked {
             // They come in the order of the interests; one that does not is not believed.
@@ -326,7 +336,9 @@ impl<A: Ask> Shard<A> {
         // Slots are renewed one after the other, the groups of each together.
         let renew_phase_ms = u64::from(id).wrapping_mul(0x9E37_79B9) % self.settings.renew_ms;
         let settings = FeedSettings { renew_phase_ms, ..self.settings };
-        slot.groups.insert(name.clone(), Group::new(id, name.clone(), settings, self.last_attempt));
+        // What is private is not of the namespace that its name may seem to have.
+        let lags = !name.is_private() && self.config.namespace(name.namespace()).slow_consumer == SlowConsumer::Lag;
+        slot.groups.insert(name.clone(), Group::new(id, name.clone(), lags, settings, self.last_attempt));
         slot.unreachable_since_ms
     }
 
@@ -366,9 +378,12 @@ impl<A: Ask> Shard<A> {
         let Some(group) = self.slots.get_mut(&id).and_then(|slot| slot.groups.get_mut(name)) else {
             return;
         };
-        let (mut refused, mut ended) = (Vec::new(), Vec::new());
+        let (mut refused, mut ended, mut full) = (Vec::new(), Vec::new(), Vec::new());
         let (requests, counters, out) = (&mut self.requests, &*self.counters, &mut self.out);
-        act(group, &mut Surroundings { requests, counters, out, refused: &mut refused, ended: &mut ended });
+        act(
+            group,
+            &mut Surroundings { requests, counters, out, refused: &mut refused, ended: &mut ended, full: &mut full },
+        );
         let wake = group.next_wake();
         if wake != group.wake {
             if let Some(at_ms) = group.wake {

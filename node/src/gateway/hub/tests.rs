@@ -3,13 +3,17 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use axum::extract::ws::Utf8Bytes;
+use proptest::prelude::*;
 use tokio::sync::watch;
 
 use super::*;
 use crate::{
     cluster::view::{ClusterView, NodeState, NodeView, SharedView, StoreView},
+    config::{LimitsConfig, SlowConsumer},
+    gateway::replays::Replays,
     id::NodeId,
     logic::map::ClusterMap,
+    metrics::Metrics,
 };
 
 const EPOCH: Epoch = Epoch(7);
@@ -23,6 +27,10 @@ pub(crate) struct Script {
 #[derive(Default)]
 struct ScriptState {
     groups: BTreeMap<GroupName, Vec<Message>>,
+    /// How many messages of each group are gone.
+    trimmed: BTreeMap<GroupName, usize>,
+    /// Messages in one answer to a join; 0: all.
+    page: usize,
     asked: Vec<SlotRequest>,
     down: bool,
 }
@@ -36,9 +44,12 @@ impl Ask for Script {
             return Err(SlotError::Unavailable);
         }
         Ok(match request {
-            SlotRequest::Join { group, since, .. } => SlotAnswer::Joined(state.point(group, since)),
+            SlotRequest::Join { group, since, .. } => {
+                let page = state.page;
+                SlotAnswer::Joined(state.point(group, since, page))
+            }
             SlotRequest::Register { interests } => SlotAnswer::Registered(
-                interests.into_iter().map(|interest| state.point(interest.group, interest.since)).collect(),
+                interests.into_iter().map(|interest| state.point(interest.group, interest.since, 0)).collect(),
             ),
             _ => SlotAnswer::Done,
         })
@@ -46,24 +57,40 @@ impl Ask for Script {
 }
 
 impl ScriptState {
-    fn point(&mut self, group: GroupName, since: Option<Position>) -> JoinPoint {
+    fn point(&mut self, group: GroupName, since: Option<Position>, page: usize) -> JoinPoint {
         let log = self.groups.entry(group.clone()).or_default();
-        let head = log.len() as u64;
-        let skip = since.map_or(head, |since| since.offset) as usize;
-        let messages = log.iter().skip(skip).cloned().collect();
-        JoinPoint { group, epoch: EPOCH, head, recovered: true, messages }
+        let trimmed = self.trimmed.get(&group).copied().unwrap_or(0);
+        let since = since.map_or(log.len(), |since| since.offset as usize);
+        let page = if page == 0 { usize::MAX } else { page };
+        let messages: Vec<_> = log.iter().skip(since.max(trimmed)).take(page).cloned().collect();
+        let head = messages.last().map_or(log.len() as u64, |last| last.offset);
+        JoinPoint { group, epoch: EPOCH, head, recovered: since >= trimmed, messages }
     }
 }
 
 impl Script {
     /// Appends a message; the push that tells of it.
     fn publish(&self, group: &GroupName) -> Push {
+        self.publish_sized(group, 0)
+    }
+
+    /// The same, with about so many bytes.
+    fn publish_sized(&self, group: &GroupName, bytes: usize) -> Push {
         let mut state = self.state.lock().unwrap();
         let log = state.groups.entry(group.clone()).or_default();
         let offset = log.len() as u64 + 1;
-        let message = Message { offset, data: offset.to_string().into_bytes().into(), from: None, at_ms: 0 };
+        let message =
+            Message { offset, data: format!("\"{offset:0>bytes$}\"").into_bytes().into(), from: None, at_ms: 0 };
         log.push(message.clone());
         Push::Deliver { group: group.clone(), epoch: EPOCH, message }
+    }
+
+    /// Forgets all but the last so many.
+    fn trim(&self, group: &GroupName, leave: usize) {
+        let mut state = self.state.lock().unwrap();
+        let gone = state.groups.get(group).map_or(0, |log| log.len().saturating_sub(leave));
+        let trimmed = state.trimmed.entry(group.clone()).or_default();
+        *trimmed = gone.max(*trimmed);
     }
 
     pub(crate) fn set_down(&self, down: bool) {
@@ -115,6 +142,7 @@ impl Bench {
         config.cluster.slots = 8;
         config.timing.stale_after_ms = 200;
         config.timing.keep_alive_ms = 10;
+        config.namespaces.entry("lag".to_owned()).or_default().slow_consumer = SlowConsumer::Lag;
         let map = ClusterMap::first(&member("p"), config.cluster.slots);
         let (maps, map) = watch::channel(Some(Arc::new(map)));
         let nodes = ["me", "p", "q"].into_iter().map(node).collect();
@@ -139,7 +167,8 @@ impl Bench {
     /// Joins and waits for the answer.
     pub(crate) async fn joined(&self, outbox: &Arc<Outbox>, group: &GroupName, since: Option<u64>) {
         let since = since.map(|offset| Position { epoch: EPOCH, offset });
-        let outcome = self.hub.join_reported(Arc::clone(outbox), Some("1".into()), group.clone(), None, since).await;
+        let outcome =
+            self.hub.join_reported(Arc::clone(outbox), Some("1".into()), group.clone(), None, since, None).await;
         outcome.await.unwrap().unwrap();
     }
 
@@ -315,7 +344,7 @@ async fn a_join_that_cannot_be_had_is_an_error_with_its_mark() {
     let bench = Bench::new().await;
     bench.script.set_down(true);
     let a = outbox(1);
-    let outcome = bench.hub.join_reported(Arc::clone(&a), Some("9".into()), group("chat"), None, None).await;
+    let outcome = bench.hub.join_reported(Arc::clone(&a), Some("9".into()), group("chat"), None, None, None).await;
     assert_eq!(outcome.await.unwrap(), Err(SlotError::Unavailable));
     wait_until("the client is told", || a.queued_bytes() > 0).await;
     let frame = a.take().frames.remove(0);
@@ -364,4 +393,172 @@ async fn many_joins_and_messages_at_once() {
         .await;
     }
     bench.end().await;
+}
+
+/// A client that reads when it is told to, and checks all that it reads.
+struct Reader {
+    outbox: Arc<Outbox>,
+    replays: Replays,
+    group: GroupName,
+    next: Option<u64>,
+    seen: Vec<String>,
+}
+
+impl Reader {
+    fn new(outbox_bytes: usize, group: &GroupName) -> Self {
+        let outbox = Arc::new(Outbox::new(1, outbox_bytes));
+        let replays = Replays::new(&LimitsConfig::default(), Metrics::new());
+        Self { outbox, replays, group: group.clone(), next: None, seen: Vec::new() }
+    }
+
+    /// Takes all that is there, and asks for more where it is behind, as a connection's task does.
+    async fn read(&mut self, hub: &Hub) {
+        let batch = self.outbox.take();
+        assert_eq!(batch.closing, None);
+        batch.frames.iter().for_each(|frame| self.check(frame));
+        drop(batch.replay);
+        for group in batch.behind {
+            assert_eq!(group, self.group);
+            let page = self.replays.page().await.unwrap();
+            let told = hub.replay(&self.outbox, group, page).await;
+            assert_eq!(told.await.unwrap(), Ok(()));
+        }
+    }
+
+    fn check(&mut self, frame: &Utf8Bytes) {
+        let value: serde_json::Value = serde_json::from_str(frame.as_str()).unwrap();
+        let (next, number) = (&mut self.next, |key: &str| value[key].as_u64().unwrap());
+        match value["type"].as_str().unwrap() {
+            "joined" => *next = Some(number("offset") + 1),
+            "message" => {
+                assert_eq!(Some(number("offset")), *next, "{:?}", self.seen);
+                *next = Some(number("offset") + 1);
+            }
+            "gap" => {
+                assert_eq!(Some(number("from")), *next, "{:?}", self.seen);
+                assert!(number("to") >= number("from"));
+                *next = Some(number("to") + 1);
+            }
+            "live" => assert_eq!(Some(number("offset") + 1), *next, "{:?}", self.seen),
+            "stale" | "member" => {}
+            other => panic!("{other} came"),
+        }
+        self.seen.push(short(frame));
+    }
+
+    async fn read_until(&mut self, hub: &Hub, head: u64) {
+        for _ in 0..10_000 {
+            self.read(hub).await;
+            let stale = self.seen.iter().rposition(|seen| seen == "stale");
+            let live = self.seen.iter().rposition(|seen| seen.starts_with("live"));
+            if self.next == Some(head + 1) && stale <= live {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        panic!("{head} was not reached: {:?}", self.seen);
+    }
+}
+
+#[tokio::test]
+async fn a_slow_consumer_lags_where_its_namespace_says_so_and_is_caught_up() {
+    let bench = Bench::new().await;
+    bench.script.state.lock().unwrap().page = 4;
+    let lag = group("lag:1");
+    let mut reader = Reader::new(4_000, &lag);
+    bench.joined(&reader.outbox, &lag, None).await;
+    for _ in 0..40 {
+        let push = bench.script.publish_sized(&lag, 100);
+        bench.push(&lag, push).await;
+    }
+    wait_until("it lags", || bench.hub.counters().lagged == 1).await;
+    let queued = reader.outbox.queued_bytes();
+    assert!(queued <= 2_000 + 100, "half of it, and `stale`: {queued}");
+    let presence =
+        Presence { session: SessionId(uuid::Uuid::nil()), user: String::new(), info: "{}".into(), attachment: 1 };
+    bench.push(&lag, Push::Member { group: lag.clone(), joined: true, member: presence }).await;
+    wait_until("it is told who comes", || reader.outbox.queued_bytes() > queued).await;
+    reader.read_until(&bench.hub, 40).await;
+    assert_eq!(reader.seen.iter().filter(|seen| *seen == "stale").count(), 1);
+    assert_eq!(reader.seen.last().unwrap(), "live 40");
+    bench.publish(&lag).await;
+    wait_until("it is live", || reader.outbox.queued_bytes() > 0).await;
+    reader.read_until(&bench.hub, 41).await;
+    assert_eq!((reader.replays.held_bytes(), bench.hub.counters().lagged), (0, 1));
+    bench.end().await;
+}
+
+#[tokio::test]
+async fn a_slow_consumer_is_closed_where_its_namespace_does_not_say_otherwise() {
+    let bench = Bench::new().await;
+    let chat = group("chat");
+    let outbox = Arc::new(Outbox::new(1, 4_000));
+    bench.joined(&outbox, &chat, None).await;
+    for _ in 0..40 {
+        let push = bench.script.publish_sized(&chat, 100);
+        bench.push(&chat, push).await;
+    }
+    wait_until("it is closed", || outbox.is_closing()).await;
+    wait_until("it is not followed", || bench.hub.membership().is_empty()).await;
+    assert_eq!((bench.hub.counters().lagged, bench.hub.counters().dropped), (0, 1));
+    bench.end().await;
+}
+
+#[derive(Clone, Debug)]
+enum Slow {
+    Publish(usize),
+    Lose(usize),
+    Trim(usize),
+    Read,
+    Rest,
+}
+
+fn slow() -> impl Strategy<Value = Slow> {
+    prop_oneof![
+        6 => (0..1_500_usize).prop_map(Slow::Publish),
+        1 => (0..1_500_usize).prop_map(Slow::Lose),
+        1 => (0..20_usize).prop_map(Slow::Trim),
+        2 => Just(Slow::Read),
+        2 => Just(Slow::Rest),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn a_slow_consumer_gets_everything_or_is_told_what_is_missing(
+        outbox_bytes in 3_000..12_000_usize,
+        page in 0..6_usize,
+        steps in prop::collection::vec(slow(), 1..150),
+    ) {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        runtime.block_on(async {
+            let bench = Bench::new().await;
+            bench.script.state.lock().unwrap().page = page;
+            let lag = group("lag:1");
+            let mut reader = Reader::new(outbox_bytes, &lag);
+            bench.joined(&reader.outbox, &lag, None).await;
+            let mut head = 0;
+            for step in steps {
+                match step {
+                    Slow::Publish(bytes) | Slow::Lose(bytes) => {
+                        head += 1;
+                        let push = bench.script.publish_sized(&lag, bytes);
+                        if matches!(step, Slow::Publish(_)) {
+                            bench.push(&lag, push).await;
+                        }
+                    }
+                    Slow::Trim(leave) => bench.script.trim(&lag, leave),
+                    Slow::Read => reader.read(&bench.hub).await,
+                    Slow::Rest => tokio::time::sleep(Duration::from_millis(1)).await,
+                }
+            }
+            // What was lost on the way shows when the link is renewed.
+            bench.hub.peer_connected(&member("p")).await;
+            reader.read_until(&bench.hub, head).await;
+            assert_eq!(reader.replays.held_bytes(), 0);
+            bench.end().await;
+        });
+    }
 }

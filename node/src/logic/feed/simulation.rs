@@ -1,13 +1,13 @@
 //! Random histories: a primary that trims, fails over, or starts again; deposed primaries that still answer; pushes in
-//! order but lost with their link (or, now and then, without anybody noticing); answers in any order. Every client checks
-//! what it is told against the true logs.
+//! order but lost with their link (or, now and then, without anybody noticing); answers in any order, a page at a time;
+//! connections that have no room for a message. Every client checks what it is told against the true logs.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use proptest::prelude::*;
 
 use super::*;
-use crate::id::GroupName;
+use crate::{id::GroupName, logic::request::MESSAGE_OVERHEAD_BYTES};
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -26,6 +26,13 @@ enum Step {
         resume: bool,
     },
     Unsubscribe(u8),
+    /// From now on the client's connection takes so many more messages, then no more.
+    Stop {
+        client: u8,
+        room: u8,
+    },
+    /// The client reads on: its connection takes everything.
+    Read(u8),
     /// A request arrives: at the primary, or at the one deposed last.
     Serve {
         request: u8,
@@ -50,6 +57,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::StartAgain),
         6 => (0..4_u8, any::<bool>()).prop_map(|(client, resume)| Step::Subscribe { client, resume }),
         2 => (0..4_u8).prop_map(Step::Unsubscribe),
+        3 => (0..4_u8, 0..6_u8).prop_map(|(client, room)| Step::Stop { client, room }),
+        3 => (0..4_u8).prop_map(Step::Read),
         12 => (any::<u8>(), prop::bool::weighted(0.2), prop::bool::weighted(0.1))
             .prop_map(|(request, deposed, lost)| Step::Serve { request, deposed, lost }),
         12 => any::<u8>().prop_map(Step::Answer),
@@ -71,6 +80,9 @@ struct Primary {
     interest: bool,
 }
 
+/// Messages in one answer.
+const PAGE: usize = 3;
+
 /// One client, as strict as can be.
 #[derive(Debug, Default)]
 struct Client {
@@ -78,6 +90,10 @@ struct Client {
     /// Where it is now; kept when it leaves, to resume from.
     last: Option<Position>,
     live: bool,
+    /// It waits for room to be told the next page.
+    behind: bool,
+    /// How many messages its connection still takes; nothing: all.
+    room: Option<u8>,
     /// Messages up to here are due within the step that said `joined`.
     promised: Option<u64>,
 }
@@ -91,6 +107,8 @@ struct World {
     requests: Vec<Output>,
     answers: Vec<Input>,
     clients: BTreeMap<Subscriber, Client>,
+    /// Whose connection had no room for a message in this step.
+    lagging: Vec<Subscriber>,
     /// All that was ever trimmed, by log.
     trimmed: BTreeMap<Epoch, u64>,
     last_epoch: u64,
@@ -105,7 +123,8 @@ fn message(epoch: Epoch, offset: u64) -> Message {
 
 impl World {
     fn new() -> Self {
-        let settings = FeedSettings { bounds: Bounds { messages: 8, bytes: 1 << 20 }, ..FeedSettings::default() };
+        let bounds = Bounds { messages: 8, bytes: 1 << 20 };
+        let settings = FeedSettings { bounds, page_bytes: PAGE * MESSAGE_OVERHEAD_BYTES, ..FeedSettings::default() };
         Self {
             feed: Feed::new(settings, 0),
             now_ms: 0,
@@ -115,6 +134,7 @@ impl World {
             requests: Vec::new(),
             answers: Vec::new(),
             clients: BTreeMap::new(),
+            lagging: Vec::new(),
             trimmed: BTreeMap::new(),
             last_epoch: 1,
             map_unnoticed: false,
@@ -153,10 +173,14 @@ impl World {
             Step::Unsubscribe(client) => {
                 let subscriber = u64::from(client);
                 if let Some(client) = self.clients.get_mut(&subscriber) {
-                    (client.live, client.joining) = (false, false);
+                    (client.live, client.joining, client.behind) = (false, false, false);
                 }
                 self.input(Input::Unsubscribe { subscriber, leave: None });
             }
+            Step::Stop { client, room } => {
+                self.clients.entry(u64::from(client)).or_default().room = Some(room);
+            }
+            Step::Read(client) => self.read(u64::from(client)),
             Step::Serve { request, deposed, lost } => {
                 if !self.requests.is_empty() {
                     let request = self.requests.swap_remove(usize::from(request) % self.requests.len());
@@ -212,7 +236,7 @@ impl World {
 
     fn subscribe(&mut self, subscriber: Subscriber, resume: bool) {
         let client = self.clients.entry(subscriber).or_default();
-        if client.live || client.joining {
+        if client.live || client.joining || client.behind {
             return;
         }
         if !resume {
@@ -221,6 +245,14 @@ impl World {
         client.joining = true;
         let since = client.last;
         self.input(Input::Subscribe { subscriber, request: None, member: None, since });
+    }
+
+    fn read(&mut self, subscriber: Subscriber) {
+        let client = self.clients.entry(subscriber).or_default();
+        client.room = None;
+        if client.behind {
+            self.input(Input::Room { subscriber });
+        }
     }
 
     fn serve(&mut self, request: Output, deposed: bool, lost: bool) {
@@ -241,7 +273,8 @@ impl World {
             };
             let recovered =
                 since.is_none_or(|since| since.epoch == epoch && since.offset <= head && since.offset + 1 >= kept);
-            let messages = (first..=head).map(|offset| message(epoch, offset)).collect();
+            let messages: Vec<_> = (first..=head).map(|offset| message(epoch, offset)).take(PAGE).collect();
+            let head = messages.last().map_or(head, |message| message.offset);
             JoinPoint { group: GroupName::parse("g").unwrap(), epoch, head, recovered, messages }
         };
         let answer = match request {
@@ -249,7 +282,9 @@ impl World {
                 Input::JoinAnswer { attempt, subscriber, result: Ok(point(since)) }
             }
             Output::AskRegister { attempt, since } => {
-                Input::RegisterAnswer { attempt, result: Ok(point(Some(since))), partial: false }
+                let point = point(Some(since));
+                let partial = point.messages.len() == PAGE;
+                Input::RegisterAnswer { attempt, result: Ok(point), partial }
             }
             Output::AskUnregister { attempt } => Input::UnregisterAnswer { attempt },
             other => panic!("{other:?} was asked"),
@@ -288,8 +323,18 @@ impl World {
         for output in out {
             self.perform(output);
         }
+        for subscriber in std::mem::take(&mut self.lagging) {
+            let at = self.clients[&subscriber].last.unwrap();
+            let mut out = Vec::new();
+            self.feed.handle(self.now_ms, Input::Lag { subscriber, at }, &mut out);
+            for output in out {
+                self.perform(output);
+            }
+            assert!(self.clients[&subscriber].behind, "{subscriber} lags, and the feed does not know");
+        }
         for (subscriber, client) in &mut self.clients {
-            if let Some(promised) = client.promised.take() {
+            let promised = client.promised.take().filter(|_| !client.behind);
+            if let Some(promised) = promised {
                 assert!(client.last.unwrap().offset >= promised, "{subscriber} was not given what `joined` promised");
             }
         }
@@ -301,6 +346,16 @@ impl World {
                 self.joined(subscriber, Position { epoch, offset }, recovered);
             }
             Output::JoinFailed { subscriber, .. } => self.clients.get_mut(&subscriber).unwrap().joining = false,
+            Output::Replay { subscriber } => {
+                let client = self.clients.get_mut(&subscriber).unwrap();
+                assert!(client.behind, "{subscriber} was not behind");
+                (client.live, client.behind) = (true, false);
+            }
+            Output::ReplayFailed { subscriber, .. } => assert!(self.clients[&subscriber].behind),
+            Output::Behind { subscriber } => {
+                let client = self.clients.get_mut(&subscriber).unwrap();
+                (client.live, client.behind) = (false, true);
+            }
             Output::Tell { to: To::One(subscriber), notice } => self.tell(subscriber, &notice),
             Output::Tell { to: To::AllBut(except), notice } => {
                 let all: Vec<_> =
@@ -330,7 +385,18 @@ impl World {
 
     fn tell(&mut self, subscriber: Subscriber, notice: &Notice) {
         let client = self.clients.get_mut(&subscriber).unwrap();
+        if self.lagging.contains(&subscriber) {
+            return;
+        }
         assert!(client.live, "{subscriber} is not live and was told {notice:?}");
+        if let (Notice::Message { .. }, Some(room)) = (notice, &mut client.room) {
+            if *room == 0 {
+                client.live = false;
+                self.lagging.push(subscriber);
+                return;
+            }
+            *room -= 1;
+        }
         let last = client.last.as_mut().unwrap();
         match notice {
             Notice::Message { epoch, message: told } => {
@@ -365,6 +431,9 @@ impl World {
         let rounds = if self.undetected { 1_000 } else { 150 };
         for _ in 0..rounds {
             self.pass(20);
+            for subscriber in 0..4 {
+                self.read(subscriber);
+            }
             while let Some(request) = self.requests.pop() {
                 self.serve(request, false, false);
             }
@@ -377,7 +446,7 @@ impl World {
         }
         let head = Position { epoch: self.primary.epoch, offset: self.primary.head };
         for (subscriber, client) in &self.clients {
-            assert!(!client.joining, "{subscriber} still joins");
+            assert!(!client.joining && !client.behind, "{subscriber} still joins");
             if client.live {
                 assert_eq!(client.last, Some(head), "{subscriber} has not got all: {:?}", self.feed);
             }

@@ -17,8 +17,9 @@ impl Feed {
         self.empty_since_ms = None;
         self.live.remove(&subscriber);
         self.ahead.remove(&subscriber);
+        self.behind.remove(&subscriber);
         let give_up_ms = joining.give_up_ms;
-        if let Some(earlier) = self.joining.insert(subscriber, joining) {
+        if let Some(earlier) = self.joining.insert(subscriber, joining).filter(|earlier| !earlier.replay) {
             out.push(Output::JoinFailed { subscriber, request: earlier.request, error: SlotError::Busy });
         }
         self.joins_due_ms = self.joins_due_ms.min(give_up_ms);
@@ -39,8 +40,9 @@ impl Feed {
     ) {
         let was_live = self.live.remove(&subscriber);
         self.ahead.remove(&subscriber);
+        let was_behind = self.behind.remove(&subscriber).is_some();
         let joining = self.joining.remove(&subscriber);
-        if !was_live && joining.is_none() {
+        if !was_live && !was_behind && joining.is_none() {
             return;
         }
         if let Some((session, attachment)) = leave {
@@ -54,6 +56,31 @@ impl Feed {
         if !self.has_subscribers() {
             self.empty_since_ms = Some(now_ms);
         }
+    }
+
+    /// It had no room for what follows `at`; so nothing more is told to it before [`Feed::room`].
+    pub(super) fn lag(&mut self, subscriber: Subscriber, at: Position, out: &mut Vec<Output>) {
+        let was_live = self.live.remove(&subscriber);
+        self.ahead.remove(&subscriber);
+        if let Some(behind) = self.behind.get_mut(&subscriber) {
+            // The page after which it was to be behind did not fit whole.
+            *behind = at;
+        } else if was_live {
+            self.behind.insert(subscriber, at);
+            out.push(Output::Behind { subscriber });
+        }
+    }
+
+    /// It has room for a page.
+    pub(super) fn room(&mut self, now_ms: u64, subscriber: Subscriber, out: &mut Vec<Output>) {
+        let Some(at) = self.behind.remove(&subscriber) else { return };
+        let give_up_ms = now_ms + self.settings.join_ms;
+        let stage = JoinStage::AfterLeave;
+        let joining =
+            Joining { request: None, member: None, since: Some(at), replay: true, give_up_ms, repeats: 0, stage };
+        self.joining.insert(subscriber, joining);
+        self.joins_due_ms = self.joins_due_ms.min(give_up_ms);
+        self.ask_join(subscriber, out);
     }
 
     /// Takes a presence back; after the join that is to enter it, where that one is under way.
@@ -142,6 +169,11 @@ impl Feed {
 
     pub(super) fn fail_join(&mut self, now_ms: u64, subscriber: Subscriber, error: SlotError, out: &mut Vec<Output>) {
         let Some(joining) = self.joining.remove(&subscriber) else { return };
+        if let (true, Some(at)) = (joining.replay, joining.since) {
+            self.behind.insert(subscriber, at);
+            out.push(Output::ReplayFailed { subscriber, error });
+            return self.joining_changed();
+        }
         if let (Some(member), SlotError::Unknown) = (&joining.member, &error) {
             let asked = match joining.stage {
                 JoinStage::Asked(attempt) => Some(attempt),
@@ -181,7 +213,7 @@ impl Feed {
             Err(error) => return self.fail_join(now_ms, subscriber, error, out),
         };
         let beyond = joining.since.is_some_and(|since| since.epoch == point.epoch && since.offset > point.head);
-        if beyond && joining.repeats < BEYOND_HEAD_REPEATS {
+        if beyond && (joining.replay || joining.repeats < BEYOND_HEAD_REPEATS) {
             // The client has seen more than this primary: most likely it is deposed and does not know yet.
             return self.pause_join(now_ms, subscriber, out);
         }
@@ -198,10 +230,18 @@ impl Feed {
                 }
                 return;
             }
-            Some(_) if point.head < self.recent.floor => return self.pause_join(now_ms, subscriber, out),
+            // An answer that does not bring the client on, and cannot have it live either.
+            Some(_) if point.head < self.recent.floor && point.messages.is_empty() => {
+                return self.pause_join(now_ms, subscriber, out);
+            }
             Some(_) | None => {}
         }
         let first = self.position.is_none();
+        if first && point.fills(self.settings.page_bytes) {
+            // The log may go on after it: this is a place for the client, but not for the feed.
+            self.complete_join(subscriber, point, None, out);
+            return self.joining_changed();
+        }
         let position = *self.position.get_or_insert(Position { epoch: point.epoch, offset: point.head });
         if first {
             self.log_known_at = self.last_attempt;
@@ -210,7 +250,7 @@ impl Feed {
         } else if point.head > position.offset {
             self.behind_until_ms.get_or_insert(now_ms + self.settings.settle_ms);
         }
-        self.complete_join(subscriber, point, position, out);
+        self.complete_join(subscriber, point, Some(position), out);
         if first {
             self.settle(now_ms, attempt, out);
         }
@@ -230,11 +270,13 @@ impl Feed {
         self.joins_due_ms = self.joins_due_ms.min(until_ms);
     }
 
+    /// Tells the client what the answer brought. It is live from there, where the feed has a position and what was
+    /// delivered recently goes on from the answer; otherwise it is behind.
     pub(super) fn complete_join(
         &mut self,
         subscriber: Subscriber,
         point: JoinPoint,
-        position: Position,
+        position: Option<Position>,
         out: &mut Vec<Output>,
     ) {
         let Some(joining) = self.joining.remove(&subscriber) else { return };
@@ -245,21 +287,35 @@ impl Feed {
         let first = kept.first().map_or(head + 1, |message| message.offset);
         let whole = since.is_some_and(|since| first == since.offset + 1);
         let recovered = recovered && (joining.since.is_none() || whole);
-        out.push(Output::Joined { subscriber, request: joining.request, epoch, offset: head, recovered });
-        self.live.insert(subscriber);
         let one = |notice| Output::Tell { to: To::One(subscriber), notice };
+        if joining.replay {
+            out.push(Output::Replay { subscriber });
+        } else {
+            out.push(Output::Joined { subscriber, request: joining.request, epoch, offset: head, recovered });
+        }
+        if joining.replay && since.is_none() {
+            out.push(one(Notice::Reset(Position { epoch, offset: head })));
+        }
         if let Some(since) = since {
             if !whole {
                 out.push(one(Notice::Gap { epoch, from: since.offset + 1, to: first - 1 }));
             }
             out.extend(kept.into_iter().map(|message| one(Notice::Message { epoch, message })));
         }
+        let Some(position) = position.filter(|_| head >= self.recent.floor) else {
+            self.behind.insert(subscriber, Position { epoch, offset: head });
+            out.push(Output::Behind { subscriber });
+            return;
+        };
+        self.live.insert(subscriber);
         out.extend(self.recent.after(head).map(|message| one(Notice::Message { epoch, message: message.clone() })));
         if head > position.offset {
             self.ahead.insert(subscriber, head);
         }
         if self.stale {
             out.push(one(Notice::Stale));
+        } else if joining.replay {
+            out.push(one(Notice::Live(Position { epoch, offset: head.max(position.offset) })));
         }
     }
 }

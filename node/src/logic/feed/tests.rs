@@ -5,7 +5,7 @@ use uuid::Uuid;
 use super::*;
 use crate::{
     id::{GroupName, SessionId},
-    logic::entry::Message,
+    logic::{entry::Message, request::PAGE_BYTES},
 };
 
 const E1: Epoch = Epoch(1);
@@ -79,6 +79,9 @@ fn short(output: &Output) -> String {
             format!("{subscriber} joined {}:{offset}{}", epoch.0, if *recovered { "" } else { " not recovered" })
         }
         Output::JoinFailed { subscriber, error, .. } => format!("{subscriber} failed {error:?}"),
+        Output::Replay { subscriber } => format!("{subscriber} page"),
+        Output::ReplayFailed { subscriber, error } => format!("{subscriber} no page: {error:?}"),
+        Output::Behind { subscriber } => format!("{subscriber} behind"),
         Output::Tell { to, notice } => {
             let to = match to {
                 To::AllBut(none) if none.is_empty() => "all".to_owned(),
@@ -119,6 +122,87 @@ fn registered(attempt: u64, point: JoinPoint) -> Input {
 
 fn deliver(epoch: Epoch, offset: u64) -> Input {
     Input::Deliver { epoch, message: message(offset), term: 1 }
+}
+
+/// A page that is too large for there to be nothing after it.
+fn full_page(epoch: Epoch, offset: u64) -> JoinPoint {
+    let mut page = point(epoch, offset, true, [offset]);
+    page.messages[0].data = vec![b'1'; PAGE_BYTES].into();
+    page
+}
+
+#[test]
+fn a_client_that_lags_is_told_nothing_until_it_has_room() {
+    let mut bench = Bench::live(E1, 5);
+    bench.check(deliver(E1, 6), &["all: message 1:6"]);
+    bench.check(Input::Lag { subscriber: 1, at: at(E1, 5) }, &["1 behind"]);
+    bench.check(deliver(E1, 7), &[]);
+    bench.check(Input::Member { joined: true, member: presence() }, &["all: member true"]);
+    bench.check(Input::Room { subscriber: 1 }, &["ask join 2: 1 since 1:5"]);
+    bench.check(Input::Room { subscriber: 1 }, &[]);
+    bench.check(deliver(E1, 8), &[]);
+    bench.check(
+        joined(2, 1, point(E1, 7, true, [6, 7])),
+        &["1 page", "1: message 1:6", "1: message 1:7", "1: message 1:8", "1: live 1:8"],
+    );
+    bench.check(deliver(E1, 9), &["all: message 1:9"]);
+}
+
+#[test]
+fn a_page_after_which_there_is_more_leaves_the_client_behind() {
+    let mut bench = Bench::live(E1, 9);
+    bench.check(subscribe(2, Some(at(E1, 3))), &["ask join 2: 2 since 1:3"]);
+    bench.check(
+        joined(2, 2, point(E1, 5, true, [4, 5])),
+        &["2 joined 1:5", "2: message 1:4", "2: message 1:5", "2 behind"],
+    );
+    bench.check(deliver(E1, 10), &["all: message 1:10"]);
+    bench.check(Input::Room { subscriber: 2 }, &["ask join 3: 2 since 1:5"]);
+    // Trimmed meanwhile, and told before the rest.
+    bench.check(joined(3, 2, point(E1, 8, false, [8])), &["2 page", "2: gap 1:6-7", "2: message 1:8", "2 behind"]);
+    bench.check(Input::Room { subscriber: 2 }, &["ask join 4: 2 since 1:8"]);
+    bench.check(
+        joined(4, 2, point(E1, 10, true, [9, 10])),
+        &["2 page", "2: message 1:9", "2: message 1:10", "2: live 1:10"],
+    );
+}
+
+#[test]
+fn a_first_page_after_which_there_may_be_more_is_no_place_for_the_feed() {
+    let mut bench = Bench::new();
+    bench.check(subscribe(1, Some(at(E1, 3))), &["ask join 1: 1 since 1:3"]);
+    bench.check(joined(1, 1, full_page(E1, 4)), &["1 joined 1:4", "1: message 1:4", "1 behind"]);
+    bench.check(deliver(E1, 9), &[]);
+    bench.check(Input::Room { subscriber: 1 }, &["ask join 2: 1 since 1:4"]);
+    bench.check(joined(2, 1, point(E1, 5, true, [5])), &["1 page", "1: message 1:5", "1: live 1:5"]);
+    assert_eq!(bench.feed.position, Some(at(E1, 5)));
+}
+
+#[test]
+fn a_client_that_is_behind_hears_of_another_log() {
+    let mut bench = Bench::live(E1, 5);
+    bench.check(Input::Lag { subscriber: 1, at: at(E1, 4) }, &["1 behind"]);
+    bench.check(Input::Room { subscriber: 1 }, &["ask join 2: 1 since 1:4"]);
+    bench.check(joined(2, 1, point(E2, 2, false, [])), &["1 page", "1: reset 2:2", "1: live 2:2"]);
+}
+
+#[test]
+fn a_page_that_cannot_be_had_leaves_the_client_where_it_was() {
+    let mut bench = Bench::live(E1, 5);
+    bench.check(Input::Lag { subscriber: 1, at: at(E1, 4) }, &["1 behind"]);
+    bench.check(Input::Room { subscriber: 1 }, &["ask join 2: 1 since 1:4"]);
+    let failed = Input::JoinAnswer { attempt: 2, subscriber: 1, result: Err(SlotError::Unavailable) };
+    bench.check(failed, &["1 no page: Unavailable"]);
+    bench.check(Input::Room { subscriber: 1 }, &["ask join 3: 1 since 1:4"]);
+    // What it has seen stands, whatever a primary says that has less.
+    for attempt in 3..12 {
+        let said = bench.step(joined(attempt, 1, point(E1, 3, false, [])));
+        assert!(!said.iter().any(|said| said.contains("page")), "{said:?}");
+        let paused = bench.pass(bench.now_ms + 1_000);
+        assert!(!paused.iter().any(|said| said.contains("gap")), "{paused:?}");
+    }
+    bench.check(unsubscribe(1), &[&format!("ask leave {}: 1", bench.feed.last_attempt + 1)]);
+    assert_eq!(bench.feed.subscriber_count(), 0);
 }
 
 #[test]

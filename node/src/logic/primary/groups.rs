@@ -6,7 +6,9 @@ use crate::{
     logic::{
         Now,
         entry::Entry,
-        request::{GroupInfo, Interest, JoinPoint, SlotAnswer, SlotError, SlotRequest},
+        request::{
+            GroupInfo, Interest, JoinPoint, MESSAGE_OVERHEAD_BYTES, PAGE_BYTES, SlotAnswer, SlotError, SlotRequest,
+        },
     },
 };
 
@@ -99,8 +101,8 @@ impl SlotCore {
                 (ticket, points.collect::<Option<Vec<_>>>().map(SlotAnswer::Registered))
             }
             Pending::Join { ticket, gateway, interest } => {
-                let mut unbounded = usize::MAX;
-                (ticket, self.join_point(&gateway, interest, &mut unbounded).map(SlotAnswer::Joined))
+                let mut page = PAGE_BYTES;
+                (ticket, self.join_point(&gateway, interest, &mut page).map(SlotAnswer::Joined))
             }
             Pending::Done(ticket) => (ticket, Some(SlotAnswer::Done)),
             _ => return,
@@ -116,19 +118,21 @@ impl SlotCore {
         let (recovered, mut messages) = match since {
             None => (true, Vec::new()),
             Some(since) if since.epoch == epoch => {
-                let missed = log.since(since.offset, usize::MAX);
+                // One more than can fit, so that it shows where some do not.
+                let missed = log.since(since.offset, *budget / MESSAGE_OVERHEAD_BYTES + 2);
                 (missed.complete, missed.messages)
             }
             Some(_) => (false, Vec::new()),
         };
         let fits = messages.iter().take_while(|message| {
             let before = *budget;
-            *budget = budget.saturating_sub(message.data.len() + 64);
+            *budget = budget.saturating_sub(message.data.len() + MESSAGE_OVERHEAD_BYTES);
             before > 0
         });
         let fitting = fits.count();
         if fitting < messages.len() {
-            // The gateway notices by the next message's offset, or by its own clock, and asks for the rest.
+            // The gateway sees that this is not all by what it knows of the group, or the next message's offset, or its
+            // own clock, and asks for the rest.
             messages.truncate(fitting);
             head = messages.last().map_or_else(|| since.map_or(head, |since| since.offset), |message| message.offset);
         }
