@@ -7,6 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::{
     Gateway, access,
@@ -33,6 +34,10 @@ use crate::{
 /// Between attempts to restore a group whose primary does not serve now.
 const RESTORE_AGAIN: Duration = Duration::from_millis(500);
 
+/// Pages of replays that one connection has asked for at once, so that a client that stops reading, or many groups of one
+/// client, do not keep the others from theirs.
+const PAGES_AT_ONCE: usize = 4;
+
 /// What a frame adds to a message's data, about.
 const MESSAGE_OVERHEAD_BYTES: usize = 200;
 
@@ -45,6 +50,13 @@ pub(super) struct Client {
     user: String,
     attachment: AttachmentNumber,
     rights: Mutex<Rights>,
+    paging: Semaphore,
+}
+
+/// The right to be replayed something, and one of the connection's few turns at that.
+struct Paid<'a> {
+    page: Page,
+    turn: SemaphorePermit<'a>,
 }
 
 /// What changes while the connection lasts.
@@ -112,7 +124,8 @@ impl Client {
     ) -> Self {
         let rights =
             Rights { grants: record.grants.clone(), info: record.attributes.clone(), groups: record.groups.clone() };
-        Self { gateway, outbox, session: record.id, user: record.user.clone(), attachment, rights: Mutex::new(rights) }
+        let (rights, paging) = (Mutex::new(rights), Semaphore::new(PAGES_AT_ONCE));
+        Self { gateway, outbox, session: record.id, user: record.user.clone(), attachment, rights, paging }
     }
 
     pub(super) fn session(&self) -> SessionId {
@@ -172,8 +185,8 @@ impl Client {
     /// failure by the hub.
     async fn restore(&self, group: GroupName, since: Option<Position>) -> Result<(), ClientError> {
         loop {
-            let entered = match self.page(since).await {
-                Ok(page) => self.enter(None, group.clone(), since, page).await,
+            let entered = match self.paid_since(since).await {
+                Ok(paid) => self.enter(None, group.clone(), since, paid).await,
                 Err(busy) => Err(busy),
             };
             match entered {
@@ -192,12 +205,13 @@ impl Client {
     /// outbox says so.
     async fn replay(&self, group: GroupName) -> Result<(), ClientError> {
         while self.is_member(&group) {
-            if let Ok(page) = self.gateway.replays.page().await {
+            if let Ok(Paid { page, turn }) = self.paid().await {
                 let told = self.gateway.hub.replay(&self.outbox, group.clone(), page).await;
                 // Overtaken by a leave or another join, nothing is left to do either.
                 if !matches!(told.await, Ok(Err(_))) {
                     break;
                 }
+                drop(turn);
             }
             tokio::time::sleep(RESTORE_AGAIN).await;
         }
@@ -205,11 +219,16 @@ impl Client {
     }
 
     /// Waits for the right to have what was missed since a position.
-    async fn page(&self, since: Option<Position>) -> Result<Option<Page>, SlotError> {
+    async fn paid_since(&self, since: Option<Position>) -> Result<Option<Paid<'_>>, SlotError> {
         match since {
-            Some(_) => self.gateway.replays.page().await.map(Some),
+            Some(_) => self.paid().await.map(Some),
             None => Ok(None),
         }
+    }
+
+    async fn paid(&self) -> Result<Paid<'_>, SlotError> {
+        let turn = self.paging.acquire().await.map_err(|_| SlotError::Busy)?;
+        Ok(Paid { page: self.gateway.replays.page().await?, turn })
     }
 
     /// Does what the record says by now: the push that made this necessary may have been overtaken by the client's own
@@ -254,8 +273,8 @@ impl Client {
                 return Err(slot_error(id, &reason));
             }
         }
-        let entered = match self.page(since).await {
-            Ok(page) => self.enter(id, group.clone(), since, page).await,
+        let entered = match self.paid_since(since).await {
+            Ok(paid) => self.enter(id, group.clone(), since, paid).await,
             Err(busy) => {
                 self.tell(&Event::Error(slot_error(id, &busy)));
                 Err(busy)
@@ -277,8 +296,9 @@ impl Client {
         id: RequestId,
         group: GroupName,
         since: Option<Position>,
-        page: Option<Page>,
+        paid: Option<Paid<'_>>,
     ) -> Result<(), SlotError> {
+        let (page, _turn) = paid.map(|Paid { page, turn }| (page, turn)).unzip();
         let presence = !group.is_private() && self.options(&group).presence;
         let member = presence.then(|| Presence {
             session: self.session,
