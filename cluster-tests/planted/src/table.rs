@@ -426,9 +426,9 @@ pub const TABLE: &[Planted] = &[
         10,
         &[edit(
             "logic/primary/sessions.rs",
-            "        if displacing.earlier.is_empty() {\n            answer_all(displacing.answers",
-            r#"        if displacing.earlier.is_empty() || planted!("DisplacesLazily") {
-            answer_all(displacing.answers"#,
+            "        if !waits {\n            self.answer_displacing",
+            r#"        if !waits || planted!("DisplacesLazily") {
+            self.answer_displacing"#,
         )],
     ),
     bug(

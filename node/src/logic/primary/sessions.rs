@@ -282,11 +282,16 @@ impl SlotCore {
             }
         }
         displacing.answers.push((ticket, answer));
-        displacing.earlier.retain(|gateway, _| self.alive.is_empty() || self.alive.contains(gateway));
-        if displacing.earlier.is_empty() {
-            answer_all(displacing.answers, out);
-        } else {
-            self.displacing.insert(session, displacing);
+        self.displacing.insert(session, displacing);
+        self.answer_if_alone(session, out);
+    }
+
+    /// Who cannot be reached is not waited for; looked at each time, since the wrongly suspected come back.
+    fn answer_if_alone(&mut self, session: SessionId, out: &mut Vec<SlotOutput>) {
+        let reachable = |gateway| self.alive.is_empty() || self.alive.contains(gateway);
+        let waits = self.displacing.get(&session).is_some_and(|displacing| displacing.earlier.keys().any(reachable));
+        if !waits {
+            self.answer_displacing(session, out);
         }
     }
 
@@ -303,14 +308,13 @@ impl SlotCore {
         if displacing.earlier.get(gateway).is_some_and(|earlier| *earlier <= attachment) {
             displacing.earlier.remove(gateway);
         }
-        if displacing.earlier.is_empty() {
-            self.answer_displacing(session, out);
-        }
+        self.answer_if_alone(session, out);
     }
 
     pub(super) fn answer_displacing(&mut self, session: SessionId, out: &mut Vec<SlotOutput>) {
         if let Some(displacing) = self.displacing.remove(&session) {
-            answer_all(displacing.answers, out);
+            let answers = displacing.answers.into_iter();
+            out.extend(answers.map(|(ticket, answer)| SlotOutput::Answer { ticket, result: Ok(answer) }));
         }
     }
 
@@ -404,10 +408,6 @@ impl SlotCore {
 
 fn not_stored() -> SlotError {
     SlotError::StoreUnavailable("it did not take the session in time".to_owned())
-}
-
-fn answer_all(answers: Vec<(Ticket, SlotAnswer)>, out: &mut Vec<SlotOutput>) {
-    out.extend(answers.into_iter().map(|(ticket, answer)| SlotOutput::Answer { ticket, result: Ok(answer) }));
 }
 
 fn known_in(view: Option<&SessionView>, group: &crate::id::GroupName) -> bool {

@@ -279,6 +279,24 @@ fn an_attach_waits_for_the_earlier_socket_and_so_do_a_repeat_and_a_third_one() {
 }
 
 #[test]
+fn an_attach_waits_for_a_gateway_that_was_wrongly_believed_dead_when_it_came() {
+    let mut bench = Bench::with_session();
+    let alive = |names: &[&str]| SlotInput::Alive(Arc::new(names.iter().map(|name| member(name)).collect()));
+    let first = bench.attach("g1", 1);
+    let first = bench.attached(first);
+    bench.input(alive(&["p", "g2", "g3"]));
+    let second = bench.attach("g2", 2);
+    let second = bench.attached(second);
+    let third = bench.attach("g3", 3);
+    bench.input(alive(&["p", "g1", "g2", "g3"]));
+    bench.ask("g2", SlotRequest::ConfirmDisplaced { session: SESSION, attachment: second });
+    let repeat = bench.attach("g3", 3);
+    assert_eq!((bench.answer(third), bench.answer(repeat)), (None, None), "g1 is there after all");
+    bench.ask("g1", SlotRequest::ConfirmDisplaced { session: SESSION, attachment: first });
+    assert!(bench.attached(third) > second && bench.attached(repeat) > second);
+}
+
+#[test]
 fn an_attach_does_not_wait_for_ever() {
     let mut bench = Bench::with_session();
     bench.attach("g1", 1);
