@@ -13,10 +13,15 @@ use std::{
 mod table;
 
 /// What is copied, from the root of the workspace, and the module that it becomes.
-const SOURCES: [(&str, &str); 3] =
-    [("node/src/id.rs", "id.rs"), ("node/src/logic", "logic"), ("cluster-tests/src/sim", "sim")];
+const SOURCES: [(&str, &str); 5] = [
+    ("node/src/id.rs", "id.rs"),
+    ("node/src/logic", "logic"),
+    ("cluster-tests/src/history.rs", "history/mod.rs"),
+    ("cluster-tests/src/history", "history"),
+    ("cluster-tests/src/sim", "sim"),
+];
 /// A file, or the one that stands for a folder.
-const MODULES: [&str; 3] = ["id.rs", "logic/mod.rs", "sim/mod.rs"];
+const MODULES: [&str; 4] = ["id.rs", "logic/mod.rs", "history/mod.rs", "sim/mod.rs"];
 
 fn main() -> ExitCode {
     match copy() {

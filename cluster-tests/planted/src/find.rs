@@ -9,7 +9,10 @@ use std::{
     thread,
 };
 
-use crate::table::{Planted, TABLE};
+use crate::{
+    sim::{self, Outcome, Schedule, Shrunk},
+    table::{Planted, TABLE},
+};
 
 /// What came of one bug.
 #[derive(Clone, Debug)]
@@ -31,13 +34,19 @@ pub fn find(bug: &'static Planted, first: u64, most: Option<u64>) -> Found {
     let most = most.unwrap_or(bug.seeds);
     for seed in first..first.saturating_add(most) {
         let outcome = crate::run(seed, Some(bug.name), false);
-        let found = outcome.violation.filter(|what| bug.panics || !what.starts_with("panic"));
-        if let Some(what) = found {
+        if let Some(what) = outcome.violation.filter(|_| bug.panics || !outcome.panicked) {
             let line = what.lines().next().unwrap_or("").to_owned();
             return Found { bug, seed, tried: seed - first + 1, events: outcome.events, violation: Some(line) };
         }
     }
     Found { bug, seed: first, tried: most, events: 0, violation: None }
+}
+
+/// Cuts down the run in which a bug was found; nothing where it was not.
+pub fn shrink(found: &Found, runs: u32) -> Option<Shrunk> {
+    found.violation.as_ref()?;
+    let fails = |outcome: &Outcome| outcome.violation.is_some() && (found.bug.panics || !outcome.panicked);
+    crate::with(Some(found.bug.name), || sim::shrink(&Schedule::of(found.seed), runs, fails))
 }
 
 /// All that `wanted` lets through, as many at once as there are processors, in the order of the table.

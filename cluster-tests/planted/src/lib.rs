@@ -37,12 +37,17 @@ macro_rules! planted {
 mod copies {
     include!(concat!(env!("OUT_DIR"), "/modules.rs"));
 }
-pub use copies::{id, logic, sim};
+pub use copies::{history, id, logic, sim};
+
+/// What is done here goes with this bug, or without any.
+pub fn with<T>(bug: Option<&'static str>, run: impl FnOnce() -> T) -> T {
+    PLANTED.set(bug);
+    let result = run();
+    PLANTED.set(None);
+    result
+}
 
 /// How one seed goes with this bug, or without any.
 pub fn run(seed: u64, bug: Option<&'static str>, trace: bool) -> sim::Outcome {
-    PLANTED.set(bug);
-    let outcome = sim::run(seed, trace);
-    PLANTED.set(None);
-    outcome
+    with(bug, || sim::run(seed, trace))
 }

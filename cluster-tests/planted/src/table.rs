@@ -52,7 +52,7 @@ pub const TABLE: &[Planted] = &[
     bug(
         "CommitsByTheFirst",
         "rule 1: with three copies, one acknowledgement is taken for all",
-        10,
+        20,
         &[edit(
             "logic/replication.rs",
             "let everywhere = required.map(|progress| if progress.mode == Mode::Stream { progress.acked } else { 0 });",
@@ -67,7 +67,7 @@ pub const TABLE: &[Planted] = &[
     bug(
         "FollowerApplies",
         "rule 1: a replica takes for committed what it holds",
-        10,
+        20,
         &[edit(
             "logic/replication.rs",
             "held.extend(first, entries);\n        held.apply_to(commit, |_, _| {});",
@@ -79,7 +79,7 @@ pub const TABLE: &[Planted] = &[
     bug(
         "ShrinksEarly",
         "rule 2: a slow member is not waited for once its leave is asked for",
-        10,
+        30,
         &[edit(
             "logic/replication.rs",
             "out.push(ReplicaOutput::Ask(MapRequest::Drop {",
@@ -141,7 +141,7 @@ pub const TABLE: &[Planted] = &[
     bug(
         "CountsOldAcks",
         "rule 3: an acknowledgement from before a member was dropped and came back is counted",
-        990,
+        660,
         &[edit(
             "logic/replication.rs",
             "if primary.term != term || progress.sync != sync || index > held.last() {",
@@ -174,7 +174,7 @@ pub const TABLE: &[Planted] = &[
     bug(
         "ServesTooSoon",
         "rule 4: a new primary serves before what it took over is committed",
-        20,
+        10,
         &[edit(
             "logic/replication.rs",
             "(held.applied >= primary.barrier).then_some(primary.term)",
@@ -184,7 +184,7 @@ pub const TABLE: &[Planted] = &[
     bug(
         "IgnoresTheTerm",
         "rule 4: the appends of an old primary are taken, and acknowledged",
-        10,
+        30,
         &[
             edit(
                 "logic/replication.rs",
@@ -202,7 +202,7 @@ pub const TABLE: &[Planted] = &[
     bug(
         "KeepsItsSuffix",
         "rule 5: a member keeps what it holds uncommitted under a new primary",
-        90,
+        50,
         &[edit(
             "logic/replication.rs",
             "self.log.truncate((keep + 1).saturating_sub(self.log_first) as usize);",
@@ -214,13 +214,13 @@ pub const TABLE: &[Planted] = &[
     bug(
         "ReconcilesInSteps",
         "rule 5: a suffix is discarded before all is here that takes its place",
-        180,
+        740,
         &[edit(
             "logic/replication.rs",
             "            self.staged = Some(staged);\n            return false;",
             r#"            if planted!("ReconcilesInSteps") {
-                let keep = with.base.max(self.applied);
-                self.log.truncate((keep + 1).saturating_sub(self.log_first) as usize);
+                let known = with.base.max(self.applied);
+                self.log.truncate((known + 1).saturating_sub(self.log_first) as usize);
                 self.extend(with.base + 1, staged.entries.clone());
             }
             self.staged = Some(staged);
@@ -253,7 +253,7 @@ pub const TABLE: &[Planted] = &[
     bug(
         "RestartedIsAlive",
         "rule 6: the planner takes a restarted node for the member that it was",
-        20,
+        10,
         &[edit(
             "logic/plan/draft.rs",
             "if facts.generation > member.generation {",
@@ -263,7 +263,7 @@ pub const TABLE: &[Planted] = &[
     bug(
         "TakesOldMaps",
         "rules 2 and 3: an old version of the map is taken for news",
-        330,
+        180,
         &[edit(
             "sim/node.rs",
             "if self.process(node).map.as_ref().is_some_and(|known| known.version >= map.version) {",
@@ -276,7 +276,7 @@ pub const TABLE: &[Planted] = &[
     bug(
         "CarriesOutOldRequests",
         "rules 2 and 3: what was asked under one assignment is done under another",
-        20,
+        90,
         &[edit(
             "logic/plan/repair.rs",
             "if *changed_at == before.changed_at && assignment.learner.as_ref() == Some(learner) {",
@@ -344,7 +344,7 @@ pub const TABLE: &[Planted] = &[
     bug(
         "DeafToDisruption",
         "S8: a gateway does not register again when the primary has changed",
-        220,
+        20,
         &[edit(
             "logic/feed.rs",
             "            Input::Disrupted => {\n                self.failures = 0;\n                self.register(now_ms, out);",
@@ -358,7 +358,7 @@ pub const TABLE: &[Planted] = &[
     bug(
         "DropsTheSuspected",
         "S8: a gateway wrongly believed dead gets nothing more, and is not told",
-        490,
+        880,
         &[edit(
             "logic/primary/timers.rs",
             "restarted || since_ms + GATEWAY_GONE_MS <= now.mono_ms",
@@ -368,7 +368,7 @@ pub const TABLE: &[Planted] = &[
     bug(
         "SilentGap",
         "S2: what retention does not keep is skipped without a word",
-        130,
+        460,
         &[edit(
             "logic/feed/position.rs",
             "if self.live.len() > ahead.len() {",
@@ -378,7 +378,7 @@ pub const TABLE: &[Planted] = &[
     bug(
         "SilentReset",
         "S2: another log begins without a word",
-        40,
+        10,
         &[edit(
             "logic/feed/position.rs",
             "self.tell_all(Notice::Reset(position), out);",
@@ -403,7 +403,7 @@ pub const TABLE: &[Planted] = &[
     bug(
         "RecoveredAnyway",
         "S6: `recovered: true` where the ring no longer holds what was missed",
-        30,
+        80,
         &[edit(
             "logic/feed/subscribers.rs",
             "let recovered = recovered && (joining.since.is_none() || whole);",
@@ -413,7 +413,7 @@ pub const TABLE: &[Planted] = &[
     bug(
         "CompleteAnyway",
         "S6: a history is called complete where the ring no longer holds its begin",
-        30,
+        70,
         &[edit(
             "logic/log.rs",
             "let complete = offset <= self.head && offset + 1 >= first_kept;",
@@ -446,7 +446,7 @@ pub const TABLE: &[Planted] = &[
     bug(
         "EndsWithoutTheStore",
         "sessions: an end is answered before the store has it",
-        300,
+        20,
         &[edit(
             "logic/primary/sessions.rs",
             "            (Pending::End { ticket, session }, Effect::Ended { .. }) => {",
@@ -459,22 +459,122 @@ pub const TABLE: &[Planted] = &[
     bug(
         "OldSaveWins",
         "sessions: an earlier write that comes late takes the place of a later one",
-        150,
+        220,
         &[edit(
             "sim/store.rs",
-            "if row.1.is_some() && (ended || row.0 < version) {",
-            r#"if row.1.is_some() && (ended || row.0 < version || planted!("OldSaveWins")) {"#,
+            "if row.record.is_some() && (ended || later) {",
+            r#"if row.record.is_some() && (ended || later || planted!("OldSaveWins")) {"#,
         )],
     ),
     bug(
         "FailedSaveCounts",
         "sessions: a write that failed is taken for done",
-        250,
+        10,
         &[edit(
             "logic/primary/sessions.rs",
             "        if result.is_ok() {\n            self.order(Entry::Saved",
             r#"        if result.is_ok() || planted!("FailedSaveCounts") {
             self.order(Entry::Saved"#,
         )],
+    ),
+    bug(
+        "ReconcilesByLength",
+        "rule 5: a member that holds more than the new primary keeps what it has",
+        50,
+        &[edit(
+            "logic/replication.rs",
+            "let keep = with.base.max(self.applied);",
+            r#"let keep = match planted!("ReconcilesByLength") && self.last() > with.until {
+            true => self.last(),
+            false => with.base.max(self.applied),
+        };"#,
+        )],
+    ),
+    bug(
+        "OrdersWritesWithoutTheTerm",
+        "sessions: a write of a slot that has started again loses to one from before",
+        10,
+        &[edit(
+            "logic/primary/sessions.rs",
+            "out.push(SlotOutput::Save { record, ended, term, index });",
+            r#"let term = if planted!("OrdersWritesWithoutTheTerm") { 0 } else { term };
+        out.push(SlotOutput::Save { record, ended, term, index });"#,
+        )],
+    ),
+    bug(
+        "EndsInMemory",
+        "sessions: an end is never written to the store",
+        20,
+        &[
+            edit(
+                "logic/primary/sessions.rs",
+                "self.save(index, session, Some((ticket, Waiting::End)), out);",
+                r#"match planted!("EndsInMemory") {
+                    true => out.push(SlotOutput::Answer { ticket, result: Ok(SlotAnswer::Done) }),
+                    false => self.save(index, session, Some((ticket, Waiting::End)), out),
+                }"#,
+            ),
+            edit(
+                "logic/slot.rs",
+                "                session.changed = index;\n                return Effect::Ended",
+                r#"                session.changed = if planted!("EndsInMemory") { session.saved } else { index };
+                return Effect::Ended"#,
+            ),
+        ],
+    ),
+    bug(
+        "JoinsInMemory",
+        "sessions: a client's join is never written to the store",
+        150,
+        &[edit(
+            "logic/slot.rs",
+            "Entry::SessionJoin { group, .. } => session.join(group),",
+            r#"Entry::SessionJoin { group, .. } => session.join(group) && !planted!("JoinsInMemory"),"#,
+        )],
+    ),
+    bug(
+        "ForgetsWhoIsOpen",
+        "S7: a new primary does not know which earlier connections may be open",
+        40,
+        &[edit(
+            "logic/session.rs",
+            "self.open.insert(earlier.gateway, earlier.number);",
+            r#"if planted!("ForgetsWhoIsOpen") {
+                self.open.clear();
+            }
+            self.open.insert(earlier.gateway, earlier.number);"#,
+        )],
+    ),
+    bug(
+        "TrustsTheSuspicion",
+        "S7: an attachment whose gateway is believed dead counts as closed, also when that is not so",
+        110,
+        &[edit(
+            "logic/session.rs",
+            "            self.closed |= self.last_number() == number;\n        }",
+            r#"            self.closed |= self.last_number() == number;
+        } else if planted!("TrustsTheSuspicion") {
+            self.closed |= self.last_number() == number;
+        }"#,
+        )],
+    ),
+    bug(
+        "OnlyClientsKnow",
+        "S2: messages are left out, and the simulator's own books do not show it: only the history checker does",
+        10,
+        &[
+            edit(
+                "logic/feed/position.rs",
+                "if self.live.len() > except.len() {",
+                r#"if self.live.len() > except.len() && !(planted!("OnlyClientsKnow") && offset % 7 == 3) {"#,
+            ),
+            edit(
+                "sim/checks.rs",
+                "        self.violation.get_or_insert(what);",
+                r#"        if !(planted!("OnlyClientsKnow") && what.starts_with('S')) {
+            self.violation.get_or_insert(what);
+        }"#,
+            ),
+        ],
     ),
 ];

@@ -1,6 +1,6 @@
 //! Every planted bug is found, and without a bug the copies do what the originals do.
 
-use planted_bugs::{find, run};
+use planted_bugs::{find, run, sim::Schedule, table::TABLE, with};
 
 #[test]
 fn every_bug_is_found() {
@@ -20,5 +20,26 @@ fn without_a_bug_the_copies_are_the_originals() {
     for seed in 0..5 {
         let (copy, original) = (run(seed, None, false), cluster_tests::sim::run(seed, false));
         assert_eq!((copy.trace_hash, copy.counts), (original.trace_hash, original.counts), "seed {seed}");
+    }
+}
+
+#[test]
+fn a_failure_is_cut_down_to_what_it_needs() {
+    for name in ["CommitsByTheFirst", "ServesTooSoon", "DisplacesLazily"] {
+        let bug = TABLE.iter().find(|bug| bug.name == name).expect("a bug of the table");
+        let found = find::find(bug, 0, None);
+        let shrunk = find::shrink(&found, 1_000).unwrap_or_else(|| panic!("{name} is not found"));
+        println!("{name}: {}", shrunk.report("scripts/sim"));
+        let (faults, events) = (shrunk.outcome.faults.len(), shrunk.outcome.events);
+        assert!(faults * 3 <= shrunk.faults_before && events * 2 <= shrunk.events_before, "{name}: {shrunk:?}");
+        // What is printed is all that it takes to see it again.
+        let mut again = Schedule::of(0);
+        let words = shrunk.schedule.to_string();
+        let words: Vec<_> = words.split(' ').collect();
+        assert!(words.chunks(2).all(|pair| again.read(pair[0], pair[1])), "{words:?}");
+        let outcome = with(Some(name), || again.run(true));
+        assert_eq!((&outcome.violation, outcome.events), (&shrunk.outcome.violation, events), "{name}");
+        assert!(outcome.violation.is_some() && outcome.trace.is_some());
+        assert_eq!(again.run(false).violation, None, "{name}: it fails without the bug");
     }
 }

@@ -620,3 +620,22 @@ fn pick_nth(history: &History, nth: usize) -> (usize, usize) {
     all.sort_unstable();
     (all[nth].1, all[nth].2)
 }
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "tells how long it takes")]
+fn a_million_events_are_proved_in_seconds() {
+    let mut history = Model::run(7, 650_000);
+    let events: usize = history.connections.iter().map(|connection| connection.events.len()).sum();
+    let attempts: usize = history.publishes.iter().map(|publish| publish.attempts.len()).sum();
+    assert!(events > 1_000_000, "only {events}");
+    let start = std::time::Instant::now();
+    history.check().unwrap_or_else(|violation| panic!("{violation}"));
+    println!("{events} events and {attempts} sendings in {:?}", start.elapsed());
+    // And one thing wrong among all of them.
+    let (connection, index) = pick(&history, &mut StdRng::seed_from_u64(7), is_followed);
+    history.connections[connection].events.remove(index);
+    let start = std::time::Instant::now();
+    let violation = history.check().expect_err("a message is left out");
+    println!("{:?} in {:?}", violation.rule, start.elapsed());
+    assert!([Rule::S2Contiguity, Rule::S6Resume, Rule::S8JoinPoint].contains(&violation.rule), "{violation}");
+}

@@ -30,6 +30,7 @@ pub(super) enum Purpose {
     Publish {
         publisher: usize,
         key: PublishKey,
+        sending: usize,
     },
     Create {
         session: usize,
@@ -132,7 +133,7 @@ impl World {
             Purpose::Leave { asked: Asked { group, attempt }, subscriber } => {
                 self.feed(node, &group, feed::Input::LeaveAnswer { attempt, subscriber });
             }
-            Purpose::Publish { publisher, key } => self.published(publisher, key, result),
+            Purpose::Publish { publisher, key, sending } => self.published(publisher, (key, sending), result),
             Purpose::Create { session, id } => self.created(session, id, &result),
             Purpose::End { session } => self.ended(session, &result),
             Purpose::Attach { connection } => self.attached(node, connection, result),
@@ -147,6 +148,9 @@ impl World {
             }
             Purpose::History { group, since } => {
                 if let Ok(SlotAnswer::History { position, complete, messages }) = result {
+                    if let Some(position) = position {
+                        self.seen.reads(self.now, &group, position, &messages);
+                    }
                     self.ledger.history(&group, since, position, complete, &messages);
                 }
             }

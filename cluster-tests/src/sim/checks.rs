@@ -6,8 +6,10 @@ use std::{collections::BTreeMap, fmt::Write as _};
 use bytes::Bytes;
 use roost::{
     id::{AttachmentNumber, Epoch, GroupName, Index, Member, Position, PublishKey, SessionId, SlotId, Term},
-    logic::{entry::Message, map::ClusterMap, replication::Replica, request::SlotRequest, slot::SlotState},
+    logic::{entry::Message, map::ClusterMap, replication::Replica, slot::SlotState},
 };
+
+use super::coverage::COVERAGE;
 
 /// A state is compared at every so many entries.
 const COMPARE_EVERY: Index = 8;
@@ -20,20 +22,9 @@ pub(super) type Life = (SlotId, u64);
 /// A publish, as its answer is checked.
 #[derive(Clone, Debug)]
 pub(super) struct Publish {
-    group: GroupName,
-    key: PublishKey,
-    data: Bytes,
-}
-
-impl Publish {
-    pub(super) fn of(request: &SlotRequest) -> Option<Self> {
-        match request {
-            SlotRequest::Publish { group, key, data, .. } => {
-                Some(Self { group: group.clone(), key: *key, data: data.clone() })
-            }
-            _ => None,
-        }
-    }
+    pub(super) group: GroupName,
+    pub(super) key: PublishKey,
+    pub(super) data: Bytes,
 }
 
 /// What a gateway tells the clients of a group.
@@ -92,7 +83,7 @@ impl Ledger {
     pub(super) fn new(retention: u32) -> Self {
         Self {
             violation: None,
-            counts: BTreeMap::new(),
+            counts: COVERAGE.iter().map(|what| (*what, 0)).collect(),
             retention: u64::from(retention),
             messages: BTreeMap::new(),
             places: BTreeMap::new(),

@@ -113,6 +113,7 @@ impl World {
         let (group, slot) = self.groups[publisher.group].clone();
         self.after(again, Event::Publisher { publisher: number, attempt });
         let Some(node) = self.some_node() else { return };
+        let sending = self.seen.sends(self.now, number, &group, key);
         let request = SlotRequest::Publish {
             group,
             key,
@@ -122,13 +123,19 @@ impl World {
             min_copies,
         };
         let after = self.random.below(4);
-        let purpose = Purpose::Publish { publisher: number, key };
+        let purpose = Purpose::Publish { publisher: number, key, sending };
         self.input_after(after, node, Input::Client(purpose, slot, request));
     }
 
-    pub(super) fn published(&mut self, number: usize, key: PublishKey, result: Result<SlotAnswer, SlotError>) {
+    pub(super) fn published(
+        &mut self,
+        number: usize,
+        (key, sending): (PublishKey, usize),
+        result: Result<SlotAnswer, SlotError>,
+    ) {
         let publisher = &mut self.publishers[number];
-        let Ok(SlotAnswer::Published { position, .. }) = result else { return };
+        let Ok(SlotAnswer::Published { position, copies }) = result else { return };
+        self.seen.answered(self.now, key, sending, position, copies);
         if publisher.key != key || !publisher.waiting {
             return;
         }

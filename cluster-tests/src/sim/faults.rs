@@ -1,6 +1,23 @@
 //! What goes wrong, each kind at its own rate.
 
-use super::world::{Event, World};
+use super::{
+    random::Random,
+    schedule::Planned,
+    world::{Event, World},
+};
+
+/// A fault that happened.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Fired {
+    /// Among those of the seed.
+    pub number: usize,
+    /// When, in virtual time.
+    pub at_ms: u64,
+    /// What kind of fault.
+    pub kind: String,
+    /// In words.
+    pub what: String,
+}
 
 /// A kind of fault.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -12,13 +29,14 @@ pub(super) enum Fault {
     Reset,
     Suspect,
     Drain,
+    Steward,
     Outage,
     Bereave,
     Clock,
 }
 
 impl Fault {
-    pub(super) const ALL: [Self; 10] = [
+    pub(super) const ALL: [Self; 11] = [
         Self::Crash,
         Self::Massacre,
         Self::Pause,
@@ -26,6 +44,7 @@ impl Fault {
         Self::Reset,
         Self::Suspect,
         Self::Drain,
+        Self::Steward,
         Self::Outage,
         Self::Bereave,
         Self::Clock,
@@ -33,106 +52,130 @@ impl Fault {
 }
 
 impl World {
-    pub(super) fn plan_fault(&mut self, fault: Fault) {
-        let profile = &self.profile;
-        let mean = match fault {
-            Fault::Crash => profile.crash,
-            Fault::Massacre => profile.massacre,
-            Fault::Pause => profile.pause,
-            Fault::Partition => profile.partition,
-            Fault::Reset => profile.reset,
-            Fault::Suspect => profile.suspect,
-            Fault::Drain => profile.drain,
-            Fault::Outage => profile.outage,
-            Fault::Bereave => profile.bereave,
-            Fault::Clock => profile.set_clock,
-        };
-        if let Some(mean) = mean {
-            let after = self.random.waiting(mean);
-            self.after(after, Event::Fault(fault));
-        }
-    }
-
-    pub(super) fn fault(&mut self, fault: Fault) {
+    /// The fault of this number; nothing may come of it.
+    pub(super) fn fault(&mut self, number: usize) {
+        let Some(Planned { fault, mut random, .. }) = self.faults.get(&number).cloned() else { return };
         if self.resting {
             return;
         }
-        self.plan_fault(fault);
-        let node = self.random.index(self.nodes.len());
-        match fault {
-            Fault::Crash => self.crash(node),
+        let random = &mut random;
+        let node = random.index(self.nodes.len());
+        let what = match fault {
+            Fault::Crash => self.crash(node, random),
             Fault::Massacre => {
-                for node in 0..self.nodes.len() {
-                    if self.random.permille(700) {
-                        self.crash(node);
-                    }
-                }
+                let doomed: Vec<_> = (0..self.nodes.len()).filter(|_| random.permille(700)).collect();
+                self.crash_all(doomed, random)
             }
-            Fault::Pause => self.pause(node),
-            Fault::Partition => self.partition(),
+            Fault::Pause => self.pause(node, random),
+            Fault::Partition => self.partition(random),
             Fault::Reset => {
-                let to = self.random.index(self.nodes.len());
+                let to = random.index(self.nodes.len());
                 self.reset_link(node, to);
+                (node != to).then(|| format!("the link from {} to {} is reset", self.name(node), self.name(to)))
             }
-            Fault::Suspect => self.slander(node),
-            Fault::Drain => {
-                self.ledger.count("drains");
-                self.nodes[node].draining = true;
-                let after = 1_000 + self.random.below(5_000);
-                self.after(after, Event::Undrain(node));
+            Fault::Suspect => self.slander(node, random),
+            Fault::Drain => self.drain(node, random),
+            Fault::Steward => {
+                self.doom = Some(random.clone());
+                Some("whoever proposes the next change of the map dies".to_owned())
             }
-            Fault::Outage => {
-                self.ledger.count("store outages");
-                self.store.down = true;
-                let after = self.random.between(300, 4_000);
-                self.after(after, Event::StoreUp);
-            }
-            Fault::Bereave => self.bereave(),
-            Fault::Clock => {
-                self.ledger.count("clocks set");
-                self.nodes[node].skew_ms = self.random.below(20_000);
-            }
+            Fault::Outage => self.outage(random),
+            Fault::Bereave => self.bereave(random),
+            Fault::Clock => self.set_clock(node, random),
+        };
+        if let Some(what) = what {
+            self.say(|| format!("fault {number}: {what}"));
+            self.fired.push(Fired { number, at_ms: self.now, kind: format!("{fault:?}"), what });
         }
     }
 
+    fn name(&self, node: usize) -> String {
+        self.nodes[node].id.to_string()
+    }
+
+    fn drain(&mut self, node: usize, random: &mut Random) -> Option<String> {
+        self.ledger.count("drains");
+        self.nodes[node].draining = true;
+        let after = 1_000 + random.below(5_000);
+        self.after(after, Event::Undrain(node));
+        Some(format!("{} drains for {after} ms", self.name(node)))
+    }
+
+    fn outage(&mut self, random: &mut Random) -> Option<String> {
+        self.ledger.count("store outages");
+        self.store.down = true;
+        let after = random.between(300, 4_000);
+        self.after(after, Event::StoreUp);
+        Some(format!("the store is down for {after} ms"))
+    }
+
+    fn set_clock(&mut self, node: usize, random: &mut Random) -> Option<String> {
+        let before = self.nodes[node].skew_ms;
+        let skew_ms = random.below(20_000);
+        self.ledger.count_if(skew_ms > before, "clocks set forwards");
+        self.ledger.count_if(skew_ms < before, "clocks set back");
+        self.nodes[node].skew_ms = skew_ms;
+        (skew_ms != before)
+            .then(|| format!("the clock of {} is set from +{before} ms to +{skew_ms} ms", self.name(node)))
+    }
+
     /// The memory is gone; what was under way may still arrive.
-    fn crash(&mut self, node: usize) {
-        if self.nodes[node].process.take().is_none() {
-            return;
-        }
+    fn crash(&mut self, node: usize, random: &mut Random) -> Option<String> {
+        let process = self.nodes[node].process.take()?;
         self.ledger.count("crashes");
+        self.ledger.count_if(process.steward.is_changing(), "stewards died in the middle of a change");
         self.nodes[node].paused = false;
         self.nodes[node].inbox.clear();
-        if self.random.permille(500) {
+        if random.permille(500) {
             self.reset_links_of(node);
         } else {
             self.watch_links_of(node);
         }
-        let after = 50 + self.random.waiting(2_500);
+        let after = 50 + random.waiting(2_500);
         self.after(after, Event::Start(node));
+        Some(format!("{} crashes, and starts again after {after} ms", process.member))
     }
 
-    /// Everyone who has a copy of some slot crashes.
-    fn bereave(&mut self) {
-        let slot = self.random.below(u64::from(self.profile.slots)) as usize;
-        let Some(map) = self.store.map.clone() else { return };
-        self.ledger.count("all copies crashed");
-        for member in &map.slots[slot].in_sync {
-            if let Some(node) = self.running(member) {
-                self.crash(node);
-            }
+    fn crash_all(&mut self, doomed: Vec<usize>, random: &mut Random) -> Option<String> {
+        let what: Vec<_> = doomed.into_iter().filter_map(|node| self.crash(node, random)).collect();
+        (!what.is_empty()).then(|| what.join("; "))
+    }
+
+    /// The change of the map that a doomed steward has proposed is under way: it dies before it hears what came of it, and
+    /// often before the store does anything.
+    pub(super) fn doom(&mut self, node: usize) {
+        let Some(mut random) = self.doom.take() else { return };
+        let after = random.below(12);
+        self.after(after, Event::Die(node, random));
+    }
+
+    pub(super) fn die(&mut self, node: usize, mut random: Random) {
+        if !self.resting
+            && let Some(what) = self.crash(node, &mut random)
+        {
+            self.say(|| what);
         }
     }
 
-    fn pause(&mut self, node: usize) {
+    /// Everyone who has a copy of some slot crashes.
+    fn bereave(&mut self, random: &mut Random) -> Option<String> {
+        let slot = random.index(usize::from(self.profile.slots));
+        let holders = self.store.map.clone()?.slots[slot].in_sync.clone();
+        let doomed: Vec<_> = holders.iter().filter_map(|member| self.running(member)).collect();
+        self.ledger.count_if(!doomed.is_empty(), "all copies crashed");
+        self.crash_all(doomed, random)
+    }
+
+    fn pause(&mut self, node: usize, random: &mut Random) -> Option<String> {
         if self.nodes[node].process.is_none() || self.nodes[node].paused {
-            return;
+            return None;
         }
         self.ledger.count("pauses");
         self.nodes[node].paused = true;
         self.watch_links_of(node);
-        let after = 20 + self.random.waiting(1_500);
+        let after = 20 + random.waiting(1_500);
         self.after(after, Event::Resume(node));
+        Some(format!("{} stands still for {after} ms", self.name(node)))
     }
 
     pub(super) fn resume(&mut self, node: usize) {
@@ -151,44 +194,46 @@ impl World {
         }
     }
 
-    fn partition(&mut self) {
-        self.ledger.count("partitions");
+    /// Between two sides, or of one pair only; both ways, or one.
+    fn partition(&mut self, random: &mut Random) -> Option<String> {
         let count = self.nodes.len();
-        let one_way = self.random.permille(300);
-        let mut blocked = Vec::new();
-        if self.random.permille(400) {
-            let (from, to) = (self.random.index(count), self.random.index(count));
-            blocked.push((from, to));
-            if !one_way {
-                blocked.push((to, from));
-            }
-        } else {
-            let sides: Vec<bool> = (0..count).map(|_| self.random.permille(500)).collect();
-            for from in 0..count {
-                for to in 0..count {
-                    if sides[from] != sides[to] && (sides[from] || !one_way) {
-                        blocked.push((from, to));
-                    }
-                }
-            }
-        }
+        let (one_way, pair) = (random.permille(300), random.permille(400));
+        let sides: Vec<bool> = (0..count).map(|_| random.permille(500)).collect();
+        let first = random.index(count);
+        let second = (first + 1 + random.index(count - 1)) % count;
+        let apart = |from, to| if pair { (from, to) == (first, second) } else { sides[from] && !sides[to] };
+        let all = (0..count).flat_map(|from| (0..count).map(move |to| (from, to)));
+        let blocked: Vec<_> = all.filter(|&(from, to)| apart(from, to) || (!one_way && apart(to, from))).collect();
+        let kind = match (one_way, pair) {
+            _ if blocked.is_empty() => return None,
+            (true, _) => "partitions, one-way",
+            (false, true) => "partitions, partial",
+            (false, false) => "partitions, symmetric",
+        };
+        self.ledger.count(kind);
+        let mut what = Vec::new();
         for &(from, to) in &blocked {
+            what.push(format!("{}-{}", self.name(from), self.name(to)));
             self.links[from][to].blocked = true;
             self.watch_link(from, to);
             self.watch_link(to, from);
         }
-        let after = 100 + self.random.waiting(2_000);
+        let after = 100 + random.waiting(2_000);
         self.after(after, Event::Heal(blocked));
+        Some(format!("nothing gets through {} for {after} ms", what.join(", ")))
     }
 
     /// Some believe that the node is dead, and it is not.
-    fn slander(&mut self, node: usize) {
-        self.ledger.count("false suspicions");
-        let until = self.now + 300 + self.random.waiting(1_500);
+    fn slander(&mut self, node: usize, random: &mut Random) -> Option<String> {
+        let for_ms = 300 + random.waiting(1_500);
+        let mut who = Vec::new();
         for other in 0..self.nodes.len() {
-            if other != node && self.random.permille(600) && self.nodes[other].process.is_some() {
-                self.process(other).beliefs[node].slandered_until = until;
+            if random.permille(600) && other != node && self.nodes[other].process.is_some() {
+                self.process(other).beliefs[node].slandered_until = self.now + for_ms;
+                who.push(self.name(other));
             }
         }
+        self.ledger.count_if(!who.is_empty(), "false suspicions");
+        (!who.is_empty()).then(|| format!("{} believe {} dead for {for_ms} ms", who.join(", "), self.name(node)))
     }
 }

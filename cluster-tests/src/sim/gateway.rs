@@ -273,7 +273,7 @@ impl World {
     /// The listeners are told, and the ledger looks over their shoulders.
     fn tell(&mut self, node: usize, group: &GroupName, whom: impl Fn(Subscriber) -> bool, told: Told) {
         let Some(generation) = self.generation(node) else { return };
-        let Self { listeners, groups, ledger, .. } = self;
+        let Self { listeners, groups, ledger, seen, nodes, now, .. } = self;
         for (number, listener) in listeners.iter_mut().enumerate() {
             let here = |(at, of, subscriber)| at == node && of == generation && whom(subscriber);
             if groups[listener.group].0 != *group || !listener.at.is_some_and(here) {
@@ -285,6 +285,7 @@ impl World {
                 ledger.count_if(listener.position.is_some(), "resumes");
             }
             if listener.live && !listener.behind {
+                seen.told(*now, (number, nodes[node].id.as_str()), group, listener.position, &told);
                 listener.position = ledger.told(number, group, listener.position, &told);
             }
         }

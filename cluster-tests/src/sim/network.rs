@@ -50,6 +50,8 @@ pub(super) struct Link {
     /// What waits at the block; it gets through when that ends before the connection does.
     held: VecDeque<(Member, Member, Frame)>,
     lanes: BTreeMap<SlotId, u64>,
+    /// When the last of what the world treats harshly arrives.
+    latest: BTreeMap<SlotId, u64>,
 }
 
 impl World {
@@ -65,6 +67,7 @@ impl World {
         }
         let mut delay = if from == to { self.random.below(2) } else { self.random.waiting(self.profile.delay_ms) };
         if from != to && self.random.permille(self.profile.slow) {
+            self.ledger.count("messages slow");
             delay += self.random.below(300);
         }
         if let Some(harsh) = harsh {
@@ -80,6 +83,10 @@ impl World {
             }
             if harsh.reorder_ms > 0 {
                 let delay = delay + self.random.below(harsh.reorder_ms);
+                let lane = frame.lane().unwrap_or_default();
+                let latest = self.links[from][to].latest.entry(lane).or_default();
+                self.ledger.count_if(self.now + delay < *latest, "replication messages reordered");
+                *latest = (self.now + delay).max(*latest);
                 self.after(delay, Event::Arrive { from, to, sender, receiver, connection: None, frame });
                 return;
             }
@@ -108,6 +115,7 @@ impl World {
             return;
         }
         if link.blocked && from != to {
+            self.ledger.count("frames held up by a partition");
             if connection.is_some() {
                 link.held.push_back((sender, receiver, frame));
             }

@@ -24,7 +24,7 @@ use super::{
     network::Frame,
     sessions::Connection,
     steward::Steward,
-    store::{MapChange, Operation},
+    store::{MapChange, Operation, SessionWrite},
     world::{Event, SharedMap, World},
 };
 
@@ -94,12 +94,12 @@ pub(super) struct Belief {
     pub(super) slandered_until: u64,
 }
 
-/// Who is to get an answer, and what a publish was about.
+/// Who is to get an answer, and to what.
 #[derive(Debug)]
 pub(super) struct Asker {
     from: Member,
     id: u64,
-    publish: Option<Publish>,
+    request: SlotRequest,
 }
 
 /// One start of a node.
@@ -149,7 +149,9 @@ impl World {
             .collect();
         let slots = usize::from(self.profile.slots);
         let alive = BTreeSet::from([member.clone()]);
-        self.ledger.count("starts");
+        let joins = member.generation == 1 && !self.resting && self.now > 2_000;
+        self.ledger.count_if(member.generation > 1, "restarts with a new generation");
+        self.ledger.count_if(joins, "nodes joined under load");
         self.nodes[node].process = Some(Process {
             member,
             started_ms: self.now,
@@ -229,11 +231,10 @@ impl World {
         match frame {
             Frame::Replication { slot, message } => self.slot_input(node, slot, SlotInput::Peer { from, message }),
             Frame::Request { id, slot, term, request } => {
-                let publish = Publish::of(&request);
                 let process = self.process(node);
                 process.next_ticket += 1;
                 let ticket = process.next_ticket;
-                process.tickets.insert(ticket, Asker { from: from.clone(), id, publish });
+                process.tickets.insert(ticket, Asker { from: from.clone(), id, request: request.clone() });
                 self.slot_input(node, slot, SlotInput::Request { ticket, from, term, request });
             }
             Frame::Response { id, result } => self.answered(node, &from, id, result),
@@ -313,7 +314,11 @@ impl World {
                 SlotOutput::Ask(request) => self.ask_steward(node, request),
                 SlotOutput::Load { session } => self.ask_store(node, Operation::Load { slot, session }),
                 SlotOutput::Save { record, ended, term, index } => {
-                    self.ask_store(node, Operation::Save { slot, record, ended, term, index });
+                    let lineage = self.process(node).cores[usize::from(slot)].replica().lineage().unwrap_or(0);
+                    let wall_ms = self.clock(node).wall_ms;
+                    let write =
+                        SessionWrite { record, ended, version: (term, index), order: (lineage, index), wall_ms };
+                    self.ask_store(node, Operation::Save { slot, write });
                 }
                 SlotOutput::Depart { session, groups } => self.depart(node, slot, session, groups),
             }
@@ -327,15 +332,21 @@ impl World {
             return self.ledger.fail(format!("{who} answers twice or to nobody: {result:?}"));
         };
         let lineage = process.cores[usize::from(slot)].replica().lineage().unwrap_or(0);
-        match (&result, &asker.publish) {
-            (Ok(SlotAnswer::Published { position, copies }), Some(publish)) => {
+        match (&result, &asker.request) {
+            (Ok(SlotAnswer::Published { position, copies }), SlotRequest::Publish { group, key, data, .. }) => {
+                let publish = Publish { group: group.clone(), key: *key, data: data.clone() };
                 let known = process.map.as_ref().and_then(|map| map.slot(slot));
                 self.ledger.held_by((slot, lineage), known.map_or(&[], |assignment| &assignment.in_sync));
-                self.ledger.acknowledged(publish, *position, *copies, (slot, lineage));
+                self.ledger.acknowledged(&publish, *position, *copies, (slot, lineage));
                 self.check_holders(node, slot, *copies);
             }
             (Ok(SlotAnswer::Attached { record, attachment }), _) => {
                 self.check_attached(node, slot, &asker.from, (record.id, *attachment));
+            }
+            (Ok(_), SlotRequest::EndSession { session }) => self.check_ended(*session),
+            (Ok(_), SlotRequest::ChangeSession { .. }) => self.ledger.count("sessions changed"),
+            (Ok(_), SlotRequest::SessionJoin { .. } | SlotRequest::SessionLeave { .. }) => {
+                self.ledger.count("session joins and leaves");
             }
             (Ok(SlotAnswer::Joined(point)), _) => self.points(std::slice::from_ref(point), (slot, lineage)),
             (Ok(SlotAnswer::Registered(points)), _) => self.points(points, (slot, lineage)),

@@ -11,6 +11,11 @@ impl Random {
         Self(seed)
     }
 
+    /// One of the streams of a seed, which have nothing in common.
+    pub(super) fn stream(seed: u64, number: u64) -> Self {
+        Self(Self(Self(seed).number() ^ number).number())
+    }
+
     /// The next one.
     pub(super) fn number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);

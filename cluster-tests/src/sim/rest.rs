@@ -84,8 +84,13 @@ impl World {
             return Some(reason);
         }
         for node in &self.nodes {
-            if node.process.is_none() {
+            let Some(process) = &node.process else {
                 return Some(format!("{} does not run", node.id));
+            };
+            // Who knows an older map may refuse the last publish, for want of copies.
+            let known = process.map.as_ref().map_or(0, |map| map.version);
+            if known != map.version {
+                return Some(format!("{} knows the map {known}, there is {}", node.id, map.version));
             }
         }
         self.sessions.iter().find_map(|client| self.session_unrest(client))

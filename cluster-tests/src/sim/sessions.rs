@@ -186,7 +186,7 @@ impl World {
             let purpose = Purpose::Create { session, id: self.sessions[session].id };
             return self.input_after(1, node, Input::Client(purpose, slot, SlotRequest::CreateSession { record }));
         }
-        match self.random.below(20) {
+        match self.random.below(22) {
             0 => {
                 let change = SessionChange { leave: vec![self.groups[0].0.clone()], ..SessionChange::default() };
                 let request = SlotRequest::ChangeSession { session: id, change };
@@ -215,6 +215,14 @@ impl World {
                 let connection = self.number();
                 self.sessions[session].last = Some((node, connection));
                 self.input_after(1, node, Input::Connect { session: id, connection });
+            }
+            20 => {
+                let request = SlotRequest::SessionJoin { session: id, group: self.groups[0].0.clone() };
+                self.input_after(1, node, Input::Client(Purpose::Nothing, slot, request));
+            }
+            21 => {
+                let request = SlotRequest::SessionLeave { session: id, group: self.groups[0].0.clone() };
+                self.input_after(1, node, Input::Client(Purpose::Nothing, slot, request));
             }
             _ => {}
         }
@@ -246,6 +254,13 @@ impl World {
             let now = self.now;
             self.sessions[session].ended_ms.get_or_insert(now);
             self.ledger.count("sessions ended");
+        }
+    }
+
+    /// An end that was answered is in the store.
+    pub(super) fn check_ended(&mut self, session: SessionId) {
+        if self.store.sessions.get(&session).is_some_and(|row| row.record.is_some()) {
+            self.ledger.fail(format!("sessions: {session} is answered to have ended, and the store has it still"));
         }
     }
 
@@ -308,10 +323,13 @@ impl World {
         {
             let life = (slot, process.cores[usize::from(slot)].replica().lineage().unwrap_or(0));
             // A write of the slot's last life may come late, and then it has more than the slot's memory.
-            let old = row.is_some_and(|((term, _), _)| *term < self.ledger.begun(life));
-            if !old && row.and_then(|(_, record)| record.as_ref()) != Some(&state.record) {
+            let old = row.is_some_and(|row| row.version.0 < self.ledger.begun(life));
+            if !old && row.and_then(|row| row.record.as_ref()) != Some(&state.record) {
                 return Some(format!("session {session} is saved as {row:?}, its slot says {state:?}"));
             }
+        }
+        if client.ended_ms.is_some() && row.is_some_and(|row| row.record.is_some()) {
+            return Some(format!("session {session} is over, and the store has it: {row:?}"));
         }
         if client.ended_ms.is_some() && (!live.is_empty() || known.is_some()) {
             return Some(format!("session {session} is over and attached: {live:?}, {known:?}"));

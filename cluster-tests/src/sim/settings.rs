@@ -3,10 +3,10 @@
 
 use roost::logic::{primary::SlotSettings, replication::ReplicaLimits};
 
-use super::random::Random;
+use super::{faults::Fault, random::Random};
 
 /// One run's circumstances. Times in milliseconds, chances in a thousand; a mean interval of `None` is never.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Profile {
     /// How many nodes.
     pub nodes: usize,
@@ -18,6 +18,8 @@ pub(super) struct Profile {
     pub copies: u8,
     /// How long there are faults.
     pub fault_ms: u64,
+    /// All nodes but the first start within so long: those that come late join a cluster at work.
+    pub start_ms: u64,
     /// Between publishes of one publisher.
     pub publish_ms: u64,
     /// How many publishers.
@@ -56,6 +58,8 @@ pub(super) struct Profile {
     pub suspect: Option<u64>,
     /// A node drains for a while.
     pub drain: Option<u64>,
+    /// The steward dies while its next change of the map is under way.
+    pub steward: Option<u64>,
     /// All copies of a slot are lost at once.
     pub bereave: Option<u64>,
     /// A node's wall clock is set, forwards or back.
@@ -83,7 +87,7 @@ pub(super) struct Profile {
 }
 
 /// See [`Profile::harsh`].
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Harsh {
     /// Lost.
     pub lose: u64,
@@ -111,6 +115,7 @@ impl Profile {
         let drain = some(300, 3_000, 10_000);
         let outage = some(200, 3_000, 12_000);
         let bereave = some(150, 3_000, 15_000);
+        let steward = some(250, 2_000, 8_000);
         let set_clock = some(300, 1_000, 10_000);
         let harsh = random.permille(400).then(|| Harsh {
             lose: random.below(400),
@@ -128,6 +133,7 @@ impl Profile {
             groups: random.between(1, 4) as usize,
             copies: if random.permille(300) { 3 } else { 2 },
             fault_ms: random.between(5_000, 20_000),
+            start_ms: if random.permille(300) { random.between(3_000, 15_000) } else { 1_500 },
             publish_ms: if random.permille(300) { random.between(1, 5) } else { random.between(20, 300) },
             publishers: random.between(1, 4) as usize,
             listeners: random.between(1, 8) as usize,
@@ -147,6 +153,7 @@ impl Profile {
             reset,
             suspect,
             drain,
+            steward,
             bereave,
             set_clock,
             outage,
@@ -177,3 +184,80 @@ impl Profile {
         }
     }
 }
+
+impl Profile {
+    /// Between two faults of this kind.
+    pub(super) fn mean_ms(&self, fault: Fault) -> Option<u64> {
+        match fault {
+            Fault::Crash => self.crash,
+            Fault::Massacre => self.massacre,
+            Fault::Pause => self.pause,
+            Fault::Partition => self.partition,
+            Fault::Reset => self.reset,
+            Fault::Suspect => self.suspect,
+            Fault::Drain => self.drain,
+            Fault::Steward => self.steward,
+            Fault::Outage => self.outage,
+            Fault::Bereave => self.bereave,
+            Fault::Clock => self.set_clock,
+        }
+    }
+}
+
+/// A setting that a failing run may do without, or with less of.
+pub(super) struct Setting {
+    pub(super) name: &'static str,
+    /// So little is least.
+    pub(super) least: u64,
+    pub(super) get: fn(&Profile) -> u64,
+    pub(super) set: fn(&mut Profile, u64),
+}
+
+macro_rules! setting {
+    ($name:ident, $least:expr) => {
+        Setting {
+            name: stringify!($name),
+            least: $least,
+            get: |profile| profile.$name as u64,
+            set: |profile, value| profile.$name = value as _,
+        }
+    };
+    (harsh $name:ident) => {
+        Setting {
+            name: stringify!($name),
+            least: 0,
+            get: |profile| profile.harsh.map_or(0, |harsh| harsh.$name),
+            set: |profile, value| {
+                if let Some(harsh) = &mut profile.harsh {
+                    harsh.$name = value;
+                }
+            },
+        }
+    };
+}
+
+/// Those that leave out most come first.
+pub(super) const SETTINGS: &[Setting] = &[
+    setting!(sessions, 0),
+    setting!(listeners, 0),
+    setting!(publishers, 0),
+    setting!(groups, 1),
+    setting!(slots, 1),
+    setting!(nodes, 2),
+    setting!(copies, 2),
+    setting!(wander, 0),
+    setting!(harsh lose),
+    setting!(harsh repeat),
+    setting!(harsh reorder_ms),
+    setting!(unknown, 0),
+    setting!(store_fails, 0),
+    setting!(store_slow, 0),
+    setting!(usurp, 0),
+    setting!(map_lost, 0),
+    setting!(batches, 0),
+    setting!(skew_ms, 0),
+    setting!(slow, 0),
+    setting!(start_ms, 1),
+    setting!(delay_ms, 1),
+    setting!(fault_ms, 1),
+];

@@ -26,7 +26,20 @@ const PATIENCE_MS: u64 = 1_000;
 #[derive(Debug, Default)]
 pub(super) struct Steward {
     busy_until_ms: Option<u64>,
+    /// What it waits for is the outcome of a change.
+    changing: bool,
     pub(super) requests: Vec<(u64, MapRequest)>,
+}
+
+impl Steward {
+    /// Whether a change that it has proposed is under way.
+    pub(super) fn is_changing(&self) -> bool {
+        self.changing
+    }
+
+    fn is_answered(&mut self) {
+        (self.busy_until_ms, self.changing) = (None, false);
+    }
 }
 
 impl World {
@@ -58,7 +71,7 @@ impl World {
         if steward.busy_until_ms.is_some_and(|until| until > now) {
             return;
         }
-        steward.busy_until_ms = None;
+        steward.is_answered();
         let turn = self.steward_of(node) == node;
         if !turn && !self.random.permille(self.profile.usurp) {
             return;
@@ -80,6 +93,8 @@ impl World {
 
     fn propose(&mut self, node: usize, expected: u64, next: ClusterMap) {
         self.ask_and_wait(node, Operation::ChangeMap { expected, next: SharedMap::new(next) });
+        self.process(node).steward.changing = true;
+        self.doom(node);
     }
 
     fn plan(&mut self, node: usize, map: &ClusterMap) -> Option<ClusterMap> {
@@ -120,7 +135,7 @@ impl World {
     }
 
     pub(super) fn map_read(&mut self, node: usize, result: Result<Option<SharedMap>, ()>) {
-        self.process(node).steward.busy_until_ms = None;
+        self.process(node).steward.is_answered();
         match result {
             Ok(Some(map)) => self.learn_map(node, map),
             // The first one makes the first map.
@@ -133,7 +148,7 @@ impl World {
     }
 
     pub(super) fn map_changed(&mut self, node: usize, change: MapChange) {
-        self.process(node).steward.busy_until_ms = None;
+        self.process(node).steward.is_answered();
         match change {
             MapChange::Applied(map) => {
                 self.learn_map(node, map.clone());

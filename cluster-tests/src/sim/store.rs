@@ -17,9 +17,32 @@ use super::{
 pub(super) struct Store {
     pub(super) map: Option<SharedMap>,
     pub(super) generations: BTreeMap<NodeId, Generation>,
-    /// The version of the last write, and the record; nothing where it ended.
-    pub(super) sessions: BTreeMap<SessionId, ((Term, Index), Option<SessionRecord>)>,
+    pub(super) sessions: BTreeMap<SessionId, SessionRow>,
     pub(super) down: bool,
+}
+
+/// A session's row: the write with the highest version has it, and an end for ever.
+#[derive(Debug)]
+pub(super) struct SessionRow {
+    pub(super) version: (Term, Index),
+    /// See [`SessionWrite::order`].
+    order: (u64, Index),
+    wall_ms: u64,
+    /// Nothing where the session ended.
+    pub(super) record: Option<SessionRecord>,
+}
+
+/// A plain write of a session.
+#[derive(Clone, Debug)]
+pub(super) struct SessionWrite {
+    pub(super) record: SessionRecord,
+    pub(super) ended: bool,
+    /// As the core gives it.
+    pub(super) version: (Term, Index),
+    /// In truth: the slot's life, and how far that had come.
+    pub(super) order: (u64, Index),
+    /// What the writer's clock said.
+    pub(super) wall_ms: u64,
 }
 
 /// What nodes ask of it.
@@ -27,7 +50,7 @@ pub(super) struct Store {
 pub(super) enum Operation {
     ReadMap,
     ChangeMap { expected: u64, next: SharedMap },
-    Save { slot: SlotId, record: SessionRecord, ended: bool, term: Term, index: Index },
+    Save { slot: SlotId, write: SessionWrite },
     Load { slot: SlotId, session: SessionId },
 }
 
@@ -56,19 +79,26 @@ impl World {
         let input = match operation {
             Operation::ReadMap => Input::MapRead(if down { Err(()) } else { Ok(self.store.map.clone()) }),
             Operation::ChangeMap { expected, next } => Input::MapChanged(self.change_map(expected, next)),
-            Operation::Save { slot, record, ended, term, index } => {
-                let session = record.id;
+            Operation::Save { slot, write } => {
+                let (session, index, order) = (write.record.id, write.version.1, write.order);
                 let fails = self.random.permille(self.profile.store_fails);
                 // A failed write may have been done all the same.
-                if !down && (!fails || self.random.permille(500)) {
-                    self.save((term, index), record, ended);
+                let done = !down && (!fails || self.random.permille(500));
+                let ok = done && !fails;
+                self.ledger.count_if(done && !ok, "session writes failed, done");
+                self.ledger.count_if(!done, "session writes failed, not done");
+                if done {
+                    self.save(write);
                 }
-                self.ledger.count_if(down || fails, "session writes failed");
-                Input::Saved { slot, session, index, ok: !down && !fails }
+                if ok {
+                    self.check_saved(session, order);
+                }
+                Input::Saved { slot, session, index, ok }
             }
             Operation::Load { slot, session } => {
                 let fails = down || self.random.permille(self.profile.store_fails);
-                let row = self.store.sessions.get(&session).and_then(|(_, record)| record.clone());
+                let row = self.store.sessions.get(&session).and_then(|row| row.record.clone());
+                self.ledger.count_if(fails, "session reads failed");
                 self.ledger.count_if(!fails && row.is_some(), "sessions loaded");
                 Input::Loaded { slot, session, result: if fails { Err("down".to_owned()) } else { Ok(row) } }
             }
@@ -80,6 +110,7 @@ impl World {
     fn change_map(&mut self, expected: u64, next: SharedMap) -> MapChange {
         let unknown = self.random.permille(self.profile.unknown);
         if self.store.down || (unknown && self.random.permille(500)) {
+            self.ledger.count("map changes of unknown outcome, not done");
             return MapChange::Unknown;
         }
         let version = self.store.map.as_ref().map_or(0, |map| map.version);
@@ -92,7 +123,8 @@ impl World {
         }
         match (version == expected, unknown) {
             (_, true) => {
-                self.ledger.count("map changes of unknown outcome");
+                self.ledger.count_if(version == expected, "map changes of unknown outcome, done");
+                self.ledger.count_if(version != expected, "map changes of unknown outcome, not done");
                 MapChange::Unknown
             }
             (true, false) => MapChange::Applied(next),
@@ -103,10 +135,31 @@ impl World {
         }
     }
 
-    fn save(&mut self, version: (Term, Index), record: SessionRecord, ended: bool) {
-        let row = self.store.sessions.entry(record.id).or_insert(((0, 0), Some(record.clone())));
-        if row.1.is_some() && (ended || row.0 < version) {
-            *row = (version, (!ended).then_some(record));
+    fn save(&mut self, write: SessionWrite) {
+        let SessionWrite { record, ended, version, order, wall_ms } = write;
+        let session = record.id;
+        let new = SessionRow { version, order, wall_ms, record: (!ended).then_some(record) };
+        let Some(row) = self.store.sessions.get_mut(&session) else {
+            self.store.sessions.insert(session, new);
+            return;
+        };
+        let (later, by_clock) = (row.version < version, row.wall_ms < wall_ms);
+        self.ledger.count_if(
+            later != by_clock && row.version != version,
+            "session writes whose clocks contradict their order",
+        );
+        self.ledger.count_if(!ended && version < row.version, "session writes that came late and lost");
+        if row.record.is_some() && (ended || later) {
+            *row = new;
+        }
+    }
+
+    /// A write that is said to be done has its place, or a later one.
+    fn check_saved(&mut self, session: SessionId, order: (u64, Index)) {
+        let row = self.store.sessions.get(&session);
+        if row.is_none_or(|row| row.order < order && row.record.is_some()) {
+            let what = format!("sessions: {session} was written as of {order:?}, and an earlier write stands: {row:?}");
+            self.ledger.fail(what);
         }
     }
 
@@ -167,6 +220,8 @@ impl World {
         let life = (slot, old.lineage);
         // The limit of S3: a member that was dropped, being slow or wrongly suspected, has failed, though it lives.
         let lives = self.ledger.holders(life).iter().any(|member| self.running(member).is_some());
+        let draining = new.in_sync.iter().any(|member| self.nodes[self.node_number(member)].draining);
+        let copies = self.profile.copies;
         let ledger = &mut self.ledger;
         ledger.count_if(lives && new.lineage > old.lineage, "slots started again while a dropped copy lived");
         if new.in_sync.len() > old.in_sync.len() {
@@ -175,6 +230,9 @@ impl World {
         if new.lineage > old.lineage {
             ledger.begins((slot, new.lineage), new.term);
         }
+        let learns = new.learner.is_some() && old.learner.is_none() && new.in_sync.len() >= usize::from(copies);
+        ledger.count_if(learns && draining, "copies moved from a draining node");
+        ledger.count_if(learns && !draining, "copies moved for balance");
         ledger.count_if(new.lineage > old.lineage, "slots started again");
         ledger.count_if(new.term > old.term && new.in_sync.contains(&old.primary), "hand-overs");
         ledger.count_if(new.term > old.term && !new.in_sync.contains(&old.primary), "take-overs");

@@ -1,9 +1,10 @@
 //! The world of a run: one queue of events in virtual time, the nodes, and what is between them. Everything that happens
-//! comes out of the queue, and whatever is random out of one stream, so a seed is a run.
+//! comes out of the queue, and whatever is random out of the seed's streams, so a seed is a run.
 
 use std::{
     collections::{BTreeMap, VecDeque},
     fmt::Write as _,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
 };
 
@@ -15,11 +16,13 @@ use roost::{
 use super::{
     checks::Ledger,
     clients::{Publisher, SessionClient},
-    faults::Fault,
+    faults::Fired,
     gateway::Listener,
     network::{Frame, Link},
     node::{Input, Process},
     random::Random,
+    schedule::{Planned, Schedule},
+    seen::ClientLog,
     settings::Profile,
     store::{Operation, Store},
 };
@@ -70,8 +73,10 @@ pub(super) enum Event {
         generation: u64,
         operation: Operation,
     },
-    /// It is time for another fault of this kind.
-    Fault(Fault),
+    /// It is time for the fault of this number.
+    Fault(usize),
+    /// A doomed steward crashes.
+    Die(usize, Random),
     Start(usize),
     Resume(usize),
     Heal(Vec<(usize, usize)>),
@@ -104,8 +109,13 @@ pub(super) struct World {
     events: u64,
     sequence: u64,
     queue: BTreeMap<(u64, u64), Event>,
+    /// All chance but that of faults.
     pub(super) random: Random,
     pub(super) profile: Profile,
+    pub(super) faults: BTreeMap<usize, Planned>,
+    pub(super) fired: Vec<Fired>,
+    /// The next who proposes a change of the map dies.
+    pub(super) doom: Option<Random>,
     pub(super) groups: Vec<(GroupName, SlotId)>,
     pub(super) nodes: Vec<Node>,
     pub(super) links: Vec<Vec<Link>>,
@@ -115,9 +125,12 @@ pub(super) struct World {
     pub(super) sessions: Vec<SessionClient>,
     pub(super) next_number: u64,
     pub(super) ledger: Ledger,
+    pub(super) seen: ClientLog,
     /// The faults are over.
     pub(super) resting: bool,
     finale: Option<u64>,
+    /// The run is given up after so many.
+    pub(super) events_max: u64,
     trace_hash: u64,
     trace: Option<String>,
 }
@@ -133,14 +146,17 @@ pub struct Outcome {
     pub events: u64,
     /// The first promise that was broken.
     pub violation: Option<String>,
+    /// That was a panic of a core.
+    pub panicked: bool,
+    /// The faults that happened until then.
+    pub faults: Vec<Fired>,
     /// Every event in words, where asked for.
     pub trace: Option<String>,
 }
 
 impl World {
-    pub(super) fn new(seed: u64, trace: bool) -> Self {
-        let mut random = Random::new(seed);
-        let profile = Profile::of(&mut random);
+    pub(super) fn new(schedule: &Schedule, trace: bool) -> Self {
+        let (mut random, profile) = (schedule.random(), schedule.profile());
         let nodes = (0..profile.nodes)
             .map(|number| Node {
                 id: NodeId::parse(&format!("n{}", number + 1)).expect("a node name"),
@@ -173,12 +189,17 @@ impl World {
             sessions: Vec::new(),
             next_number: 1,
             ledger: Ledger::new(profile.retention),
+            seen: ClientLog::new(),
             resting: false,
             finale: None,
+            events_max: u64::MAX,
             trace_hash: 0,
             trace: trace.then(|| format!("{profile:#?}\n")),
             random,
             profile,
+            faults: schedule.planned(),
+            fired: Vec::new(),
+            doom: None,
         };
         world.begin();
         world
@@ -186,18 +207,41 @@ impl World {
 
     fn begin(&mut self) {
         for node in 0..self.nodes.len() {
-            let after = if node == 0 { 0 } else { self.random.below(1_500) };
+            let after = if node == 0 { 0 } else { self.random.below(self.profile.start_ms) };
             self.after(after, Event::Start(node));
         }
         self.create_clients();
         self.create_listeners();
-        for fault in Fault::ALL {
-            self.plan_fault(fault);
+        for (number, at_ms) in self.faults.iter().map(|(number, planned)| (*number, planned.at_ms)).collect::<Vec<_>>()
+        {
+            self.after(at_ms, Event::Fault(number));
         }
     }
 
     /// To the end, or to the first violation.
     pub(super) fn run(mut self) -> Outcome {
+        let panic = catch_unwind(AssertUnwindSafe(|| self.go_on())).err();
+        let panicked = panic.is_some();
+        if let Some(panic) = panic {
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or_default();
+            self.ledger.fail(format!("panic: {text}"));
+        }
+        self.trace_hash ^= self.ledger.digest();
+        let counts = self.ledger.counts();
+        let violation = self.ledger.violation.take().map(|what| format!("at {} ms: {what}", self.now));
+        Outcome {
+            trace_hash: self.trace_hash,
+            counts,
+            events: self.events,
+            violation,
+            panicked,
+            faults: self.fired,
+            trace: self.trace,
+        }
+    }
+
+    fn go_on(&mut self) {
         let rest_at = self.profile.fault_ms;
         while let Some(((at, sequence), event)) = self.queue.pop_first() {
             if !self.resting && at >= rest_at {
@@ -207,12 +251,16 @@ impl World {
             self.now = at;
             self.events += 1;
             self.note(sequence, &event);
+            if self.events > self.events_max {
+                break;
+            }
             if sequence > EVENTS_MAX {
                 self.ledger.fail(format!("more than {EVENTS_MAX} events: someone repeats something without end"));
                 break;
             }
             if matches!(event, Event::Look) {
                 if self.look(rest_at + REST_MS) {
+                    self.check_seen();
                     break;
                 }
             } else {
@@ -222,10 +270,6 @@ impl World {
                 break;
             }
         }
-        self.trace_hash ^= self.ledger.digest();
-        let counts = self.ledger.counts();
-        let violation = self.ledger.violation.take().map(|what| format!("at {} ms: {what}", self.now));
-        Outcome { trace_hash: self.trace_hash, counts, events: self.events, violation, trace: self.trace }
     }
 
     /// Whether the run is over. When all is at rest, one more message goes to each group: it has to be there before any
@@ -254,6 +298,20 @@ impl World {
         false
     }
 
+    /// In a slot that lost its memory twice, a log may have come and gone while nobody listened: there nobody has to have
+    /// heard of all that was acknowledged.
+    fn check_seen(&mut self) {
+        let lost_once = |slot: SlotId| {
+            let assignment = self.store.map.as_ref().and_then(|map| map.slot(slot));
+            assignment.is_some_and(|assignment| assignment.lineage <= 2)
+        };
+        let listeners = self.listeners.iter().enumerate();
+        let settled = listeners.filter(|(_, listener)| listener.live && lost_once(self.groups[listener.group].1));
+        if let Some(what) = self.seen.violation(settled.map(|(number, _)| number)) {
+            self.ledger.fail(what);
+        }
+    }
+
     fn note(&mut self, sequence: u64, event: &Event) {
         let mut mixed = self.trace_hash ^ self.now.rotate_left(32) ^ sequence;
         self.trace_hash = Random::new(std::mem::take(&mut mixed)).number();
@@ -279,7 +337,8 @@ impl World {
             Event::Dial { from, to, connection } => self.dial(from, to, connection),
             Event::KeepAlive { from, to, connection } => self.keep_alive(from, to, connection),
             Event::Store { node, generation, operation } => self.store_operation(node, generation, operation),
-            Event::Fault(fault) => self.fault(fault),
+            Event::Fault(number) => self.fault(number),
+            Event::Die(node, random) => self.die(node, random),
             Event::Start(node) => self.start(node),
             Event::Resume(node) => self.resume(node),
             Event::Heal(links) => self.heal(&links),
