@@ -59,7 +59,7 @@ impl Cluster {
     /// cluster is green.
     pub async fn program_with(nodes: usize, settings: &[(&str, &str)]) -> Result<Self> {
         show_log();
-        let program = Program::dev_with(nodes, &[], settings).await?;
+        let program = Program::dev_with(nodes, settings).await?;
         Self::started(Nodes::Program(Box::new(program)), nodes).await
     }
 

@@ -47,11 +47,20 @@ pub struct Program {
 impl Program {
     /// Starts `roost dev` with so many nodes and waits until each is ready.
     pub async fn dev(nodes: usize) -> Result<Self> {
-        Self::dev_in(nodes, r#"exec "$@""#).await
+        Self::dev_with(nodes, &[]).await
+    }
+
+    /// The same with settings (`ROOST_…`).
+    pub async fn dev_with(nodes: usize, settings: &[(&str, &str)]) -> Result<Self> {
+        Self::run(nodes, r#"exec "$@""#, settings).await
     }
 
     /// The same by way of a shell: this text sets the scene and ends in `exec "$@"`. `$DATA` is the program's folder.
     pub async fn dev_in(nodes: usize, scene: &str) -> Result<Self> {
+        Self::run(nodes, scene, &[]).await
+    }
+
+    async fn run(nodes: usize, scene: &str, settings: &[(&str, &str)]) -> Result<Self> {
         let most_nodes = nodes + usize::from(SPARE);
         let first_port = free_block(u16::try_from(most_nodes)?)?;
         let data = tempfile::tempdir()?;
@@ -64,6 +73,7 @@ impl Program {
             .env("ROOST_DEV_COMMANDS", "1")
             .env("NO_COLOR", "1")
             .env("DATA", data.path())
+            .envs(settings.iter().copied())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
