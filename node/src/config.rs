@@ -356,7 +356,7 @@ impl Default for NodeConfig {
             peer_listen: SocketAddr::from(([127, 0, 0, 1], 7000)),
             peer_advertise: String::new(),
             zone: String::new(),
-            watchdog_ms: 10_000,
+            watchdog_ms: 30_000,
         }
     }
 }
