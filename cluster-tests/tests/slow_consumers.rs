@@ -1,6 +1,7 @@
 //! One of ten clients stops reading for a while, and messages go on until nothing more fits into what waits for it. Where its
 //! namespace lets it lag it keeps its connection, and gets what it missed or is told what is gone; where not it is closed,
-//! and gets all of it by resuming. The others notice nothing, and the memory stays bounded.
+//! and gets all of it by resuming. The others notice nothing, and the memory stays bounded; also when many clients come at
+//! once for all that was missed.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,7 +16,9 @@ use cluster_tests::{
     servers::resident_mb,
     wait::wait_until,
 };
+use futures_util::future::try_join_all;
 use roost::clock;
+use serde_json::json;
 
 const NODES: usize = 3;
 /// Each a namespace, with one group and so many clients.
@@ -23,6 +26,8 @@ const LAG: (&str, usize) = ("lag:room", 80);
 /// Lets clients lag, and keeps next to nothing for them.
 const SHORT: (&str, usize) = ("short:room", 40);
 const CLOSE: (&str, usize) = ("close:room", 80);
+/// With a publisher for each group.
+const CONNECTIONS: u64 = (LAG.1 + SHORT.1 + CLOSE.1 + 3) as u64;
 /// One of so many stops reading.
 const STOPPED: usize = 10;
 const OUTBOX_BYTES: u64 = 256 << 10;
@@ -40,7 +45,7 @@ const SETTINGS: &[(&str, &str)] = &[
     // Longer than they are stopped, on any machine.
     ("ROOST_LIMITS__WRITE_TIMEOUT_MS", "300000"),
     ("ROOST_LIMITS__IDLE_S", "600"),
-    ("ROOST_LIMITS__REPLAY_BYTES", "2097152"),
+    ("ROOST_LIMITS__REPLAY_BYTES", "1048576"),
     ("ROOST_NAMESPACES__LAG__SLOW_CONSUMER", "lag"),
     ("ROOST_NAMESPACES__LAG__HISTORY_BYTES", "268435456"),
     ("ROOST_NAMESPACES__LAG__HISTORY_MESSAGES", "100000"),
@@ -136,6 +141,65 @@ async fn who_stops_reading_lags_or_is_closed_and_loses_nothing_unannounced() -> 
     Ok(())
 }
 
+/// Clients that come at once for all that a group has, which is many times what replays may take.
+const NEWCOMERS: usize = 60;
+const OLD_MESSAGES: usize = 200;
+/// As in [`SETTINGS`].
+const REPLAY_BYTES: u64 = 1 << 20;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mass_of_replays_takes_turns_within_its_memory() -> Result<()> {
+    let cluster = Cluster::program_with(NODES, SETTINGS).await?;
+    let program = cluster.program().and_then(|program| program.id()).context("the program runs")?;
+    let group: Arc<str> = "close:old".into();
+    let publisher = load::client_on(&cluster, 0, "publisher", std::slice::from_ref(&group)).await?;
+    let (mut heads, mut first) = (Heads::default(), None);
+    for number in 0..OLD_MESSAGES {
+        let payload = format!("{: <MESSAGE_BYTES$}", format!("old/{number}"));
+        let at = publisher.publish_now(&group, &payload).await?;
+        first.get_or_insert(at);
+        heads.note(&group, at);
+    }
+    let since = first.context("something was published")?;
+    let mut clients = Vec::new();
+    for number in 0..NEWCOMERS {
+        clients.push(load::client_on(&cluster, number % NODES, &format!("newcomer-{number}"), &[]).await?);
+    }
+
+    let before_mb = resident_mb(program)?;
+    let start_us = clock::mono_us();
+    let since = json!({"epoch": since.epoch.to_string(), "offset": since.offset});
+    let join = json!({"type": "join", "group": &*group, "since": since});
+    let joins = clients.iter().map(|client| client.request(join.clone()));
+    for answer in try_join_all(joins).await? {
+        ensure!(answer["recovered"] == true, "not recovered: {answer}");
+    }
+    let mut most_mb = 0;
+    for client in &clients {
+        let caught_up = heads.reached_by(std::slice::from_ref(client), load::SETTLE);
+        let (caught_up, held) = tokio::join!(caught_up, of_all(&cluster, "roost_replay_bytes"));
+        caught_up?;
+        ensure!(held? <= NODES as u64 * REPLAY_BYTES, "replays take more than they may");
+        most_mb = resident_mb(program)?.max(most_mb);
+    }
+    let waited = of_all(&cluster, "roost_limit_hits_total{limit=\"replay_bytes\"}").await?;
+    let replayed_mb = (NEWCOMERS * OLD_MESSAGES * MESSAGE_BYTES) >> 20;
+    eprintln!(
+        "{replayed_mb} MB replayed in {} ms, {waited} pages waited; resident: {before_mb} MB before, {most_mb} MB after",
+        (clock::mono_us() - start_us) / 1_000
+    );
+    ensure!(waited > 0, "nobody had to wait: the budget was not put to the test");
+    ensure!(most_mb <= before_mb + MARGIN_MB / 2, "the replays took {} MB", most_mb - before_mb);
+    nothing_held(&cluster).await?;
+    clients.push(publisher);
+    let history = load::settle(clients, &heads).await?;
+    cluster.shut_down().await?;
+    let sum = history.check()?;
+    eprintln!("{sum:?}");
+    ensure!(sum.gaps == 0 && sum.delivered >= NEWCOMERS * (OLD_MESSAGES - 1), "not everything was replayed");
+    Ok(())
+}
+
 /// Waits until all that have stopped lag or are closed, and gives the most memory that was taken meanwhile.
 async fn stay_full(cluster: &Cluster, program: u32, rooms: &[Room]) -> Result<u64> {
     let stopped = |name: &str| {
@@ -143,19 +207,21 @@ async fn stay_full(cluster: &Cluster, program: u32, rooms: &[Room]) -> Result<u6
     };
     let (lagging, closed) = (stopped("lag") + stopped("short"), stopped("close"));
     let mut most_mb = 0;
-    wait_until("all that have stopped to lag or be closed", FULL_LIMIT, async || {
+    let full = wait_until("all that have stopped to lag or be closed", FULL_LIMIT, async || {
         most_mb = resident_mb(program).unwrap_or(0).max(most_mb);
         let lagged = of_all(cluster, "roost_lagged_total").await.unwrap_or(0);
         let ended = of_all(cluster, "roost_outbox_closed_total{reason=\"slow_consumer\"}").await.unwrap_or(0);
-        lagged >= lagging && ended >= closed
+        // Others that were closed are back; those that have stopped do not know of it.
+        let connected = of_all(cluster, "roost_connections").await.unwrap_or(u64::MAX);
+        lagged >= lagging && ended >= closed && connected <= CONNECTIONS - closed
     })
-    .await?;
-    eprintln!(
-        "lagged: {}, closed: {}",
-        of_all(cluster, "roost_lagged_total").await?,
-        of_all(cluster, "roost_outbox_closed_total{reason=\"slow_consumer\"}").await?
-    );
-    Ok(most_mb)
+    .await;
+    for name in
+        ["roost_lagged_total", "roost_outbox_closed_total", "roost_connections", "roost_publishes_ordered_total"]
+    {
+        eprintln!("{name}: {}", of_all(cluster, name).await?);
+    }
+    full.map(|_| most_mb)
 }
 
 /// The sum of a metric over all nodes; with labels only that series.
@@ -217,8 +283,7 @@ fn published_mb(rooms: &[Room], heads: &Heads) -> u64 {
 
 /// Two copies of what was published; for each connection what waits and as much that is being written; the replays.
 fn bounded(before_mb: u64, most_mb: u64, published_mb: u64) -> Result<()> {
-    let connections = (LAG.1 + SHORT.1 + CLOSE.1 + 3) as u64;
-    let bound_mb = before_mb + 2 * published_mb + ((2 * OUTBOX_BYTES * connections) >> 20) + MARGIN_MB;
+    let bound_mb = before_mb + 2 * published_mb + ((2 * OUTBOX_BYTES * CONNECTIONS) >> 20) + MARGIN_MB;
     eprintln!(
         "resident: {before_mb} MB before, {most_mb} MB at most; {published_mb} MB published; bound {bound_mb} MB"
     );

@@ -9,7 +9,7 @@ use crate::{
     id::{NodeId, Position, PublishKey},
     logic::{
         entry::{EndReason, Retention, SessionChange},
-        request::{Interest, SessionView},
+        request::{Interest, JoinPoint, MESSAGE_OVERHEAD_BYTES, PAGE_BYTES, SessionView},
     },
 };
 
@@ -227,6 +227,46 @@ fn a_publish_is_answered_and_delivered_when_it_is_committed_and_a_repeat_gets_th
     assert_eq!(bench.pushes("g1").len(), 0, "a repeat is no message");
     let next = Position { offset: 2, ..position };
     assert_eq!(bench.answer_to("g2", publish(6)), Ok(SlotAnswer::Published { position: next, copies: 1 }));
+}
+
+/// Asks for page after page; the sizes of the pages, in messages.
+fn pages(bytes_each: usize, messages: u64) -> Vec<usize> {
+    let mut bench = Bench::new();
+    let retention = Retention { messages: 10_000, bytes: 1 << 30, age_ms: 10_000 };
+    for key in 1..=messages {
+        let data = vec![b'1'; bytes_each].into();
+        let (group, key) = (group(), PublishKey(key.into()));
+        let publish = SlotRequest::Publish { group, key, data, from: None, retention, min_copies: 1 };
+        assert!(bench.answer_to("g", publish).is_ok());
+    }
+    let Ok(SlotAnswer::Joined(JoinPoint { epoch, head, .. })) =
+        bench.answer_to("g", SlotRequest::Join { group: group(), member: None, since: None })
+    else {
+        panic!("not joined")
+    };
+    assert_eq!(head, messages);
+    let (mut at, mut pages) = (Position { epoch, offset: 0 }, Vec::new());
+    while at.offset < head {
+        let join = SlotRequest::Join { group: group(), member: None, since: Some(at) };
+        let Ok(SlotAnswer::Joined(point)) = bench.answer_to("g", join) else { panic!("no page") };
+        assert!(point.recovered);
+        let offsets: Vec<_> = point.messages.iter().map(|message| message.offset).collect();
+        assert_eq!(offsets, (at.offset + 1..=point.head).collect::<Vec<_>>(), "it accounts for all up to its head");
+        assert!(point.head == head || point.fills(PAGE_BYTES), "it shows that there is more");
+        let (data, overhead) = (offsets.len() * bytes_each, offsets.len() * MESSAGE_OVERHEAD_BYTES);
+        assert!(data + overhead < PAGE_BYTES + bytes_each + MESSAGE_OVERHEAD_BYTES, "{} messages", offsets.len());
+        pages.push(offsets.len());
+        at.offset = point.head;
+    }
+    pages
+}
+
+#[test]
+fn a_join_since_a_position_brings_a_page_that_ends_where_it_says() {
+    assert_eq!(pages(1, 3), [3]);
+    assert_eq!(pages(0, 600), [256, 256, 88]);
+    assert_eq!(pages(PAGE_BYTES * 2, 2), [1, 1]);
+    assert_eq!(pages(30_000, 7), [3, 3, 1]);
 }
 
 #[test]
