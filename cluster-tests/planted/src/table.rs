@@ -358,7 +358,7 @@ pub const TABLE: &[Planted] = &[
     bug(
         "DropsTheSuspected",
         "S8: a gateway wrongly believed dead gets nothing more, and is not told",
-        880,
+        1_940,
         &[edit(
             "logic/primary/timers.rs",
             "restarted || since_ms + GATEWAY_GONE_MS <= now.mono_ms",

@@ -89,12 +89,13 @@ fn join(since: Option<Position>, at: Position, recovered: bool, at_us: u64) -> R
         if recovered && !same_log {
             return Err((Rule::S6Resume, format!("recovered from {} into another log, {}", since.epoch, at.epoch)));
         }
-        if same_log && at.offset < since.offset {
+        // Without `recovered`, it may be the word of a primary that is deposed and does not know: what follows comes again.
+        if recovered && at.offset < since.offset {
             let what = format!("the log ends at {} but the client has seen {}", at.offset, since.offset);
             return Err((Rule::S6Resume, what));
         }
         let first = if same_log { since.offset + 1 } else { 1 };
-        next = if recovered { (first, first) } else { (first, at.offset + 1) };
+        next = if recovered { (first, first) } else { (first.min(at.offset + 1), at.offset + 1) };
     }
     let resumed = recovered && since.is_some();
     Ok(Cursor { epoch: at.epoch, next, join: at, joined_us: at_us, resumed, told: BTreeSet::from([at.epoch]) })

@@ -501,6 +501,24 @@ fn a_resume_behind_what_was_seen() {
 }
 
 #[test]
+fn a_log_that_seems_to_have_shrunk_is_no_violation_where_it_is_said() {
+    let mut history = Model::run(1, 300);
+    let told = history.connections.last_mut().expect("a connection");
+    let (group, at) = (Arc::from("g"), Position { epoch: Epoch(1), offset: 3 });
+    let since = Some(Position { offset: 5, ..at });
+    let message = |offset| Seen::Message {
+        group: Arc::from("g"),
+        at: Position { offset, ..at },
+        payload: format!("\"again {offset}\"").into(),
+    };
+    let seen = [Seen::Joined { group, since, at, recovered: false }, message(4), message(5)];
+    told.events = seen.map(|seen| Stamped { at_us: u64::MAX, seen }).into();
+    told.settled = false;
+    history.publishes_complete = false;
+    history.check().unwrap_or_else(|violation| panic!("{violation}"));
+}
+
+#[test]
 fn a_gap_in_what_was_recovered() {
     check_planted("a gap in a replay", &[Rule::S6Resume], |history, rng| {
         let replayed = |connection: &ConnectionLog, index: usize| {

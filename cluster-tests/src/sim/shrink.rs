@@ -57,8 +57,9 @@ pub fn shrink(schedule: &Schedule, runs: u32, fails: impl Fn(&Outcome) -> bool) 
         return None;
     }
     let (faults_before, events_before) = (outcome.faults.len(), outcome.events);
+    // Fewer faults may take longer to break something.
     let mut search =
-        Search { best: schedule.clone(), outcome, events_max: events_before, runs: 0, runs_max: runs, fails };
+        Search { best: schedule.clone(), outcome, events_max: events_before * 2, runs: 0, runs_max: runs, fails };
     search.all();
     let Search { best, outcome, runs, .. } = search;
     Some(Shrunk { schedule: best, outcome, faults_before, events_before, runs })
@@ -101,8 +102,7 @@ impl<F: Fn(&Outcome) -> bool> Search<F> {
         candidate.run_at_most(self.events_max)
     }
 
-    /// Takes the candidate in place of the best if it fails, with this noise or another one, in no more events than it took
-    /// at first.
+    /// Takes the candidate in place of the best if it fails, with this noise or another one, and soon enough.
     fn try_this(&mut self, candidate: &Schedule) -> bool {
         if *candidate == self.best {
             return false;
