@@ -189,6 +189,8 @@ pub struct Metrics {
     pub replays_waiting: Gauge,
     /// Messages ordered by this node's primaries.
     pub publishes_ordered: Counter,
+    /// Requests that came so late, or waited so long for their turn, that nobody waits for the answer: not carried out.
+    pub requests_too_late: Counter,
     /// Publishes taken in here, by outcome: `accepted`, `refused`, `unknown`.
     pub publishes: Family<OutcomeLabel, Counter>,
     /// Connections that this node ended, by reason.
@@ -228,6 +230,7 @@ impl Metrics {
             replay_bytes: Gauge::default(),
             replays_waiting: Gauge::default(),
             publishes_ordered: Counter::default(),
+            requests_too_late: Counter::default(),
             publishes: Family::default(),
             outbox_closed: Family::default(),
             limit_hits: Family::default(),
@@ -279,6 +282,11 @@ impl Metrics {
             "publishes_ordered",
             "Messages ordered by this node's primaries",
             self.publishes_ordered.clone(),
+        );
+        registry.register(
+            "requests_too_late",
+            "Requests that were not carried out since nobody waited for the answer any more",
+            self.requests_too_late.clone(),
         );
         registry.register("publishes", "Publishes taken in by this node, by outcome", self.publishes.clone());
         registry.register("outbox_closed", "Connections that this node ended, by reason", self.outbox_closed.clone());

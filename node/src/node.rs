@@ -4,6 +4,7 @@ mod beat;
 mod belonging;
 mod control;
 mod dispatch;
+mod lateness;
 mod probe;
 
 use std::{

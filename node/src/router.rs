@@ -132,7 +132,8 @@ impl Router {
         }
         let (reply, answer) = oneshot::channel();
         let ticket = self.enter(&primary.node, Reply::Slot(reply));
-        let frame = PeerFrame::Request { id: ticket.id, slot, term, request };
+        let (sent_ms, wait_ms) = (clock::mono_ms(), ATTEMPT.as_millis() as u32);
+        let frame = PeerFrame::Request { id: ticket.id, slot, term, sent_ms, wait_ms, request };
         if self.shared.mesh.send(&primary.node, slot, &frame).is_err() {
             return Attempt::NotSent;
         }

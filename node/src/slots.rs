@@ -41,8 +41,26 @@ const REASON_CHARS: usize = 300;
 pub enum ReplyTo {
     /// To a caller in this process.
     Here(oneshot::Sender<Result<SlotAnswer, SlotError>>),
-    /// To a peer's request with this id.
-    Peer(NodeId, u64),
+    /// To a peer's request.
+    Peer {
+        /// Who asked.
+        node: NodeId,
+        /// The request's number.
+        id: u64,
+        /// Nobody waits for the answer any more, by this node's clock.
+        until_ms: u64,
+    },
+}
+
+impl ReplyTo {
+    /// Whether somebody still waits. What is carried out although nobody does can do harm: an attach that comes late
+    /// displaces the one that its client has made elsewhere since.
+    fn is_awaited(&self) -> bool {
+        match self {
+            Self::Here(reply) => !reply.is_closed(),
+            Self::Peer { until_ms, .. } => clock::mono_ms() < *until_ms,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -275,6 +293,7 @@ impl Worker {
     async fn take(&mut self, input: WorkerInput, touched: &mut BTreeSet<SlotId>) {
         match input {
             WorkerInput::Slot(slot, input) => self.handle(slot, input, touched).await,
+            WorkerInput::Request { reply, .. } if !reply.is_awaited() => self.inputs.metrics.requests_too_late.inc(),
             WorkerInput::Request { slot, from, term, request, reply } => {
                 let ticket = self.next_ticket;
                 self.next_ticket += 1;
@@ -432,7 +451,7 @@ impl Worker {
             ReplyTo::Here(reply) => {
                 let _ = reply.send(result);
             }
-            ReplyTo::Peer(node, id) => {
+            ReplyTo::Peer { node, id, .. } => {
                 // Lost where the link is down: the asker's deadline passes, or it sees the link come back, and it asks again.
                 let _ = self.inputs.mesh.send(&node, slot, &PeerFrame::Response { id, result });
             }

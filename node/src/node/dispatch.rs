@@ -9,8 +9,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::watch;
 
-use super::{belonging, control::Control, probe::Probes};
+use super::{belonging, control::Control, lateness::Lateness, probe::Probes};
 use crate::{
+    clock,
     cluster::{gossip::GossipInput, maps::MapCell, steward::Steward, view::SharedView},
     gateway::hub::Hub,
     id::{Member, SlotId, Term},
@@ -40,11 +41,12 @@ pub(super) struct Dispatch {
     wired: OnceLock<Wired>,
     /// Who has a connection to this node; those that came before there was a hub are told to it when there is.
     inbound: Mutex<BTreeSet<Member>>,
+    lateness: Mutex<Lateness>,
 }
 
 impl Dispatch {
     pub(super) fn new(gossip: GossipInput) -> Self {
-        Self { gossip, wired: OnceLock::new(), inbound: Mutex::default() }
+        Self { gossip, wired: OnceLock::new(), inbound: Mutex::default(), lateness: Mutex::default() }
     }
 
     pub(super) async fn wire(&self, wired: Wired) {
@@ -60,6 +62,10 @@ impl Dispatch {
         // No code panics while it holds this lock.
         self.inbound.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn lateness(&self) -> MutexGuard<'_, Lateness> {
+        self.lateness.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 #[async_trait]
@@ -68,8 +74,11 @@ impl Inbox for Dispatch {
         let Some(wired) = self.wired.get() else { return };
         match frame {
             PeerFrame::Replication { slot, message } => wired.slots.replicate(slot, from.clone(), message).await,
-            PeerFrame::Request { id, slot, term, request } => {
-                let reply = ReplyTo::Peer(from.node.clone(), id);
+            PeerFrame::Request { id, slot, term, sent_ms, wait_ms, request } => {
+                let now_ms = clock::mono_ms();
+                let late_ms = self.lateness().of(from, sent_ms, now_ms);
+                let until_ms = now_ms + u64::from(wait_ms).saturating_sub(late_ms);
+                let reply = ReplyTo::Peer { node: from.node.clone(), id, until_ms };
                 wired.slots.request(slot, from.clone(), term, request, reply).await;
             }
             PeerFrame::Response { id, result } => wired.router.answered(&from.node, id, result),
@@ -99,6 +108,7 @@ impl Inbox for Dispatch {
 
     async fn peer_connected(&self, from: &Member) {
         self.inbound().insert(from.clone());
+        self.lateness().forget(from);
         let Some(wired) = self.wired.get() else { return };
         wired.router.peer_disrupted(&from.node);
         wired.hub.peer_connected(from).await;
@@ -108,6 +118,7 @@ impl Inbox for Dispatch {
 
     async fn peer_lost(&self, from: &Member) {
         self.inbound().remove(from);
+        self.lateness().forget(from);
         let Some(wired) = self.wired.get() else { return };
         wired.router.peer_disrupted(&from.node);
         wired.hub.peer_lost(from).await;

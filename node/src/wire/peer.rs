@@ -37,6 +37,10 @@ pub enum PeerFrame {
         slot: SlotId,
         /// The term under which the asker believes the receiver to be primary.
         term: Term,
+        /// When it was sent, in milliseconds by the asker's own clock.
+        sent_ms: u64,
+        /// The asker waits so long for the answer; after that it must not be carried out any more.
+        wait_ms: u32,
         /// What is asked.
         request: SlotRequest,
     },
