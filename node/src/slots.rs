@@ -293,7 +293,9 @@ impl Worker {
     async fn take(&mut self, input: WorkerInput, touched: &mut BTreeSet<SlotId>) {
         match input {
             WorkerInput::Slot(slot, input) => self.handle(slot, input, touched).await,
-            WorkerInput::Request { reply, .. } if !reply.is_awaited() => self.inputs.metrics.requests_too_late.inc(),
+            WorkerInput::Request { reply, .. } if !reply.is_awaited() => {
+                self.inputs.metrics.requests_too_late.inc();
+            }
             WorkerInput::Request { slot, from, term, request, reply } => {
                 let ticket = self.next_ticket;
                 self.next_ticket += 1;
