@@ -48,7 +48,8 @@ impl Replays {
         Self {
             free: Arc::new(Semaphore::new(limits.replay_bytes)),
             bytes: limits.replay_bytes,
-            page_bytes: u32::try_from(page_bytes(limits).min(limits.replay_bytes)).unwrap_or(u32::MAX),
+            // Not for the most that a page may be: few are, and thousands of clients that missed little would take turns.
+            page_bytes: u32::try_from(PAGE_BYTES.min(limits.replay_bytes)).unwrap_or(u32::MAX),
             queue: limits.replay_queue,
             waiting: AtomicUsize::new(0),
             metrics,
@@ -111,7 +112,7 @@ mod tests {
 
     fn replays(pages: usize, queue: usize) -> Replays {
         let mut limits = LimitsConfig { replay_queue: queue, ..LimitsConfig::default() };
-        limits.replay_bytes = pages * page_bytes(&limits);
+        limits.replay_bytes = pages * PAGE_BYTES;
         Replays::new(&limits, Metrics::new())
     }
 

@@ -8,7 +8,7 @@ use super::entry::{EndReason, Message, Presence, Publisher, Retention, SessionCh
 use crate::id::{AttachmentNumber, Epoch, GroupName, Position, PublishKey, SessionId};
 
 /// The messages in the answer to one [`SlotRequest::Join`] have about so many bytes, the last of them apart.
-pub const PAGE_BYTES: usize = 64 << 10;
+pub const PAGE_BYTES: usize = 16 << 10;
 
 /// What a message takes beside its data, about; counted with it where answers are bounded.
 pub const MESSAGE_OVERHEAD_BYTES: usize = 256;

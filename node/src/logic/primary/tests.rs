@@ -264,9 +264,9 @@ fn pages(bytes_each: usize, messages: u64) -> Vec<usize> {
 #[test]
 fn a_join_since_a_position_brings_a_page_that_ends_where_it_says() {
     assert_eq!(pages(1, 3), [3]);
-    assert_eq!(pages(0, 600), [256, 256, 88]);
+    assert_eq!(pages(0, 150), [64, 64, 22]);
     assert_eq!(pages(PAGE_BYTES * 2, 2), [1, 1]);
-    assert_eq!(pages(30_000, 7), [3, 3, 1]);
+    assert_eq!(pages(7_500, 7), [3, 3, 1]);
 }
 
 #[test]
