@@ -86,7 +86,8 @@ impl Router {
             let assignment = map.as_ref().and_then(|map| map.slot(slot)).cloned();
             let attempt = match assignment {
                 Some(assignment) => {
-                    let attempt = self.attempt(slot, assignment.term, &assignment.primary, request.clone());
+                    let left = until.saturating_duration_since(clock::deadline(Duration::ZERO)).min(ATTEMPT);
+                    let attempt = self.attempt(slot, assignment.term, &assignment.primary, left, request.clone());
                     // A primary that has been replaced will not answer: look at every new map.
                     let replaced = async {
                         while maps.changed().await.is_ok() {
@@ -125,19 +126,27 @@ impl Router {
         }
     }
 
-    async fn attempt(&self, slot: SlotId, term: u64, primary: &Member, request: SlotRequest) -> Attempt {
+    /// Nobody waits for the answer for longer than `wait`, nor may the request be carried out later.
+    async fn attempt(
+        &self,
+        slot: SlotId,
+        term: u64,
+        primary: &Member,
+        wait: Duration,
+        request: SlotRequest,
+    ) -> Attempt {
         if *primary == self.shared.me {
             let answer = self.shared.slots.request_here(slot, term, request).await;
             return answer.await.map_or(Attempt::Lost, Attempt::Answered);
         }
         let (reply, answer) = oneshot::channel();
         let ticket = self.enter(&primary.node, Reply::Slot(reply));
-        let (sent_ms, wait_ms) = (clock::mono_ms(), ATTEMPT.as_millis() as u32);
+        let (sent_ms, wait_ms) = (clock::mono_ms(), wait.as_millis() as u32);
         let frame = PeerFrame::Request { id: ticket.id, slot, term, sent_ms, wait_ms, request };
         if self.shared.mesh.send(&primary.node, slot, &frame).is_err() {
             return Attempt::NotSent;
         }
-        match tokio::time::timeout(ATTEMPT, answer).await {
+        match tokio::time::timeout(wait, answer).await {
             Ok(Ok(answer)) => Attempt::Answered(answer),
             _ => Attempt::Lost,
         }
