@@ -3,8 +3,9 @@
 
 use std::{
     fs,
-    sync::mpsc::{self, Sender},
+    sync::mpsc::{self, RecvTimeoutError, Sender},
     thread::{self, JoinHandle},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
@@ -15,6 +16,8 @@ use nix::{
     },
     unistd::Pid,
 };
+
+const REAP_EVERY: Duration = Duration::from_millis(50);
 
 /// Frozen threads. Dropped, they go on.
 pub(super) struct Frozen {
@@ -32,7 +35,9 @@ impl Frozen {
             Ok(frozen) => {
                 let _ = done.send(Ok(()));
                 // Whoever is gone has thawed.
-                let _ = thawed.recv();
+                while thawed.recv_timeout(REAP_EVERY) == Err(RecvTimeoutError::Timeout) {
+                    reap(process, &frozen);
+                }
                 for id in frozen {
                     let _ = ptrace::detach(id, None);
                 }
@@ -48,6 +53,15 @@ impl Drop for Frozen {
     fn drop(&mut self) {
         self.thaw.take();
         let _ = self.holder.take().map(JoinHandle::join);
+    }
+}
+
+/// A thread that has ended stays until the one that froze it has taken note, and its process stays as long. The first thread
+/// is the process, whose end is for whoever started it.
+fn reap(process: u32, frozen: &[Pid]) {
+    let first = i32::try_from(process).map(Pid::from_raw);
+    for id in frozen.iter().filter(|id| first != Ok(**id)) {
+        let _ = waitpid(*id, Some(WaitPidFlag::__WALL | WaitPidFlag::WNOHANG));
     }
 }
 

@@ -24,7 +24,7 @@ const GROUPS: usize = 12;
 /// Of each publisher, after each message.
 const PAUSE: Duration = Duration::from_millis(20);
 /// Of the publisher to a crowd.
-const CROWD_PAUSE: Duration = Duration::from_millis(50);
+const CROWD_PAUSE: Duration = Duration::from_millis(5);
 /// A crowd has a group for so many of its clients.
 const CROWD_GROUP: usize = 20;
 /// A client leaves a node of which it has heard nothing for so long.
