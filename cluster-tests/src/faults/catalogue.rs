@@ -39,6 +39,8 @@ pub struct Fault {
     pub loses_all_copies: bool,
     /// There is a relay before each node.
     pub relayed: bool,
+    /// Messages have so many bytes at least.
+    pub message_bytes: usize,
     /// Brings it about, has it stay, and takes it back.
     pub act: Act,
 }
@@ -58,7 +60,7 @@ const CROWD: usize = 2_000;
 const MANY_CONNECTIONS: usize = 400;
 
 const fn fault(name: &'static str, what: &'static str, act: Act) -> Fault {
-    Fault { name, what, nodes: 3, in_ci: false, loses_all_copies: false, relayed: false, act }
+    Fault { name, what, nodes: 3, in_ci: false, loses_all_copies: false, relayed: false, message_bytes: 0, act }
 }
 
 impl Fault {
@@ -72,6 +74,10 @@ impl Fault {
 
     const fn loses_all_copies(self) -> Self {
         Self { loses_all_copies: true, ..self }
+    }
+
+    const fn with_messages_of(self, message_bytes: usize) -> Self {
+        Self { message_bytes, ..self }
     }
 
     const fn relayed(self) -> Self {
@@ -129,7 +135,8 @@ pub const ALL: &[Fault] = &[
     fault("loss-20", "20 % of the packets between nodes are lost, for 12 s", |s| Box::pin(lose(s, Lost::Percent(20)))),
     fault("mtu", "packets of more than 1,300 bytes between nodes are lost without a word, for 12 s", |s| {
         Box::pin(lose(s, Lost::LongerThan(1_300)))
-    }),
+    })
+    .with_messages_of(4_000),
     fault("narrow", "a node's link carries 1 Mb/s each way, clients and store included, for 12 s", |s| {
         Box::pin(narrow(s))
     }),

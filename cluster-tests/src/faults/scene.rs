@@ -12,7 +12,7 @@ use crate::{
     client::{Client, ClientOptions},
     cluster::Cluster,
     datagrams::DatagramRelays,
-    history::{History, Outcome, Seen, Summary},
+    history::{History, Outcome, Seen, Stamped, Summary},
     latency::Spread,
     load::{self, Load},
     network::{HOST_RELAYS, Network},
@@ -83,7 +83,7 @@ impl<'a> Scene<'a> {
             subscribers.push(client_on(&cluster, node, &format!("subscriber-{node}"), &groups).await?);
             publishers.push(client_on(&cluster, node, &format!("publisher-{node}"), &groups).await?);
         }
-        let loads = vec![Load::start(publishers, &groups, PAUSE)];
+        let loads = vec![Load::start_with(publishers, &groups, PAUSE, fault.message_bytes)];
         load::goes_on(&subscribers, &load::received(&subscribers), HEAL_LIMIT).await?;
         let watch = Watch::start(&cluster);
         let (begun_us, ended_us, notes) = (Vec::new(), None, Vec::new());
@@ -247,12 +247,16 @@ fn acknowledged_again(history: &History, begun_us: &[u64], healed_us: u64) -> Sp
     Spread::of(longest.collect())
 }
 
-/// How long it took until the last of those clients that were told that they do not hear a group knew it.
+/// How long it took until the last of those connections that were there at the beginning, and were told that they do not hear
+/// a group, knew it.
 fn told_stale(history: &History, during: &Range<u64>) -> Option<Duration> {
-    let first = history.connections.iter().filter_map(|connection| {
-        let stale = |seen: &Seen| matches!(seen, Seen::Stale { .. });
-        let mut told = connection.events.iter().filter(|event| stale(&event.seen) && during.contains(&event.at_us));
-        told.next().map(|event| Duration::from_micros(event.at_us - during.start))
-    });
+    let there = |event: &&Stamped| event.at_us < during.start;
+    let first = history.connections.iter().filter(|one| one.events.first().as_ref().is_some_and(there)).filter_map(
+        |connection| {
+            let stale = |seen: &Seen| matches!(seen, Seen::Stale { .. });
+            let mut told = connection.events.iter().filter(|event| stale(&event.seen) && during.contains(&event.at_us));
+            told.next().map(|event| Duration::from_micros(event.at_us - during.start))
+        },
+    );
     first.max()
 }

@@ -1,5 +1,6 @@
-//! Drives the planner and the map's compare-and-set. Every node runs one; the one that is steward proposes. That two
-//! propose at once is no harm: the store lets one win, and the other takes over what it wrote.
+//! Drives the planner and the map's compare-and-set. Every node runs one; the one that is steward proposes, and whoever was
+//! asked for something that the steward does not do. That two propose at once is no harm: the store lets one win, and the
+//! other takes over what it wrote.
 //!
 //! After a write with an unknown outcome nothing is proposed before the map was read.
 
@@ -249,7 +250,7 @@ impl Shell {
                 Ok(()) = maps.changed() => self.check_slots(),
                 Some(requests) = self.asked_now.recv() => {
                     for request in requests {
-                        self.asked.add(request, self.inputs.settings.slots);
+                        self.asked.add(request, self.inputs.settings.slots, clock::mono_ms());
                     }
                 }
                 Some(Forget { node, answer }) = self.forgets.recv() => {
@@ -308,7 +309,9 @@ impl Shell {
             return Some(Box::pin(async move { Outcome::Read(store.read_map().await) }));
         }
         let view = Arc::clone(&self.inputs.view.borrow_and_update());
-        if self.doubts > 0 || steward_of(&view) != Some(&self.inputs.me.node) {
+        // Whoever cannot reach the steward, and is told by gossip that it lives, would ask in vain.
+        let is_due = steward_of(&view) == Some(&self.inputs.me.node) || self.asked.is_overdue(clock::mono_ms());
+        if self.doubts > 0 || !is_due {
             return None;
         }
         let (expected, next) = match self.inputs.map.current() {

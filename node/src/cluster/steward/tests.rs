@@ -164,6 +164,23 @@ async fn stewards_that_race_never_fork_the_map() {
     assert_eq!(versions.len() as u64, nodes[0].map.version(), "every version was made by somebody");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_steward_is_not_told_another_one_does() {
+    let (_folder, store) = embedded();
+    let one = Node::start(&store, "n1#1", "n1#1 n2#1 n3#1");
+    one.settle().await;
+    assert!(one.tasks.shut_down(Duration::from_secs(5)).await);
+    // By gossip the steward lives, but n2 does not reach it: the slots that wait for its copy must not wait for ever.
+    let two = Node::start(&store, "n2#1", "n1#1 n2#1 n3#1");
+    wait_until("the map", async || two.map.version() > 0).await;
+    let map = two.map.current().unwrap();
+    let waits = |slot: &SlotAssignment| slot.in_sync.contains(&member("n1#1"));
+    let (number, slot) = (0..).zip(&map.slots).find(|(_, slot)| waits(slot) && slot.primary != member("n1#1")).unwrap();
+    let drop = MapRequest::Drop { slot: number, member: member("n1#1"), changed_at: slot.changed_at };
+    two.steward.request(vec![drop]);
+    wait_until("the drop", async || two.map.current().is_some_and(|map| !waits(map.slot(number).unwrap()))).await;
+}
+
 /// Passes everything on, but the map's changes with what the test wants to happen to them.
 struct Faulty {
     inner: Arc<dyn Store>,
