@@ -144,8 +144,8 @@ async fn who_stops_reading_lags_or_is_closed_and_loses_nothing_unannounced() -> 
 }
 
 /// Clients that come at once for all that a group has, which is many times what replays may take.
-const NEWCOMERS: usize = 60;
-const OLD_MESSAGES: usize = 200;
+const NEWCOMERS: usize = 600;
+const OLD_MESSAGES: usize = 20;
 /// As in [`SETTINGS`].
 const REPLAY_BYTES: u64 = 1 << 20;
 

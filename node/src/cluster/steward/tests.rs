@@ -168,14 +168,18 @@ async fn stewards_that_race_never_fork_the_map() {
 async fn what_the_steward_is_not_told_another_one_does() {
     let (_folder, store) = embedded();
     let one = Node::start(&store, "n1#1", "n1#1 n2#1 n3#1");
-    one.settle().await;
+    let waits = |slot: &SlotAssignment| slot.primary != member("n1#1") && slot.in_sync.contains(&member("n1#1"));
+    wait_until("a slot with its primary elsewhere and a copy here", async || {
+        one.promote();
+        one.map.current().is_some_and(|map| map.slots.iter().any(waits))
+    })
+    .await;
     assert!(one.tasks.shut_down(Duration::from_secs(5)).await);
     // By gossip the steward lives, but n2 does not reach it: the slots that wait for its copy must not wait for ever.
     let two = Node::start(&store, "n2#1", "n1#1 n2#1 n3#1");
     wait_until("the map", async || two.map.version() > 0).await;
     let map = two.map.current().unwrap();
-    let waits = |slot: &SlotAssignment| slot.in_sync.contains(&member("n1#1"));
-    let (number, slot) = (0..).zip(&map.slots).find(|(_, slot)| waits(slot) && slot.primary != member("n1#1")).unwrap();
+    let (number, slot) = (0..).zip(&map.slots).find(|(_, slot)| waits(slot)).unwrap();
     let drop = MapRequest::Drop { slot: number, member: member("n1#1"), changed_at: slot.changed_at };
     two.steward.request(vec![drop]);
     wait_until("the drop", async || two.map.current().is_some_and(|map| !waits(map.slot(number).unwrap()))).await;

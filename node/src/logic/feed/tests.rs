@@ -373,7 +373,7 @@ fn a_failed_registration_is_repeated_and_the_clients_are_told_when_it_takes_long
         let wake = bench.feed.next_wake().unwrap();
         said = bench.pass(wake);
     }
-    assert_eq!(stale_at_ms, [2_000]);
+    assert_eq!(stale_at_ms, [bench.feed.settings.stale_after_ms]);
     assert!(bench.feed.last_attempt < 20, "{} attempts are too many", bench.feed.last_attempt);
     let attempt = bench.feed.last_attempt;
     bench.feed.registration = Registration::Asked { attempt, since: at(E1, 5), at_ms: bench.now_ms };
