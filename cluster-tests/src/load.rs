@@ -112,7 +112,8 @@ fn note(
     answer: Result<Published, oneshot::error::RecvError>,
     heads: &mut Heads,
 ) -> Result<()> {
-    match answer.with_context(|| format!("{} ended without an answer", client.name()))? {
+    let why = || client.state().ended.unwrap_or_else(|| "nobody says why".to_owned());
+    match answer.with_context(|| format!("{} ended without an answer: {}", client.name(), why()))? {
         Published::Acked { at, copies } => {
             ensure!(copies > 0, "{} was acknowledged by no node", client.name());
             heads.note(group, at);

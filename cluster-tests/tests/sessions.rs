@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use cluster_tests::{
     api::{Session, escaped},
     client::{Client, ClientOptions},
     cluster::{Cluster, Kind},
     history::History,
-    socket::Socket,
+    socket::{Received, Socket},
     wait::wait_until,
 };
 use serde_json::{Value, json};
@@ -22,6 +22,7 @@ async fn the_life_of_sessions() -> Result<()> {
     let cluster = Cluster::start(Kind::Library, 3).await?;
     step("made here and read there", made_here_and_read_there(&cluster)).await?;
     step("attached by cookie and by header", attached_by_cookie_and_by_header(&cluster)).await?;
+    step("not waiting for the welcome", in_a_hurry(&cluster)).await?;
     step("displaced", displaced(&cluster)).await?;
     step("resumed", resumed(&cluster)).await?;
     step("groups restored", groups_restored(&cluster)).await?;
@@ -98,6 +99,37 @@ async fn attached_by_cookie_and_by_header(cluster: &Cluster) -> Result<()> {
 }
 
 /// S7: the later attachment wins, whatever the nodes; the earlier one is told and closed.
+/// What a client sends before it is welcome is done after the welcome, in its order.
+async fn in_a_hurry(cluster: &Cluster) -> Result<()> {
+    let session = cluster.api(0).create_session_with(json!({"user": "hasty"})).await?;
+    for node in 0..3 {
+        let mut socket = Socket::connect(&cluster.urls_from(node)[0]).await?;
+        socket.send(&json!({"type": "hello", "session": &*session.token})).await?;
+        for number in 0..4 {
+            socket.send(&json!({"type": "heartbeat", "id": number})).await?;
+        }
+        let mut heard = Vec::new();
+        while heard.len() < 5 {
+            match tokio::time::timeout(LIMIT, socket.next()).await? {
+                Received::Text(text) => heard.push(serde_json::from_str::<Value>(&text)?),
+                Received::Closed(code, reason) => bail!("closed with {code} {reason} after {heard:?}"),
+            }
+        }
+        let ids = heard.iter().skip(1).map(|frame| frame["id"].as_i64());
+        ensure!(heard[0]["type"] == "welcome" && ids.eq((0..4).map(Some)), "{heard:?}");
+        // Gone before it can be welcome: nothing is left of it.
+        let mut socket = Socket::connect(&cluster.urls_from(node)[0]).await?;
+        socket.send(&json!({"type": "hello", "session": &*session.token})).await?;
+        drop(socket);
+    }
+    let path = format!("/v1/sessions/{}", session.id);
+    let gone = async || {
+        let read = cluster.api(0).get(&path).await;
+        read.is_ok_and(|read| read.status == 200 && read.body["session"]["attached"] == false)
+    };
+    wait_until("nobody to be attached", LIMIT, gone).await
+}
+
 async fn displaced(cluster: &Cluster) -> Result<()> {
     let session = cluster.api(0).create_session("dora").await?;
     let first = Client::connect(client_of(cluster, 0, "first", &session)).await?;

@@ -10,6 +10,7 @@ use std::{
 };
 
 use tokio::sync::{oneshot, watch};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     clock,
@@ -78,7 +79,18 @@ impl Router {
     /// Asks the slot's primary and waits for the answer, at most until the deadline. `NotPrimary` and lost answers are
     /// tried again inside; past the deadline the answer is `Unknown` for something that may have been done.
     pub async fn call(&self, slot: SlotId, request: SlotRequest, deadline: Duration) -> Answer {
-        let until = clock::deadline(deadline);
+        self.call_while(slot, request, deadline, &CancellationToken::new()).await
+    }
+
+    /// The same, but nothing is tried again once the token is cancelled: an attempt that is under way is waited for.
+    pub async fn call_while(
+        &self,
+        slot: SlotId,
+        mut request: SlotRequest,
+        deadline: Duration,
+        over: &CancellationToken,
+    ) -> Answer {
+        let (asked_ms, until) = (clock::mono_ms(), clock::deadline(deadline));
         let mut maps = self.shared.maps.clone();
         let mut may_be_done = false;
         loop {
@@ -86,6 +98,9 @@ impl Router {
             let assignment = map.as_ref().and_then(|map| map.slot(slot)).cloned();
             let attempt = match assignment {
                 Some(assignment) => {
+                    if let SlotRequest::Attach { waited_ms, .. } = &mut request {
+                        *waited_ms = clock::mono_ms().saturating_sub(asked_ms) as u32;
+                    }
                     let left = until.saturating_duration_since(clock::deadline(Duration::ZERO)).min(ATTEMPT);
                     let attempt = self.attempt(slot, assignment.term, &assignment.primary, left, request.clone());
                     // A primary that has been replaced will not answer: look at every new map.
@@ -118,12 +133,13 @@ impl Router {
             }
             let changed = tokio::time::timeout(AGAIN, maps.changed());
             tokio::select! {
+                biased;
+                () = over.cancelled() => break,
+                () = tokio::time::sleep_until(until) => break,
                 _ = changed => {}
-                () = tokio::time::sleep_until(until) => {
-                    return Err(if may_be_done { SlotError::Unknown } else { SlotError::Unavailable });
-                }
             }
         }
+        Err(if may_be_done { SlotError::Unknown } else { SlotError::Unavailable })
     }
 
     /// Nobody waits for the answer for longer than `wait`, nor may the request be carried out later.

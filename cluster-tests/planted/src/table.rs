@@ -128,13 +128,13 @@ pub const TABLE: &[Planted] = &[
             ),
             edit(
                 "logic/replication.rs",
-                "    sent_ms: u64,\n    asked_ms: u64,\n}",
-                "    sent_ms: u64,\n    asked_ms: u64,\n    /// For planted!(\"ExpandsLate\").\n    only_asked: bool,\n}",
+                "    asked_ms: u64,\n}",
+                "    asked_ms: u64,\n    /// For planted!(\"ExpandsLate\").\n    only_asked: bool,\n}",
             ),
             edit(
                 "logic/replication.rs",
-                "            sent_ms: 0,\n            asked_ms: 0,",
-                "            sent_ms: 0,\n            asked_ms: 0,\n            only_asked: planted!(\"ExpandsLate\") && !required,",
+                "            asked_ms: 0,",
+                "            asked_ms: 0,\n            only_asked: planted!(\"ExpandsLate\") && !required,",
             ),
         ],
     ),
@@ -516,8 +516,8 @@ pub const TABLE: &[Planted] = &[
             ),
             edit(
                 "logic/slot.rs",
-                "                session.changed = index;\n                return Effect::Ended",
-                r#"                session.changed = if planted!("EndsInMemory") { session.saved } else { index };
+                "                session.mark_changed(index);\n                return Effect::Ended",
+                r#"                session.mark_changed(if planted!("EndsInMemory") { session.saved } else { index });
                 return Effect::Ended"#,
             ),
         ],

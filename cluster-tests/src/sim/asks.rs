@@ -82,8 +82,12 @@ impl World {
     }
 
     fn try_ask(&mut self, node: usize, id: u64) {
+        let now = self.now;
         let Some(ask) = self.process(node).asks.get_mut(&id) else { return };
         ask.attempt += 1;
+        if let SlotRequest::Attach { waited_ms, .. } = &mut ask.request {
+            *waited_ms = (now + GIVE_UP_MS).saturating_sub(ask.give_up_at) as u32;
+        }
         let (attempt, slot, request) = (ask.attempt, ask.slot, ask.request.clone());
         let mut wait = 100;
         if let Some((primary, term)) = self.primary(node, slot) {

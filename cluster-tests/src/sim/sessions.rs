@@ -42,7 +42,7 @@ impl World {
 
     fn attach(&mut self, node: usize, session: SessionId, connection: u64) {
         let slot = session.slot(self.profile.slots);
-        self.ask(node, Purpose::Attach { connection }, slot, SlotRequest::Attach { session, connection });
+        self.ask(node, Purpose::Attach { connection }, slot, SlotRequest::Attach { session, connection, waited_ms: 0 });
     }
 
     pub(super) fn attached(&mut self, node: usize, connection: u64, result: Result<SlotAnswer, SlotError>) {

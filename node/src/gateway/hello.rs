@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{
@@ -57,7 +58,8 @@ enum Source {
     Cookie,
 }
 
-/// Finds the session that a client asks for, or makes one, and attaches it.
+/// Finds the session that a client asks for, or makes one, and attaches it. Once the token is cancelled the client is gone,
+/// and nothing is tried again.
 pub(super) async fn open(
     gateway: &Arc<Gateway>,
     outbox: &Arc<Outbox>,
@@ -65,20 +67,21 @@ pub(super) async fn open(
     id: RequestId,
     token: Option<String>,
     resume: BTreeMap<GroupName, Position>,
+    over: &CancellationToken,
 ) -> Result<Opened, NotOpened> {
     let (session, source) = identify(gateway, credentials, &id, token)?;
     let (record, attachment, token) = match session {
-        Some(session) => match attach(gateway, outbox, session).await {
+        Some(session) => match attach(gateway, outbox, session, over).await {
             Ok((record, attachment)) => (record, attachment, None),
             // A page cannot drop a cookie that scripts cannot see, and would be locked out by one that is over.
             Err(SlotError::NoSession | SlotError::SessionEnded(_))
                 if source == Some(Source::Cookie) && gateway.config.session.anonymous =>
             {
-                create(gateway, outbox, &id).await?
+                create(gateway, outbox, &id, over).await?
             }
             Err(reason) => return Err(unattached(id, &reason)),
         },
-        None => create(gateway, outbox, &id).await?,
+        None => create(gateway, outbox, &id, over).await?,
     };
     let (sender, mut changes) = watch::channel(Arc::new(record));
     let session = changes.borrow().id;
@@ -137,19 +140,29 @@ fn identify(
 /// The record, the attachment's number and, the session being new, its token.
 type Attached = (SessionRecord, u64, Option<String>);
 
-async fn create(gateway: &Gateway, outbox: &Outbox, id: &RequestId) -> Result<Attached, NotOpened> {
+async fn create(
+    gateway: &Gateway,
+    outbox: &Outbox,
+    id: &RequestId,
+    over: &CancellationToken,
+) -> Result<Attached, NotOpened> {
     let record = anonymous_record(&gateway.config.session, clock::wall_ms());
     let session = record.id;
-    let created = gateway.ask_session(session, SlotRequest::CreateSession { record }).await;
+    let created = gateway.ask_session_while(session, SlotRequest::CreateSession { record }, over).await;
     created.map_err(|reason| unattached(id.clone(), &reason))?;
     let (record, attachment) =
-        attach(gateway, outbox, session).await.map_err(|reason| unattached(id.clone(), &reason))?;
+        attach(gateway, outbox, session, over).await.map_err(|reason| unattached(id.clone(), &reason))?;
     Ok((record, attachment, Some(gateway.keyring.sign(session))))
 }
 
-async fn attach(gateway: &Gateway, outbox: &Outbox, session: SessionId) -> Result<(SessionRecord, u64), SlotError> {
-    let request = SlotRequest::Attach { session, connection: outbox.connection };
-    match gateway.ask_session(session, request).await? {
+async fn attach(
+    gateway: &Gateway,
+    outbox: &Outbox,
+    session: SessionId,
+    over: &CancellationToken,
+) -> Result<(SessionRecord, u64), SlotError> {
+    let request = SlotRequest::Attach { session, connection: outbox.connection, waited_ms: 0 };
+    match gateway.ask_session_while(session, request, over).await? {
         SlotAnswer::Attached { record, attachment } => Ok((record, attachment)),
         answer => {
             tracing::error!(?answer, "a slot gave an answer of the wrong kind");

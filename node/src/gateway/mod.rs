@@ -24,6 +24,7 @@ mod stream;
 use std::{fmt, sync::Arc, time::Duration};
 
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     clock,
@@ -83,17 +84,28 @@ impl Gateway {
 
     /// Asks the primary of a group's slot, within the configured deadline.
     pub async fn ask_group(&self, group: &GroupName, request: SlotRequest) -> Result<SlotAnswer, SlotError> {
-        self.ask(group.slot(self.slots()), request).await
+        self.ask(group.slot(self.slots()), request, &CancellationToken::new()).await
     }
 
     /// Asks the primary of a session's slot, within the configured deadline.
     pub async fn ask_session(&self, session: SessionId, request: SlotRequest) -> Result<SlotAnswer, SlotError> {
-        self.ask(session.slot(self.slots()), request).await
+        self.ask_session_while(session, request, &CancellationToken::new()).await
     }
 
-    async fn ask(&self, slot: SlotId, request: SlotRequest) -> Result<SlotAnswer, SlotError> {
+    /// The same, but nothing is tried again once the token is cancelled.
+    async fn ask_session_while(
+        &self,
+        session: SessionId,
+        request: SlotRequest,
+        over: &CancellationToken,
+    ) -> Result<SlotAnswer, SlotError> {
+        self.ask(session.slot(self.slots()), request, over).await
+    }
+
+    async fn ask(&self, slot: SlotId, request: SlotRequest, over: &CancellationToken) -> Result<SlotAnswer, SlotError> {
         let asked_us = clock::mono_us();
-        let answer = self.router.call(slot, request, Duration::from_millis(self.config.limits.request_ms)).await;
+        let limit = Duration::from_millis(self.config.limits.request_ms);
+        let answer = self.router.call_while(slot, request, limit, over).await;
         self.metrics.request_seconds.observe(Duration::from_micros(clock::mono_us() - asked_us).as_secs_f64());
         if answer == Err(SlotError::Unknown) {
             self.metrics.limit_hit(crate::metrics::Limit::RequestMs);

@@ -4,7 +4,7 @@
 //! change of the session, and is the only one that touches the socket. Whatever is due leaves in one batch. A client that
 //! does not read holds up nobody but this task: its outbox fills, and the connection ends.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use axum::{
     extract::{ConnectInfo, Request, State, ws::Utf8Bytes},
@@ -13,6 +13,7 @@ use axum::{
 };
 use bytes::Bytes;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     Gateway,
@@ -79,9 +80,9 @@ async fn serve(gateway: Arc<Gateway>, upgrade: Upgrade, credentials: Credentials
     let mut rate = OperationRate::new(limits.operations_per_s, limits.operations_burst);
     let greeted = Box::pin(greet(&gateway, &mut stream, &listed, &mut rate, credentials)).await;
     let ending = match greeted {
-        Ok(opened) => {
+        Ok((opened, early)) => {
             let mut talk = Talk::begin(stream, &listed, rate, opened);
-            let ending = talk.run().await;
+            let ending = talk.run(early).await;
             stream = talk.stream;
             ending
         }
@@ -144,14 +145,14 @@ impl Ending {
     }
 }
 
-/// Waits for `hello` and answers it. Nothing where the client is gone.
+/// Waits for `hello` and answers it; with a frame that came too early, if one did. Nothing where the client is gone.
 async fn greet(
     gateway: &Arc<Gateway>,
     stream: &mut ClientStream,
     listed: &Listed,
     rate: &mut OperationRate,
     credentials: Credentials,
-) -> Result<Opened, Option<Ending>> {
+) -> Result<(Opened, Option<Bytes>), Option<Ending>> {
     let limits = &gateway.config.limits;
     let deadline = clock::deadline(Duration::from_millis(limits.handshake_ms));
     let text = loop {
@@ -176,11 +177,14 @@ async fn greet(
     listed.heard(clock::mono_ms());
     match read(&text, limits.message_bytes) {
         Ok(Command::Hello { id, session, resume }) => {
-            let opened = hello::open(gateway, &listed.outbox, &credentials, id, session, resume).await;
-            opened.map_err(|why| match why {
+            let over = CancellationToken::new();
+            let opening = hello::open(gateway, &listed.outbox, &credentials, id, session, resume, &over);
+            let (opened, early) = while_there(opening, &over, stream, rate).await?;
+            let opened = opened.map_err(|why| match why {
                 NotOpened::Refused(refused) => Some(Ending::new(refused.closing).after(&Event::Error(refused.error))),
                 NotOpened::Over => Ending::of(&listed.outbox),
-            })
+            });
+            opened.map(|opened| (opened, early))
         }
         Ok(other) => {
             let reason = "the first frame is `hello`: {\"type\":\"hello\"}";
@@ -190,6 +194,41 @@ async fn greet(
         Err(error) => {
             let ending = Ending::bad_frame(format!("no valid `hello`: {}", error.message), None);
             Err(Some(ending.after(&Event::Error(error))))
+        }
+    }
+}
+
+/// Waits until the session is attached, and looks meanwhile whether the client is still there. One that has gone is not
+/// asked for any longer: it may be at another node by now, and would lose the session there to a connection of the past.
+async fn while_there<T>(
+    opening: impl Future<Output = T>,
+    over: &CancellationToken,
+    stream: &mut ClientStream,
+    rate: &mut OperationRate,
+) -> Result<(T, Option<Bytes>), Option<Ending>> {
+    let mut opening = pin!(opening);
+    let (mut early, mut ended) = (None, None);
+    loop {
+        tokio::select! {
+            biased;
+            opened = &mut opening => {
+                return match ended {
+                    // An attachment that was made all the same goes with what is dropped here.
+                    Some(ending) => Err(ending),
+                    None => Ok((opened, early)),
+                };
+            }
+            // One frame that does not wait for the welcome is kept; a client that sends more of them is not looked after.
+            incoming = stream.next(), if early.is_none() && ended.is_none() => match incoming {
+                Incoming::Text(text) => early = Some(text),
+                Incoming::Control if rate.take(clock::mono_us()) == Verdict::Excess => ended = Some(Some(excess())),
+                Incoming::Control => {}
+                Incoming::Broken(fault) => ended = Some(Some(broken(fault))),
+                Incoming::Gone => ended = Some(None),
+            },
+        }
+        if ended.is_some() {
+            over.cancel();
         }
     }
 }
@@ -217,7 +256,10 @@ impl<'a> Talk<'a> {
     }
 
     /// Until the connection ends. Nothing where the client is gone, or takes nothing any more.
-    async fn run(&mut self) -> Option<Ending> {
+    async fn run(&mut self, early: Option<Bytes>) -> Option<Ending> {
+        if let Some(ending) = early.and_then(|text| self.frame(&text)) {
+            return self.last_words(ending).await;
+        }
         loop {
             self.lanes.start(&self.client);
             tokio::select! {

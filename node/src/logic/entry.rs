@@ -231,6 +231,8 @@ pub enum Entry {
         gateway: Member,
         /// The gateway's number for the connection; the same one again is the same attachment.
         connection: u64,
+        /// Since when its client has been waiting for this, in milliseconds since 1970.
+        since_ms: u64,
         /// When, in milliseconds since 1970.
         at_ms: u64,
     },

@@ -258,6 +258,8 @@ struct Progress {
     /// Since when it owes an acknowledgement, counted anew with each one that comes.
     waiting_ms: Option<u64>,
     sent_ms: u64,
+    /// When it was last asked whether it has the snapshot.
+    probed_ms: u64,
     asked_ms: u64,
 }
 
@@ -284,6 +286,7 @@ impl Progress {
             required_from: base,
             waiting_ms: Some(now.mono_ms),
             sent_ms: 0,
+            probed_ms: 0,
             asked_ms: 0,
         }
     }
@@ -595,6 +598,16 @@ impl Replica {
                     if silent_ms >= RESEND_SNAPSHOT_MS || held.log.len() > self.limits.retained_entries =>
                 {
                     progress.mode = Mode::Snapshot { sent: false };
+                }
+                // It may have arrived and its acknowledgement not: an append says which one is meant, at the cost of nothing.
+                Mode::Snapshot { sent: true }
+                    if now.mono_ms >= progress.sent_ms.max(progress.probed_ms) + RESEND_MS =>
+                {
+                    progress.probed_ms = now.mono_ms;
+                    let (term, sync, first, commit) = (primary.term, progress.sync, progress.sent + 1, held.applied);
+                    let message =
+                        ReplicationMessage::Append { term, sync, reconcile: None, first, commit, entries: Vec::new() };
+                    out.push(ReplicaOutput::Send { to: member.clone(), message });
                 }
                 Mode::Reconcile if silent_ms >= RESEND_MS => progress.sent_ms = 0,
                 Mode::Stream if progress.acked < held.last() && silent_ms >= RESEND_MS => {

@@ -120,6 +120,8 @@ pub enum SlotRequest {
         session: SessionId,
         /// The gateway's number for the connection.
         connection: u64,
+        /// For how many milliseconds its client has been waiting: more than a moment where this is not the first attempt.
+        waited_ms: u32,
     },
     /// The client's socket is gone. → `Done`
     Detach {

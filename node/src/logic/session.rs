@@ -19,6 +19,8 @@ pub struct Attachment {
     pub gateway: Member,
     /// The gateway's number for the connection.
     pub connection: u64,
+    /// When its client asked for it first, in milliseconds since 1970.
+    pub since_ms: u64,
 }
 
 /// Where a session is.
@@ -50,6 +52,8 @@ pub struct Session {
     pub changed: Index,
     /// See `changed`.
     pub saved: Index,
+    /// When the record was last used, as the entry `changed` had it: what the store has, or is to have.
+    pub noted_ms: u64,
     /// Presences to be taken out of these groups, up to this attachment.
     pub departing: BTreeMap<GroupName, AttachmentNumber>,
     /// Groups that the client left lately: should its gateway have died before it took the presence out, the end of the
@@ -62,6 +66,8 @@ pub struct Session {
     pub closed: bool,
 }
 
+/// A first attempt is never refused for a later connection, whatever the clocks of primaries say.
+const OVERTAKEN_AFTER_MS: u64 = 1_000;
 /// More than these are not remembered in `left`.
 const LEFT_MAX: usize = 64;
 /// More than these are not remembered in `open`; those of the past are nearly all of gateways that are dead.
@@ -71,6 +77,7 @@ impl Session {
     /// A session as created or loaded.
     pub fn new(record: SessionRecord, index: Index, stored: bool) -> Self {
         Self {
+            noted_ms: record.last_used_ms,
             record,
             stage: Stage::Detached,
             last: None,
@@ -111,6 +118,12 @@ impl Session {
         self.saved < self.changed
     }
 
+    /// The record is other than the store has it.
+    pub fn mark_changed(&mut self, index: Index) {
+        self.changed = index;
+        self.noted_ms = self.record.last_used_ms;
+    }
+
     /// Why it is to end at this time, if it is.
     pub fn expired(&self, wall_ms: u64) -> Option<EndReason> {
         if self.ended().is_some() {
@@ -126,18 +139,27 @@ impl Session {
     /// Gives the session to a connection; the attachment that it takes the place of is `open` until its gateway says
     /// otherwise. The connection of the last attachment takes it up again under its number: its gateway was believed dead
     /// and is not.
-    pub fn attach(&mut self, gateway: Member, connection: u64, at_ms: u64) {
+    ///
+    /// Not done, and `false`, where this was asked for in vain for a while, and meanwhile a later connection was given the
+    /// session: its client has most likely gone there. It is not said to be displaced, so that it may come again if not.
+    pub fn attach(&mut self, gateway: Member, connection: u64, since_ms: u64, at_ms: u64) -> bool {
+        let retried = since_ms + OVERTAKEN_AFTER_MS <= at_ms;
+        let is_other = |live: &&Attachment| live.gateway != gateway || live.connection != connection;
+        if retried && self.attachment().filter(is_other).is_some_and(|live| since_ms < live.since_ms) {
+            return false;
+        }
         let again = self.last.as_ref().is_some_and(|last| last.gateway == gateway && last.connection == connection);
         let was_closed = std::mem::take(&mut self.closed);
         self.stage = Stage::Attached;
         self.record.last_used_ms = self.record.last_used_ms.max(at_ms);
         if again {
-            return;
+            return true;
         }
         let number = at_ms.max(self.last_number() + 1);
         // A node that has started anew has no earlier connections.
         self.open.retain(|other, _| other.node != gateway.node || other.generation >= gateway.generation);
-        let earlier = self.last.replace(Attachment { number, gateway, connection }).filter(|_| !was_closed);
+        let now = Attachment { number, gateway, connection, since_ms };
+        let earlier = self.last.replace(now).filter(|_| !was_closed);
         if let Some(earlier) = earlier {
             self.open.insert(earlier.gateway, earlier.number);
         }
@@ -145,6 +167,7 @@ impl Session {
             let oldest = self.open.iter().min_by_key(|(_, number)| **number).map(|(gateway, _)| gateway.clone());
             oldest.map(|gateway| self.open.remove(&gateway));
         }
+        true
     }
 
     /// It is attached still, so it counts as used. Whether that says something new.
@@ -156,11 +179,11 @@ impl Session {
         says
     }
 
-    /// Whether the store should hear that it is still used. What it knows is then never older than half the time after
-    /// which an unused session ends: when all copies are lost, that much is left to come back.
-    pub fn should_note_use(&self, wall_ms: u64) -> bool {
-        let noted_ms = self.record.last_used_ms;
-        self.attachment().is_some() && wall_ms.saturating_sub(noted_ms) >= (self.record.idle_ttl_ms / 2).max(1_000)
+    /// Whether the store should hear that it was used at this time. What it knows is then never older than half the time
+    /// after which an unused session ends: when all copies are lost, that much is left to come back. More often would be a
+    /// write for each of thousands of clients that reconnect at once.
+    pub fn should_note(&self, used_ms: u64) -> bool {
+        used_ms.saturating_sub(self.noted_ms) >= (self.record.idle_ttl_ms / 2).max(1_000)
     }
 
     /// A gateway has cut off this attachment and earlier ones.
@@ -184,12 +207,15 @@ impl Session {
         live
     }
 
-    /// The grace has passed: its groups no longer show it.
-    pub fn grace_over(&mut self, number: AttachmentNumber) {
-        if matches!(self.stage, Stage::Grace { .. }) && self.last_number() == number {
+    /// The grace has passed: its groups no longer show it. Whether the store should hear when it was last used: from here it
+    /// may be forgotten by all who knew.
+    pub fn grace_over(&mut self, number: AttachmentNumber) -> bool {
+        let over = matches!(self.stage, Stage::Grace { .. }) && self.last_number() == number;
+        if over {
             self.stage = Stage::Detached;
             self.depart();
         }
+        over && self.noted_ms < self.record.last_used_ms
     }
 
     /// It is over. The attachment to be told so.
@@ -284,15 +310,15 @@ mod tests {
     #[test]
     fn a_later_attachment_displaces_and_the_earlier_socket_no_longer_matters() {
         let mut session = session();
-        session.attach(gateway(1), 5, 10);
+        session.attach(gateway(1), 5, 10, 10);
         let first = session.attachment().unwrap().number;
-        session.attach(gateway(1), 5, 11);
+        session.attach(gateway(1), 5, 11, 11);
         assert_eq!(session.attachment().unwrap().number, first, "a repeat is the same attachment");
-        session.attach(other_gateway(), 5, 9);
+        session.attach(other_gateway(), 5, 9, 9);
         assert_eq!(session.open, BTreeMap::from([(gateway(1), first)]));
         let second = session.attachment().unwrap().number;
         assert!(second > first, "also when the clock went back");
-        session.attach(other_gateway(), 5, 9);
+        session.attach(other_gateway(), 5, 9, 9);
         assert_eq!(session.open.len(), 1, "a repeat waits for the same ones");
         assert!(!session.detach(first, 20, 50, false));
         assert_eq!(session.open.len(), 1, "that was only believed");
@@ -307,16 +333,30 @@ mod tests {
     }
 
     #[test]
+    fn a_connection_that_waited_long_does_not_displace_one_that_came_after_it() {
+        let mut session = session();
+        assert!(session.attach(gateway(1), 1, 100, 100));
+        // The client has given up waiting for its second connection, and is there by a third.
+        assert!(session.attach(gateway(1), 3, 4_000, 5_000), "nobody came after it");
+        assert!(!session.attach(other_gateway(), 2, 200, 5_100));
+        assert_eq!(session.attachment().unwrap().connection, 3);
+        assert!(session.attach(gateway(1), 3, 4_000, 6_000), "a repeat is no other");
+        assert!(session.attach(other_gateway(), 4, 3_900, 4_000), "a first attempt comes whatever the clocks say");
+        assert!(session.detach(session.last_number(), 7_000, 8_000, true));
+        assert!(session.attach(gateway(1), 3, 200, 7_100), "nobody else is there");
+    }
+
+    #[test]
     fn only_its_gateway_closes_an_attachment() {
         let mut session = session();
-        session.attach(gateway(1), 5, 10);
+        session.attach(gateway(1), 5, 10, 10);
         let first = session.last_number();
         assert!(session.detach(first, 20, 50, false), "its gateway is believed dead");
         session.grace_over(first);
-        session.attach(other_gateway(), 6, 60);
+        session.attach(other_gateway(), 6, 60, 60);
         assert_eq!(session.open, BTreeMap::from([(gateway(1), first)]), "and may be alive");
         assert!(session.detach(session.last_number(), 70, 90, true));
-        session.attach(gateway(2), 7, 80);
+        session.attach(gateway(2), 7, 80, 80);
         assert!(session.open.is_empty(), "a node started anew has closed what it had");
     }
 
@@ -325,7 +365,7 @@ mod tests {
         let mut session = session();
         assert_eq!(session.expired(99), None);
         assert_eq!(session.expired(100), Some(EndReason::Idle));
-        session.attach(gateway(1), 1, 90);
+        session.attach(gateway(1), 1, 90, 90);
         assert_eq!(session.expired(500), None, "attached is not idle");
         assert_eq!(session.expired(1_000), Some(EndReason::Expired));
         assert!(session.end(EndReason::Expired).is_some());

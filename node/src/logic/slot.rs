@@ -187,18 +187,22 @@ impl SlotState {
         let changed = match entry {
             Entry::SessionChange { change, at_ms, .. } => {
                 session.change(change, at_ms);
-                session.changed = index;
+                session.mark_changed(index);
                 return Effect::Changed(id);
             }
             // One of several repeats of a creation failed; another has put the session into the store.
             Entry::SessionEnd { reason: EndReason::NotStored, .. } if session.saved > 0 => false,
             Entry::SessionEnd { reason, .. } => {
-                session.changed = index;
+                session.mark_changed(index);
                 return Effect::Ended { session: id, attachment: session.end(reason) };
             }
-            Entry::Attach { gateway, connection, at_ms, .. } => {
-                session.attach(gateway, connection, at_ms);
-                session.changed = index;
+            Entry::Attach { gateway, connection, since_ms, at_ms, .. } => {
+                if !session.attach(gateway, connection, since_ms, at_ms) {
+                    return Effect::Nothing;
+                }
+                if session.should_note(session.record.last_used_ms) {
+                    session.mark_changed(index);
+                }
                 return match session.attachment() {
                     Some(attachment) => Effect::Attached {
                         session: id,
@@ -210,6 +214,7 @@ impl SlotState {
             }
             Entry::Detach { attachment, at_ms, grace_until_ms, closed, .. } => {
                 session.detach(attachment, at_ms, grace_until_ms, closed)
+                    && session.should_note(session.record.last_used_ms)
             }
             Entry::Closed { gateway, attachment, .. } => {
                 session.close(&gateway, attachment);
@@ -218,10 +223,7 @@ impl SlotState {
             Entry::SessionJoin { group, .. } => session.join(group),
             Entry::SessionLeave { group, .. } => session.leave(&group),
             Entry::Used { at_ms, .. } => session.used(at_ms),
-            Entry::GraceOver { attachment, .. } => {
-                session.grace_over(attachment);
-                false
-            }
+            Entry::GraceOver { attachment, .. } => session.grace_over(attachment),
             Entry::Departed { groups, .. } => {
                 session.departing.retain(|group, _| !groups.contains(group));
                 false
@@ -233,7 +235,7 @@ impl SlotState {
             _ => false,
         };
         if changed {
-            session.changed = index;
+            session.mark_changed(index);
         }
         Effect::Session
     }

@@ -78,9 +78,10 @@ impl SlotCore {
                     Pending::End { ticket, session },
                 );
             }
-            SlotRequest::Attach { connection, .. } => {
+            SlotRequest::Attach { connection, waited_ms, .. } => {
+                let since_ms = at_ms.saturating_sub(waited_ms.into());
                 self.order(
-                    Entry::Attach { session, gateway: from, connection, at_ms },
+                    Entry::Attach { session, gateway: from, connection, since_ms, at_ms },
                     Pending::Attach { ticket, session },
                 );
             }
@@ -341,7 +342,8 @@ impl SlotCore {
             }
             _ => {
                 // Its number is the time of the attach or later, so this gives it the number that it has.
-                let entry = Entry::Attach { session, gateway, connection, at_ms: attachment };
+                let (since_ms, at_ms) = (attachment, attachment);
+                let entry = Entry::Attach { session, gateway, connection, since_ms, at_ms };
                 return self.order(entry, Pending::Nobody);
             }
         };

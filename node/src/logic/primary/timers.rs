@@ -136,7 +136,7 @@ impl SlotCore {
             }
             _ => {}
         }
-        if session.should_note_use(at_ms) {
+        if session.attachment().is_some() && session.should_note(at_ms) {
             return Some(Due::Entry(Entry::Used { session: id, at_ms }));
         }
         if !session.departing.is_empty() && self.departing.get(&id).is_none_or(|again_ms| *again_ms <= now.mono_ms) {

@@ -340,3 +340,31 @@ fn a_learner_far_behind_gets_a_later_snapshot_and_an_older_one_changes_nothing()
     bench.deliver();
     assert_eq!(bench.last("b"), 5);
 }
+
+#[test]
+fn a_snapshot_whose_acknowledgement_is_lost_is_not_sent_again() {
+    let mut bench = Bench::new(&["a", "b"]);
+    bench.map(&["a", "b"], 1, "1/1 a a");
+    bench.order("a", 1);
+    bench.map(&["a", "b"], 2, "1/1 a a b");
+    let snapshot = bench.mail.pop().unwrap();
+    let probes = |bench: &Bench| {
+        let is_probe = |message: &ReplicationMessage| matches!(message, ReplicationMessage::Append { entries, first: 2, .. } if entries.is_empty());
+        assert!(bench.mail.iter().all(|(.., message)| is_probe(message)), "{:?}", bench.mail);
+        bench.mail.len()
+    };
+    bench.tick_after("a", RESEND_MS - 1);
+    assert_eq!(probes(&bench), 0);
+    bench.tick_after("a", 1);
+    bench.tick_after("a", 1);
+    assert_eq!(probes(&bench), 1);
+    bench.deliver();
+    assert_eq!((bench.last("b"), bench.promotions()), (0, 0), "it has nothing yet, and says nothing");
+    bench.mail.push(snapshot);
+    bench.deliver_but(&["a"]);
+    bench.order("a", 2);
+    bench.tick_after("a", RESEND_MS);
+    assert_eq!(probes(&bench), 1);
+    bench.deliver();
+    assert_eq!((bench.last("b"), bench.promotions()), (2, 1));
+}
