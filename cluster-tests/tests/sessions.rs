@@ -127,7 +127,7 @@ async fn in_a_hurry(cluster: &Cluster) -> Result<()> {
         let read = cluster.api(0).get(&path).await;
         read.is_ok_and(|read| read.status == 200 && read.body["session"]["attached"] == false)
     };
-    wait_until("nobody to be attached", LIMIT, gone).await
+    wait_until("nobody to be attached", LIMIT, gone).await.map(drop)
 }
 
 async fn displaced(cluster: &Cluster) -> Result<()> {
