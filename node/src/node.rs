@@ -13,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::BoxFuture;
 use tokio::{net::TcpListener, sync::mpsc};
 use tokio_util::sync::CancellationToken;
 
@@ -204,7 +205,13 @@ impl Ground {
 
 impl Node {
     /// Starts a node. It serves at once; its slots come as the cluster gives them.
-    pub async fn start(inputs: NodeInputs) -> Result<Self, StartError> {
+    ///
+    /// Boxed, so that the node's code is compiled once, and not again in each program and test that starts one.
+    pub fn start(inputs: NodeInputs) -> BoxFuture<'static, Result<Self, StartError>> {
+        Box::pin(Self::start_here(inputs))
+    }
+
+    async fn start_here(inputs: NodeInputs) -> Result<Self, StartError> {
         let ground = Ground::lay(inputs).await?;
         if let Err(error) = look_around(&ground.config, &ground.gossip).await {
             ground.mesh.shut_down().await;
@@ -340,7 +347,11 @@ impl Node {
     }
 
     /// Not ready any more; hands its slots over, then sends its clients to the other nodes. Returns when that is done.
-    pub async fn drain(&self) {
+    pub fn drain(&self) -> BoxFuture<'_, ()> {
+        Box::pin(self.drain_here())
+    }
+
+    async fn drain_here(&self) {
         self.gossip.set(|own| own.state = NodeState::Draining);
         self.gateway.admission.close();
         let view = self.gossip.view();
@@ -362,7 +373,11 @@ impl Node {
     }
 
     /// Ends the node: peers are told, tasks awaited.
-    pub async fn shut_down(self) {
+    pub fn shut_down(self) -> BoxFuture<'static, ()> {
+        Box::pin(self.shut_down_here())
+    }
+
+    async fn shut_down_here(self) {
         self.mesh.shut_down().await;
         if !self.tasks.shut_down(STOP_LIMIT).await {
             tracing::warn!("some tasks did not end in time");
