@@ -22,7 +22,7 @@ use crate::{
         request::{GroupInfo, Push, SlotAnswer, SlotError, SlotRequest},
     },
     metrics::Metrics,
-    peer::mesh::Mesh,
+    peer::{SendError, mesh::Mesh},
     store::{Store, StoreError, WriteVersion},
     tasks::Tasks,
     wire::peer::PeerFrame,
@@ -33,6 +33,8 @@ const INBOX: usize = 16_384;
 /// Inputs handled before the outputs are sent.
 const BATCH: usize = 1_024;
 const TICK: Duration = Duration::from_millis(100);
+/// Between attempts at a snapshot that no link takes.
+const UNSENT_TICKS: u64 = 3;
 /// Of what the store says is wrong, so much goes into an answer.
 const REASON_CHARS: usize = 300;
 
@@ -151,6 +153,8 @@ impl Slots {
                 tickets: BTreeMap::new(),
                 next_ticket: 1,
                 outputs: Vec::new(),
+                unsent: BTreeSet::new(),
+                ticks: 0,
             };
             inputs.tasks.spawn("slots", worker.run(inbox));
             sender
@@ -247,6 +251,9 @@ struct Worker {
     tickets: BTreeMap<u64, Asker>,
     next_ticket: u64,
     outputs: Vec<SlotOutput>,
+    /// Snapshots that could not even be handed to the link: tried again after a while, as nobody would miss them for long.
+    unsent: BTreeSet<(SlotId, Member)>,
+    ticks: u64,
 }
 
 struct Asker {
@@ -286,6 +293,12 @@ impl Worker {
         let slots: Vec<SlotId> = self.slots.keys().copied().collect();
         for slot in slots {
             self.handle(slot, SlotInput::Tick, touched).await;
+        }
+        self.ticks += 1;
+        if self.ticks.is_multiple_of(UNSENT_TICKS) {
+            for (slot, to) in std::mem::take(&mut self.unsent) {
+                self.handle(slot, SlotInput::LinkReset(to), touched).await;
+            }
         }
         touched.clear();
     }
@@ -432,15 +445,15 @@ impl Worker {
         }
     }
 
-    fn send(&self, slot: SlotId, to: &Member, message: ReplicationMessage) {
+    fn send(&mut self, slot: SlotId, to: &Member, message: ReplicationMessage) {
         let bulk = matches!(message, ReplicationMessage::Snapshot { .. });
         let frame = PeerFrame::Replication { slot, message };
-        // Lost where the link is down: the copy repeats what is not acknowledged.
-        let _ = if bulk {
-            self.inputs.mesh.send_bulk(&to.node, &frame)
-        } else {
-            self.inputs.mesh.send(&to.node, slot, &frame)
-        };
+        if !bulk {
+            // Lost where the link is down: the copy repeats what is not acknowledged.
+            let _ = self.inputs.mesh.send(&to.node, slot, &frame);
+        } else if let Err(SendError::Down | SendError::Busy) = self.inputs.mesh.send_bulk(&to.node, &frame) {
+            self.unsent.insert((slot, to.clone()));
+        }
     }
 
     fn answer(&mut self, slot: SlotId, ticket: u64, result: Result<SlotAnswer, SlotError>) {
