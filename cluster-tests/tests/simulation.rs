@@ -15,6 +15,10 @@ const SHRINK_RUNS: u32 = 500;
 const REGRESSIONS: &[(u64, &str)] = &[
     (10, "S7: an attach was answered while a connection before the last one was open (ForgetsWhoIsOpen)"),
     (33, "S7: a connection whose gateway was believed dead was taken for closed (TrustsTheSuspicion)"),
+    (
+        688,
+        "sessions: an end was answered before the store had it, since another had asked for it (AnswersTheSecondEnd)",
+    ),
     (245, "rule 5: a member cut its log before all of the new primary's was here (ReconcilesInSteps)"),
 ];
 

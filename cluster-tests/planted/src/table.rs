@@ -449,11 +449,11 @@ pub const TABLE: &[Planted] = &[
         20,
         &[edit(
             "logic/primary/sessions.rs",
-            "            (Pending::End { ticket, session }, Effect::Ended { .. }) => {",
+            "            (Pending::End { ticket, session }, Effect::Ended { .. } | Effect::NoSession(Some(_))) => {",
             r#"            (Pending::End { ticket, .. }, Effect::Ended { .. }) if planted!("EndsWithoutTheStore") => {
                 out.push(SlotOutput::Answer { ticket, result: Ok(SlotAnswer::Done) });
             }
-            (Pending::End { ticket, session }, Effect::Ended { .. }) => {"#,
+            (Pending::End { ticket, session }, Effect::Ended { .. } | Effect::NoSession(Some(_))) => {"#,
         )],
     ),
     bug(
@@ -505,22 +505,23 @@ pub const TABLE: &[Planted] = &[
         "EndsInMemory",
         "sessions: an end is never written to the store",
         20,
-        &[
-            edit(
-                "logic/primary/sessions.rs",
-                "self.save(index, session, Some((ticket, Waiting::End)), out);",
-                r#"match planted!("EndsInMemory") {
-                    true => out.push(SlotOutput::Answer { ticket, result: Ok(SlotAnswer::Done) }),
-                    false => self.save(index, session, Some((ticket, Waiting::End)), out),
-                }"#,
-            ),
-            edit(
-                "logic/slot.rs",
-                "                session.mark_changed(index);\n                return Effect::Ended",
-                r#"                session.mark_changed(if planted!("EndsInMemory") { session.saved } else { index });
+        &[edit(
+            "logic/slot.rs",
+            "                session.mark_changed(index);\n                return Effect::Ended",
+            r#"                session.mark_changed(if planted!("EndsInMemory") { session.saved } else { index });
                 return Effect::Ended"#,
-            ),
-        ],
+        )],
+    ),
+    bug(
+        "AnswersTheSecondEnd",
+        "sessions: who asks for an end that another has asked for is answered before the store has it",
+        700,
+        &[edit(
+            "logic/primary/sessions.rs",
+            "if self.state().and_then(|state| state.session(session)).is_some_and(Session::is_unsaved) {",
+            r#"let told = planted!("AnswersTheSecondEnd") && self.writes.contains(&session);
+        if !told && self.state().and_then(|state| state.session(session)).is_some_and(Session::is_unsaved) {"#,
+        )],
     ),
     bug(
         "JoinsInMemory",
@@ -530,6 +531,16 @@ pub const TABLE: &[Planted] = &[
             "logic/slot.rs",
             "Entry::SessionJoin { group, .. } => session.join(group),",
             r#"Entry::SessionJoin { group, .. } => session.join(group) && !planted!("JoinsInMemory"),"#,
+        )],
+    ),
+    bug(
+        "ForgetsTheLastUse",
+        "sessions: the store is not told when one was last used, before it may be forgotten",
+        60,
+        &[edit(
+            "logic/slot.rs",
+            "Entry::GraceOver { attachment, .. } => session.grace_over(attachment),",
+            r#"Entry::GraceOver { attachment, .. } => session.grace_over(attachment) && !planted!("ForgetsTheLastUse"),"#,
         )],
     ),
     bug(

@@ -8,6 +8,7 @@ use roost::{
     logic::{
         entry::{SessionChange, SessionRecord},
         request::{SlotAnswer, SlotError, SlotRequest},
+        session::Session,
     },
 };
 use uuid::Uuid;
@@ -324,7 +325,7 @@ impl World {
             let life = (slot, process.cores[usize::from(slot)].replica().lineage().unwrap_or(0));
             // A write of the slot's last life may come late, and then it has more than the slot's memory.
             let old = row.is_some_and(|row| row.version.0 < self.ledger.begun(life));
-            if !old && row.and_then(|row| row.record.as_ref()) != Some(&state.record) {
+            if !old && !is_saved(state, row.and_then(|row| row.record.as_ref())) {
                 return Some(format!("session {session} is saved as {row:?}, its slot says {state:?}"));
             }
         }
@@ -349,4 +350,14 @@ impl World {
 
 pub(super) fn new_id(random: &mut super::random::Random) -> SessionId {
     SessionId(Uuid::from_u64_pair(random.number(), random.number()))
+}
+
+/// Whether the store has what it should have. That a session was used again it may learn later, while somebody remembers it.
+fn is_saved(state: &Session, row: Option<&SessionRecord>) -> bool {
+    let used_ms = state.record.last_used_ms;
+    let known_ms = if state.is_present() { state.noted_ms..=used_ms } else { used_ms..=used_ms };
+    row.is_some_and(|row| {
+        let as_if_used = SessionRecord { last_used_ms: used_ms, ..row.clone() };
+        as_if_used == state.record && known_ms.contains(&row.last_used_ms) && !state.should_note(used_ms)
+    })
 }

@@ -9,7 +9,7 @@ use crate::{
         Now,
         entry::{EndReason, Entry, SessionRecord},
         request::{Push, SessionView, SlotAnswer, SlotError, SlotRequest},
-        session::Stage,
+        session::{Session, Stage},
         slot::Effect,
     },
 };
@@ -45,12 +45,7 @@ impl SlotCore {
             return waiting.push(asked);
         };
         if matches!(asked.request, SlotRequest::EndSession { .. }) && known.ended().is_some() {
-            // A repeat: it is over for good only when the store knows.
-            return if known.is_unsaved() {
-                self.save(self.replica.applied(), session, Some((asked.ticket, Waiting::End)), out);
-            } else {
-                out.push(SlotOutput::Answer { ticket: asked.ticket, result: Ok(SlotAnswer::Done) });
-            };
+            return self.over(self.replica.applied(), session, asked.ticket, out);
         }
         let over = known.ended().or_else(|| known.expired(at_ms));
         let Asked { ticket, from, request } = asked;
@@ -221,8 +216,8 @@ impl SlotCore {
             (Pending::Change { ticket, session }, Effect::Changed(_)) => {
                 self.save(index, session, Some((ticket, Waiting::Change)), out);
             }
-            (Pending::End { ticket, session }, Effect::Ended { .. }) => {
-                self.save(index, session, Some((ticket, Waiting::End)), out);
+            (Pending::End { ticket, session }, Effect::Ended { .. } | Effect::NoSession(Some(_))) => {
+                self.over(index, session, ticket, out);
             }
             (Pending::Attach { ticket, session }, Effect::Attached { attachment, displaced, .. }) => {
                 self.attached(now, (ticket, session), attachment.number, displaced, out);
@@ -367,6 +362,15 @@ impl SlotCore {
     fn push(&self, to: &Member, push: Push, out: &mut Vec<SlotOutput>) {
         if let Some(term) = self.term {
             out.push(SlotOutput::Push { to: to.clone(), term, push });
+        }
+    }
+
+    /// Answers who asked for the end of a session that is over now, or was: it is over for good only when the store knows.
+    fn over(&mut self, index: Index, session: SessionId, ticket: Ticket, out: &mut Vec<SlotOutput>) {
+        if self.state().and_then(|state| state.session(session)).is_some_and(Session::is_unsaved) {
+            self.save(index, session, Some((ticket, Waiting::End)), out);
+        } else {
+            out.push(SlotOutput::Answer { ticket, result: Ok(SlotAnswer::Done) });
         }
     }
 

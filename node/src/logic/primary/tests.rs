@@ -451,6 +451,20 @@ fn a_repeated_creation_whose_write_fails_ends_nothing() {
 }
 
 #[test]
+fn an_end_that_two_ask_for_is_answered_to_neither_before_the_store_has_it() {
+    let mut bench = Bench::with_session();
+    bench.share();
+    let asked = [(); 2].map(|()| bench.ask("g1", SlotRequest::EndSession { session: SESSION }));
+    bench.acknowledge();
+    assert_eq!(asked.map(|ticket| bench.answer(ticket).cloned()), [None, None], "both were ordered, neither is stored");
+    bench.store(true, None);
+    assert_eq!(
+        asked.map(|ticket| bench.answer(ticket).cloned()),
+        [Some(Ok(SlotAnswer::Done)), Some(Ok(SlotAnswer::Done))]
+    );
+}
+
+#[test]
 fn a_client_that_reconnects_costs_the_store_nothing() {
     let mut bench = Bench::with_session();
     for connection in 1..20 {
