@@ -344,7 +344,7 @@ pub const TABLE: &[Planted] = &[
     bug(
         "DeafToDisruption",
         "S8: a gateway does not register again when the primary has changed",
-        20,
+        300,
         &[edit(
             "logic/feed.rs",
             "            Input::Disrupted => {\n                self.failures = 0;\n                self.register(now_ms, out);",
@@ -469,7 +469,7 @@ pub const TABLE: &[Planted] = &[
     bug(
         "FailedSaveCounts",
         "sessions: a write that failed is taken for done",
-        10,
+        400,
         &[edit(
             "logic/primary/sessions.rs",
             "        if result.is_ok() {\n            self.order(Entry::Saved",
@@ -526,21 +526,11 @@ pub const TABLE: &[Planted] = &[
     bug(
         "JoinsInMemory",
         "sessions: a client's join is never written to the store",
-        150,
+        500,
         &[edit(
             "logic/slot.rs",
             "Entry::SessionJoin { group, .. } => session.join(group),",
             r#"Entry::SessionJoin { group, .. } => session.join(group) && !planted!("JoinsInMemory"),"#,
-        )],
-    ),
-    bug(
-        "ForgetsTheLastUse",
-        "sessions: the store is not told when one was last used, before it may be forgotten",
-        60,
-        &[edit(
-            "logic/slot.rs",
-            "Entry::GraceOver { attachment, .. } => session.grace_over(attachment),",
-            r#"Entry::GraceOver { attachment, .. } => session.grace_over(attachment) && !planted!("ForgetsTheLastUse"),"#,
         )],
     ),
     bug(
@@ -559,7 +549,7 @@ pub const TABLE: &[Planted] = &[
     bug(
         "TrustsTheSuspicion",
         "S7: an attachment whose gateway is believed dead counts as closed, also when that is not so",
-        110,
+        400,
         &[edit(
             "logic/session.rs",
             "            self.closed |= self.last_number() == number;\n        }",

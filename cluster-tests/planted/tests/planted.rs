@@ -25,7 +25,7 @@ fn without_a_bug_the_copies_are_the_originals() {
 
 #[test]
 fn a_failure_is_cut_down_to_what_it_needs() {
-    for name in ["CommitsByTheFirst", "TakesOldMaps", "DisplacesLazily"] {
+    for name in ["CommitsByTheFirst", "KeepsItsSuffix", "DisplacesLazily"] {
         let bug = TABLE.iter().find(|bug| bug.name == name).expect("a bug of the table");
         let found = find::find(bug, 0, None);
         let shrunk = find::shrink(&found, 1_500).unwrap_or_else(|| panic!("{name} is not found"));
