@@ -386,8 +386,9 @@ struct Departing {
     asked: bool,
 }
 
-/// A client's position that the primary does not reach is asked for again so often, before it is taken for nonsense.
-const BEYOND_HEAD_REPEATS: u32 = 4;
+/// A client's position that the primary does not reach is asked for again so often, some 2.5 s in all, before it is taken for
+/// nonsense: a primary that was deposed may not hear of it for as long.
+const BEYOND_HEAD_REPEATS: u32 = 7;
 
 impl Feed {
     /// A feed that nobody follows yet. Its requests are numbered from after `last_attempt`, so that late answers to an
