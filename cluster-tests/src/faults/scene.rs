@@ -103,7 +103,7 @@ impl<'a> Scene<'a> {
         let Self { cluster, subscribers, loads, watch, begun_us, notes, .. } = self;
         let history = settle(subscribers, loads).await?;
         let summary = history.check()?;
-        judge(fault, &summary)?;
+        judge(fault, &summary, &history)?;
         cluster.servers()?.without_panic()?;
         let first_us = *begun_us.first().context("a fault must begin")?;
         let during = first_us..healed_us;
@@ -217,16 +217,34 @@ async fn settle(mut clients: Vec<Client>, loads: Vec<Load>) -> Result<History> {
 }
 
 /// What the history's rules leave open.
-fn judge(fault: &Fault, summary: &Summary) -> Result<()> {
+fn judge(fault: &Fault, summary: &Summary, history: &History) -> Result<()> {
     let Summary { refused, unknown, resets, gaps, not_recovered, .. } = *summary;
     ensure!(refused == 0 && unknown == 0, "{refused} publishes were refused, {unknown} never answered");
     let missed = resets + gaps + not_recovered;
     ensure!(
         fault.loses_all_copies || missed == 0,
         "although a copy of everything was left, clients were told of {resets} resets, {gaps} gaps, and {not_recovered} \
-         resumes that are not whole"
+         resumes that are not whole: {}",
+        not_whole(history)
     );
     Ok(())
+}
+
+/// The first resumes that brought less than was missed, for whoever looks for the reason.
+fn not_whole(history: &History) -> String {
+    let told = history.connections.iter().flat_map(|connection| {
+        connection.events.iter().filter_map(move |event| match &event.seen {
+            Seen::Joined { group, since: Some(since), at, recovered: false } => Some(format!(
+                "{} on {} by its connection {} after {} ms: {group} since {since:?}, goes on at {at:?}",
+                connection.client,
+                connection.node,
+                connection.number,
+                event.at_us.saturating_sub(connection.events.first().map_or(0, |first| first.at_us)) / 1_000
+            )),
+            _ => None,
+        })
+    });
+    told.take(3).collect::<Vec<_>>().join("; ")
 }
 
 /// For each beginning how long it took until something that was first sent after it was acknowledged in every group.
