@@ -78,17 +78,13 @@ impl Router {
 
     /// Asks the slot's primary and waits for the answer, at most until the deadline. `NotPrimary` and lost answers are
     /// tried again inside; past the deadline the answer is `Unknown` for something that may have been done.
-    pub async fn call(&self, slot: SlotId, request: SlotRequest, deadline: Duration) -> Answer {
-        self.call_while(slot, request, deadline, &CancellationToken::new()).await
-    }
-
-    /// The same, but nothing is tried again once the token is cancelled: an attempt that is under way is waited for.
-    pub async fn call_while(
+    /// Nothing is tried again once `over` is cancelled: an attempt that is under way is waited for.
+    pub async fn call(
         &self,
         slot: SlotId,
         mut request: SlotRequest,
         deadline: Duration,
-        over: &CancellationToken,
+        over: Option<&CancellationToken>,
     ) -> Answer {
         let (asked_ms, until) = (clock::mono_ms(), clock::deadline(deadline));
         let mut maps = self.shared.maps.clone();
@@ -132,9 +128,15 @@ impl Router {
                 Attempt::Lost => may_be_done = true,
             }
             let changed = tokio::time::timeout(AGAIN, maps.changed());
+            let is_over = async {
+                match over {
+                    Some(over) => over.cancelled().await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 biased;
-                () = over.cancelled() => break,
+                () = is_over => break,
                 () = tokio::time::sleep_until(until) => break,
                 _ = changed => {}
             }

@@ -255,7 +255,7 @@ pub(super) trait Ask: Clone + Send + Sync + 'static {
 
 impl Ask for Router {
     async fn ask(&self, slot: SlotId, request: SlotRequest, deadline: Duration) -> Result<SlotAnswer, SlotError> {
-        self.call(slot, request, deadline).await
+        self.call(slot, request, deadline, None).await
     }
 }
 

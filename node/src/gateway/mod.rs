@@ -84,12 +84,12 @@ impl Gateway {
 
     /// Asks the primary of a group's slot, within the configured deadline.
     pub async fn ask_group(&self, group: &GroupName, request: SlotRequest) -> Result<SlotAnswer, SlotError> {
-        self.ask(group.slot(self.slots()), request, &CancellationToken::new()).await
+        self.ask(group.slot(self.slots()), request, None).await
     }
 
     /// Asks the primary of a session's slot, within the configured deadline.
     pub async fn ask_session(&self, session: SessionId, request: SlotRequest) -> Result<SlotAnswer, SlotError> {
-        self.ask_session_while(session, request, &CancellationToken::new()).await
+        self.ask(session.slot(self.slots()), request, None).await
     }
 
     /// The same, but nothing is tried again once the token is cancelled.
@@ -99,13 +99,18 @@ impl Gateway {
         request: SlotRequest,
         over: &CancellationToken,
     ) -> Result<SlotAnswer, SlotError> {
-        self.ask(session.slot(self.slots()), request, over).await
+        self.ask(session.slot(self.slots()), request, Some(over)).await
     }
 
-    async fn ask(&self, slot: SlotId, request: SlotRequest, over: &CancellationToken) -> Result<SlotAnswer, SlotError> {
+    async fn ask(
+        &self,
+        slot: SlotId,
+        request: SlotRequest,
+        over: Option<&CancellationToken>,
+    ) -> Result<SlotAnswer, SlotError> {
         let asked_us = clock::mono_us();
         let limit = Duration::from_millis(self.config.limits.request_ms);
-        let answer = self.router.call_while(slot, request, limit, over).await;
+        let answer = self.router.call(slot, request, limit, over).await;
         self.metrics.request_seconds.observe(Duration::from_micros(clock::mono_us() - asked_us).as_secs_f64());
         if answer == Err(SlotError::Unknown) {
             self.metrics.limit_hit(crate::metrics::Limit::RequestMs);

@@ -162,6 +162,6 @@ impl Departures for Local {
         let Some((_, router)) = self.wired.get() else { return false };
         let slot = group.slot(self.slots);
         let request = SlotRequest::Leave { group, session, attachment };
-        router.call(slot, request, std::time::Duration::from_secs(5)).await.is_ok()
+        router.call(slot, request, std::time::Duration::from_secs(5), None).await.is_ok()
     }
 }

@@ -79,7 +79,7 @@ pub trait AskSlots: Send + Sync + 'static {
 #[async_trait]
 impl AskSlots for Router {
     async fn call(&self, slot: SlotId, request: SlotRequest, deadline: Duration) -> Result<SlotAnswer, SlotError> {
-        Self::call(self, slot, request, deadline).await
+        Self::call(self, slot, request, deadline, None).await
     }
 }
 
