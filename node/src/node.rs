@@ -53,6 +53,9 @@ use crate::{
 
 /// The store is asked again after so long, until it answers.
 const STORE_AGAIN: Duration = Duration::from_secs(1);
+/// An empty group is not forgotten sooner than this, whatever the sessions' memory is set to: a client whose node died is to
+/// find it again.
+const GROUP_IDLE_MIN_MS: u64 = 60_000;
 /// What is left of the tasks after a stop is given so long.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
 /// Slots that cannot be handed over (no other node takes them) hold a drain up no longer than this.
@@ -464,6 +467,7 @@ fn slot_settings(config: &Config) -> SlotSettings {
         replica_timeout_ms: config.timing.replica_timeout_ms,
         resume_grace_ms: config.session.resume_grace_s * 1_000,
         memory_ttl_ms: config.session.memory_ttl_s * 1_000,
+        group_idle_ms: (config.session.memory_ttl_s * 1_000).max(GROUP_IDLE_MIN_MS),
         queue: config.limits.slot_queue,
         groups_per_session: config.limits.groups_per_session,
     }

@@ -305,13 +305,38 @@ pub const TABLE: &[Planted] = &[
         10,
         &[edit(
             "logic/slot.rs",
-            "        there.active_ms = there.active_ms.max(at_ms);\n        there\n    }",
-            r#"        there.active_ms = there.active_ms.max(at_ms);
+            "        self.groups.entry(group).or_insert_with(|| Group { log: GroupLog::new(epoch), members: BTreeMap::new() })",
+            r#"        let there = self
+            .groups
+            .entry(group)
+            .or_insert_with(|| Group { log: GroupLog::new(epoch), members: BTreeMap::new() });
         if planted!("SecondEpoch") && there.log.is_empty() {
             there.log = GroupLog::new(epoch);
         }
-        there
-    }"#,
+        there"#,
+        )],
+    ),
+    bug(
+        "ForgetsAtOnce",
+        "S3: a new primary forgets groups whose gateways have not registered yet",
+        550,
+        &[edit(
+            "logic/primary/timers.rs",
+            "self.idle.get(name).copied().unwrap_or(now.mono_ms);",
+            r#"match planted!("ForgetsAtOnce") {
+            true => 0,
+            false => self.idle.get(name).copied().unwrap_or(now.mono_ms),
+        };"#,
+        )],
+    ),
+    bug(
+        "AnswersOfTheForgotten",
+        "S3: a gateway is told the epoch of a group whose end is under way",
+        4_400,
+        &[edit(
+            "logic/primary/groups.rs",
+            "!self.forgetting.contains(group) &&",
+            r#"(planted!("AnswersOfTheForgotten") || !self.forgetting.contains(group)) &&"#,
         )],
     ),
     bug(

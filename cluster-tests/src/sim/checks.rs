@@ -51,15 +51,18 @@ pub(super) struct Ledger {
     pub(super) violation: Option<String>,
     counts: BTreeMap<&'static str, u64>,
     retention: u64,
+    group_idle_ms: u64,
     /// S1: what stands where.
     messages: BTreeMap<(GroupName, Epoch, u64), Bytes>,
     /// S4: where a message stands.
     places: BTreeMap<(GroupName, Epoch, Bytes), u64>,
     heads: BTreeMap<(GroupName, Epoch), u64>,
     keys: BTreeMap<(PublishKey, Epoch), u64>,
-    /// In which life of its slot a group had this epoch.
-    lives: BTreeMap<(GroupName, Epoch), Life>,
+    /// When a group had this epoch: in which life of its slot, and after how often it had been forgotten in it.
+    lives: BTreeMap<(GroupName, Epoch), (Life, u32)>,
     epochs: BTreeMap<(GroupName, Life), Epoch>,
+    /// When a gateway was last told that it follows a group.
+    followed: BTreeMap<GroupName, u64>,
     /// S3: the last offset that was acknowledged.
     acknowledged: BTreeMap<(GroupName, Life), Position>,
     /// Who held the last publish that was acknowledged with two copies or more, unless others have been added since.
@@ -80,17 +83,19 @@ pub(super) struct Ledger {
 }
 
 impl Ledger {
-    pub(super) fn new(retention: u32) -> Self {
+    pub(super) fn new(retention: u32, group_idle_ms: u64) -> Self {
         Self {
             violation: None,
             counts: COVERAGE.iter().map(|what| (*what, 0)).collect(),
             retention: u64::from(retention),
+            group_idle_ms,
             messages: BTreeMap::new(),
             places: BTreeMap::new(),
             heads: BTreeMap::new(),
             keys: BTreeMap::new(),
             lives: BTreeMap::new(),
             epochs: BTreeMap::new(),
+            followed: BTreeMap::new(),
             acknowledged: BTreeMap::new(),
             holders: BTreeMap::new(),
             states: BTreeMap::new(),
@@ -155,24 +160,41 @@ impl Ledger {
         *head = offset.max(*head);
     }
 
-    /// A primary says that a group has this epoch.
-    pub(super) fn group_seen(&mut self, group: &GroupName, epoch: Epoch, life: Life) {
+    /// A primary says that a group has this epoch: another one than before only where the slot was lost, or where the group
+    /// was empty and nobody has followed it for long.
+    pub(super) fn group_seen(&mut self, now: u64, group: &GroupName, epoch: Epoch, life: Life) {
         let before = *self.epochs.entry((group.clone(), life)).or_insert(epoch);
+        let mut forgotten = self.lives.get(&(group.clone(), before)).map_or(0, |(_, forgotten)| *forgotten);
         if before != epoch {
-            self.fail(format!("S3: {group} was {before} and is {epoch}, and its slot lost nothing ({life:?})"));
+            let followed = self.followed.get(group).copied().unwrap_or(0);
+            if followed + self.group_idle_ms > now || self.heads.contains_key(&(group.clone(), before)) {
+                let what = format!(
+                    "S3: {group} was {before} and is {epoch}, though its slot lost nothing ({life:?}) and it was followed at \
+                     {followed} ms"
+                );
+                self.fail(what);
+            }
+            self.count("groups forgotten");
+            self.epochs.insert((group.clone(), life), epoch);
+            forgotten += 1;
         }
-        let before = *self.lives.entry((group.clone(), epoch)).or_insert(life);
-        if before != life {
+        let before = *self.lives.entry((group.clone(), epoch)).or_insert((life, forgotten));
+        if before != (life, forgotten) {
             self.fail(format!("{group} has the epoch {epoch} in the lives {before:?} and {life:?} of its slot"));
         }
     }
 
+    /// A primary says to a gateway that it follows a group from now on.
+    pub(super) fn follows(&mut self, now: u64, group: &GroupName) {
+        self.followed.insert(group.clone(), now);
+    }
+
     /// A primary answers a publish.
-    pub(super) fn acknowledged(&mut self, publish: &Publish, position: Position, copies: u8, life: Life) {
+    pub(super) fn acknowledged(&mut self, now: u64, publish: &Publish, position: Position, copies: u8, life: Life) {
         let Publish { group, key, data } = publish;
         self.count("publishes acknowledged");
         self.count_if(copies == 1, "publishes acknowledged with one copy");
-        self.group_seen(group, position.epoch, life);
+        self.group_seen(now, group, position.epoch, life);
         self.stands(group, position.epoch, position.offset, data);
         let before = *self.keys.entry((*key, position.epoch)).or_insert(position.offset);
         if before != position.offset {

@@ -52,6 +52,7 @@ pub const COVERAGE: &[&str] = &[
     "resumes",
     "resets",
     "gaps",
+    "groups forgotten",
     "histories read",
     "histories not complete",
     "attachments displaced",

@@ -40,6 +40,9 @@ pub(super) struct Listener {
     /// What it has seen, to resume from.
     pub(super) position: Option<Position>,
     asked_ms: u64,
+    /// It only looks in now and then, and stays away until then.
+    visits: bool,
+    away_until_ms: u64,
 }
 
 /// A listener that is not answered for so long tries another node.
@@ -52,10 +55,22 @@ impl World {
     pub(super) fn create_listeners(&mut self) {
         for number in 0..self.profile.listeners {
             let group = self.random.index(self.groups.len());
-            self.listeners.push(Listener { group, at: None, live: false, behind: false, position: None, asked_ms: 0 });
-            let after = self.random.below(2_000);
-            self.after(after, Event::Listener(number));
+            self.create_listener(number, group, false);
         }
+        if self.profile.visitors > 0 {
+            // Nobody publishes to it, so that it is forgotten while nobody is there.
+            self.add_group();
+            for number in 0..self.profile.visitors {
+                self.create_listener(self.profile.listeners + number, self.groups.len() - 1, true);
+            }
+        }
+    }
+
+    fn create_listener(&mut self, number: usize, group: usize, visits: bool) {
+        let (at, live, behind, position, asked_ms, away_until_ms) = (None, false, false, None, 0, 0);
+        self.listeners.push(Listener { group, at, live, behind, position, asked_ms, visits, away_until_ms });
+        let after = self.random.below(2_000);
+        self.after(after, Event::Listener(number));
     }
 
     /// A listener joins, or joins again elsewhere.
@@ -69,16 +84,23 @@ impl World {
         if let Some((node, generation, subscriber)) = listener.at {
             let gone = self.generation(node) != Some(generation);
             let waits = !listener.live && listener.asked_ms + PATIENCE_MS > self.now;
-            let stays = listener.live && (self.resting || !self.random.permille(self.profile.wander));
+            let (visits, restless) = (listener.visits, if listener.visits { 500 } else { self.profile.wander });
+            let stays = listener.live && (self.resting || !self.random.permille(restless));
             if !gone && (waits || stays) {
                 return;
             }
             self.listeners[number].at = None;
             self.listeners[number].live = false;
+            if visits {
+                self.listeners[number].away_until_ms = self.now + self.random.between(5_000, 15_000);
+            }
             let group = self.groups[self.listeners[number].group].0.clone();
             if !gone {
                 self.input_after(0, node, Input::Feed { group, input: leave(subscriber) });
             }
+            return;
+        }
+        if !self.resting && listener.away_until_ms > self.now {
             return;
         }
         let Some(node) = self.some_node() else { return };

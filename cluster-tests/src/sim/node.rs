@@ -337,7 +337,7 @@ impl World {
                 let publish = Publish { group: group.clone(), key: *key, data: data.clone() };
                 let known = process.map.as_ref().and_then(|map| map.slot(slot));
                 self.ledger.held_by((slot, lineage), known.map_or(&[], |assignment| &assignment.in_sync));
-                self.ledger.acknowledged(&publish, *position, *copies, (slot, lineage));
+                self.ledger.acknowledged(self.now, &publish, *position, *copies, (slot, lineage));
                 self.check_holders(node, slot, *copies);
             }
             (Ok(SlotAnswer::Attached { record, attachment }), _) => {
@@ -357,7 +357,8 @@ impl World {
 
     fn points(&mut self, points: &[JoinPoint], life: Life) {
         for point in points {
-            self.ledger.group_seen(&point.group, point.epoch, life);
+            self.ledger.group_seen(self.now, &point.group, point.epoch, life);
+            self.ledger.follows(self.now, &point.group);
             for message in &point.messages {
                 self.ledger.saw(&point.group, point.epoch, message);
             }
@@ -374,8 +375,12 @@ impl World {
         let Self { nodes, ledger, store, .. } = self;
         let process = nodes[node].process.as_mut().expect("only a running process is observed");
         let term = store.map.as_ref().and_then(|map| map.slot(slot)).map_or(0, |assignment| assignment.term);
-        let replica = process.cores[usize::from(slot)].replica();
-        if process.seen[usize::from(slot)].look(ledger, &process.member, slot, replica, term) {
+        let core = &process.cores[usize::from(slot)];
+        let there = |group| core.replica().state().is_some_and(|state| state.group(group).is_some());
+        if let Some(group) = core.followed().find(|group| !there(group)) {
+            ledger.fail(format!("{} has gateways that follow {group}, which it has forgotten", process.member));
+        }
+        if process.seen[usize::from(slot)].look(ledger, &process.member, slot, core.replica(), term) {
             self.check_copies(slot);
         }
     }

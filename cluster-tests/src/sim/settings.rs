@@ -26,6 +26,8 @@ pub(super) struct Profile {
     pub publishers: usize,
     /// How many listeners.
     pub listeners: usize,
+    /// How many more look in now and then in a group of their own, to which nobody publishes.
+    pub visitors: usize,
     /// A listener goes elsewhere.
     pub wander: u64,
     /// How many sessions.
@@ -127,7 +129,7 @@ impl Profile {
             let value = random.between(1, most);
             if random.permille(permille) { value } else { 0 }
         };
-        Self {
+        let mut profile = Self {
             nodes: if random.permille(100) { 7 } else { random.between(3, 5) as usize },
             slots: random.between(1, 3) as u16,
             groups: random.between(1, 4) as usize,
@@ -138,6 +140,7 @@ impl Profile {
             publishers: random.between(1, 4) as usize,
             listeners: random.between(1, 8) as usize,
             wander: often(random, 500, 300),
+            visitors: 0,
             sessions: random.below(4) as usize,
             retention: if random.permille(300) { random.between(3, 20) as u32 } else { 1_000 },
             delay_ms: if random.permille(200) { random.between(10, 50) } else { random.between(1, 10) },
@@ -169,6 +172,7 @@ impl Profile {
                 resume_grace_ms: random.between(500, 3_000),
                 memory_ttl_ms: random.between(1_000, 6_000),
                 queue: if random.permille(200) { 4 } else { 4_096 },
+                group_idle_ms: 0,
                 groups_per_session: 16,
             },
             limits: if random.permille(500) {
@@ -181,7 +185,11 @@ impl Profile {
             } else {
                 ReplicaLimits::default()
             },
-        }
+        };
+        // Drawn after all else, so that seeds from before it was there are what they were.
+        profile.slot.group_idle_ms = random.between(500, 8_000);
+        profile.visitors = if random.permille(300) { random.between(1, 3) as usize } else { 0 };
+        profile
     }
 }
 
@@ -240,6 +248,7 @@ macro_rules! setting {
 pub(super) const SETTINGS: &[Setting] = &[
     setting!(sessions, 0),
     setting!(listeners, 0),
+    setting!(visitors, 0),
     setting!(publishers, 0),
     setting!(groups, 1),
     setting!(slots, 1),

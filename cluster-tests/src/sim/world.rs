@@ -167,20 +167,13 @@ impl World {
                 skew_ms: random.below(profile.skew_ms + 1),
             })
             .collect();
-        let groups = (0..profile.groups)
-            .map(|number| {
-                let name = GroupName::parse(&format!("g{number}")).expect("a group name");
-                let slot = name.slot(profile.slots);
-                (name, slot)
-            })
-            .collect();
         let links = (0..profile.nodes).map(|_| (0..profile.nodes).map(|_| Link::default()).collect()).collect();
         let mut world = Self {
             now: 0,
             events: 0,
             sequence: 0,
             queue: BTreeMap::new(),
-            groups,
+            groups: Vec::new(),
             nodes,
             links,
             store: Store::default(),
@@ -188,7 +181,7 @@ impl World {
             listeners: Vec::new(),
             sessions: Vec::new(),
             next_number: 1,
-            ledger: Ledger::new(profile.retention),
+            ledger: Ledger::new(profile.retention, profile.slot.group_idle_ms),
             seen: ClientLog::new(),
             resting: false,
             finale: None,
@@ -205,7 +198,17 @@ impl World {
         world
     }
 
+    /// One more group.
+    pub(super) fn add_group(&mut self) {
+        let name = GroupName::parse(&format!("g{}", self.groups.len())).expect("a group name");
+        let slot = name.slot(self.profile.slots);
+        self.groups.push((name, slot));
+    }
+
     fn begin(&mut self) {
+        for _ in 0..self.profile.groups {
+            self.add_group();
+        }
         for node in 0..self.nodes.len() {
             let after = if node == 0 { 0 } else { self.random.below(self.profile.start_ms) };
             self.after(after, Event::Start(node));

@@ -147,8 +147,6 @@ pub enum Entry {
         group: GroupName,
         /// Its epoch if it is new.
         epoch: Epoch,
-        /// When, in milliseconds since 1970.
-        at_ms: u64,
     },
     /// Appends a message, unless the key was seen in the window.
     Publish {
@@ -175,8 +173,6 @@ pub enum Entry {
         epoch: Epoch,
         /// Who.
         member: Presence,
-        /// When, in milliseconds since 1970.
-        at_ms: u64,
     },
     /// No longer present, unless it has joined again by a later attachment.
     MemberLeave {
@@ -186,8 +182,6 @@ pub enum Entry {
         session: SessionId,
         /// Up to this attachment.
         attachment: AttachmentNumber,
-        /// When, in milliseconds since 1970.
-        at_ms: u64,
     },
     /// Drops messages older than the group's retention; with `remove` the group as well, if nothing is left in it.
     Trim {

@@ -19,8 +19,13 @@ pub struct Group {
     pub log: GroupLog,
     /// Who is there.
     pub members: BTreeMap<SessionId, Presence>,
-    /// When something last happened in it, in milliseconds since 1970.
-    pub active_ms: u64,
+}
+
+impl Group {
+    /// Whether nothing is kept of it and nobody is there.
+    pub fn is_empty(&self) -> bool {
+        self.log.is_empty() && self.members.is_empty()
+    }
 }
 
 /// See the module.
@@ -33,7 +38,7 @@ pub struct SlotState {
 /// A [`SlotState`] as it travels to a learner.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct SlotSnapshot {
-    groups: Vec<(GroupName, GroupLogSnapshot, Vec<Presence>, u64)>,
+    groups: Vec<(GroupName, GroupLogSnapshot, Vec<Presence>)>,
     sessions: Vec<Session>,
 }
 
@@ -110,24 +115,23 @@ impl SlotState {
     /// Takes the next entry.
     pub fn apply(&mut self, index: Index, entry: Entry) -> Effect {
         match entry {
-            Entry::OpenGroup { group, epoch, at_ms } => {
-                self.open(group, epoch, at_ms);
+            Entry::OpenGroup { group, epoch } => {
+                self.open(group, epoch);
                 Effect::Opened
             }
             Entry::Publish { group, epoch, key, data, from, at_ms, retention } => {
-                let log = &mut self.open(group.clone(), epoch, at_ms).log;
+                let log = &mut self.open(group.clone(), epoch).log;
                 let (offset, message) = log.append(key, data, from, at_ms, retention);
                 Effect::Published { group, position: Position { epoch: log.epoch(), offset }, message }
             }
-            Entry::MemberJoin { group, epoch, member, at_ms } => self.member_join(group, epoch, member, at_ms),
-            Entry::MemberLeave { group, session, attachment, at_ms } => {
+            Entry::MemberJoin { group, epoch, member } => self.member_join(group, epoch, member),
+            Entry::MemberLeave { group, session, attachment } => {
                 let Some(there) = self.groups.get_mut(&group) else {
                     return Effect::Nothing;
                 };
                 if there.members.get(&session).is_none_or(|member| member.attachment > attachment) {
                     return Effect::Nothing;
                 }
-                there.active_ms = there.active_ms.max(at_ms);
                 match there.members.remove(&session) {
                     Some(member) => Effect::Member { group, joined: false, member },
                     None => Effect::Nothing,
@@ -136,7 +140,7 @@ impl SlotState {
             Entry::Trim { group, at_ms, remove } => {
                 if let Some(there) = self.groups.get_mut(&group) {
                     there.log.trim(at_ms);
-                    if remove && there.log.is_empty() && there.members.is_empty() {
+                    if remove && there.is_empty() {
                         self.groups.remove(&group);
                     }
                 }
@@ -248,8 +252,8 @@ impl SlotState {
         Effect::Session
     }
 
-    fn member_join(&mut self, group: GroupName, epoch: Epoch, member: Presence, at_ms: u64) -> Effect {
-        let there = self.open(group.clone(), epoch, at_ms);
+    fn member_join(&mut self, group: GroupName, epoch: Epoch, member: Presence) -> Effect {
+        let there = self.open(group.clone(), epoch);
         match there.members.get_mut(&member.session) {
             Some(earlier) => {
                 if earlier.attachment <= member.attachment {
@@ -264,14 +268,8 @@ impl SlotState {
         }
     }
 
-    fn open(&mut self, group: GroupName, epoch: Epoch, at_ms: u64) -> &mut Group {
-        let there = self.groups.entry(group).or_insert_with(|| Group {
-            log: GroupLog::new(epoch),
-            members: BTreeMap::new(),
-            active_ms: at_ms,
-        });
-        there.active_ms = there.active_ms.max(at_ms);
-        there
+    fn open(&mut self, group: GroupName, epoch: Epoch) -> &mut Group {
+        self.groups.entry(group).or_insert_with(|| Group { log: GroupLog::new(epoch), members: BTreeMap::new() })
     }
 
     /// For a learner.
@@ -280,9 +278,7 @@ impl SlotState {
             groups: self
                 .groups
                 .iter()
-                .map(|(name, group)| {
-                    (name.clone(), group.log.snapshot(), group.members.values().cloned().collect(), group.active_ms)
-                })
+                .map(|(name, group)| (name.clone(), group.log.snapshot(), group.members.values().cloned().collect()))
                 .collect(),
             sessions: self.sessions.values().cloned().collect(),
         }
@@ -290,9 +286,9 @@ impl SlotState {
 
     /// From a primary's snapshot.
     pub fn restore(snapshot: SlotSnapshot) -> Self {
-        let groups = snapshot.groups.into_iter().map(|(name, log, members, active_ms)| {
+        let groups = snapshot.groups.into_iter().map(|(name, log, members)| {
             let members = members.into_iter().map(|member| (member.session, member)).collect();
-            (name, Group { log: GroupLog::restore(log), members, active_ms })
+            (name, Group { log: GroupLog::restore(log), members })
         });
         let sessions = snapshot.sessions.into_iter().map(|session| (session.record.id, session));
         Self { groups: groups.collect(), sessions: sessions.collect() }

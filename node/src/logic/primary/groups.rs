@@ -1,6 +1,6 @@
 //! Requests about groups.
 
-use super::{Asked, Pending, SlotCore, SlotOutput, Ticket};
+use super::{Asked, Pending, SlotCore, SlotOutput};
 use crate::{
     id::{GroupName, Member},
     logic::{
@@ -18,7 +18,6 @@ const REPLAY_BYTES: usize = 4 << 20;
 impl SlotCore {
     pub(super) fn group_request(&mut self, now: Now, asked: Asked, out: &mut Vec<SlotOutput>) {
         let Asked { ticket, from, request } = asked;
-        let at_ms = now.wall_ms;
         let result = match request {
             SlotRequest::Publish { group, key, data, from, retention, min_copies } => {
                 let copies = self.replica.copies();
@@ -26,12 +25,12 @@ impl SlotCore {
                     Err(SlotError::NotEnoughCopies { copies, min_copies })
                 } else {
                     let epoch = self.new_epoch();
-                    let entry = Entry::Publish { group, epoch, key, data, from, at_ms, retention };
+                    let entry = Entry::Publish { group, epoch, key, data, from, at_ms: now.wall_ms, retention };
                     return self.order(entry, Pending::Publish(ticket));
                 }
             }
             SlotRequest::Register { interests } => {
-                return self.register(now, ticket, from, interests, out);
+                return self.group_committed(Pending::Register { ticket, gateway: from, interests }, out);
             }
             SlotRequest::Unregister { groups } => {
                 for group in &groups {
@@ -47,16 +46,14 @@ impl SlotCore {
             SlotRequest::Join { group, member, since } => {
                 let pending =
                     Pending::Join { ticket, gateway: from, interest: Interest { group: group.clone(), since } };
-                let exists = self.state().is_some_and(|state| state.group(&group).is_some());
-                let epoch = self.new_epoch();
-                return match member {
-                    Some(member) => self.order(Entry::MemberJoin { group, epoch, member, at_ms }, pending),
-                    None if exists => self.group_committed(pending, out),
-                    None => self.order(Entry::OpenGroup { group, epoch, at_ms }, pending),
+                let Some(member) = member else {
+                    return self.group_committed(pending, out);
                 };
+                let epoch = self.new_epoch();
+                return self.order(Entry::MemberJoin { group, epoch, member }, pending);
             }
             SlotRequest::Leave { group, session, attachment } => {
-                return self.order(Entry::MemberLeave { group, session, attachment, at_ms }, Pending::Done(ticket));
+                return self.order(Entry::MemberLeave { group, session, attachment }, Pending::Done(ticket));
             }
             SlotRequest::History { group, since, limit } => Ok(self.history(&group, since, limit)),
             SlotRequest::Members { group, after, limit } => Ok(self.members(&group, after, limit)),
@@ -66,34 +63,30 @@ impl SlotCore {
         out.push(SlotOutput::Answer { ticket, result });
     }
 
-    /// Groups that do not exist are opened first, so that their epoch stands.
-    fn register(
-        &mut self,
-        now: Now,
-        ticket: Ticket,
-        gateway: Member,
-        interests: Vec<Interest>,
-        out: &mut Vec<SlotOutput>,
-    ) {
-        let exists = |group: &GroupName| self.state().is_some_and(|state| state.group(group).is_some());
-        let missing: Vec<_> =
-            interests.iter().map(|interest| &interest.group).filter(|group| !exists(group)).cloned().collect();
+    /// Whether the group exists, and no end of it is under way: what is said of it may be said at once.
+    fn stays(&self, group: &GroupName) -> bool {
+        !self.forgetting.contains(group) && self.state().is_some_and(|state| state.group(group).is_some())
+    }
+
+    /// What a request about groups waited for is committed, or there was nothing to wait for. Of the groups that it follows,
+    /// those that do not exist are opened first, so that their epoch stands.
+    pub(super) fn group_committed(&mut self, pending: Pending, out: &mut Vec<SlotOutput>) {
+        let interests = match &pending {
+            Pending::Register { interests, .. } => interests.as_slice(),
+            Pending::Join { interest, .. } => std::slice::from_ref(interest),
+            _ => &[],
+        };
+        let groups = interests.iter().map(|interest| &interest.group);
+        let missing: Vec<_> = groups.filter(|group| !self.stays(group)).cloned().collect();
         let mut last = None;
         for group in missing {
             let epoch = self.new_epoch();
-            last = self.replica.order(Entry::OpenGroup { group, epoch, at_ms: now.wall_ms });
+            last = self.replica.order(Entry::OpenGroup { group, epoch });
         }
-        let pending = Pending::Register { ticket, gateway, interests };
-        match last {
-            Some(index) => {
-                self.pending.insert(index, pending);
-            }
-            None => self.group_committed(pending, out),
+        if let Some(index) = last {
+            self.pending.insert(index, pending);
+            return;
         }
-    }
-
-    /// What a request about a group waited for is committed.
-    pub(super) fn group_committed(&mut self, pending: Pending, out: &mut Vec<SlotOutput>) {
         let (ticket, answer) = match pending {
             Pending::Register { ticket, gateway, interests } => {
                 let mut budget = REPLAY_BYTES;
@@ -105,6 +98,10 @@ impl SlotCore {
                 (ticket, self.join_point(&gateway, interest, &mut page).map(SlotAnswer::Joined))
             }
             Pending::Done(ticket) => (ticket, Some(SlotAnswer::Done)),
+            Pending::Forget(group) => {
+                self.forgetting.remove(&group);
+                return;
+            }
             _ => return,
         };
         out.push(SlotOutput::Answer { ticket, result: answer.ok_or(SlotError::Busy) });
@@ -137,6 +134,7 @@ impl SlotCore {
             head = messages.last().map_or_else(|| since.map_or(head, |since| since.offset), |message| message.offset);
         }
         self.silent_gateways.remove(gateway);
+        self.idle.remove(&group);
         self.interests.entry(group.clone()).or_default().insert(gateway.clone());
         Some(JoinPoint { group, epoch, head, recovered, messages })
     }

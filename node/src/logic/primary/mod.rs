@@ -34,6 +34,9 @@ pub struct SlotSettings {
     pub resume_grace_ms: u64,
     /// It leaves the memory when detached for so long.
     pub memory_ttl_ms: u64,
+    /// A group of which nothing is kept, in which nobody is, and which no gateway follows, is forgotten after so long, and with
+    /// it the epoch by which a client could tell that it missed nothing.
+    pub group_idle_ms: u64,
     /// Entries waiting for their commit; past it requests are refused with `Busy`.
     pub queue: usize,
     /// Groups of one session.
@@ -193,6 +196,8 @@ enum Pending {
     Loaded(SessionId, Vec<Asked>),
     /// A timer's entry: until it is committed the timer does not order it again.
     Timer(SessionId),
+    /// The end of a group.
+    Forget(GroupName),
     Nobody,
 }
 
@@ -245,6 +250,11 @@ pub struct SlotCore {
     interests: BTreeMap<GroupName, BTreeSet<Member>>,
     /// Since when gateways with interests are believed dead and have not been heard of here.
     silent_gateways: BTreeMap<Member, u64>,
+    /// Groups that could be forgotten, and since when that is seen to be so in this term: a new primary does not know yet who
+    /// follows what.
+    idle: BTreeMap<GroupName, u64>,
+    /// Groups whose end is ordered and not committed.
+    forgetting: BTreeSet<GroupName>,
     pending: BTreeMap<Index, Pending>,
     loading: BTreeMap<SessionId, Vec<Asked>>,
     /// Requests answered when the store has the session as of an entry.
@@ -278,6 +288,8 @@ impl SlotCore {
             term: None,
             interests: BTreeMap::new(),
             silent_gateways: BTreeMap::new(),
+            idle: BTreeMap::new(),
+            forgetting: BTreeSet::new(),
             pending: BTreeMap::new(),
             loading: BTreeMap::new(),
             saving: BTreeMap::new(),
@@ -303,6 +315,11 @@ impl SlotCore {
     /// The copy, to look at.
     pub fn replica(&self) -> &Replica {
         &self.replica
+    }
+
+    /// The groups that gateways follow here, to look at.
+    pub fn followed(&self) -> impl Iterator<Item = &GroupName> {
+        self.interests.keys()
     }
 
     /// Takes an input. Call [`SlotCore::flush`] after a batch of them.
@@ -373,6 +390,8 @@ impl SlotCore {
         self.term = term;
         self.interests.clear();
         self.silent_gateways.clear();
+        self.idle.clear();
+        self.forgetting.clear();
         self.timers.clear();
         self.writes.clear();
         self.given_up.clear();
@@ -393,7 +412,7 @@ impl SlotCore {
                 | Pending::End { ticket, .. }
                 | Pending::Attach { ticket, .. } => tickets.push(ticket),
                 Pending::Loaded(_, asked) => tickets.extend(asked.into_iter().map(|asked| asked.ticket)),
-                Pending::Timer(_) | Pending::GivenUp(_) | Pending::Nobody => {}
+                Pending::Timer(_) | Pending::GivenUp(_) | Pending::Forget(_) | Pending::Nobody => {}
             }
         }
         tickets.extend(std::mem::take(&mut self.loading).into_values().flatten().map(|asked| asked.ticket));

@@ -17,6 +17,7 @@ const SETTINGS: SlotSettings = SlotSettings {
     replica_timeout_ms: 1_000,
     resume_grace_ms: 1_000,
     memory_ttl_ms: 5_000,
+    group_idle_ms: 5_000,
     queue: 64,
     groups_per_session: 4,
 };
@@ -296,6 +297,59 @@ fn a_gateway_that_is_believed_dead_keeps_its_interests_while_it_may_be_alive() {
     bench.pass(30_000);
     assert!(bench.answer_to("p", publish(2)).is_ok());
     assert_eq!(bench.pushes("g1").len(), 0, "it has not been heard of");
+}
+
+/// The epoch in an answer to a registration.
+fn registered(answer: Option<&Result<SlotAnswer, SlotError>>) -> Epoch {
+    match answer {
+        Some(Ok(SlotAnswer::Registered(points))) => points[0].epoch,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn an_empty_group_keeps_its_epoch_until_nobody_has_followed_it_for_long() {
+    let mut bench = Bench::new();
+    let follow = |bench: &mut Bench| {
+        let ticket = bench.ask("g1", register());
+        registered(bench.answer(ticket))
+    };
+    let leave = |bench: &mut Bench| {
+        assert!(bench.answer_to("g1", SlotRequest::Unregister { groups: vec![group()] }).is_ok());
+    };
+    let first = follow(&mut bench);
+    bench.pass(60_000);
+    assert_eq!(follow(&mut bench), first, "it is followed");
+    bench.term += 1;
+    bench.map("p", &["p"]);
+    bench.pass(5_000);
+    assert_eq!(follow(&mut bench), first, "a new primary does not know yet who follows it");
+    leave(&mut bench);
+    bench.pass(5_000);
+    assert_eq!(follow(&mut bench), first, "whoever left may come back");
+    leave(&mut bench);
+    bench.pass(15_000);
+    assert_ne!(follow(&mut bench), first, "it is forgotten");
+}
+
+#[test]
+fn who_comes_while_a_group_is_being_forgotten_follows_the_one_that_takes_its_place() {
+    let mut bench = Bench::new();
+    bench.share();
+    let ticket = bench.ask("g1", register());
+    bench.acknowledge();
+    let first = registered(bench.answer(ticket));
+    assert!(bench.answer_to("g1", SlotRequest::Unregister { groups: vec![group()] }).is_ok());
+    bench.pass(15_000);
+    assert!(bench.core.replica().uncommitted() > 0, "its end is under way");
+    let ticket = bench.ask("g1", register());
+    assert_eq!(bench.answer(ticket), None, "what is about to go is not what it follows");
+    bench.acknowledge();
+    let second = registered(bench.answer(ticket));
+    assert_ne!(second, first);
+    bench.ask("g2", publish(1));
+    bench.acknowledge();
+    assert!(matches!(&bench.pushes("g1")[..], [Push::Deliver { epoch, .. }] if *epoch == second));
 }
 
 #[test]

@@ -2,19 +2,18 @@
 
 use super::{Pending, SlotCore, SlotOutput};
 use crate::{
-    id::{Member, SessionId},
+    id::{GroupName, Member, SessionId},
     logic::{
         Now,
         entry::Entry,
         session::{Session, Stage},
+        slot::Group,
     },
 };
 
 /// Sessions are looked at every so many ticks, groups less often.
 const SESSION_TICKS: u64 = 5;
 const GROUP_TICKS: u64 = 50;
-/// A group without anything in it goes after so long.
-const GROUP_IDLE_MS: u64 = 60_000;
 /// At most so many of each at a time; the rest has its turn later.
 const AT_ONCE: usize = 256;
 /// Presences that could not be taken out are tried again after so long.
@@ -154,18 +153,22 @@ impl SlotCore {
             return;
         };
         let at_ms = now.wall_ms;
-        let due: Vec<_> = state
-            .groups()
-            .iter()
-            .filter_map(|(name, group)| {
-                let idle = group.members.is_empty() && group.active_ms + GROUP_IDLE_MS <= at_ms;
-                let remove = idle && !self.interests.contains_key(name);
-                (group.log.is_overdue(at_ms) || (remove && group.log.is_empty())).then(|| (name.clone(), remove))
-            })
-            .take(AT_ONCE)
-            .collect();
-        for (group, remove) in due {
-            self.order(Entry::Trim { group, at_ms, remove }, Pending::Nobody);
+        let overdue = state.groups().iter().filter(|(_, group)| group.log.is_overdue(at_ms));
+        let overdue: Vec<_> = overdue.map(|(name, _)| name.clone()).take(AT_ONCE).collect();
+        let is_idle = |(name, group): &(&GroupName, &Group)| group.is_empty() && !self.interests.contains_key(*name);
+        let since_ms = |name| self.idle.get(name).copied().unwrap_or(now.mono_ms);
+        let idle = state.groups().iter().filter(is_idle).map(|(name, _)| (name.clone(), since_ms(name)));
+        self.idle = idle.collect();
+        let over = |(name, since_ms): &(&GroupName, &u64)| {
+            **since_ms + self.settings.group_idle_ms <= now.mono_ms && !self.forgetting.contains(*name)
+        };
+        let over: Vec<_> = self.idle.iter().filter(over).map(|(name, _)| name.clone()).take(AT_ONCE).collect();
+        for group in overdue {
+            self.order(Entry::Trim { group, at_ms, remove: false }, Pending::Nobody);
+        }
+        for group in over {
+            self.forgetting.insert(group.clone());
+            self.order(Entry::Trim { group: group.clone(), at_ms, remove: true }, Pending::Forget(group));
         }
     }
 }

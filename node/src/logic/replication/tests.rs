@@ -14,7 +14,7 @@ fn member(name: &str) -> Member {
 
 fn entry(number: u64) -> Entry {
     let group = GroupName::parse(&format!("g{number}")).unwrap();
-    Entry::OpenGroup { group, epoch: crate::id::Epoch(number), at_ms: 0 }
+    Entry::OpenGroup { group, epoch: crate::id::Epoch(number) }
 }
 
 /// What a map says of the slot, in short: `term primary in-sync,… learner?`.
@@ -119,6 +119,16 @@ impl Bench {
 
     fn promotions(&self) -> usize {
         self.asked.iter().filter(|request| matches!(request, MapRequest::Promote { .. })).count()
+    }
+
+    /// `a` is primary and has one entry, and `b` is to learn it: the snapshot for `b` is under way.
+    fn with_learner() -> (Self, (Member, Member, ReplicationMessage)) {
+        let mut bench = Self::new(&["a", "b"]);
+        bench.map(&["a", "b"], 1, "1/1 a a");
+        bench.order("a", 1);
+        bench.map(&["a", "b"], 2, "1/1 a a b");
+        let snapshot = bench.mail.pop().unwrap();
+        (bench, snapshot)
     }
 
     /// `a` is primary, and the others became in-sync one after the other. The version after.
@@ -325,11 +335,7 @@ fn what_was_lost_is_sent_again_and_repeats_do_no_harm() {
 
 #[test]
 fn a_learner_far_behind_gets_a_later_snapshot_and_an_older_one_changes_nothing() {
-    let mut bench = Bench::new(&["a", "b"]);
-    bench.map(&["a", "b"], 1, "1/1 a a");
-    bench.order("a", 1);
-    bench.map(&["a", "b"], 2, "1/1 a a b");
-    let early = bench.mail.pop().unwrap();
+    let (mut bench, early) = Bench::with_learner();
     for number in 2..6 {
         bench.order("a", number);
     }
@@ -343,11 +349,7 @@ fn a_learner_far_behind_gets_a_later_snapshot_and_an_older_one_changes_nothing()
 
 #[test]
 fn a_snapshot_whose_acknowledgement_is_lost_is_not_sent_again() {
-    let mut bench = Bench::new(&["a", "b"]);
-    bench.map(&["a", "b"], 1, "1/1 a a");
-    bench.order("a", 1);
-    bench.map(&["a", "b"], 2, "1/1 a a b");
-    let snapshot = bench.mail.pop().unwrap();
+    let (mut bench, snapshot) = Bench::with_learner();
     let probes = |bench: &Bench| {
         let is_probe = |message: &ReplicationMessage| matches!(message, ReplicationMessage::Append { entries, first: 2, .. } if entries.is_empty());
         assert!(bench.mail.iter().all(|(.., message)| is_probe(message)), "{:?}", bench.mail);
