@@ -317,9 +317,8 @@ impl<A: Ask> Shard<A> {
         }
     }
 
-    /// Makes the group known, where it is not.
-    /// Makes the group known. Gives since when its primary cannot be heard, for [`Self::feed_unreachable`]: a group that
-    /// nobody has joined yet is over after every step, so that the step for which it was opened comes first.
+    /// Makes the group known, where it is not. Gives since when its primary cannot be heard, for [`Self::feed_unreachable`]: a
+    /// group that nobody has joined yet is over after every step, so that the step for which it was opened comes first.
     fn open(&mut self, id: SlotId, name: &GroupName) -> Option<u64> {
         let slot = self.slots.entry(id).or_insert_with(|| {
             let map = self.maps.receiver.borrow();
