@@ -16,6 +16,8 @@ use cluster_tests::{
     relay::Mode,
 };
 
+const USAGE: &str = "usage: faults [--list] [--ci] [--table FILE] [NAME…]";
+
 /// The most nodes that a fault wants, and one for a stranger.
 const HOSTS: usize = 5;
 
@@ -31,12 +33,12 @@ fn read(mut arguments: impl Iterator<Item = String>) -> Result<Option<Arguments>
     let (mut faults, mut table) = (Vec::new(), None);
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
-            "--list" => return Ok(None),
+            "--list" | "--help" => return Ok(None),
             "--ci" => faults.extend(ALL.iter().filter(|fault| fault.in_ci)),
             "--table" => table = Some(arguments.next().context("--table wants a file")?.into()),
             name => {
                 let found = ALL.iter().find(|fault| fault.name == name);
-                faults.push(found.with_context(|| format!("there is no fault {name}: --list names them"))?);
+                faults.push(found.with_context(|| format!("{USAGE}; there is no fault {name}"))?);
             }
         }
     }
@@ -50,6 +52,7 @@ fn read(mut arguments: impl Iterator<Item = String>) -> Result<Option<Arguments>
 #[expect(clippy::disallowed_methods, reason = "tells how long it takes")]
 fn main() -> Result<ExitCode> {
     let Some(Arguments { faults, table }) = read(std::env::args().skip(1))? else {
+        println!("{USAGE}\n");
         for fault in ALL {
             println!("{:16} {}{}", fault.name, fault.what, if fault.in_ci { " (in CI)" } else { "" });
         }
