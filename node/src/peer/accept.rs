@@ -170,8 +170,8 @@ async fn admit(shared: &Arc<Shared>, connection: Connection, member: Member, hel
         Purpose::GossipOnly => {
             if inbound.gossip_only.fetch_add(1, Ordering::Relaxed) >= GOSSIP_ONLY_MAX {
                 Goodbye::TooMany.close(&reading.connection);
-            } else if hello::welcome(answer, shared.me.generation).await {
-                reading.read(Purpose::GossipOnly).await;
+            } else {
+                reading.read(answer, Purpose::GossipOnly).await;
             }
             inbound.gossip_only.fetch_sub(1, Ordering::Relaxed);
         }
@@ -204,9 +204,7 @@ async fn take_over(inbound: &Inbound, reading: Reading, answer: quinn::SendStrea
         Some(Current { member: member.clone(), connection: connection.clone(), stop: reading.stop.clone(), ended });
     drop(current);
     tracing::info!(peer = %member, "the peer's connection is here");
-    if hello::welcome(answer, shared.me.generation).await {
-        reading.read(Purpose::Everything).await;
-    }
+    reading.read(answer, Purpose::Everything).await;
     inbound.hears.store(false, Ordering::Relaxed);
     let why = connection.close_reason().map(|reason| reason.to_string()).unwrap_or_default();
     tracing::info!(peer = %member, why, "the peer's connection is gone");
@@ -214,8 +212,12 @@ async fn take_over(inbound: &Inbound, reading: Reading, answer: quinn::SendStrea
 }
 
 impl Reading {
-    /// Reads all streams and datagrams; when this returns nothing more is handed over.
-    async fn read(&self, purpose: Purpose) {
+    /// Answers the hello, and reads all streams and datagrams; when this returns nothing more is handed over.
+    async fn read(&self, answer: quinn::SendStream, purpose: Purpose) {
+        if !hello::welcome(answer, self.shared.me.generation).await {
+            // Not read from, so it must not stay open either: the peer would go on sending to nobody.
+            return Goodbye::Garbage.close(&self.connection);
+        }
         let readers = TaskTracker::new();
         loop {
             tokio::select! {

@@ -313,10 +313,10 @@ async fn say_everything(connection: &quinn::Connection, cluster: &str) -> Vec<qu
     let bulk = [&[STREAM_BULK], bytes.as_slice()].concat();
     let gossip = vec![STREAM_GOSSIP, 1, 2, 3];
     let _ = connection.send_datagram(Bytes::from_static(b"gossip"));
-    if let Ok((mut send, _receive)) = connection.open_bi().await {
+    if let Ok((mut send, mut receive)) = connection.open_bi().await {
         let _ = send.write_all(&hello(cluster).encode()).await;
         let _ = send.finish();
-        let _ = tokio::time::timeout(LIMIT, send.stopped()).await;
+        let _ = tokio::time::timeout(LIMIT, receive.read_to_end(64)).await;
     }
     let mut lanes = Vec::new();
     for content in [lane, bulk, gossip] {
@@ -366,6 +366,23 @@ async fn who_is_not_of_the_cluster_can_neither_gossip_nor_send() {
     wait_until("refusals", || liar.mesh.counts().refused > 2).await;
     assert_eq!(liar.inbox.all(), []);
     assert!(!node.sends_to(&liar));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_does_not_take_the_welcome_is_closed() {
+    let ca = ClusterCa::generate().unwrap();
+    let node = Node::start(&ca, "a");
+    let member = ca.identity(&node_id("b")).unwrap();
+    let connection = stranger(Some(&member), node.mesh.local_addr()).await.unwrap();
+    let (mut send, mut receive) = connection.open_bi().await.unwrap();
+    receive.stop(quinn::VarInt::from_u32(0)).unwrap();
+    send.write_all(&hello("test").encode()).await.unwrap();
+    send.finish().unwrap();
+    let closed =
+        tokio::time::timeout(LIMIT, connection.closed()).await.expect("the connection is open, and nobody reads");
+    assert_eq!(Goodbye::of(&closed), Some(Goodbye::Garbage));
+    let from = Member { node: node_id("b"), generation: 5 };
+    wait_until("the end", || node.inbox.all() == [Seen::Connected(from.clone()), Seen::Lost(from.clone())]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
