@@ -195,8 +195,8 @@ pub struct SessionConfig {
     pub idle_ttl_s: u64,
     /// It stays present for so long after its socket dropped.
     pub resume_grace_s: u64,
-    /// It leaves the memory when detached for so long; the store keeps it. So does an empty group that nobody follows, though
-    /// not within a minute.
+    /// It leaves the memory when detached for so long; the store keeps it. An empty group that nobody follows leaves it after
+    /// so long too, though not within a minute, and is gone.
     pub memory_ttl_s: u64,
     /// A client without a session gets one.
     pub anonymous: bool,

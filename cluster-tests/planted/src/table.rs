@@ -386,8 +386,10 @@ pub const TABLE: &[Planted] = &[
         1_940,
         &[edit(
             "logic/primary/timers.rs",
-            "restarted || since_ms + GATEWAY_GONE_MS <= now.mono_ms",
-            r#"restarted || planted!("DropsTheSuspected") || since_ms + GATEWAY_GONE_MS <= now.mono_ms"#,
+            "restarted || renewed_ms + UNRENEWED_MS <= now.mono_ms",
+            r#"restarted
+                || planted!("DropsTheSuspected") && !alive.is_empty() && !alive.contains(gateway)
+                || renewed_ms + UNRENEWED_MS <= now.mono_ms"#,
         )],
     ),
     bug(
@@ -497,9 +499,9 @@ pub const TABLE: &[Planted] = &[
         400,
         &[edit(
             "logic/primary/sessions.rs",
-            "        if result.is_ok() {\n            self.order(Entry::Saved",
+            "        if result.is_ok() {\n            self.order_once(session, Entry::Saved",
             r#"        if result.is_ok() || planted!("FailedSaveCounts") {
-            self.order(Entry::Saved"#,
+            self.order_once(session, Entry::Saved"#,
         )],
     ),
     bug(

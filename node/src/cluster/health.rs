@@ -295,12 +295,15 @@ fn judge_members(map: &ClusterMap, view: &ClusterView, findings: &mut Findings) 
     }
 }
 
-/// Nodes that are not in the map (any more) and have fallen silent without having said that they leave.
+/// Nodes that are not in the map and are silent, without having said that they leave: not there yet, or not any more.
 fn judge_gone(map: Option<&ClusterMap>, view: &ClusterView, findings: &mut Findings) {
     for (node, seen) in &view.nodes {
         let in_map = map.is_some_and(|map| map.members.contains_key(node));
         if !in_map && !seen.alive && seen.state != NodeState::Draining {
-            findings.yellow(format!("node {node} was there lately and is not heard any more"));
+            findings.yellow(match seen.state {
+                NodeState::Starting => format!("node {node} is starting and is not heard yet"),
+                _ => format!("node {node} was there lately and is not heard any more"),
+            });
         }
     }
 }

@@ -122,6 +122,15 @@ fn yellow_for_less_in_reserve() {
         &["node n3 was there lately"],
     );
     check(
+        "a new node of which only others have heard",
+        |_, view, _| {
+            let new = NodeView { alive: false, state: NodeState::Starting, ..node("n4", &[]) };
+            view.nodes.insert(id("n4"), new);
+        },
+        Status::Yellow,
+        &["node n4 is starting and is not heard yet"],
+    );
+    check(
         "one direction of a link",
         |_, view, _| {
             seen(view, "n2").links.insert(id("n3"), LinkView { sends: true, hears: false, rtt_us: 0 });

@@ -30,7 +30,7 @@ impl SlotCore {
                 }
             }
             SlotRequest::Register { interests } => {
-                return self.group_committed(Pending::Register { ticket, gateway: from, interests }, out);
+                return self.group_committed(now, Pending::Register { ticket, gateway: from, interests }, out);
             }
             SlotRequest::Unregister { groups } => {
                 for group in &groups {
@@ -47,7 +47,7 @@ impl SlotCore {
                 let pending =
                     Pending::Join { ticket, gateway: from, interest: Interest { group: group.clone(), since } };
                 let Some(member) = member else {
-                    return self.group_committed(pending, out);
+                    return self.group_committed(now, pending, out);
                 };
                 let epoch = self.new_epoch();
                 return self.order(Entry::MemberJoin { group, epoch, member }, pending);
@@ -64,13 +64,13 @@ impl SlotCore {
     }
 
     /// Whether the group exists, and no end of it is under way: what is said of it may be said at once.
-    fn stays(&self, group: &GroupName) -> bool {
+    pub(super) fn stays(&self, group: &GroupName) -> bool {
         !self.forgetting.contains(group) && self.state().is_some_and(|state| state.group(group).is_some())
     }
 
     /// What a request about groups waited for is committed, or there was nothing to wait for. Of the groups that it follows,
     /// those that do not exist are opened first, so that their epoch stands.
-    pub(super) fn group_committed(&mut self, pending: Pending, out: &mut Vec<SlotOutput>) {
+    pub(super) fn group_committed(&mut self, now: Now, pending: Pending, out: &mut Vec<SlotOutput>) {
         let interests = match &pending {
             Pending::Register { interests, .. } => interests.as_slice(),
             Pending::Join { interest, .. } => std::slice::from_ref(interest),
@@ -90,16 +90,18 @@ impl SlotCore {
         let (ticket, answer) = match pending {
             Pending::Register { ticket, gateway, interests } => {
                 let mut budget = REPLAY_BYTES;
-                let points = interests.into_iter().map(|interest| self.join_point(&gateway, interest, &mut budget));
+                let points =
+                    interests.into_iter().map(|interest| self.join_point(now, &gateway, interest, &mut budget));
                 (ticket, points.collect::<Option<Vec<_>>>().map(SlotAnswer::Registered))
             }
             Pending::Join { ticket, gateway, interest } => {
                 let mut page = PAGE_BYTES;
-                (ticket, self.join_point(&gateway, interest, &mut page).map(SlotAnswer::Joined))
+                (ticket, self.join_point(now, &gateway, interest, &mut page).map(SlotAnswer::Joined))
             }
             Pending::Done(ticket) => (ticket, Some(SlotAnswer::Done)),
             Pending::Forget(group) => {
                 self.forgetting.remove(&group);
+                self.idle.remove(&group);
                 return;
             }
             _ => return,
@@ -108,7 +110,7 @@ impl SlotCore {
     }
 
     /// Registers the gateway's interest and says where it begins, in one step: what is committed later is pushed.
-    fn join_point(&mut self, gateway: &Member, interest: Interest, budget: &mut usize) -> Option<JoinPoint> {
+    fn join_point(&mut self, now: Now, gateway: &Member, interest: Interest, budget: &mut usize) -> Option<JoinPoint> {
         let Interest { group, since } = interest;
         let log = &self.replica.state()?.group(&group)?.log;
         let (epoch, mut head) = (log.epoch(), log.head());
@@ -133,9 +135,8 @@ impl SlotCore {
             messages.truncate(fitting);
             head = messages.last().map_or_else(|| since.map_or(head, |since| since.offset), |message| message.offset);
         }
-        self.silent_gateways.remove(gateway);
         self.idle.remove(&group);
-        self.interests.entry(group.clone()).or_default().insert(gateway.clone());
+        self.interests.entry(group.clone()).or_default().insert(gateway.clone(), now.mono_ms);
         Some(JoinPoint { group, epoch, head, recovered, messages })
     }
 

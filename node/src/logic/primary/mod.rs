@@ -247,14 +247,15 @@ pub struct SlotCore {
     ticks: u64,
     /// The term that all below belongs to.
     term: Option<Term>,
-    interests: BTreeMap<GroupName, BTreeSet<Member>>,
-    /// Since when gateways with interests are believed dead and have not been heard of here.
-    silent_gateways: BTreeMap<Member, u64>,
+    /// Who follows what, and when it last said so.
+    interests: BTreeMap<GroupName, BTreeMap<Member, u64>>,
     /// Groups that could be forgotten, and since when that is seen to be so in this term: a new primary does not know yet who
     /// follows what.
     idle: BTreeMap<GroupName, u64>,
     /// Groups whose end is ordered and not committed.
     forgetting: BTreeSet<GroupName>,
+    /// The last entry that the groups' timers ordered: until it is applied they order no more.
+    tidied: Index,
     pending: BTreeMap<Index, Pending>,
     loading: BTreeMap<SessionId, Vec<Asked>>,
     /// Requests answered when the store has the session as of an entry.
@@ -287,9 +288,9 @@ impl SlotCore {
             ticks: 0,
             term: None,
             interests: BTreeMap::new(),
-            silent_gateways: BTreeMap::new(),
             idle: BTreeMap::new(),
             forgetting: BTreeSet::new(),
+            tidied: 0,
             pending: BTreeMap::new(),
             loading: BTreeMap::new(),
             saving: BTreeMap::new(),
@@ -343,7 +344,7 @@ impl SlotCore {
             SlotInput::Departed { session, groups } => {
                 self.departing.remove(&session);
                 if !groups.is_empty() {
-                    self.order(Entry::Departed { session, groups }, Pending::Nobody);
+                    self.order_once(session, Entry::Departed { session, groups });
                 }
             }
             SlotInput::Alive(alive) => self.alive = alive,
@@ -389,9 +390,9 @@ impl SlotCore {
         }
         self.term = term;
         self.interests.clear();
-        self.silent_gateways.clear();
         self.idle.clear();
         self.forgetting.clear();
+        self.tidied = 0;
         self.timers.clear();
         self.writes.clear();
         self.given_up.clear();
@@ -430,7 +431,8 @@ impl SlotCore {
     }
 
     fn request(&mut self, now: Now, asked: Asked, out: &mut Vec<SlotOutput>) {
-        if self.replica.uncommitted() >= self.settings.queue || self.loading.len() >= self.settings.queue {
+        let full = self.replica.uncommitted() >= self.settings.queue || self.loading.len() >= self.settings.queue;
+        if full && !self.orders_nothing(&asked.request) {
             out.push(SlotOutput::Answer { ticket: asked.ticket, result: Err(SlotError::Busy) });
             return;
         }
@@ -447,6 +449,19 @@ impl SlotCore {
         }
     }
 
+    /// What can be answered though nothing is being committed.
+    fn orders_nothing(&self, request: &SlotRequest) -> bool {
+        match request {
+            SlotRequest::Register { interests } => interests.iter().all(|interest| self.stays(&interest.group)),
+            SlotRequest::Join { group, member: None, .. } => self.stays(group),
+            SlotRequest::Unregister { .. }
+            | SlotRequest::History { .. }
+            | SlotRequest::Members { .. }
+            | SlotRequest::Group { .. } => true,
+            _ => false,
+        }
+    }
+
     /// Orders an entry and notes who waits for it. Only called while serving.
     fn order(&mut self, entry: Entry, pending: Pending) {
         let Some(index) = self.replica.order(entry) else {
@@ -454,6 +469,15 @@ impl SlotCore {
         };
         if !matches!(pending, Pending::Nobody) {
             self.pending.insert(index, pending);
+        }
+    }
+
+    /// Orders what the slot itself has to do about a session. Until it is committed the session's timers order nothing, or a
+    /// slot that cannot commit would order the same again and again.
+    fn order_once(&mut self, session: SessionId, entry: Entry) {
+        if let Some(index) = self.replica.order(entry) {
+            self.timers.insert(session);
+            self.pending.insert(index, Pending::Timer(session));
         }
     }
 
@@ -475,16 +499,16 @@ impl SlotCore {
             }
             Effect::Member { group, joined, member } => {
                 self.push_to_interested(&group, |group| Push::Member { group, joined, member: member.clone() }, out);
-                self.group_committed(pending, out);
+                self.group_committed(now, pending, out);
             }
-            Effect::Opened | Effect::Nothing => self.group_committed(pending, out),
+            Effect::Opened | Effect::Nothing => self.group_committed(now, pending, out),
             effect => self.session_committed(now, index, pending, effect, out),
         }
     }
 
     fn push_to_interested(&self, group: &GroupName, push: impl Fn(GroupName) -> Push, out: &mut Vec<SlotOutput>) {
         let Some(term) = self.term else { return };
-        for gateway in self.interests.get(group).into_iter().flatten() {
+        for gateway in self.interests.get(group).into_iter().flat_map(BTreeMap::keys) {
             out.push(SlotOutput::Push { to: gateway.clone(), term, push: push(group.clone()) });
         }
     }

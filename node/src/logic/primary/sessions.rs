@@ -150,7 +150,7 @@ impl SlotCore {
     ) {
         self.writes.remove(&session);
         if result.is_ok() {
-            self.order(Entry::Saved { session, index }, Pending::Nobody);
+            self.order_once(session, Entry::Saved { session, index });
         } else {
             self.save_again_ms = now.mono_ms + 1_000;
         }

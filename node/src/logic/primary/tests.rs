@@ -318,8 +318,10 @@ fn an_empty_group_keeps_its_epoch_until_nobody_has_followed_it_for_long() {
         assert!(bench.answer_to("g1", SlotRequest::Unregister { groups: vec![group()] }).is_ok());
     };
     let first = follow(&mut bench);
-    bench.pass(60_000);
-    assert_eq!(follow(&mut bench), first, "it is followed");
+    for _ in 0..6 {
+        bench.pass(10_000);
+        assert_eq!(follow(&mut bench), first, "it is followed");
+    }
     bench.term += 1;
     bench.map("p", &["p"]);
     bench.pass(5_000);
@@ -350,6 +352,65 @@ fn who_comes_while_a_group_is_being_forgotten_follows_the_one_that_takes_its_pla
     bench.ask("g2", publish(1));
     bench.acknowledge();
     assert!(matches!(&bench.pushes("g1")[..], [Push::Deliver { epoch, .. }] if *epoch == second));
+}
+
+#[test]
+fn an_interest_that_came_after_its_gateway_had_left_goes_unrenewed() {
+    let mut bench = Bench::new();
+    bench.share();
+    bench.ask("g1", register());
+    assert!(bench.answer_to("g1", SlotRequest::Unregister { groups: vec![group()] }).is_ok());
+    bench.acknowledge();
+    assert_eq!(bench.core.followed().count(), 1, "the registration waited for its group");
+    bench.pass(25_000);
+    assert_eq!(bench.core.followed().count(), 0);
+}
+
+#[test]
+fn a_slot_that_cannot_commit_does_not_order_the_same_again_and_again() {
+    let mut bench = Bench::with_session();
+    let attached = bench.attach("g1", 1);
+    let attachment = bench.attached(attached);
+    bench.ask("g1", SlotRequest::SessionJoin { session: SESSION, group: group() });
+    bench.ask("g1", publish(1));
+    bench.ask("g1", SlotRequest::Detach { session: SESSION, attachment });
+    bench.pass(SETTINGS.resume_grace_ms + 1_000);
+    let departs = |output: &SlotOutput| matches!(output, SlotOutput::Depart { .. });
+    assert!(bench.out.iter().any(departs));
+    // From here on the other copy acknowledges nothing, while the store and other slots answer.
+    bench.share();
+    let (mut saves, mut departures) = (0, 0);
+    for _ in 0..720 {
+        bench.pass(5_000);
+        saves += bench.out.iter().filter(|output| matches!(output, SlotOutput::Save { .. })).count();
+        departures += bench.out.iter().filter(|output| departs(output)).count();
+        bench.store(true, None);
+        if bench.out.iter().any(departs) {
+            bench.out.retain(|output| !departs(output));
+            bench.input(SlotInput::Departed { session: SESSION, groups: vec![group()] });
+        }
+    }
+    assert!(saves > 0 && departures > 0);
+    let waiting = bench.core.replica().uncommitted();
+    assert!((1..=8).contains(&waiting), "{waiting} entries after an hour");
+}
+
+#[test]
+fn what_orders_nothing_is_answered_though_the_queue_is_full() {
+    let mut bench = Bench::new();
+    assert!(bench.answer_to("g1", register()).is_ok());
+    bench.share();
+    for key in 0..SETTINGS.queue as u128 {
+        bench.ask("g1", publish(key));
+    }
+    assert_eq!(bench.answer_to("g1", publish(1_000)), Err(SlotError::Busy));
+    assert_eq!(bench.answer_to("g2", SlotRequest::CreateSession { record: record() }), Err(SlotError::Busy));
+    assert!(bench.answer_to("g2", register()).is_ok());
+    assert!(bench.answer_to("g2", SlotRequest::History { group: group(), since: None, limit: 1 }).is_ok());
+    assert!(bench.answer_to("g1", SlotRequest::Unregister { groups: vec![group()] }).is_ok());
+    let other = Interest { group: GroupName::parse("h").unwrap(), since: None };
+    let opens = SlotRequest::Register { interests: vec![other] };
+    assert_eq!(bench.answer_to("g1", opens), Err(SlotError::Busy), "it would have to be opened");
 }
 
 #[test]

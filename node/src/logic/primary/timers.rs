@@ -19,13 +19,9 @@ const AT_ONCE: usize = 256;
 /// Presences that could not be taken out are tried again after so long.
 const DEPART_AGAIN_MS: u64 = 5_000;
 
-/// An attachment that its gateway does not renew for so long, though alive, is not there: the detach was lost, or the
-/// attach was carried out after the client had gone. Several times the gateways' interval.
+/// An attachment or an interest that its gateway does not renew for so long, though alive, is not there: the detach was
+/// lost, or the attach was carried out after the client had gone. Several times the gateways' interval.
 const UNRENEWED_MS: u64 = 20_000;
-
-/// A gateway that is believed dead and has registered nothing for so long is gone. Several times the interval in which
-/// gateways renew what they follow.
-const GATEWAY_GONE_MS: u64 = 20_000;
 
 /// What a session needs done now.
 enum Due {
@@ -50,7 +46,7 @@ impl SlotCore {
             self.answer_displacing(session, out);
         }
         if self.ticks.is_multiple_of(SESSION_TICKS) {
-            self.drop_dead_gateways(now);
+            self.drop_interests(now);
             self.session_timers(now, out);
         }
         if self.ticks.is_multiple_of(GROUP_TICKS) {
@@ -62,25 +58,17 @@ impl SlotCore {
         }
     }
 
-    /// A gateway that is wrongly believed dead notices nothing of it, so its interests stay for as long as it would take
-    /// it to renew them; unless its node has started anew.
-    fn drop_dead_gateways(&mut self, now: Now) {
-        if self.alive.is_empty() {
-            return;
-        }
-        let (alive, silent) = (&self.alive, &mut self.silent_gateways);
-        silent.retain(|gateway, _| !alive.contains(gateway));
-        let mut is_gone = |gateway: &Member| {
-            if alive.contains(gateway) {
-                return false;
-            }
-            let restarted =
-                alive.iter().any(|other| other.node == gateway.node && other.generation > gateway.generation);
-            let since_ms = *silent.entry(gateway.clone()).or_insert(now.mono_ms);
-            restarted || since_ms + GATEWAY_GONE_MS <= now.mono_ms
+    /// A gateway that is wrongly believed dead notices nothing of it, and one that is alive may have left while it waited for its
+    /// registration: what counts is what it renews, unless its node has started anew.
+    fn drop_interests(&mut self, now: Now) {
+        let alive = &self.alive;
+        let is_over = |gateway: &Member, renewed_ms: u64| {
+            let newer = |other: &Member| other.node == gateway.node && other.generation > gateway.generation;
+            let restarted = !alive.contains(gateway) && alive.iter().any(newer);
+            restarted || renewed_ms + UNRENEWED_MS <= now.mono_ms
         };
         self.interests.retain(|_, gateways| {
-            gateways.retain(|gateway| !is_gone(gateway));
+            gateways.retain(|gateway, renewed_ms| !is_over(gateway, *renewed_ms));
             !gateways.is_empty()
         });
     }
@@ -98,10 +86,7 @@ impl SlotCore {
             .collect();
         for (session, due) in due {
             match due {
-                Due::Entry(entry) => {
-                    self.timers.insert(session);
-                    self.order(entry, Pending::Timer(session));
-                }
+                Due::Entry(entry) => self.order_once(session, entry),
                 Due::Save => self.save(self.replica.applied(), session, None, out),
                 Due::Depart => {
                     self.departing.insert(session, now.mono_ms + DEPART_AGAIN_MS);
@@ -159,6 +144,9 @@ impl SlotCore {
         let since_ms = |name| self.idle.get(name).copied().unwrap_or(now.mono_ms);
         let idle = state.groups().iter().filter(is_idle).map(|(name, _)| (name.clone(), since_ms(name)));
         self.idle = idle.collect();
+        if self.replica.applied() < self.tidied {
+            return;
+        }
         let over = |(name, since_ms): &(&GroupName, &u64)| {
             **since_ms + self.settings.group_idle_ms <= now.mono_ms && !self.forgetting.contains(*name)
         };
@@ -170,5 +158,6 @@ impl SlotCore {
             self.forgetting.insert(group.clone());
             self.order(Entry::Trim { group: group.clone(), at_ms, remove: true }, Pending::Forget(group));
         }
+        self.tidied = self.replica.applied() + self.replica.uncommitted() as u64;
     }
 }
