@@ -135,6 +135,7 @@ pub struct Node {
     mesh: Mesh,
     gossip: Gossip,
     maps: MapCell,
+    steward: Steward,
     gateway: Arc<Gateway>,
     drain: CancellationToken,
 }
@@ -236,6 +237,10 @@ impl Node {
             view: gossip.view(),
             map: maps.clone(),
             settings: StewardSettings::new(&config),
+            packets: {
+                let mesh = mesh.clone();
+                Arc::new(move || mesh.packets_received())
+            },
             on_change: tell_peers(&mesh, &gossip),
             tasks: tasks.clone(),
         });
@@ -313,7 +318,7 @@ impl Node {
             mesh: mesh.clone(),
             gossip: gossip.clone(),
             maps: maps.clone(),
-            steward,
+            steward: steward.clone(),
             slots,
             gateway: gateway.clone(),
             control,
@@ -321,7 +326,7 @@ impl Node {
             lag_ms: Arc::default(),
         };
         beat.start(asked, &tasks);
-        Self { me, http, peer: advertise, tasks, mesh, gossip, maps, gateway, drain }
+        Self { me, http, peer: advertise, tasks, mesh, gossip, maps, steward, gateway, drain }
     }
 
     /// This process.
@@ -381,6 +386,7 @@ impl Node {
     }
 
     async fn shut_down_here(self) {
+        self.steward.retire();
         self.mesh.shut_down().await;
         if !self.tasks.shut_down(STOP_LIMIT).await {
             tracing::warn!("some tasks did not end in time");

@@ -116,7 +116,7 @@ pub const ALL: &[Fault] = &[
     fault(
         "cut-off",
         "a node hears neither of the others, nor they it, for 12 s; clients and the store reach all",
-        |s| Box::pin(part(s, &[0], &[1, 2])),
+        |s| Box::pin(cut_off(s)),
     )
     .in_ci(),
     fault("halves", "two of four nodes on each side, for 12 s", |s| Box::pin(part(s, &[0, 1], &[2, 3]))).with_nodes(4),
@@ -272,11 +272,16 @@ async fn part(scene: &mut Scene<'_>, one: &[usize], other: &[usize]) -> Result<(
     mend(scene)
 }
 
+async fn cut_off(scene: &mut Scene<'_>) -> Result<()> {
+    scene.begin();
+    scene.network.part(&[ONE], &[1, 2])?;
+    stay_alone(scene).await
+}
+
 async fn deaf(scene: &mut Scene<'_>) -> Result<()> {
     scene.begin();
     scene.network.lose(ONE, &[Lost::From(1), Lost::From(2)])?;
-    scene.stay(STAY).await;
-    mend(scene)
+    stay_alone(scene).await
 }
 
 async fn mute(scene: &mut Scene<'_>) -> Result<()> {
@@ -284,8 +289,7 @@ async fn mute(scene: &mut Scene<'_>) -> Result<()> {
     for other in [1, 2] {
         scene.network.lose(other, &[Lost::From(ONE)])?;
     }
-    scene.stay(STAY).await;
-    mend(scene)
+    stay_alone(scene).await
 }
 
 async fn without_datagrams(scene: &mut Scene<'_>) -> Result<()> {
@@ -294,7 +298,15 @@ async fn without_datagrams(scene: &mut Scene<'_>) -> Result<()> {
     for other in [1, 2] {
         scene.network.lose(other, &[Lost::DatagramsFrom(ONE)])?;
     }
-    scene.stay(STAY).await;
+    stay_alone(scene).await
+}
+
+/// One node is cut off from two that hear each other: these are to have all slots, and not that one theirs.
+async fn stay_alone(scene: &mut Scene<'_>) -> Result<()> {
+    let begun = tokio::time::Instant::now();
+    scene.cluster.holds_nothing(ONE, STAY).await.context("the node that is cut off kept its slots from the others")?;
+    scene.note(format!("the others have all slots after {:.1} s", begun.elapsed().as_secs_f64()));
+    scene.stay(STAY.saturating_sub(begun.elapsed())).await;
     mend(scene)
 }
 

@@ -16,11 +16,21 @@ use crate::{
 const LOOKS: u32 = 2;
 /// The same for a node that was never found: gossip may still be on the way.
 const LOOKS_UNHEARD: u32 = 25;
+/// Looks in a row that must find fewer than half of the nodes that the map names before such a node changes the map. More
+/// likely it is the one that is cut off, and slots that it took would be out of reach for most: those that hear each other
+/// are to come first, also where it lost them a second before they lost it (it hears nothing, they hear it).
+const LOOKS_OF_FEW: u32 = 17;
 
 /// What the looks at the cluster have shown.
 #[derive(Debug, Default)]
 pub struct Evidence {
     nodes: BTreeMap<NodeId, Looks>,
+    /// How many packets had come from each peer, and when there was one more.
+    packets: BTreeMap<NodeId, (u64, u64)>,
+    /// Whose last packet is older is not heard.
+    quiet_since_ms: u64,
+    /// Looks in a row that found few.
+    few: u32,
 }
 
 /// At the newest start that is known of a node.
@@ -40,8 +50,10 @@ impl Looks {
 impl Evidence {
     /// One look, to be repeated at intervals.
     pub fn look(&mut self, view: &ClusterView, map: Option<&ClusterMap>) {
+        self.few = if map.is_some_and(|map| self.hears_few(view, map)) { self.few.saturating_add(1) } else { 0 };
         let newest = newest_generations(view, map);
         self.nodes.retain(|node, _| newest.contains_key(node));
+        self.packets.retain(|node, _| newest.contains_key(node));
         for (node, generation) in newest {
             let alive = view.is_alive(&Member { node: node.clone(), generation });
             let looks = self.nodes.entry(node).or_insert(Looks { generation, found_once: false, missed: 0 });
@@ -53,11 +65,36 @@ impl Evidence {
         }
     }
 
+    /// How many packets have come from each peer so far, by the links that are up. A peer from which none comes for
+    /// `quiet_ms` counts as not heard: its link ends only later, and the primaries here lose patience in between.
+    pub fn listen(&mut self, packets: BTreeMap<NodeId, u64>, now_ms: u64, quiet_ms: u64) {
+        for (node, count) in packets {
+            let heard = self.packets.entry(node).or_insert((count, now_ms));
+            if heard.0 != count {
+                *heard = (count, now_ms);
+            }
+        }
+        self.quiet_since_ms = now_ms.saturating_sub(quiet_ms);
+    }
+
+    /// Whether this node may change the map: it hears at least half of the nodes there, or others had the time to do it.
+    pub fn may_change(&self, view: &ClusterView, map: &ClusterMap) -> bool {
+        self.few >= LOOKS_OF_FEW || !self.hears_few(view, map)
+    }
+
+    /// Fewer than half of those that the map names, this node included.
+    fn hears_few(&self, view: &ClusterView, map: &ClusterMap) -> bool {
+        let quiet = |node: &NodeId| self.packets.get(node).is_some_and(|(_, last_ms)| *last_ms < self.quiet_since_ms);
+        let alive = |node: &&NodeId| view.nodes.get(*node).is_some_and(|seen| seen.alive);
+        map.members.keys().filter(alive).filter(|node| !quiet(node)).count() * 2 < map.members.len()
+    }
+
     /// This node doubts itself: what it missed does not count.
     pub fn forget_misses(&mut self) {
         for looks in self.nodes.values_mut() {
             looks.missed = 0;
         }
+        self.few = 0;
     }
 
     /// Whether enough looks have missed this start of the node, or a newer one is known.
@@ -197,6 +234,43 @@ pub(super) mod tests {
         evidence.forget_misses();
         evidence.look(&without, Some(&map));
         assert_eq!(judged(&evidence, &without, &map, "n2"), "suspect");
+    }
+
+    #[test]
+    fn who_hears_fewer_than_half_lets_the_others_go_first() {
+        let mut map = ClusterMap::first(&view("n1#1", "").me, 4);
+        map.members.extend(["n2", "n3"].map(|node| (NodeId::parse(node).unwrap(), 1)));
+        let all = view("n1#1", "n1#1 n2#1 n3#1");
+        // Who is not in the map is no help.
+        for seen in ["n1#1 n2#1:dead n3#1:dead", "n1#1 n2#1:dead", "n1#1 n2#1:dead n3#1:dead n4#1 n5#1"] {
+            let (mut evidence, few) = (Evidence::default(), view("n1#1", seen));
+            for _ in 0..2 {
+                evidence.look(&all, Some(&map));
+                assert!(evidence.may_change(&all, &map) && !evidence.may_change(&few, &map), "before the next look");
+                for _ in 0..LOOKS_OF_FEW {
+                    assert!(!evidence.may_change(&few, &map), "{seen}");
+                    evidence.look(&few, Some(&map));
+                }
+                assert!(evidence.may_change(&few, &map), "{seen}");
+            }
+            evidence.forget_misses();
+            assert!(!evidence.may_change(&few, &map), "what it missed does not count");
+        }
+        let two = view("n1#1", "n1#1 n2#1 n3#1:dead");
+        assert!(Evidence::default().may_change(&two, &map));
+        // Gossip still takes them for alive, but nothing comes from them any more.
+        let mut evidence = Evidence::default();
+        let mut listen = |two: u64, three: u64, now_ms: u64| {
+            let packets = [("n2", two), ("n3", three)].map(|(node, count)| (NodeId::parse(node).unwrap(), count));
+            evidence.listen(packets.into(), now_ms, 600);
+            evidence.may_change(&all, &map)
+        };
+        assert!(listen(7, 7, 1_000) && listen(7, 8, 1_600) && listen(7, 8, 2_200), "one is quiet");
+        assert!(!listen(7, 8, 2_201), "both are");
+        assert!(listen(1, 8, 2_400), "a new connection to one of them");
+        // One of two is not fewer than half: the other of a pair may be waited for in vain.
+        map.members.remove(&NodeId::parse("n3").unwrap());
+        assert!(Evidence::default().may_change(&view("n1#1", "n1#1 n2#1:dead"), &map));
     }
 
     #[test]

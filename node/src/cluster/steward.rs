@@ -9,13 +9,19 @@ mod asked;
 mod tests;
 mod watch_store;
 
-use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::Arc,
+    time::Duration,
+};
 
 use futures_util::future::BoxFuture;
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::{Instant, MissedTickBehavior},
 };
+use tokio_util::sync::CancellationToken;
 
 use self::asked::Asked;
 use super::{
@@ -39,6 +45,8 @@ use crate::{
 const REQUESTS: usize = 1_024;
 /// Slots under way at once for balance (`PlanInput::max_moves`).
 const MAX_MOVES: usize = 32;
+/// See `StewardSettings::quiet`; well below `timing.replica_timeout_ms`.
+const QUIET_MIN: Duration = Duration::from_millis(600);
 /// Changes within so long are looked at together.
 const GATHER: Duration = Duration::from_millis(20);
 /// After an error of the store: this, then twice as long each time, up to `BACK_OFF_MAX_MS`.
@@ -52,6 +60,9 @@ const DOUBTED_LOOKS: u32 = 3;
 /// What is told of a change that this node made.
 pub type OnChange = Arc<dyn Fn(SharedMap) + Send + Sync>;
 
+/// See [`StewardInputs::packets`].
+pub type PacketCounts = Arc<dyn Fn() -> BTreeMap<NodeId, u64> + Send + Sync>;
+
 /// What the configuration says of it.
 #[derive(Clone, Debug)]
 pub struct StewardSettings {
@@ -61,6 +72,8 @@ pub struct StewardSettings {
     pub copies: u8,
     /// Between looks.
     pub interval: Duration,
+    /// A peer from which nothing comes for so long is not heard (`Evidence::listen`).
+    pub quiet: Duration,
     /// See `PlanInput::max_moves`.
     pub max_moves: usize,
 }
@@ -77,6 +90,8 @@ pub struct StewardInputs {
     pub map: MapCell,
     /// From the configuration.
     pub settings: StewardSettings,
+    /// How many packets have come from each peer so far, by the links that are up.
+    pub packets: PacketCounts,
     /// Is called with each map that this node has brought about. Must not block.
     pub on_change: OnChange,
     /// Where it runs.
@@ -107,6 +122,7 @@ pub struct Steward {
     forget: mpsc::Sender<Forget>,
     store: watch::Receiver<StoreView>,
     fault: watch::Receiver<Option<String>>,
+    retired: CancellationToken,
 }
 
 #[derive(Debug)]
@@ -122,6 +138,7 @@ impl StewardSettings {
             slots: config.cluster.slots,
             copies: config.cluster.copies,
             interval: Duration::from_millis(config.timing.steward_interval_ms),
+            quiet: (Duration::from_millis(config.timing.keep_alive_ms) * 2).max(QUIET_MIN),
             max_moves: MAX_MOVES,
         }
     }
@@ -143,9 +160,10 @@ impl Steward {
             fault_sender.clone(),
         );
         inputs.tasks.spawn("store watch", watching);
-        let tasks = inputs.tasks.clone();
+        let (tasks, retired) = (inputs.tasks.clone(), CancellationToken::new());
         let shell = Shell {
             inputs,
+            retired: retired.clone(),
             asked_now,
             forgets,
             store_view,
@@ -161,7 +179,7 @@ impl Steward {
             not_before_ms: 0,
         };
         tasks.spawn("steward", shell.run());
-        Self { requests, forget, store, fault }
+        Self { requests, forget, store, fault, retired }
     }
 
     /// What primaries ask for, of this node or by way of peers. To be told to every node that may be steward; what is
@@ -181,6 +199,12 @@ impl Steward {
     /// node.
     pub fn fault(&self) -> watch::Receiver<Option<String>> {
         self.fault.clone()
+    }
+
+    /// Proposes nothing from now on. To be called before the node leaves the mesh: it would take all others for dead, and
+    /// their copies out of the map.
+    pub fn retire(&self) {
+        self.retired.cancel();
     }
 
     /// An operator's word: the dead node's copies are lost for good. To be told to every node that may be steward; each
@@ -206,6 +230,7 @@ enum Outcome {
 
 struct Shell {
     inputs: StewardInputs,
+    retired: CancellationToken,
     asked_now: mpsc::Receiver<Vec<MapRequest>>,
     forgets: mpsc::Receiver<Forget>,
     store_view: watch::Sender<StoreView>,
@@ -279,6 +304,7 @@ impl Shell {
         let interval_ms = self.inputs.settings.interval.as_millis() as u64;
         let late_ms = now.saturating_sub(self.looked_ms).saturating_sub(interval_ms);
         self.looked_ms = now;
+        self.listen();
         if late_ms > LATE_INTERVALS * interval_ms {
             tracing::warn!(late_ms, "the steward's look came late: what it sees is not trusted for a while");
             self.evidence.forget_misses();
@@ -289,7 +315,7 @@ impl Shell {
             let map = self.inputs.map.current();
             self.evidence.look(&self.inputs.view.borrow(), map.as_deref());
             if let Some(map) = map {
-                self.asked.prune(&map);
+                self.asked.prune(&map, self.looked_ms);
                 let (view, evidence) = (self.inputs.view.borrow(), &self.evidence);
                 let named = |gone: &Member| map.slots.iter().any(|slot| slot.concerns(gone));
                 // One that came back is to be given up by another word, should it die again.
@@ -298,9 +324,14 @@ impl Shell {
         }
     }
 
+    fn listen(&mut self) {
+        let quiet_ms = self.inputs.settings.quiet.as_millis() as u64;
+        self.evidence.listen((self.inputs.packets)(), clock::mono_ms(), quiet_ms);
+    }
+
     /// What to ask of the store now, if anything.
     fn propose(&mut self) -> Option<BoxFuture<'static, Outcome>> {
-        if clock::mono_ms() < self.not_before_ms {
+        if self.retired.is_cancelled() || clock::mono_ms() < self.not_before_ms {
             // The next look asks again.
             return None;
         }
@@ -317,7 +348,11 @@ impl Shell {
         let (expected, next) = match self.inputs.map.current() {
             None => (0, ClusterMap::first(&self.inputs.me, self.inputs.settings.slots)),
             Some(map) => {
-                self.asked.prune(&map);
+                self.listen();
+                if !self.evidence.may_change(&view, &map) {
+                    return None;
+                }
+                self.asked.prune(&map, clock::mono_ms());
                 let next = plan(&PlanInput {
                     map: &map,
                     nodes: &self.evidence.facts(&view, &map),

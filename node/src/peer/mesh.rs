@@ -272,6 +272,13 @@ impl Mesh {
         views
     }
 
+    /// How many packets have come in over each link that is up. A peer that is there answers each keep-alive: where the number
+    /// stands still, nothing comes through.
+    pub fn packets_received(&self) -> BTreeMap<NodeId, u64> {
+        let up = self.0.links().iter().filter_map(|(node, link)| Some((node.clone(), link.up()?))).collect::<Vec<_>>();
+        up.into_iter().map(|(node, up)| (node, up.connection.stats().udp_rx.datagrams)).collect()
+    }
+
     /// How often what has happened.
     pub fn counts(&self) -> MeshCounts {
         let counters = &self.0.counters;

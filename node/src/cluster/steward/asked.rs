@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::{
     id::{Member, SlotId},
-    logic::map::{ClusterMap, MapRequest},
+    logic::map::{ClusterMap, MapRequest, SlotAssignment},
 };
 
 /// At most so many for each slot of the map. More is dropped: primaries ask again.
@@ -14,40 +14,63 @@ const EACH: usize = 4;
 /// The steward takes much less to carry out what it was asked.
 const OVERDUE_MS: u64 = 1_500;
 
+/// A primary asks for a drop again and again while it waits for the member. One that it has not repeated for so long is over:
+/// the member was heard again.
+const DROP_LAPSES_MS: u64 = 1_000;
+
 #[derive(Debug, Default)]
 pub(super) struct Asked {
-    /// Each with the time since when it is known.
-    requests: BTreeMap<(SlotId, bool, Member), (MapRequest, u64)>,
+    requests: BTreeMap<(SlotId, bool, Member), Request>,
+}
+
+#[derive(Debug)]
+struct Request {
+    request: MapRequest,
+    /// When it was asked first, and last.
+    since_ms: u64,
+    last_ms: u64,
+}
+
+impl Request {
+    fn lapsed(&self, now_ms: u64) -> bool {
+        matches!(self.request, MapRequest::Drop { .. }) && self.last_ms + DROP_LAPSES_MS <= now_ms
+    }
 }
 
 impl Asked {
-    /// Remembers the request, in the place of an older one of the same kind for the same member.
+    /// Remembers the request, in the place of one of the same kind for the same member under an older assignment.
     pub(super) fn add(&mut self, request: MapRequest, slots: u16, now_ms: u64) {
         let (key, changed_at) = match &request {
             MapRequest::Promote { slot, learner, changed_at } => ((*slot, true, learner.clone()), *changed_at),
             MapRequest::Drop { slot, member, changed_at } => ((*slot, false, member.clone()), *changed_at),
         };
         let room = self.requests.len() < EACH * usize::from(slots);
-        let older = self.requests.get(&key).map(|(request, _)| assignment_of(request));
-        if older.map_or(room, |older| older < changed_at) && key.0 < slots {
-            self.requests.insert(key, (request, now_ms));
+        match self.requests.get_mut(&key) {
+            Some(known) if assignment_of(&known.request) > changed_at => {}
+            Some(known) if assignment_of(&known.request) == changed_at => known.last_ms = now_ms,
+            None if !room || key.0 >= slots => {}
+            _ => {
+                self.requests.insert(key, Request { request, since_ms: now_ms, last_ms: now_ms });
+            }
         }
     }
 
-    /// Lets go of what was asked under an assignment that is over: it was carried out, or never will be.
-    pub(super) fn prune(&mut self, map: &ClusterMap) {
-        self.requests.retain(|(slot, ..), (request, _)| {
-            map.slot(*slot).is_some_and(|assignment| assignment.changed_at <= assignment_of(request))
+    /// Lets go of what was asked under an assignment that is over (it was carried out, or never will be), and of drops that
+    /// nobody asks for any more.
+    pub(super) fn prune(&mut self, map: &ClusterMap, now_ms: u64) {
+        self.requests.retain(|(slot, ..), known| {
+            let stands = |of: &SlotAssignment| of.changed_at <= assignment_of(&known.request);
+            map.slot(*slot).is_some_and(stands) && !known.lapsed(now_ms)
         });
     }
 
     pub(super) fn list(&self) -> Vec<MapRequest> {
-        self.requests.values().map(|(request, _)| request.clone()).collect()
+        self.requests.values().map(|known| known.request.clone()).collect()
     }
 
     /// Whether something waits for so long that the steward may not have been told: who asked cannot reach it, perhaps.
     pub(super) fn is_overdue(&self, now_ms: u64) -> bool {
-        self.requests.values().any(|(_, since_ms)| since_ms + OVERDUE_MS <= now_ms)
+        self.requests.values().any(|known| known.since_ms + OVERDUE_MS <= now_ms)
     }
 }
 
@@ -78,8 +101,22 @@ mod tests {
         for request in [drop_member(0, 4, 1), drop_member(0, 5, 2), drop_member(0, 9, 3), drop_member(1, 1, 1)] {
             asked.add(request, 2, 0);
         }
-        asked.prune(&map);
+        asked.prune(&map, 0);
         assert_eq!(asked.list(), [drop_member(0, 5, 2), drop_member(0, 9, 3), drop_member(1, 1, 1)]);
+    }
+
+    #[test]
+    fn a_drop_stands_for_as_long_as_it_is_repeated() {
+        let (mut asked, map) = (Asked::default(), ClusterMap::first(&member(1), 2));
+        let promote = MapRequest::Promote { slot: 1, changed_at: 9, learner: member(3) };
+        asked.add(drop_member(0, 9, 2), 2, 1_000);
+        asked.add(promote.clone(), 2, 1_000);
+        asked.add(drop_member(0, 9, 2), 2, 1_250);
+        asked.prune(&map, 1_249 + DROP_LAPSES_MS);
+        assert_eq!(asked.list(), [drop_member(0, 9, 2), promote.clone()]);
+        // Whoever asked to promote may be dead by now: the learner then takes its place.
+        asked.prune(&map, 1_250 + DROP_LAPSES_MS);
+        assert_eq!(asked.list(), [promote]);
     }
 
     #[test]

@@ -44,7 +44,14 @@ impl Node {
             store: Arc::clone(store),
             view: receiver,
             map: map.clone(),
-            settings: StewardSettings { slots, copies: 2, interval: Duration::from_millis(20), max_moves: 8 },
+            settings: StewardSettings {
+                slots,
+                copies: 2,
+                interval: Duration::from_millis(20),
+                quiet: QUIET_MIN,
+                max_moves: 8,
+            },
+            packets: Arc::new(BTreeMap::new),
             on_change: Arc::new(move |map| made_here.lock().unwrap().push(map)),
             tasks: tasks.clone(),
         });
@@ -132,6 +139,24 @@ async fn from_the_first_map_to_a_take_over() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_leaves_takes_nobody_out_of_the_map() {
+    let (_folder, store) = embedded();
+    let one = Node::start(&store, "n1#1", "n1#1 n2#1");
+    let two = Node::start(&store, "n2#1", "n1#1 n2#1");
+    wait_until("the map on the other node", async || two.map.version() > 0).await;
+    one.settle().await;
+    let made_before = one.made.lock().unwrap().len();
+    // As it is when n1 says goodbye and closes its links: neither hears the other any more.
+    one.steward.retire();
+    one.sees("n1#1 n2#1:dead");
+    two.sees("n1#1:dead n2#1");
+    // Were it not for that, n1 would have looked as often.
+    wait_until("the take-over", async || two.has(|slot| slot.in_sync == [member("n2#1")])).await;
+    tokio::time::sleep(Duration::from_millis(20) * 10).await;
+    assert_eq!(one.made.lock().unwrap().len(), made_before, "a node that leaves changed the map");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn stewards_that_race_never_fork_the_map() {
     let (_folder, store) = embedded();
     // Each holds itself to be the steward.
@@ -181,8 +206,11 @@ async fn what_the_steward_is_not_told_another_one_does() {
     let map = two.map.current().unwrap();
     let (number, slot) = (0..).zip(&map.slots).find(|(_, slot)| waits(slot)).unwrap();
     let drop = MapRequest::Drop { slot: number, member: member("n1#1"), changed_at: slot.changed_at };
-    two.steward.request(vec![drop]);
-    wait_until("the drop", async || two.map.current().is_some_and(|map| !waits(map.slot(number).unwrap()))).await;
+    wait_until("the drop", async || {
+        two.steward.request(vec![drop.clone()]);
+        two.map.current().is_some_and(|map| !waits(map.slot(number).unwrap()))
+    })
+    .await;
 }
 
 /// Passes everything on, but the map's changes with what the test wants to happen to them.
