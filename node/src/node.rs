@@ -28,7 +28,7 @@ use crate::{
     cluster::{
         gossip::{self, Gossip, GossipError, GossipSettings, OwnState},
         maps::MapCell,
-        steward::{OnChange, Steward, StewardInputs, StewardSettings},
+        steward::{OnChange, PacketCounts, Steward, StewardInputs, StewardSettings},
         view::NodeState,
     },
     config::Config,
@@ -237,10 +237,7 @@ impl Node {
             view: gossip.view(),
             map: maps.clone(),
             settings: StewardSettings::new(&config),
-            packets: {
-                let mesh = mesh.clone();
-                Arc::new(move || mesh.packets_received())
-            },
+            packets: packets_of(&mesh),
             on_change: tell_peers(&mesh, &gossip),
             tasks: tasks.clone(),
         });
@@ -477,6 +474,11 @@ fn slot_settings(config: &Config) -> SlotSettings {
         queue: config.limits.slot_queue,
         groups_per_session: config.limits.groups_per_session,
     }
+}
+
+fn packets_of(mesh: &Mesh) -> PacketCounts {
+    let mesh = mesh.clone();
+    Arc::new(move || mesh.packets_received())
 }
 
 /// Whoever changed the map sends it to all at once; who misses it hears the version by gossip and fetches it.

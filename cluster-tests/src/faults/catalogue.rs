@@ -303,10 +303,11 @@ async fn without_datagrams(scene: &mut Scene<'_>) -> Result<()> {
 
 /// One node is cut off from two that hear each other: these are to have all slots, and not that one theirs.
 async fn stay_alone(scene: &mut Scene<'_>) -> Result<()> {
-    let begun = tokio::time::Instant::now();
+    let begun_ms = roost::clock::mono_ms();
+    let elapsed = || Duration::from_millis(roost::clock::mono_ms() - begun_ms);
     scene.cluster.holds_nothing(ONE, STAY).await.context("the node that is cut off kept its slots from the others")?;
-    scene.note(format!("the others have all slots after {:.1} s", begun.elapsed().as_secs_f64()));
-    scene.stay(STAY.saturating_sub(begun.elapsed())).await;
+    scene.note(format!("the others have all slots after {:.1} s", elapsed().as_secs_f64()));
+    scene.stay(STAY.saturating_sub(elapsed())).await;
     mend(scene)
 }
 
