@@ -271,7 +271,8 @@ pub struct TimingConfig {
     pub replica_timeout_ms: u64,
     /// The clients are told so long after a group's primary was last heard.
     pub stale_after_ms: u64,
-    /// Between the steward's looks at the cluster.
+    /// Between the steward's looks at the cluster. A node that hears fewer than half of those in the cluster map changes the map
+    /// only after 17 of them.
     pub steward_interval_ms: u64,
 }
 

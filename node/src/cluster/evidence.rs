@@ -18,7 +18,7 @@ const LOOKS: u32 = 2;
 const LOOKS_UNHEARD: u32 = 25;
 /// Looks in a row that must find fewer than half of the nodes that the map names before such a node changes the map. More
 /// likely it is the one that is cut off, and slots that it took would be out of reach for most: those that hear each other
-/// are to come first, also where it lost them a second before they lost it (it hears nothing, they hear it).
+/// are to come first. A node that hears nothing, but is heard, knows it 1 to 2 s before the others do: hence so many.
 const LOOKS_OF_FEW: u32 = 17;
 
 /// What the looks at the cluster have shown.

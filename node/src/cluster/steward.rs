@@ -348,6 +348,7 @@ impl Shell {
         let (expected, next) = match self.inputs.map.current() {
             None => (0, ClusterMap::first(&self.inputs.me, self.inputs.settings.slots)),
             Some(map) => {
+                // Since the last look a primary here may have lost patience.
                 self.listen();
                 if !self.evidence.may_change(&view, &map) {
                     return None;

@@ -275,8 +275,8 @@ impl Mesh {
     /// How many packets have come in over each link that is up. A peer that is there answers each keep-alive: where the number
     /// stands still, nothing comes through.
     pub fn packets_received(&self) -> BTreeMap<NodeId, u64> {
-        let up = self.0.links().iter().filter_map(|(node, link)| Some((node.clone(), link.up()?))).collect::<Vec<_>>();
-        up.into_iter().map(|(node, up)| (node, up.connection.stats().udp_rx.datagrams)).collect()
+        let received = |link: &Link| Some(link.up()?.connection.stats().udp_rx.datagrams);
+        self.0.links().iter().filter_map(|(node, link)| Some((node.clone(), received(link)?))).collect()
     }
 
     /// How often what has happened.

@@ -19,6 +19,7 @@ use crate::{
 };
 
 const SLOTS: u16 = 16;
+const INTERVAL: Duration = Duration::from_millis(20);
 
 struct Node {
     me: String,
@@ -44,13 +45,7 @@ impl Node {
             store: Arc::clone(store),
             view: receiver,
             map: map.clone(),
-            settings: StewardSettings {
-                slots,
-                copies: 2,
-                interval: Duration::from_millis(20),
-                quiet: QUIET_MIN,
-                max_moves: 8,
-            },
+            settings: StewardSettings { slots, copies: 2, interval: INTERVAL, quiet: QUIET_MIN, max_moves: 8 },
             packets: Arc::new(BTreeMap::new),
             on_change: Arc::new(move |map| made_here.lock().unwrap().push(map)),
             tasks: tasks.clone(),
@@ -152,7 +147,7 @@ async fn a_node_that_leaves_takes_nobody_out_of_the_map() {
     two.sees("n1#1:dead n2#1");
     // Were it not for that, n1 would have looked as often.
     wait_until("the take-over", async || two.has(|slot| slot.in_sync == [member("n2#1")])).await;
-    tokio::time::sleep(Duration::from_millis(20) * 10).await;
+    tokio::time::sleep(INTERVAL * 10).await;
     assert_eq!(one.made.lock().unwrap().len(), made_before, "a node that leaves changed the map");
 }
 
