@@ -13,15 +13,14 @@ use std::{
 mod table;
 
 /// What is copied, from the root of the workspace, and the module that it becomes.
-const SOURCES: [(&str, &str); 5] = [
-    ("node/src/id.rs", "id.rs"),
-    ("node/src/logic", "logic"),
-    ("cluster-tests/src/history.rs", "history/mod.rs"),
-    ("cluster-tests/src/history", "history"),
-    ("cluster-tests/src/sim", "sim"),
+const SOURCES: [(&str, &str); 4] = [
+    ("node/logic/src", "logic"),
+    ("cluster-tests/simulation/src/history.rs", "history/mod.rs"),
+    ("cluster-tests/simulation/src/history", "history"),
+    ("cluster-tests/simulation/src/sim", "sim"),
 ];
-/// A file, or the one that stands for a folder.
-const MODULES: [&str; 4] = ["id.rs", "logic/mod.rs", "history/mod.rs", "sim/mod.rs"];
+/// The files that stand for their folders.
+const MODULES: [&str; 3] = ["logic/lib.rs", "history/mod.rs", "sim/mod.rs"];
 
 fn main() -> ExitCode {
     match copy() {
@@ -67,8 +66,11 @@ fn copy() -> Result<(), Vec<String>> {
 
 fn read(from: &Path, to: &str, files: &mut BTreeMap<String, String>) -> std::io::Result<()> {
     if from.is_file() {
-        // Tests beside the code belong to the original.
-        files.insert(to.to_owned(), fs::read_to_string(from)?.replace("#[cfg(test)]", "#[cfg(any())]"));
+        // Tests beside the code belong to the original; the cores' crate becomes a module.
+        let text = fs::read_to_string(from)?.replace("#[cfg(test)]", "#[cfg(any())]");
+        let text = if to.starts_with("logic/") { text.replace("crate::", "crate::logic::") } else { text };
+        let text = text.replace("roost_logic::", "crate::logic::");
+        files.insert(to.to_owned(), text);
         return Ok(());
     }
     for entry in fs::read_dir(from)? {

@@ -12,7 +12,6 @@ pub mod cluster;
 pub mod datagrams;
 pub mod faults;
 pub mod gauges;
-pub mod history;
 pub mod latency;
 pub mod ledger;
 pub mod load;
@@ -21,8 +20,9 @@ pub mod ports;
 pub mod process;
 pub mod relay;
 pub mod servers;
-pub mod sim;
 pub mod socket;
 pub mod store_faults;
 pub mod storm;
 pub mod wait;
+
+pub use roost_simulation::history;

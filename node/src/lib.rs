@@ -6,8 +6,6 @@ pub mod cluster;
 pub mod config;
 pub mod dev;
 pub mod gateway;
-pub mod id;
-pub mod logic;
 pub mod metrics;
 pub mod node;
 pub mod open_files;
@@ -19,3 +17,5 @@ pub mod tasks;
 pub mod token;
 pub mod watchdog;
 pub mod wire;
+
+pub use roost_logic::{self as logic, id};

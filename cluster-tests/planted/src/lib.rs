@@ -9,9 +9,6 @@
 //! A new bug is an entry of the table. `scripts/sim --planted` prints where each was found. One that breaks a promise
 //! and is not found shows a hole in the simulator: mend that.
 
-// The simulator names the product's crate.
-extern crate self as roost;
-
 use std::cell::Cell;
 
 pub mod find;
@@ -37,7 +34,7 @@ macro_rules! planted {
 mod copies {
     include!(concat!(env!("OUT_DIR"), "/modules.rs"));
 }
-pub use copies::{history, id, logic, sim};
+pub use copies::{history, logic, sim};
 
 /// What is done here goes with this bug, or without any.
 pub fn with<T>(bug: Option<&'static str>, run: impl FnOnce() -> T) -> T {

@@ -38,7 +38,7 @@ fn what_was_mended_stays_mended() {
 #[test]
 fn without_a_bug_the_copies_are_the_originals() {
     for seed in 0..5 {
-        let (copy, original) = (run(seed, None, false), cluster_tests::sim::run(seed, false));
+        let (copy, original) = (run(seed, None, false), roost_simulation::sim::run(seed, false));
         assert_eq!((copy.trace_hash, copy.counts), (original.trace_hash, original.counts), "seed {seed}");
     }
 }

@@ -1,0 +1,464 @@
+//! A process: the cores of all slots, and the shell around them as the product has it. What it believes of the others
+//! comes late and may be wrong.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use roost_logic::{
+    entry::SessionRecord,
+    feed::{self, Attempt},
+    id::{AttachmentNumber, Generation, GroupName, Index, Member, SessionId, SlotId, Term},
+    map::SlotAssignment,
+    primary::{SlotCore, SlotInput, SlotOutput, Ticket},
+    request::{JoinPoint, Push, SlotAnswer, SlotError, SlotRequest},
+};
+
+use super::{
+    asks::{Ask, Purpose},
+    checks::{Life, Publish, Seen},
+    gateway::Followed,
+    network::Frame,
+    sessions::Connection,
+    steward::Steward,
+    store::{MapChange, Operation, SessionWrite},
+    world::{Event, SharedMap, World},
+};
+
+const TICK_MS: u64 = 100;
+
+/// What reaches a process.
+#[derive(Debug)]
+pub(super) enum Input {
+    Frame {
+        from: Member,
+        frame: Frame,
+    },
+    PeerConnected(Member),
+    PeerLost(usize),
+    LinkReset(Member),
+    Gossip {
+        from: Member,
+        map_version: u64,
+        draining: bool,
+    },
+    Tick,
+    Round,
+    Flush(SlotId),
+    AskDue {
+        id: u64,
+        attempt: u64,
+    },
+    Saved {
+        slot: SlotId,
+        session: SessionId,
+        index: Index,
+        ok: bool,
+    },
+    Loaded {
+        slot: SlotId,
+        session: SessionId,
+        result: Result<Option<SessionRecord>, String>,
+    },
+    MapRead(Result<Option<SharedMap>, ()>),
+    MapChanged(MapChange),
+    /// A client asks its gateway for something.
+    Client(Purpose, SlotId, SlotRequest),
+    Feed {
+        group: GroupName,
+        input: feed::Input,
+    },
+    FeedWake(GroupName),
+    /// A client opens or closes a connection.
+    Connect {
+        session: SessionId,
+        connection: u64,
+    },
+    Disconnect(u64),
+}
+
+/// What a process believes of another node.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Belief {
+    /// The newest start heard of.
+    pub(super) generation: Generation,
+    pub(super) heard_ms: u64,
+    silent_rounds: u8,
+    pub(super) alive: bool,
+    pub(super) draining: bool,
+    map_version: u64,
+    /// Wrongly believed dead until then.
+    pub(super) slandered_until: u64,
+}
+
+/// Who is to get an answer, and to what.
+#[derive(Debug)]
+pub(super) struct Asker {
+    from: Member,
+    id: u64,
+    request: SlotRequest,
+}
+
+/// One start of a node.
+#[derive(Debug)]
+pub(super) struct Process {
+    pub(super) member: Member,
+    pub(super) started_ms: u64,
+    pub(super) cores: Vec<SlotCore>,
+    pub(super) seen: Vec<Seen>,
+    flush_due: Vec<bool>,
+    pub(super) map: Option<SharedMap>,
+    pub(super) beliefs: Vec<Belief>,
+    pub(super) alive: Arc<BTreeSet<Member>>,
+    tickets: BTreeMap<Ticket, Asker>,
+    next_ticket: Ticket,
+    pub(super) asks: BTreeMap<u64, Ask>,
+    pub(super) next_ask: u64,
+    pub(super) steward: Steward,
+    pub(super) feeds: BTreeMap<GroupName, Followed>,
+    pub(super) last_attempt: Attempt,
+    /// Members with a connection to this one.
+    pub(super) heard: BTreeSet<Member>,
+    pub(super) connections: BTreeMap<u64, Connection>,
+    /// What was heard of sessions, perhaps before the answer to their attach: displaced up to here.
+    pub(super) news: BTreeMap<SessionId, AttachmentNumber>,
+    pub(super) renew_at_ms: u64,
+}
+
+impl World {
+    /// A node starts, with nothing but a number that nobody had before.
+    pub(super) fn start(&mut self, node: usize) {
+        if self.nodes[node].process.is_some() {
+            return;
+        }
+        if self.store.down {
+            return self.after(200, Event::Start(node));
+        }
+        let id = self.nodes[node].id.clone();
+        let generation = self.store.generations.entry(id.clone()).or_default();
+        *generation += 1;
+        let member = Member { node: id, generation: *generation };
+        let cores = (0..self.profile.slots)
+            .map(|slot| {
+                let core = SlotCore::new(slot, member.clone(), self.profile.slot, self.random.number());
+                core.with_limits(self.profile.limits)
+            })
+            .collect();
+        let slots = usize::from(self.profile.slots);
+        let alive = BTreeSet::from([member.clone()]);
+        let joins = member.generation == 1 && !self.resting && self.now > 2_000;
+        self.ledger.count_if(member.generation > 1, "restarts with a new generation");
+        self.ledger.count_if(joins, "nodes joined under load");
+        self.nodes[node].process = Some(Process {
+            member,
+            started_ms: self.now,
+            cores,
+            seen: vec![Seen::default(); slots],
+            flush_due: vec![false; slots],
+            map: None,
+            beliefs: vec![Belief::default(); self.nodes.len()],
+            alive: Arc::new(alive),
+            tickets: BTreeMap::new(),
+            next_ticket: 0,
+            asks: BTreeMap::new(),
+            next_ask: 0,
+            steward: Steward::default(),
+            feeds: BTreeMap::new(),
+            last_attempt: 0,
+            heard: BTreeSet::new(),
+            connections: BTreeMap::new(),
+            news: BTreeMap::new(),
+            renew_at_ms: 0,
+        });
+        self.nodes[node].inbox.clear();
+        self.reset_links_of(node);
+        self.ask_store(node, Operation::ReadMap);
+        let (tick, round) = (self.random.below(TICK_MS), self.random.below(self.profile.round_ms));
+        self.input_after(tick, node, Input::Tick);
+        self.input_after(round, node, Input::Round);
+    }
+
+    /// A running, unpaused process handles what has come.
+    pub(super) fn input(&mut self, node: usize, input: Input) {
+        match input {
+            Input::Frame { from, frame } => self.frame(node, from, frame),
+            Input::PeerConnected(from) => {
+                self.process(node).heard.insert(from.clone());
+                self.disrupted(node, Some(&from));
+            }
+            Input::PeerLost(from) => self.peer_lost(node, from),
+            Input::Feed { group, input } => self.feed(node, &group, input),
+            Input::FeedWake(group) => self.wake_feed(node, &group),
+            Input::LinkReset(member) => self.all_slots(node, |_| SlotInput::LinkReset(member.clone())),
+            Input::Gossip { from, map_version, draining } => self.gossip(node, &from, map_version, draining),
+            Input::Tick => {
+                self.all_slots(node, |_| SlotInput::Tick);
+                self.renew(node);
+                self.input_after(TICK_MS, node, Input::Tick);
+            }
+            Input::Round => {
+                self.round(node);
+                self.input_after(self.profile.round_ms, node, Input::Round);
+            }
+            Input::Flush(slot) => {
+                self.process(node).flush_due[usize::from(slot)] = false;
+                self.flush(node, slot);
+            }
+            Input::AskDue { id, attempt } => self.ask_due(node, id, attempt),
+            Input::Saved { slot, session, index, ok } => {
+                self.slot_input(
+                    node,
+                    slot,
+                    SlotInput::Saved { session, index, result: ok.then_some(()).ok_or_else(|| "down".to_owned()) },
+                );
+            }
+            Input::Loaded { slot, session, result } => {
+                self.ledger.loads(session);
+                self.slot_input(node, slot, SlotInput::Loaded { session, result });
+            }
+            Input::MapRead(result) => self.map_read(node, result),
+            Input::MapChanged(change) => self.map_changed(node, change),
+            Input::Client(purpose, slot, request) => self.ask(node, purpose, slot, request),
+            Input::Connect { session, connection } => self.connect(node, session, connection),
+            Input::Disconnect(connection) => self.disconnect(node, connection),
+        }
+    }
+
+    fn frame(&mut self, node: usize, from: Member, frame: Frame) {
+        match frame {
+            Frame::Replication { slot, message } => self.slot_input(node, slot, SlotInput::Peer { from, message }),
+            Frame::Request { id, slot, term, request } => {
+                let process = self.process(node);
+                process.next_ticket += 1;
+                let ticket = process.next_ticket;
+                process.tickets.insert(ticket, Asker { from: from.clone(), id, request: request.clone() });
+                self.slot_input(node, slot, SlotInput::Request { ticket, from, term, request });
+            }
+            Frame::Response { id, result } => self.answered(node, &from, id, result),
+            Frame::Push { slot, term, push } => self.pushed(node, &from, slot, term, push),
+            Frame::FetchMap { newer_than } => {
+                if let Some(map) = self.process(node).map.clone().filter(|map| map.version > newer_than) {
+                    self.send(node, &from, Frame::Map(map));
+                }
+            }
+            Frame::Map(map) => self.learn_map(node, map),
+            Frame::MapRequest(request) => {
+                let now = self.now;
+                self.process(node).steward.requests.push((now, request));
+            }
+        }
+    }
+
+    /// A confirmed map; older ones are nothing new.
+    pub(super) fn learn_map(&mut self, node: usize, map: SharedMap) {
+        if self.process(node).map.as_ref().is_some_and(|known| known.version >= map.version) {
+            return;
+        }
+        let before = self.process(node).map.replace(map.clone());
+        if before.is_some_and(|before| before.version + 1 < map.version) {
+            self.ledger.count("map versions skipped");
+        }
+        let version = map.version;
+        let assignment = |slot: SlotId| map.slots[usize::from(slot)].clone();
+        self.all_slots(node, |slot| SlotInput::Map { version, assignment: assignment(slot) });
+        self.disrupted(node, None);
+    }
+
+    fn all_slots(&mut self, node: usize, input: impl Fn(SlotId) -> SlotInput) {
+        for slot in 0..self.profile.slots {
+            self.slot_input(node, slot, input(slot));
+        }
+    }
+
+    fn slot_input(&mut self, node: usize, slot: SlotId, input: SlotInput) {
+        let now = self.clock(node);
+        let mut out = Vec::new();
+        self.process(node).cores[usize::from(slot)].handle(now, input, &mut out);
+        self.observe(node, slot);
+        self.perform(node, slot, out);
+        if !self.random.permille(self.profile.batches) {
+            self.flush(node, slot);
+        } else if !std::mem::replace(&mut self.process(node).flush_due[usize::from(slot)], true) {
+            let after = self.random.below(5);
+            self.input_after(after, node, Input::Flush(slot));
+        }
+    }
+
+    fn flush(&mut self, node: usize, slot: SlotId) {
+        let now = self.clock(node);
+        let mut out = Vec::new();
+        self.process(node).cores[usize::from(slot)].flush(now, &mut out);
+        self.observe(node, slot);
+        self.perform(node, slot, out);
+    }
+
+    fn perform(&mut self, node: usize, slot: SlotId, outputs: Vec<SlotOutput>) {
+        for output in outputs {
+            match output {
+                SlotOutput::Send { to, message } => self.send(node, &to, Frame::Replication { slot, message }),
+                SlotOutput::Answer { ticket, result } => self.answer(node, slot, ticket, result),
+                SlotOutput::Push { to, term, push } => {
+                    match &push {
+                        Push::Deliver { group, epoch, message } => self.ledger.saw(group, *epoch, message),
+                        Push::Displace { session, attachment } => {
+                            let now = self.now;
+                            self.ledger.displaces(*session, &to, *attachment, now);
+                        }
+                        _ => {}
+                    }
+                    self.send(node, &to, Frame::Push { slot, term, push });
+                }
+                SlotOutput::Ask(request) => self.ask_steward(node, request),
+                SlotOutput::Load { session } => self.ask_store(node, Operation::Load { slot, session }),
+                SlotOutput::Save { record, ended, term, index } => {
+                    let lineage = self.process(node).cores[usize::from(slot)].replica().lineage().unwrap_or(0);
+                    let wall_ms = self.clock(node).wall_ms;
+                    let write =
+                        SessionWrite { record, ended, version: (term, index), order: (lineage, index), wall_ms };
+                    self.ask_store(node, Operation::Save { slot, write });
+                }
+                SlotOutput::Depart { session, groups } => self.depart(node, slot, session, groups),
+            }
+        }
+    }
+
+    fn answer(&mut self, node: usize, slot: SlotId, ticket: Ticket, result: Result<SlotAnswer, SlotError>) {
+        let process = self.nodes[node].process.as_mut().expect("only a running process answers");
+        let Some(asker) = process.tickets.remove(&ticket) else {
+            let who = process.member.clone();
+            return self.ledger.fail(format!("{who} answers twice or to nobody: {result:?}"));
+        };
+        let lineage = process.cores[usize::from(slot)].replica().lineage().unwrap_or(0);
+        match (&result, &asker.request) {
+            (Ok(SlotAnswer::Published { position, copies }), SlotRequest::Publish { group, key, data, .. }) => {
+                let publish = Publish { group: group.clone(), key: *key, data: data.clone() };
+                let known = process.map.as_ref().and_then(|map| map.slot(slot));
+                self.ledger.held_by((slot, lineage), known.map_or(&[], |assignment| &assignment.in_sync));
+                self.ledger.acknowledged(self.now, &publish, *position, *copies, (slot, lineage));
+                self.check_holders(node, slot, *copies);
+            }
+            (Ok(SlotAnswer::Attached { record, attachment }), _) => {
+                self.check_attached(node, slot, &asker.from, (record.id, *attachment));
+            }
+            (Ok(_), SlotRequest::EndSession { session }) => self.check_ended(*session),
+            (Ok(_), SlotRequest::ChangeSession { .. }) => self.ledger.count("sessions changed"),
+            (Ok(_), SlotRequest::SessionJoin { .. } | SlotRequest::SessionLeave { .. }) => {
+                self.ledger.count("session joins and leaves");
+            }
+            (Ok(SlotAnswer::Joined(point)), _) => self.points(std::slice::from_ref(point), (slot, lineage)),
+            (Ok(SlotAnswer::Registered(points)), _) => self.points(points, (slot, lineage)),
+            _ => {}
+        }
+        self.send(node, &asker.from, Frame::Response { id: asker.id, result });
+    }
+
+    fn points(&mut self, points: &[JoinPoint], life: Life) {
+        for point in points {
+            self.ledger.group_seen(self.now, &point.group, point.epoch, life);
+            self.ledger.follows(self.now, &point.group);
+            for message in &point.messages {
+                self.ledger.saw(&point.group, point.epoch, message);
+            }
+        }
+    }
+
+    /// Told by the shell that a session's presences are out of these groups.
+    pub(super) fn departed(&mut self, node: usize, slot: SlotId, session: SessionId, groups: Vec<GroupName>) {
+        self.slot_input(node, slot, SlotInput::Departed { session, groups });
+    }
+
+    /// Compares what is now with what was, and both with what must be.
+    fn observe(&mut self, node: usize, slot: SlotId) {
+        let Self { nodes, ledger, store, .. } = self;
+        let process = nodes[node].process.as_mut().expect("only a running process is observed");
+        let term = store.map.as_ref().and_then(|map| map.slot(slot)).map_or(0, |assignment| assignment.term);
+        let core = &process.cores[usize::from(slot)];
+        let there = |group| core.replica().state().is_some_and(|state| state.group(group).is_some());
+        if let Some(group) = core.followed().find(|group| !there(group)) {
+            ledger.fail(format!("{} has gateways that follow {group}, which it has forgotten", process.member));
+        }
+        if process.seen[usize::from(slot)].look(ledger, &process.member, slot, core.replica(), term) {
+            self.check_copies(slot);
+        }
+    }
+
+    /// What the map, as the node knows it, says of a slot.
+    pub(super) fn assignment(&self, node: usize, slot: SlotId) -> Option<&SlotAssignment> {
+        self.nodes[node].process.as_ref()?.map.as_ref()?.slot(slot)
+    }
+
+    pub(super) fn primary(&self, node: usize, slot: SlotId) -> Option<(Member, Term)> {
+        self.assignment(node, slot).map(|assignment| (assignment.primary.clone(), assignment.term))
+    }
+
+    fn gossip(&mut self, node: usize, from: &Member, map_version: u64, draining: bool) {
+        let (number, now) = (self.node_number(from), self.now);
+        let belief = &mut self.process(node).beliefs[number];
+        if from.generation >= belief.generation {
+            if from.generation > belief.generation {
+                *belief = Belief { generation: from.generation, ..Belief::default() };
+            }
+            belief.heard_ms = now;
+            belief.map_version = belief.map_version.max(map_version);
+            belief.draining = draining;
+        }
+    }
+
+    /// Says that it is there, and looks who else is.
+    fn round(&mut self, node: usize) {
+        let process = self.process(node);
+        let from = process.member.clone();
+        let known = process.map.as_ref().map_or(0, |map| map.version);
+        let draining = self.nodes[node].draining;
+        for other in 0..self.nodes.len() {
+            if !self.links[node][other].blocked || other == node {
+                let after = if other == node { 0 } else { self.random.waiting(self.profile.delay_ms) };
+                self.input_after(after, other, Input::Gossip { from: from.clone(), map_version: known, draining });
+            }
+        }
+        let (now, silent_ms) = (self.now, self.profile.silent_ms);
+        let own = self.nodes[node].id.clone();
+        let names: Vec<_> = self.nodes.iter().map(|node| node.id.clone()).collect();
+        let process = self.process(node);
+        let mut ahead = Vec::new();
+        let mut alive = BTreeSet::new();
+        for (name, belief) in names.into_iter().zip(&mut process.beliefs) {
+            let silent = belief.heard_ms + silent_ms < now || belief.slandered_until > now;
+            belief.silent_rounds = if silent { belief.silent_rounds.saturating_add(1) } else { 0 };
+            belief.alive = belief.generation > 0 && belief.silent_rounds < 2;
+            let member = Member { node: name, generation: belief.generation };
+            if member.node == own {
+                alive.insert(process.member.clone());
+            } else if belief.alive {
+                if belief.map_version > known {
+                    ahead.push(member.clone());
+                }
+                alive.insert(member);
+            }
+        }
+        if *process.alive != alive {
+            process.alive = Arc::new(alive);
+            let alive = process.alive.clone();
+            self.all_slots(node, |_| SlotInput::Alive(alive.clone()));
+            self.look_at_primaries(node);
+        }
+        if !ahead.is_empty() {
+            let peer = ahead.swap_remove(self.random.index(ahead.len()));
+            self.send(node, &peer, Frame::FetchMap { newer_than: known });
+        }
+        self.govern(node);
+    }
+
+    /// The processes that this one believes alive, by node number.
+    pub(super) fn believes_alive(&self, node: usize, other: usize) -> bool {
+        node == other || self.nodes[node].process.as_ref().is_some_and(|process| process.beliefs[other].alive)
+    }
+
+    /// At rest nobody is slandered any more.
+    pub(super) fn trust_all(&mut self, node: usize) {
+        for belief in &mut self.process(node).beliefs {
+            belief.slandered_until = 0;
+        }
+    }
+}

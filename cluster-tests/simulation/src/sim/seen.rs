@@ -1,0 +1,118 @@
+//! What publishers sent and listeners were told, written down for the history checker: a second opinion on the promises,
+//! which knows nothing of cores, slots and nodes.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use bytes::Bytes;
+use roost_logic::{
+    entry::Message,
+    id::{GroupName, Position, PublishKey},
+};
+
+use super::checks::Told;
+use crate::history::{Attempt, ConnectionLog, History, Outcome, PublishLog, Replay, Seen, Stamped};
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct ClientLog {
+    history: History,
+    /// The last connection of each listener.
+    last: BTreeMap<usize, usize>,
+    publishes: BTreeMap<PublishKey, usize>,
+    sendings: u32,
+}
+
+impl ClientLog {
+    pub(super) fn new() -> Self {
+        let history = History { publishes_complete: true, ..History::default() };
+        Self { history, last: BTreeMap::new(), publishes: BTreeMap::new(), sendings: 0 }
+    }
+
+    /// A publisher sends, for the first time or again. Which sending of this publish it is.
+    pub(super) fn sends(&mut self, now: u64, publisher: usize, group: &GroupName, key: PublishKey) -> usize {
+        self.sendings += 1;
+        let publishes = &mut self.history.publishes;
+        let index = *self.publishes.entry(key).or_insert_with(|| {
+            publishes.push(PublishLog {
+                publisher: format!("p{publisher}").into(),
+                group: group.to_string().into(),
+                key: Some(key.0.to_string().into()),
+                payload: key.0.to_string().into(),
+                attempts: Vec::new(),
+            });
+            publishes.len() - 1
+        });
+        // Each by another node, so by a connection of its own.
+        let (connection, at_us) = (self.sendings, now * 1_000);
+        let attempts = &mut self.history.publishes[index].attempts;
+        let outcome = Outcome::Unknown;
+        attempts.push(Attempt { connection, sequence: 0, sent_us: at_us, answered_us: at_us, outcome });
+        attempts.len() - 1
+    }
+
+    pub(super) fn answered(&mut self, now: u64, key: PublishKey, attempt: usize, at: Position, copies: u8) {
+        if let Some(index) = self.publishes.get(&key) {
+            let attempt = &mut self.history.publishes[*index].attempts[attempt];
+            (attempt.answered_us, attempt.outcome) = (now * 1_000, Outcome::Acked { at, copies });
+        }
+    }
+
+    /// A listener is told something; joining begins a connection.
+    pub(super) fn told(
+        &mut self,
+        now: u64,
+        (listener, node): (usize, &str),
+        group: &GroupName,
+        since: Option<Position>,
+        told: &Told,
+    ) {
+        let group: Arc<str> = group.to_string().into();
+        let seen = match told {
+            Told::Joined { at, recovered } => {
+                self.last.insert(listener, self.history.connections.len());
+                self.history.connections.push(ConnectionLog {
+                    client: format!("l{listener}").into(),
+                    number: self.history.connections.len() as u32,
+                    node: node.into(),
+                    events: Vec::new(),
+                    settled: false,
+                });
+                Seen::Joined { group, since, at: *at, recovered: *recovered }
+            }
+            Told::Message(epoch, message) => {
+                let at = Position { epoch: *epoch, offset: message.offset };
+                Seen::Message { group, at, payload: text(&message.data) }
+            }
+            Told::Gap { epoch, from, to } => Seen::Gap { group, epoch: *epoch, from: *from, to: *to },
+            Told::Reset(to) => Seen::Reset { group, to: *to },
+            Told::Live(at) => Seen::Live { group, at: *at },
+        };
+        if let Some(connection) = self.last.get(&listener) {
+            self.history.connections[*connection].events.push(Stamped { at_us: now * 1_000, seen });
+        }
+    }
+
+    pub(super) fn reads(&mut self, now: u64, group: &GroupName, position: Position, messages: &[Message]) {
+        self.history.replays.push(Replay {
+            what: format!("a history of {group}"),
+            group: group.to_string().into(),
+            epoch: position.epoch,
+            at_us: now * 1_000,
+            messages: messages.iter().map(|message| (message.offset, text(&message.data))).collect(),
+        });
+    }
+
+    /// What is wrong with it. Those of `settled` have had time to hear all.
+    pub(super) fn violation(&mut self, settled: impl Iterator<Item = usize>) -> Option<String> {
+        for listener in settled {
+            if let Some(connection) = self.last.get(&listener) {
+                self.history.connections[*connection].settled = true;
+            }
+        }
+        self.history.check().err().map(|violation| format!("history: {violation}"))
+    }
+}
+
+fn text(data: &Bytes) -> Arc<str> {
+    String::from_utf8_lossy(data).into()
+}

@@ -1,0 +1,361 @@
+//! Sessions: what gateways know of their connections, and the clients that open and close them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use roost_logic::{
+    entry::{SessionChange, SessionRecord},
+    id::{AttachmentNumber, GroupName, Member, SessionId, SlotId},
+    request::{SlotAnswer, SlotError, SlotRequest},
+    session::Session,
+};
+use uuid::Uuid;
+
+use super::{
+    asks::Purpose,
+    clients::SessionClient,
+    node::Input,
+    world::{Event, World},
+};
+
+const RENEW_MS: u64 = 2_000;
+
+/// A socket.
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) session: SessionId,
+    /// Nothing before the primary has answered.
+    pub(super) number: Option<AttachmentNumber>,
+    /// The client went before the answer came.
+    closed: bool,
+    opened_ms: u64,
+}
+
+impl World {
+    pub(super) fn connect(&mut self, node: usize, session: SessionId, connection: u64) {
+        let opened_ms = self.now;
+        let there = Connection { session, number: None, closed: false, opened_ms };
+        self.process(node).connections.insert(connection, there);
+        self.attach(node, session, connection);
+    }
+
+    fn attach(&mut self, node: usize, session: SessionId, connection: u64) {
+        let slot = session.slot(self.profile.slots);
+        self.ask(node, Purpose::Attach { connection }, slot, SlotRequest::Attach { session, connection, waited_ms: 0 });
+    }
+
+    pub(super) fn attached(&mut self, node: usize, connection: u64, result: Result<SlotAnswer, SlotError>) {
+        let Some(there) = self.process(node).connections.get_mut(&connection) else { return };
+        let session = there.session;
+        match result {
+            Ok(SlotAnswer::Attached { attachment, .. }) if there.closed => {
+                self.process(node).connections.remove(&connection);
+                self.detach(node, session, attachment);
+            }
+            Ok(SlotAnswer::Attached { attachment, .. }) => {
+                let opened_ms = there.opened_ms;
+                let process = self.process(node);
+                if process.news.get(&session).is_some_and(|displaced| *displaced >= attachment) {
+                    // It was displaced before it was there.
+                    process.connections.remove(&connection);
+                    return;
+                }
+                let earlier = |there: &Connection| {
+                    there.session == session && there.number.is_some_and(|number| number < attachment)
+                };
+                process.connections.retain(|_, there| !earlier(there));
+                if let Some(there) = process.connections.get_mut(&connection) {
+                    there.number = Some(attachment);
+                }
+                self.ledger.count("attachments");
+                let over = |client: &&SessionClient| {
+                    client.id == session && client.ended_ms.is_some_and(|ended_ms| ended_ms < opened_ms)
+                };
+                if let Some(client) = self.sessions.iter().find(over) {
+                    let what = format!("a session that has ended attaches: {client:?}");
+                    self.ledger.fail(what);
+                }
+            }
+            // It may have been done, and only the answer tells under which number it can be undone.
+            Err(SlotError::Unknown) => {
+                there.closed = true;
+                self.attach(node, session, connection);
+            }
+            _ => {
+                self.process(node).connections.remove(&connection);
+            }
+        }
+    }
+
+    pub(super) fn disconnect(&mut self, node: usize, connection: u64) {
+        let Some(there) = self.process(node).connections.get_mut(&connection) else { return };
+        let session = there.session;
+        match there.number {
+            None => there.closed = true,
+            Some(number) => {
+                self.process(node).connections.remove(&connection);
+                self.detach(node, session, number);
+            }
+        }
+    }
+
+    fn detach(&mut self, node: usize, session: SessionId, number: AttachmentNumber) {
+        let slot = session.slot(self.profile.slots);
+        let request = SlotRequest::Detach { session, attachment: number };
+        self.ask(node, Purpose::Detach { session, number }, slot, request);
+    }
+
+    /// The primary says that the session has attached elsewhere.
+    pub(super) fn displaced(
+        &mut self,
+        node: usize,
+        _from: &Member,
+        slot: SlotId,
+        session: SessionId,
+        attachment: AttachmentNumber,
+    ) {
+        let process = self.process(node);
+        let news = process.news.entry(session).or_default();
+        *news = attachment.max(*news);
+        let before = process.connections.len();
+        let stays = |there: &Connection| there.session != session || there.number.is_none_or(|own| own > attachment);
+        process.connections.retain(|_, there| stays(there));
+        let closed = process.connections.len() < before;
+        self.ledger.count_if(closed, "attachments displaced");
+        self.ask(node, Purpose::Nothing, slot, SlotRequest::ConfirmDisplaced { session, attachment });
+    }
+
+    pub(super) fn session_over(&mut self, node: usize, session: SessionId) {
+        self.process(node).connections.retain(|_, there| there.session != session || there.number.is_none());
+    }
+
+    /// Says now and then which attachments it still has.
+    pub(super) fn renew(&mut self, node: usize) {
+        let (now, slots) = (self.now, self.profile.slots);
+        let process = self.process(node);
+        if process.renew_at_ms > now {
+            return;
+        }
+        process.renew_at_ms = now + RENEW_MS;
+        let mut by_slot: BTreeMap<SlotId, Vec<_>> = BTreeMap::new();
+        for (connection, there) in &process.connections {
+            if let Some(number) = there.number {
+                by_slot.entry(there.session.slot(slots)).or_default().push((there.session, number, *connection));
+            }
+        }
+        for (slot, attachments) in by_slot {
+            self.ask(node, Purpose::Nothing, slot, SlotRequest::Renew { attachments });
+        }
+    }
+
+    /// A slot wants a session's presences taken out of groups of other slots.
+    pub(super) fn depart(
+        &mut self,
+        node: usize,
+        slot: SlotId,
+        session: SessionId,
+        groups: Vec<(GroupName, AttachmentNumber)>,
+    ) {
+        for (group, attachment) in groups {
+            let of_group = group.slot(self.profile.slots);
+            let request = SlotRequest::Leave { group: group.clone(), session, attachment };
+            self.ask(node, Purpose::Depart { slot, session, group }, of_group, request);
+        }
+    }
+
+    /// A client does something with its session.
+    pub(super) fn session_client(&mut self, session: usize) {
+        if self.resting && self.sessions[session].created {
+            return;
+        }
+        let wait = 100 + self.random.waiting(700);
+        self.after(wait, Event::Session(session));
+        let Some(node) = self.some_node() else { return };
+        let id = self.sessions[session].id;
+        let slot = id.slot(self.profile.slots);
+        if !self.sessions[session].created {
+            if self.sessions[session].creating_until_ms > self.now {
+                return;
+            }
+            // With a new id each time: a creation of unknown outcome may be carried out late.
+            self.sessions[session].id = new_id(&mut self.random);
+            self.sessions[session].creating_until_ms = self.now + 10_000;
+            let slot = self.sessions[session].id.slot(self.profile.slots);
+            let record = self.record(session);
+            let purpose = Purpose::Create { session, id: self.sessions[session].id };
+            return self.input_after(1, node, Input::Client(purpose, slot, SlotRequest::CreateSession { record }));
+        }
+        match self.random.below(22) {
+            0 => {
+                let change = SessionChange { leave: vec![self.groups[0].0.clone()], ..SessionChange::default() };
+                let request = SlotRequest::ChangeSession { session: id, change };
+                self.input_after(1, node, Input::Client(Purpose::Nothing, slot, request));
+            }
+            1 | 2 => {
+                let change = SessionChange { join: vec![self.groups[0].0.clone()], ..SessionChange::default() };
+                let request = SlotRequest::ChangeSession { session: id, change };
+                self.input_after(1, node, Input::Client(Purpose::Nothing, slot, request));
+            }
+            3 => {
+                let request = SlotRequest::ReadSession { session: id };
+                self.input_after(1, node, Input::Client(Purpose::Nothing, slot, request));
+            }
+            4 if self.random.permille(400) => {
+                self.sessions[session].ending = true;
+                let request = SlotRequest::EndSession { session: id };
+                self.input_after(1, node, Input::Client(Purpose::End { session }, slot, request));
+            }
+            5..=9 => {
+                if let Some((node, connection)) = self.sessions[session].last.take() {
+                    self.input_after(1, node, Input::Disconnect(connection));
+                }
+            }
+            10..=15 => {
+                let connection = self.number();
+                self.sessions[session].last = Some((node, connection));
+                self.input_after(1, node, Input::Connect { session: id, connection });
+            }
+            20 => {
+                let request = SlotRequest::SessionJoin { session: id, group: self.groups[0].0.clone() };
+                self.input_after(1, node, Input::Client(Purpose::Nothing, slot, request));
+            }
+            21 => {
+                let request = SlotRequest::SessionLeave { session: id, group: self.groups[0].0.clone() };
+                self.input_after(1, node, Input::Client(Purpose::Nothing, slot, request));
+            }
+            _ => {}
+        }
+    }
+
+    fn record(&mut self, session: usize) -> SessionRecord {
+        SessionRecord {
+            id: self.sessions[session].id,
+            user: format!("user{session}"),
+            created_ms: 0,
+            expires_ms: u64::MAX,
+            idle_ttl_ms: 1_000_000,
+            last_used_ms: 1_700_000_000_000 + self.now,
+            attributes: Bytes::from_static(b"{}"),
+            groups: BTreeSet::from([self.groups[0].0.clone()]),
+            grants: Vec::new(),
+        }
+    }
+
+    pub(super) fn created(&mut self, session: usize, id: SessionId, result: &Result<SlotAnswer, SlotError>) {
+        if self.sessions[session].id == id {
+            self.sessions[session].created = result.is_ok();
+            self.sessions[session].creating_until_ms = 0;
+        }
+    }
+
+    pub(super) fn ended(&mut self, session: usize, result: &Result<SlotAnswer, SlotError>) {
+        if matches!(result, Ok(_) | Err(SlotError::SessionEnded(_) | SlotError::NoSession)) {
+            let now = self.now;
+            self.sessions[session].ended_ms.get_or_insert(now);
+            self.ledger.count("sessions ended");
+        }
+    }
+
+    /// An end that was answered is in the store.
+    pub(super) fn check_ended(&mut self, session: SessionId) {
+        if self.store.sessions.get(&session).is_some_and(|row| row.record.is_some()) {
+            self.ledger.fail(format!("sessions: {session} is answered to have ended, and the store has it still"));
+        }
+    }
+
+    /// S7: when a session is given to a connection, its earlier ones are cut off, or cannot be reached.
+    pub(super) fn check_attached(
+        &mut self,
+        node: usize,
+        slot: SlotId,
+        gateway: &Member,
+        (session, attachment): (SessionId, AttachmentNumber),
+    ) {
+        let Some(process) = &self.nodes[node].process else { return };
+        let life = (slot, process.cores[usize::from(slot)].replica().lineage().unwrap_or(0));
+        let (alive, now) = (process.alive.clone(), self.now);
+        self.ledger.gives(session, attachment, life);
+        let mut open = Vec::new();
+        for other in self.nodes.iter().filter_map(|node| node.process.as_ref()) {
+            // That the attachment is on one node only, its gateway sees to when it hears the answer.
+            if other.member == *gateway || !alive.contains(&other.member) {
+                continue;
+            }
+            for there in other.connections.values().filter(|there| there.session == session) {
+                if let Some(number) = there.number.filter(|number| *number < attachment)
+                    && !self.ledger.may_be_open(session, &other.member, number, life, now)
+                {
+                    open.push(format!("{number} at {}", other.member));
+                }
+            }
+        }
+        if !open.is_empty() {
+            let open = open.join(", ");
+            let what = format!("S7: {session} is given to {gateway} as {attachment}, and is open as {open}");
+            self.ledger.fail(what);
+        }
+    }
+
+    /// What is not well yet with a session, when all should be.
+    pub(super) fn session_unrest(&self, client: &SessionClient) -> Option<String> {
+        let session = client.id;
+        let live: Vec<_> = self
+            .nodes
+            .iter()
+            .filter_map(|node| node.process.as_ref())
+            .flat_map(|process| process.connections.iter().map(move |(number, there)| (&process.member, number, there)))
+            .filter(|(_, _, there)| there.session == session)
+            .map(|(member, connection, there)| (member.clone(), *connection, there.number))
+            .collect();
+        let slot = session.slot(self.profile.slots);
+        let state = self.serving_core(slot)?.replica().state()?.session(session);
+        let known = state.and_then(|state| state.attachment());
+        if let Some(state) = state
+            && (state.is_unsaved() || (!state.departing.is_empty() && !state.is_present()))
+        {
+            return Some(format!("session {session} is not saved or departed: {state:?}"));
+        }
+        let row = self.store.sessions.get(&session);
+        if let (Some(state), Some(process)) = (state, self.process_of(slot))
+            && state.ended().is_none()
+            && !client.ending
+        {
+            let life = (slot, process.cores[usize::from(slot)].replica().lineage().unwrap_or(0));
+            // A write of the slot's last life may come late, and then it has more than the slot's memory.
+            let old = row.is_some_and(|row| row.version.0 < self.ledger.begun(life));
+            if !old && !is_saved(state, row.and_then(|row| row.record.as_ref())) {
+                return Some(format!("session {session} is saved as {row:?}, its slot says {state:?}"));
+            }
+        }
+        if client.ended_ms.is_some() && row.is_some_and(|row| row.record.is_some()) {
+            return Some(format!("session {session} is over, and the store has it: {row:?}"));
+        }
+        if client.ended_ms.is_some() && (!live.is_empty() || known.is_some()) {
+            return Some(format!("session {session} is over and attached: {live:?}, {known:?}"));
+        }
+        let agree = match (live.as_slice(), known) {
+            ([], None) => true,
+            ([(gateway, connection, Some(number))], Some(known)) => {
+                known.gateway == *gateway && known.connection == *connection && known.number == *number
+            }
+            // Its slot has lost its memory, and the session has not been asked for since.
+            ([(_, _, Some(_))], None) => state.is_none(),
+            _ => false,
+        };
+        (!agree).then(|| format!("session {session} is connected as {live:?}, its slot says {state:?}"))
+    }
+}
+
+pub(super) fn new_id(random: &mut super::random::Random) -> SessionId {
+    SessionId(Uuid::from_u64_pair(random.number(), random.number()))
+}
+
+/// Whether the store has what it should have. That a session was used again it may learn later, while somebody remembers it.
+fn is_saved(state: &Session, row: Option<&SessionRecord>) -> bool {
+    let used_ms = state.record.last_used_ms;
+    let known_ms = if state.is_present() { state.noted_ms..=used_ms } else { used_ms..=used_ms };
+    row.is_some_and(|row| {
+        let as_if_used = SessionRecord { last_used_ms: used_ms, ..row.clone() };
+        as_if_used == state.record && known_ms.contains(&row.last_used_ms) && !state.should_note(used_ms)
+    })
+}

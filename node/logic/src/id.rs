@@ -1,0 +1,212 @@
+//! The names of things. Plain values that print, compare and travel; no behaviour beyond making one from outside text.
+
+use std::{fmt, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+use xxhash_rust::xxh3::xxh3_64;
+
+/// A node's configured name. At most 64 bytes of `a-z A-Z 0-9 . _ -`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct NodeId(Arc<str>);
+
+impl NodeId {
+    /// Parses a node name, or says what is wrong with it.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        if text.is_empty() || text.len() > 64 {
+            return Err("a node name has 1 to 64 characters".to_owned());
+        }
+        match text.chars().find(|c| !(c.is_ascii_alphanumeric() || ".-_".contains(*c))) {
+            Some(bad) => Err(format!("a node name has only letters, digits, '.', '_' and '-', not {bad:?}")),
+            None => Ok(Self(text.into())),
+        }
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Grows at every start of a node; allotted by the store.
+pub type Generation = u64;
+
+/// One process: a restarted node is another member, which holds nothing (rule 6).
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Member {
+    /// The node's name.
+    pub node: NodeId,
+    /// Which start of it.
+    pub generation: Generation,
+}
+
+impl fmt::Display for Member {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}#{}", self.node, self.generation)
+    }
+}
+
+impl fmt::Debug for Member {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// A partition of groups and sessions, `0..slots`.
+pub type SlotId = u16;
+
+/// A slot's fencing number: grows whenever its primary changes.
+pub type Term = u64;
+
+/// A position in a slot's log of entries, from 1. Never seen by clients.
+pub type Index = u64;
+
+/// The slot that a name (a group's, or a session id's text) hashes to.
+pub fn slot_of(name: &str, slots: u16) -> SlotId {
+    // The remainder is below `slots`, so it fits.
+    (xxh3_64(name.as_bytes()) % u64::from(slots.max(1))) as SlotId
+}
+
+/// A group's name: 1 to 200 bytes of UTF-8 without control characters. The part before the first `:` is its namespace.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct GroupName(Arc<str>);
+
+/// The longest group name, in bytes.
+pub const GROUP_NAME_MAX_BYTES: usize = 200;
+
+impl GroupName {
+    /// Parses a group name from outside, or says what is wrong with it. Reserved (`@`) names parse: who may use them
+    /// is the gateway's to say (see [`GroupName::is_private`]).
+    pub fn parse(text: &str) -> Result<Self, String> {
+        if text.is_empty() {
+            return Err("a group name is not empty".to_owned());
+        }
+        if text.len() > GROUP_NAME_MAX_BYTES {
+            return Err(format!("a group name has at most {GROUP_NAME_MAX_BYTES} bytes, this has {}", text.len()));
+        }
+        if let Some(bad) = text.chars().find(|c| c.is_control()) {
+            return Err(format!("a group name has no control characters, this has {bad:?}"));
+        }
+        Ok(Self(text.into()))
+    }
+
+    /// The private group of a session: `@session:<uuid>`.
+    pub fn of_session(session: SessionId) -> Self {
+        Self(format!("@session:{session}").into())
+    }
+
+    /// The private group of a user: `@user:<user>`.
+    pub fn of_user(user: &str) -> Self {
+        Self(format!("@user:{user}").into())
+    }
+
+    /// Whether the name is one of those that Roost makes itself (`@…`): clients neither join nor publish to these.
+    pub fn is_private(&self) -> bool {
+        self.0.starts_with('@')
+    }
+
+    /// The part before the first `:`, or nothing where there is none.
+    pub fn namespace(&self) -> &str {
+        self.0.split_once(':').map_or("", |(namespace, _)| namespace)
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The slot that the group lives in.
+    pub fn slot(&self, slots: u16) -> SlotId {
+        slot_of(&self.0, slots)
+    }
+}
+
+impl fmt::Display for GroupName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for GroupName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&*self.0, f)
+    }
+}
+
+/// A session's id: a UUIDv4. Clients hold it signed, as a token (`token.rs`).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct SessionId(pub Uuid);
+
+impl SessionId {
+    /// The slot that the session lives in.
+    pub fn slot(self, slots: u16) -> SlotId {
+        let mut buffer = Uuid::encode_buffer();
+        slot_of(self.0.hyphenated().encode_lower(&mut buffer), slots)
+    }
+}
+
+impl fmt::Display for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+impl fmt::Debug for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+/// The random id of one unbroken log of a group; 16 hex digits outside.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Epoch(pub u64);
+
+impl Epoch {
+    /// Reads the 16 hex digits that [`Epoch`]'s `Display` writes.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        if text.len() != 16 || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return Err("an epoch is the 16 hex digits that an earlier answer gave".to_owned());
+        }
+        u64::from_str_radix(text, 16).map(Self).map_err(|error| error.to_string())
+    }
+}
+
+impl fmt::Display for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl fmt::Debug for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// A place in a group's log: after the message with this offset (0: before the first).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Serialize, Deserialize)]
+pub struct Position {
+    /// Which log.
+    pub epoch: Epoch,
+    /// The offset of the last message seen.
+    pub offset: u64,
+}
+
+/// Counts the attachments of a session: a higher one displaces a lower one.
+pub type AttachmentNumber = u64;
+
+/// What makes repeats of one publish the same publish: a hash of the publisher and its key, or random.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash, Serialize, Deserialize)]
+pub struct PublishKey(pub u128);

@@ -1,0 +1,161 @@
+//! What a primary does because time has passed. Each step is an entry, so that a new primary goes on where this one was.
+
+use super::{Pending, SlotCore, SlotOutput};
+use crate::{
+    Now,
+    entry::Entry,
+    id::{GroupName, Member, SessionId},
+    session::{Session, Stage},
+    slot::Group,
+};
+
+/// Sessions are looked at every so many ticks, groups less often.
+const SESSION_TICKS: u64 = 5;
+const GROUP_TICKS: u64 = 50;
+/// At most so many of each at a time; the rest has its turn later.
+const AT_ONCE: usize = 256;
+/// Presences that could not be taken out are tried again after so long.
+const DEPART_AGAIN_MS: u64 = 5_000;
+
+/// An attachment or an interest that its gateway does not renew for so long, though alive, is not there: the detach was
+/// lost, or the attach was carried out after the client had gone. Several times the gateways' interval.
+const UNRENEWED_MS: u64 = 20_000;
+
+/// What a session needs done now.
+enum Due {
+    Entry(Entry),
+    Save,
+    Depart,
+}
+
+impl SlotCore {
+    pub(super) fn timers(&mut self, now: Now, out: &mut Vec<SlotOutput>) {
+        self.ticks += 1;
+        if self.replica.serving().is_none() || self.replica.serving() != self.term {
+            return;
+        }
+        let late: Vec<_> = self
+            .displacing
+            .iter()
+            .filter(|(_, displacing)| displacing.until_ms <= now.mono_ms)
+            .map(|(session, _)| *session)
+            .collect();
+        for session in late {
+            self.answer_displacing(session, out);
+        }
+        if self.ticks.is_multiple_of(SESSION_TICKS) {
+            self.drop_interests(now);
+            self.session_timers(now, out);
+        }
+        if self.ticks.is_multiple_of(GROUP_TICKS) {
+            self.group_timers(now);
+            let state = self.replica.state();
+            self.heard.retain(|id, _| {
+                state.and_then(|state| state.session(*id)).is_some_and(|session| session.attachment().is_some())
+            });
+        }
+    }
+
+    /// A gateway that is wrongly believed dead notices nothing of it, and one that is alive may have left while it waited for its
+    /// registration: what counts is what it renews, unless its node has started anew.
+    fn drop_interests(&mut self, now: Now) {
+        let alive = &self.alive;
+        let is_over = |gateway: &Member, renewed_ms: u64| {
+            let newer = |other: &Member| other.node == gateway.node && other.generation > gateway.generation;
+            let restarted = !alive.contains(gateway) && alive.iter().any(newer);
+            restarted || renewed_ms + UNRENEWED_MS <= now.mono_ms
+        };
+        self.interests.retain(|_, gateways| {
+            gateways.retain(|gateway, renewed_ms| !is_over(gateway, *renewed_ms));
+            !gateways.is_empty()
+        });
+    }
+
+    fn session_timers(&mut self, now: Now, out: &mut Vec<SlotOutput>) {
+        let Some(state) = self.replica.state() else {
+            return;
+        };
+        let due: Vec<(SessionId, Due)> = state
+            .sessions()
+            .iter()
+            .filter(|(id, _)| !self.timers.contains(id))
+            .filter_map(|(id, session)| self.due(now, *id, session).map(|due| (*id, due)))
+            .take(AT_ONCE)
+            .collect();
+        for (session, due) in due {
+            match due {
+                Due::Entry(entry) => self.order_once(session, entry),
+                Due::Save => self.save(self.replica.applied(), session, None, out),
+                Due::Depart => {
+                    self.departing.insert(session, now.mono_ms + DEPART_AGAIN_MS);
+                    let state = self.replica.state().and_then(|state| state.session(session));
+                    let groups =
+                        state.map(|session| session.departing.clone().into_iter().collect()).unwrap_or_default();
+                    out.push(SlotOutput::Depart { session, groups });
+                }
+            }
+        }
+    }
+
+    fn due(&self, now: Now, id: SessionId, session: &Session) -> Option<Due> {
+        let at_ms = now.wall_ms;
+        if let Some(reason) = session.expired(at_ms) {
+            return Some(Due::Entry(Entry::SessionEnd { session: id, reason, at_ms }));
+        }
+        let heard_ms = self.heard.get(&id).copied().unwrap_or(self.since_ms);
+        let gone = |gateway| {
+            (!self.alive.is_empty() && !self.alive.contains(gateway)) || heard_ms + UNRENEWED_MS <= now.mono_ms
+        };
+        match (&session.stage, session.attachment()) {
+            (_, Some(live)) if gone(&live.gateway) => {
+                let grace_until_ms = at_ms + self.settings.resume_grace_ms;
+                let attachment = live.number;
+                let entry = Entry::Detach { session: id, attachment, at_ms, grace_until_ms, closed: false };
+                return Some(Due::Entry(entry));
+            }
+            (Stage::Grace { until_ms }, _) if *until_ms <= at_ms => {
+                return Some(Due::Entry(Entry::GraceOver { session: id, attachment: session.last_number() }));
+            }
+            _ => {}
+        }
+        if session.attachment().is_some() && session.should_note(at_ms) {
+            return Some(Due::Entry(Entry::Used { session: id, at_ms }));
+        }
+        if !session.departing.is_empty() && self.departing.get(&id).is_none_or(|again_ms| *again_ms <= now.mono_ms) {
+            return Some(Due::Depart);
+        }
+        if session.is_unsaved() && !self.writes.contains(&id) && self.save_again_ms <= now.mono_ms {
+            return Some(Due::Save);
+        }
+        let forgettable = session.is_at_rest() && session.record.last_used_ms + self.settings.memory_ttl_ms <= at_ms;
+        forgettable.then_some(Due::Entry(Entry::Forget { session: id }))
+    }
+
+    fn group_timers(&mut self, now: Now) {
+        let Some(state) = self.replica.state() else {
+            return;
+        };
+        let at_ms = now.wall_ms;
+        let overdue = state.groups().iter().filter(|(_, group)| group.log.is_overdue(at_ms));
+        let overdue: Vec<_> = overdue.map(|(name, _)| name.clone()).take(AT_ONCE).collect();
+        let is_idle = |(name, group): &(&GroupName, &Group)| group.is_empty() && !self.interests.contains_key(*name);
+        let since_ms = |name| self.idle.get(name).copied().unwrap_or(now.mono_ms);
+        let idle = state.groups().iter().filter(is_idle).map(|(name, _)| (name.clone(), since_ms(name)));
+        self.idle = idle.collect();
+        if self.replica.applied() < self.tidied {
+            return;
+        }
+        let over = |(name, since_ms): &(&GroupName, &u64)| {
+            **since_ms + self.settings.group_idle_ms <= now.mono_ms && !self.forgetting.contains(*name)
+        };
+        let over: Vec<_> = self.idle.iter().filter(over).map(|(name, _)| name.clone()).take(AT_ONCE).collect();
+        for group in overdue {
+            self.order(Entry::Trim { group, at_ms, remove: false }, Pending::Nobody);
+        }
+        for group in over {
+            self.forgetting.insert(group.clone());
+            self.order(Entry::Trim { group: group.clone(), at_ms, remove: true }, Pending::Forget(group));
+        }
+        self.tidied = self.replica.applied() + self.replica.uncommitted() as u64;
+    }
+}
