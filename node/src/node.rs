@@ -33,7 +33,11 @@ use crate::{
     },
     config::Config,
     gateway::{
-        self, Gateway, admission::Admission, connections::Connections, http::Api, hub::Hub, listener, replays::Replays,
+        self, Gateway,
+        client::{connections::Connections, replays::Replays},
+        door::{admission::Admission, listener},
+        http::Api,
+        hub::Hub,
     },
     id::{Member, NodeId},
     logic::primary::SlotSettings,

@@ -24,7 +24,7 @@ use std::{
 use tokio::sync::{mpsc, oneshot, watch};
 
 use self::{requests::Requests, shard::Shard};
-use super::{attachments::Attachments, outbox::Outbox, replays::Page};
+use super::client::{attachments::Attachments, outbox::Outbox, replays::Page};
 use crate::{
     cluster::view::SharedView,
     config::Config,

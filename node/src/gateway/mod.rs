@@ -1,25 +1,10 @@
 //! A node in its role towards the clients connected to it.
 
-pub mod access;
-pub mod admission;
-pub mod attachments;
-mod client;
-pub mod connections;
-pub mod error;
-pub mod extract;
-mod hello;
+pub mod client;
+pub mod door;
 pub mod http;
 pub mod hub;
-mod lanes;
-pub mod listener;
-pub mod origin;
-pub mod outbox;
 pub mod publish_key;
-pub mod rate;
-pub mod refusal;
-pub mod replays;
-pub mod socket;
-mod stream;
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -39,10 +24,9 @@ use crate::{
     tasks::Tasks,
     token::Keyring,
 };
-use admission::Admission;
-use connections::Connections;
+use client::{connections::Connections, replays::Replays, socket};
+use door::admission::Admission;
 use hub::Hub;
-use replays::Replays;
 
 /// What every connection works with; one for each node.
 pub struct Gateway {

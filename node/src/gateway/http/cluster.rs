@@ -11,13 +11,13 @@ use axum::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{Api, Route};
+use super::{
+    Api, Route,
+    error::{ApiError, ErrorBody, loc},
+    extract::InPath,
+};
 use crate::{
     cluster::health::{Health, NodeHealth, report},
-    gateway::{
-        error::{ApiError, ErrorBody, loc},
-        extract::InPath,
-    },
     id::{Member, NodeId, SlotId},
     logic::map::ClusterMap,
 };

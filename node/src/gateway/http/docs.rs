@@ -20,8 +20,11 @@ use utoipa::{
 };
 use utoipa_swagger_ui::Config;
 
-use super::{Api, cluster, groups, messages, probes, sessions, table};
-use crate::gateway::error::{ApiError, ErrorBody, loc};
+use super::{
+    Api, cluster,
+    error::{ApiError, ErrorBody, loc},
+    groups, messages, probes, sessions, table,
+};
 
 const PAGE_POLICY: &str =
     "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; frame-ancestors 'none'";

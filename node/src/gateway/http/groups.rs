@@ -12,13 +12,14 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::{Api, Route, messages::raw};
+use super::{
+    Api, Route,
+    error::{ApiError, ErrorBody, loc},
+    extract::{InPath, Query, session_id},
+    messages::raw,
+};
 use crate::{
     cluster::view::ClusterView,
-    gateway::{
-        error::{ApiError, ErrorBody, loc},
-        extract::{InPath, Query, session_id},
-    },
     id::{Epoch, GroupName, NodeId, Position, SessionId},
     logic::{
         entry::{Message, Presence},

@@ -13,14 +13,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
-use super::{Api, Route, in_order};
+use super::{
+    Api, Route,
+    error::{ApiError, ErrorBody, Loc, Problem, Problems, loc},
+    extract::{InPath, JsonBody, Object, UserName, group_name},
+    in_order,
+};
 use crate::{
     clock,
-    gateway::{
-        error::{ApiError, ErrorBody, Loc, Problem, Problems, loc},
-        extract::{InPath, JsonBody, Object, UserName, group_name},
-        publish_key::publish_key,
-    },
+    gateway::publish_key::publish_key,
     id::{GroupName, SessionId},
     logic::request::{SlotAnswer, SlotError, SlotRequest},
     metrics::Limit,

@@ -5,6 +5,8 @@
 
 pub mod cluster;
 pub mod docs;
+pub mod error;
+pub mod extract;
 pub mod groups;
 pub mod messages;
 pub mod probes;
@@ -25,7 +27,7 @@ use axum::{
 use tokio::sync::watch;
 use tower_http::catch_panic::CatchPanicLayer;
 
-use super::{
+use self::{
     error::{ApiError, loc},
     extract::require_key,
 };

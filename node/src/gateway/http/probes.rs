@@ -11,10 +11,13 @@ use axum::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{Api, Route, cluster::report_of};
+use super::{
+    Api, Route,
+    cluster::report_of,
+    error::{ApiError, ErrorBody},
+};
 use crate::{
     cluster::{health::Status, view::StoreView},
-    gateway::error::{ApiError, ErrorBody},
     metrics::CONTENT_TYPE,
 };
 

@@ -14,14 +14,15 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::{Api, Route, in_order};
+use super::{
+    Api, Route,
+    error::{ApiError, ErrorBody, Problem, Problems, loc},
+    extract::{InPath, JsonBody, Object, Query, UserName, check_user, group_name, session_id},
+    in_order,
+};
 use crate::{
     clock,
     config::SessionConfig,
-    gateway::{
-        error::{ApiError, ErrorBody, Problem, Problems, loc},
-        extract::{InPath, JsonBody, Object, Query, UserName, check_user, group_name, session_id},
-    },
     id::{GroupName, SessionId},
     logic::{
         entry::{Grant, SessionChange, SessionRecord},

@@ -10,7 +10,7 @@ use super::{
     requests::{Requests, Single, What},
 };
 use crate::{
-    gateway::outbox::{Offered, Outbox},
+    gateway::client::outbox::{Offered, Outbox},
     id::{Epoch, GroupName, Position, SlotId},
     logic::{
         entry::Message,

@@ -18,7 +18,7 @@ use crate::{
     clock,
     cluster::view::SharedView,
     config::{Config, SlowConsumer},
-    gateway::outbox::Outbox,
+    gateway::client::outbox::Outbox,
     id::{AttachmentNumber, GroupName, Member, SessionId, SlotId, Term},
     logic::{
         feed::{self, Attempt, FeedSettings, Output},

@@ -10,7 +10,7 @@ use super::*;
 use crate::{
     cluster::view::{ClusterView, NodeState, NodeView, SharedView, StoreView},
     config::{LimitsConfig, SlowConsumer},
-    gateway::replays::Replays,
+    gateway::client::replays::Replays,
     id::NodeId,
     logic::map::ClusterMap,
     metrics::Metrics,
@@ -325,7 +325,7 @@ async fn a_connection_that_is_gone_has_no_subscriptions() {
     bench.hub.left_all(1).await;
     assert_eq!(bench.hub.membership(), BTreeMap::from([(one.clone(), 1), (two.clone(), 1)]));
     a.take();
-    b.cut(crate::gateway::outbox::Closing {
+    b.cut(crate::gateway::client::outbox::Closing {
         code: crate::wire::command::ByeCode::Idle,
         reason: String::new(),
         reconnect: true,

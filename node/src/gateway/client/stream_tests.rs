@@ -10,7 +10,7 @@ use tokio::{
 use tokio_tungstenite::{MaybeTlsStream, connect_async};
 
 use super::*;
-use crate::{gateway::outbox::Closing, tasks::Tasks, wire::command::ByeCode};
+use crate::{gateway::client::outbox::Closing, tasks::Tasks, wire::command::ByeCode};
 
 const FRAME_BYTES: usize = 128 << 10;
 

@@ -13,7 +13,7 @@ use std::{
 
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 
-use super::client::{Client, Job};
+use super::jobs::{Client, Job};
 use crate::{clock, config::LimitsConfig, id::GroupName};
 
 /// So long the room that answers may need is kept free for them while others wait for it.

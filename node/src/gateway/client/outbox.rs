@@ -233,7 +233,7 @@ impl Outbox {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{config::LimitsConfig, gateway::replays::Replays, metrics::Metrics};
+    use crate::{config::LimitsConfig, gateway::client::replays::Replays, metrics::Metrics};
 
     fn frame(bytes: usize) -> Utf8Bytes {
         "x".repeat(bytes).into()

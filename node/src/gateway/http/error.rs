@@ -65,7 +65,7 @@ impl From<usize> for Loc {
 
 /// The way to a value: `loc!["body", "groups", 3]`.
 macro_rules! loc {
-    ($($part:expr),* $(,)?) => { vec![$($crate::gateway::error::Loc::from($part)),*] };
+    ($($part:expr),* $(,)?) => { vec![$($crate::gateway::http::error::Loc::from($part)),*] };
 }
 pub(crate) use loc;
 

@@ -16,20 +16,24 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Gateway,
-    admission::{Admitted, Refusal},
-    client::{Client, Job},
     connections::Listed,
     hello::{self, NotOpened, Opened},
+    jobs::{Client, Job},
     lanes::Lanes,
-    origin::Credentials,
     outbox::{Batch, Closing, Outbox},
-    rate::{OperationRate, Verdict},
-    refusal::error,
     stream::{ClientStream, Fault, Incoming, Upgrade, WriteError},
 };
 use crate::{
     clock,
+    gateway::{
+        Gateway,
+        door::{
+            admission::{Admitted, Refusal},
+            origin::Credentials,
+            rate::{OperationRate, Verdict},
+            reasons::error,
+        },
+    },
     logic::entry::SessionRecord,
     metrics::Limit,
     open_files::OpenFile,

@@ -9,10 +9,11 @@ use std::{
 
 use axum::http::StatusCode;
 
-use super::{error::ApiError, rate::Bucket};
+use super::rate::Bucket;
 use crate::{
     clock,
     config::LimitsConfig,
+    gateway::http::error::ApiError,
     metrics::{Limit, Metrics},
     open_files::{OpenFile, OpenFiles},
 };

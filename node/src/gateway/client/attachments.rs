@@ -17,13 +17,11 @@ use std::{
 
 use tokio::sync::{Semaphore, mpsc, watch};
 
-use super::{
-    hub::{Ask, Shards},
-    outbox::{Closing, Outbox},
-};
+use super::outbox::{Closing, Outbox};
 use crate::{
     clock,
     config::Config,
+    gateway::hub::{Ask, Shards},
     id::{AttachmentNumber, Member, SessionId, SlotId},
     logic::{
         entry::{EndReason, SessionRecord},
@@ -116,7 +114,7 @@ struct Ending {
 }
 
 impl Attachments {
-    pub(super) fn start<A: Ask>(ask: A, shards: Shards, config: &Config, tasks: Tasks) -> Self {
+    pub(in crate::gateway) fn start<A: Ask>(ask: A, shards: Shards, config: &Config, tasks: Tasks) -> Self {
         let (endings, inbox) = mpsc::channel(ENDINGS);
         // Twice the time that an answer can be under way.
         let news_ms = config.limits.request_ms * 2;
@@ -184,7 +182,7 @@ impl Attachments {
     }
 
     /// Something that a session's primary has sent. Never waits: what takes time is queued.
-    pub(super) fn push(&self, from: &Member, slot: SlotId, push: Push) {
+    pub(in crate::gateway) fn push(&self, from: &Member, slot: SlotId, push: Push) {
         match push {
             Push::Displace { session, attachment } => self.displace(slot, session, attachment),
             Push::SessionEnded { session, reason } => self.session_ended(slot, session, reason),

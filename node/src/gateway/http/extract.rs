@@ -22,8 +22,8 @@ use subtle::{Choice, ConstantTimeEq};
 use uuid::Uuid;
 
 use super::{
+    Api,
     error::{ApiError, Loc, Problem, Problems, loc},
-    http::Api,
 };
 use crate::{
     id::{GroupName, NodeId, SessionId},

@@ -34,7 +34,8 @@ use tokio_tungstenite::{
     },
 };
 
-use super::{error::ApiError, outbox::Outbox};
+use super::outbox::Outbox;
+use crate::gateway::http::error::ApiError;
 
 /// Held by every connection; larger frames get a buffer of their own while they arrive.
 const READ_BUFFER_BYTES: usize = 2_048;

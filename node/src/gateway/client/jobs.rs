@@ -10,15 +10,19 @@ use bytes::Bytes;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::{
-    Gateway, access,
-    access::Denied,
     outbox::Outbox,
-    publish_key::publish_key,
-    refusal::{TOO_MANY_GROUPS, error, field_error, slot_error},
     replays::{Page, page_bytes},
 };
 use crate::{
     config::NamespaceConfig,
+    gateway::{
+        Gateway,
+        door::{
+            access::{self, Denied},
+            reasons::{TOO_MANY_GROUPS, error, field_error, slot_error},
+        },
+        publish_key::publish_key,
+    },
     id::{AttachmentNumber, GroupName, Position, SessionId},
     logic::{
         entry::{Grant, Message, Presence, Publisher, SessionRecord},

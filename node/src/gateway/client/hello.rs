@@ -8,16 +8,20 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{
-    Gateway,
     attachments::Attachment,
-    client::Client,
-    origin::Credentials,
+    jobs::Client,
     outbox::{Closing, Outbox},
-    refusal::{error, field_error, slot_error},
 };
 use crate::{
     clock,
     config::SessionConfig,
+    gateway::{
+        Gateway,
+        door::{
+            origin::Credentials,
+            reasons::{error, field_error, slot_error},
+        },
+    },
     id::{GroupName, Position, SessionId},
     logic::{
         entry::SessionRecord,

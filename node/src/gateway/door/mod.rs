@@ -1,0 +1,8 @@
+//! The door: who may come in and how fast, what it may do, and what it is told where it may not.
+
+pub mod access;
+pub mod admission;
+pub mod listener;
+pub mod origin;
+pub mod rate;
+pub mod reasons;
