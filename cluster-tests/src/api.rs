@@ -31,7 +31,7 @@ pub struct Api {
 pub struct Answer {
     /// The status code.
     pub status: u16,
-    /// The body.
+    /// The body, parsed as JSON.
     pub body: Value,
 }
 
@@ -180,7 +180,7 @@ impl Api {
         self.get("/readyz").await.is_ok_and(|answer| answer.status == 200)
     }
 
-    /// Whether this node reports the whole cluster as green, with so many living members.
+    /// Whether this node reports the whole cluster as green, with this number of living members.
     pub async fn is_green(&self, members: usize) -> bool {
         self.health().await.is_ok_and(|health| {
             let living = health["nodes"].as_array().is_some_and(|nodes| {

@@ -56,7 +56,7 @@ pub enum Deed {
 }
 
 impl Cassandra {
-    /// Starts so many nodes (1 or 3) and waits until they answer.
+    /// Starts this number of nodes (1 or 3) and waits until they answer.
     pub async fn start(nodes: usize) -> Result<Self> {
         Self::start_with(nodes, Relayed::No, false).await
     }

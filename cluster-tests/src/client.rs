@@ -31,7 +31,7 @@ const WINDOW: usize = 64;
 /// Until a request is answered, by another node if need be.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 
-/// A join or leave is repeated at most so often.
+/// The most repeats of a join or leave.
 const REPEATS: usize = 3;
 
 /// How a client behaves.
@@ -45,7 +45,7 @@ pub struct ClientOptions {
     pub token: Option<String>,
     /// Whether it comes back when its connection is lost.
     pub reconnect: bool,
-    /// A node that says nothing for so long, although it was asked to, is left for the next one. Without it a connection is
+    /// A node that was asked and says nothing for this time is left for the next one. Without it a connection is
     /// lost only when its end is seen.
     pub patience: Option<Duration>,
 }
@@ -98,11 +98,11 @@ pub const NOTICES_MAX: usize = 2_000;
 /// What a node answered to a publish in the end.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Published {
-    /// It stands.
+    /// It was acknowledged.
     Acked {
-        /// There.
+        /// Its position.
         at: Position,
-        /// On so many nodes.
+        /// The number of nodes that hold it.
         copies: u8,
     },
     /// It does not, and asking again would not help.
@@ -132,7 +132,7 @@ pub(crate) enum Ask {
     Finish { settled: bool, logs: oneshot::Sender<Logs> },
 }
 
-/// Who waits for a publish's outcome, and the room that it takes in the window.
+/// The waiter for a publish's outcome, and its place in the window.
 pub(crate) type Answer = (oneshot::Sender<Published>, OwnedSemaphorePermit);
 
 /// What a client wrote down.

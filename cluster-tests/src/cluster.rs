@@ -42,7 +42,7 @@ enum Nodes {
 }
 
 impl Cluster {
-    /// Starts so many nodes and waits until each says that the cluster is green.
+    /// Starts this number of nodes and waits until each says that the cluster is green.
     pub async fn start(kind: Kind, nodes: usize) -> Result<Self> {
         match kind {
             Kind::Library => {
@@ -55,7 +55,7 @@ impl Cluster {
         }
     }
 
-    /// Starts the real program with so many nodes and these settings (`ROOST_…`), and waits until each says that the
+    /// Starts the real program with these settings (`ROOST_…`) and this number of nodes. Waits until each says that the
     /// cluster is green.
     pub async fn program_with(nodes: usize, settings: &[(&str, &str)]) -> Result<Self> {
         show_log();
@@ -69,7 +69,7 @@ impl Cluster {
         Ok(this)
     }
 
-    /// Starts so many `roost serve` processes over a Cassandra and waits until each says that the cluster is green.
+    /// Starts this number of `roost serve` processes over a Cassandra. Waits until each says that the cluster is green.
     pub async fn serve(settings: ServerSettings, nodes: usize) -> Result<Self> {
         Self::of(Servers::prepare(settings, nodes).await?).await
     }

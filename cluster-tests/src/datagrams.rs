@@ -27,9 +27,9 @@ const REMEMBERED: usize = 4_000;
 /// What happens to each datagram.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Road {
-    /// It takes at least so long.
+    /// The least delay.
     pub least: Duration,
-    /// And at most so much longer, by chance: whatever is sent in that time may overtake it.
+    /// The most that chance adds to it; a datagram sent in that time may overtake this one.
     pub more: Duration,
     /// So many of a hundred arrive twice, each time with a delay of its own.
     pub twice_percent: u8,
@@ -40,7 +40,7 @@ pub struct Road {
 pub struct Carried {
     /// Datagrams that came.
     pub datagrams: u64,
-    /// Sent twice.
+    /// Datagrams that were sent twice.
     pub twice: u64,
     /// Sent again by [`DatagramRelays::replay`].
     pub replayed: u64,

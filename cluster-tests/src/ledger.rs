@@ -29,7 +29,7 @@ const STOP_LIMIT: Duration = Duration::from_secs(30);
 /// What came of an attempt to create a session.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Outcome {
-    /// 201.
+    /// Answered with 201.
     Created,
     /// 503, with or without `Retry-After`.
     Unavailable {
@@ -68,7 +68,7 @@ pub struct Acknowledged {
     pub groups: Vec<String>,
 }
 
-/// The book.
+/// What was asked of sessions, and what was answered.
 #[derive(Clone, Debug, Default)]
 pub struct Ledger {
     /// All that was tried.
@@ -80,7 +80,7 @@ pub struct Ledger {
 /// How the attempts of a time were answered.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Tally {
-    /// With 201.
+    /// Creations that were answered with 201.
     pub created: usize,
     /// With 503 and `Retry-After`.
     pub refused: usize,
@@ -209,7 +209,7 @@ pub struct Creating {
 }
 
 impl Creating {
-    /// Begins so many streams through each node, with this pause after each answer.
+    /// Begins this number of streams through each node, with this pause after each answer.
     pub fn start(cluster: &Cluster, streams: usize, pause: Duration) -> Self {
         let this = Self { stop: Arc::default(), tasks: Tasks::new(), ledger: Arc::default() };
         for (node, stream) in cluster.running().into_iter().flat_map(|node| (0..streams).map(move |one| (node, one))) {

@@ -93,7 +93,7 @@ pub async fn client_with(
     Ok(client)
 }
 
-/// Publishes so many messages to one group, as fast as the answers allow, and waits for all of them.
+/// Publishes this number of messages to one group, as fast as the answers allow, and waits for all of them.
 pub async fn burst(client: &Client, group: &Arc<str>, messages: usize) -> Result<Heads> {
     let mut heads = Heads::default();
     let mut open = Vec::with_capacity(messages);
@@ -136,7 +136,7 @@ impl Load {
         Self::start_with(clients, groups, pause, 0)
     }
 
-    /// The same, with messages of at least so many bytes.
+    /// The same, with messages of at least this number of bytes.
     pub fn start_with(clients: Vec<Client>, groups: &[Arc<str>], pause: Duration, bytes: usize) -> Self {
         let (stop, tasks) = (Arc::new(AtomicBool::new(false)), Tasks::new());
         let publishers = clients

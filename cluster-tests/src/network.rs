@@ -42,7 +42,7 @@ pub enum Lost {
     DatagramsFrom(usize),
     /// So many of a hundred packets of other hosts, by chance.
     Percent(u8),
-    /// Packets of other hosts with more than so many bytes, without a word to their senders.
+    /// Packets of other hosts above this number of bytes; their senders are not told.
     LongerThan(u16),
     /// Everything that the store sends.
     FromStore,
@@ -68,7 +68,7 @@ pub fn enter() -> Result<()> {
 }
 
 impl Network {
-    /// Makes the bridge and so many hosts. An error where this process has a network in common with others.
+    /// Makes the bridge and this number of hosts. An error where this process has a network in common with others.
     pub fn new(hosts: usize) -> Result<Self> {
         let interfaces = String::from_utf8(run("ip", &["-o", "link"])?)?;
         ensure!(interfaces.lines().count() <= 1, "this network is not of this test alone: it was not entered");
@@ -157,7 +157,7 @@ impl Network {
         Ok(())
     }
 
-    /// Lets no more than so many kilobits a second through to and from a host.
+    /// Limits what goes to and from a host to this number of kilobits a second.
     pub fn narrow(&self, number: usize, kbit: u32) -> Result<()> {
         let bucket = format!("root tbf rate {kbit}kbit burst 16kb latency 200ms");
         tc(&format!("qdisc replace dev {} {bucket}", outer(number)))?;

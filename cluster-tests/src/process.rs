@@ -45,7 +45,7 @@ pub struct Program {
 }
 
 impl Program {
-    /// Starts `roost dev` with so many nodes and waits until each is ready.
+    /// Starts `roost dev` with this number of nodes and waits until each is ready.
     pub async fn dev(nodes: usize) -> Result<Self> {
         Self::dev_with(nodes, &[]).await
     }

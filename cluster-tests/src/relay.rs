@@ -37,14 +37,14 @@ const AGAIN: Duration = Duration::from_millis(50);
 /// What a relay does with what passes through it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Mode {
-    /// Carries everything.
+    /// Everything is carried.
     Pass,
     /// A cut network: not a byte goes either way, nobody is told; who connects hears nothing. What was on its way
     /// arrives when the network is back.
     Hold,
     /// Nobody listens: connections are closed, new ones refused.
     Refuse,
-    /// Each direction takes so much longer; as much as before goes through.
+    /// Each direction is delayed by this time; the rate stays the same.
     Slow(Duration),
     /// Of every two conditional writes (`… IF …`), one never arrives and the answer to the other is lost; all else passes.
     /// Whoever sent them cannot know which is which.

@@ -37,7 +37,7 @@ pub struct Host {
 }
 
 impl Default for Host {
-    /// Right here.
+    /// An address on this machine.
     fn default() -> Self {
         Self { address: Ipv4Addr::LOCALHOST, run: Vec::new(), reached_at: Ipv4Addr::LOCALHOST }
     }
@@ -122,7 +122,7 @@ pub enum Signal {
 }
 
 impl Servers {
-    /// Prepares so many nodes: certificates, keys and configurations. None runs yet.
+    /// Prepares this number of nodes: certificates, keys and configurations. None runs yet.
     pub async fn prepare(settings: ServerSettings, nodes: usize) -> Result<Self> {
         let first_port = free_block(u16::try_from(nodes)? + SPARE)?;
         let mut folder = tempfile::tempdir()?;

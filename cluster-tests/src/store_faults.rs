@@ -34,7 +34,7 @@ const CHURN_PAUSE: Duration = Duration::from_millis(400);
 const BEFORE: Duration = Duration::from_secs(5);
 /// A look at what is after it.
 const AFTER: Duration = Duration::from_secs(3);
-/// A fault lasts so long, unless `ROOST_FAULT_SECONDS` says otherwise.
+/// How long a fault lasts, unless `ROOST_FAULT_SECONDS` says otherwise.
 const FAULT: Duration = Duration::from_secs(15);
 /// The promise: every node names a store that is gone or slow within this.
 const NAMED_WITHIN: Duration = Duration::from_secs(3);
@@ -44,7 +44,7 @@ const MARGIN: Duration = Duration::from_secs(3);
 const NOISE: Duration = Duration::from_millis(20);
 /// Until everything is as before.
 const HEAL_LIMIT: Duration = Duration::from_secs(60);
-/// A node may take so much more memory during a fault.
+/// The most memory that a node may take in addition during a fault.
 const GROWTH_MB: u64 = 64;
 /// `store.max_in_flight` and `store.max_queue`, as they are configured here.
 const IN_FLIGHT_MAX: u64 = 256;

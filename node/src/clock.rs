@@ -40,7 +40,7 @@ struct Follower {
 }
 
 impl Follower {
-    /// Of what has passed since the last look it may be off by one part in so many.
+    /// The clock may be off by one part in this number, of the time since the last look.
     const SLEW: u64 = 10;
     /// What it makes up for at once: timers and threads are no more exact.
     const SLACK_MS: u64 = 5;

@@ -27,7 +27,7 @@ use crate::logic::entry::Retention;
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// This node.
+    /// What only this node has.
     pub node: NodeConfig,
     /// What all nodes of the cluster share; a node that differs is refused.
     pub cluster: ClusterConfig,
@@ -45,7 +45,7 @@ pub struct Config {
     pub timing: TimingConfig,
     /// What groups do, by the part of their name before the first `:`. `default` is for groups without a listed namespace.
     pub namespaces: BTreeMap<String, NamespaceConfig>,
-    /// Logging.
+    /// What is logged, and how.
     pub log: LogConfig,
 }
 
@@ -65,7 +65,7 @@ pub struct NodeConfig {
     pub peer_advertise: String,
     /// Availability zone: copies go to different ones.
     pub zone: String,
-    /// A runtime that has run no task for so long ends the process; 0: never.
+    /// A runtime that runs no task for this time ends the process; 0: never.
     pub watchdog_ms: u64,
 }
 
@@ -91,7 +91,7 @@ pub struct TlsConfig {
     pub ca: PathBuf,
     /// This node's certificate.
     pub cert: PathBuf,
-    /// Its key.
+    /// The private key of the certificate, as PEM.
     pub key: PathBuf,
 }
 
@@ -103,7 +103,7 @@ pub struct StoreConfig {
     pub kind: StoreKind,
     /// The embedded store's file.
     pub path: PathBuf,
-    /// A request that has no answer after so long has failed; the wait for its turn is part of that.
+    /// A request without an answer after this time has failed; the wait for its turn is part of that.
     pub request_timeout_ms: u64,
     /// Requests about sessions that are under way at once, from this node.
     pub max_in_flight: usize,
@@ -164,7 +164,7 @@ impl std::fmt::Debug for CassandraConfig {
     }
 }
 
-/// Which store.
+/// The kind of store.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StoreKind {
@@ -189,14 +189,14 @@ pub struct AuthConfig {
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SessionConfig {
-    /// It ends so long after its creation, unless created with another `ttl_s`.
+    /// A session ends this time after its creation, unless it is created with another `ttl_s`.
     pub ttl_s: u64,
-    /// It ends when not attached or used for so long.
+    /// A session ends when it is neither attached nor used for this time.
     pub idle_ttl_s: u64,
-    /// It stays present for so long after its socket dropped.
+    /// A session stays present for this time after its socket drops.
     pub resume_grace_s: u64,
-    /// It leaves the memory when detached for so long; the store keeps it. An empty group that nobody follows leaves it after
-    /// so long too, though not within a minute, and is gone.
+    /// A session leaves the memory when it is detached for this time; the store keeps it. An empty group that nobody
+    /// follows is forgotten after the same time, at least a minute.
     pub memory_ttl_s: u64,
     /// A client without a session gets one.
     pub anonymous: bool,
@@ -216,9 +216,9 @@ pub struct SessionConfig {
 pub struct LimitsConfig {
     /// A connection that has not said hello by then is closed.
     pub handshake_ms: u64,
-    /// The client is asked to send something at least so often.
+    /// The client is asked to send something at least once in this time.
     pub heartbeat_s: u64,
-    /// A connection silent for so long is closed.
+    /// A connection that is silent for this time is closed.
     pub idle_s: u64,
     /// The largest frame and message from a client.
     pub frame_bytes: usize,
@@ -245,7 +245,7 @@ pub struct LimitsConfig {
     pub replay_bytes: usize,
     /// Pages of replays that wait for their turn; past it new clients get 503 with Retry-After.
     pub replay_queue: usize,
-    /// A client that takes nothing of what is written to it for so long is closed.
+    /// A client that reads nothing for this time is closed.
     pub write_timeout_ms: u64,
     /// A request's deadline on its way through the cluster.
     pub request_ms: u64,
@@ -267,9 +267,9 @@ pub struct TimingConfig {
     pub gossip_interval_ms: u64,
     /// QUIC keep-alive between nodes; four missed and the link is down.
     pub keep_alive_ms: u64,
-    /// A replica that has not acknowledged for so long is dropped from its in-sync sets.
+    /// A replica that does not acknowledge within this time is dropped from its in-sync sets.
     pub replica_timeout_ms: u64,
-    /// The clients are told so long after a group's primary was last heard.
+    /// Clients are told `stale` when a group's primary was last heard this time ago.
     pub stale_after_ms: u64,
     /// Between the steward's looks at the cluster. A node that hears fewer than half of those in the cluster map changes the map
     /// only after 17 of them.
@@ -280,7 +280,7 @@ pub struct TimingConfig {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Allow {
-    /// Every session.
+    /// Every session may.
     Any,
     /// Sessions that have joined the group (for publishing).
     Members,

@@ -56,7 +56,7 @@ struct DevNode {
     running: Option<(Runtime, Node)>,
 }
 
-/// Tasks of a killed node that are on a thread right now get so long to leave it.
+/// The time that a killed node's tasks get to leave the thread that they run on.
 const KILL_LIMIT: Duration = Duration::from_secs(5);
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 

@@ -61,7 +61,7 @@ pub enum KeyringError {
     /// The file cannot be read or written.
     #[error("the keyring {}: {source}", path.display())]
     File {
-        /// Which.
+        /// The keyring's file.
         path: PathBuf,
         /// What the system says.
         source: std::io::Error,

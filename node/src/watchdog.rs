@@ -35,9 +35,9 @@ const LAST_WORDS: Duration = Duration::from_millis(500);
 /// What a look found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Verdict {
-    /// Tasks run.
+    /// Tasks are run in time.
     Running,
-    /// None has run for so many milliseconds.
+    /// No task has run for this number of milliseconds.
     Late(u64),
     /// The same, and that is too long.
     Stalled(u64),

@@ -20,7 +20,7 @@ use crate::{
 
 /// Between two attempts to connect.
 const BACK_OFF: Duration = Duration::from_millis(100);
-/// Nodes may be gone for a while; when all are for so long the client gives up.
+/// Nodes may be gone for a while. When all of them are gone for this time, the client gives up.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(60);
 /// Before a publish is repeated, where the node does not say.
 const REPEAT_AFTER_MS: u64 = 100;
@@ -395,7 +395,7 @@ impl Actor {
         self.to_publish = again.into_iter().map(|index| (0, index)).collect();
     }
 
-    /// Hands over the logs to the one who asks for them.
+    /// Hands the logs over.
     async fn after_life(mut self) {
         loop {
             // Whoever waits for an answer learns that there is none.

@@ -25,7 +25,7 @@ use crate::{
     wait::wait_until,
 };
 
-/// A fault.
+/// A fault: its scene, what is done, and what is promised meanwhile.
 pub struct Fault {
     /// For the command line and for the table.
     pub name: &'static str,
@@ -39,7 +39,7 @@ pub struct Fault {
     pub loses_all_copies: bool,
     /// There is a relay before each node.
     pub relayed: bool,
-    /// Messages have so many bytes at least.
+    /// The least number of bytes of a message.
     pub message_bytes: usize,
     /// Brings it about, has it stay, and takes it back.
     pub act: Act,

@@ -25,13 +25,13 @@ const GROUPS: usize = 12;
 const PAUSE: Duration = Duration::from_millis(20);
 /// Of the publisher to a crowd.
 const CROWD_PAUSE: Duration = Duration::from_millis(5);
-/// A crowd has a group for so many of its clients.
+/// The number of a crowd's clients that share a group.
 const CROWD_GROUP: usize = 20;
-/// A client leaves a node of which it has heard nothing for so long.
+/// A client leaves a node that says nothing for this time.
 const PATIENCE: Duration = Duration::from_secs(4);
 /// What a fault is compared with.
 const BEFORE: Duration = Duration::from_secs(2);
-/// Goes on for so long after it.
+/// The load goes on for this time after the fault.
 const AFTER: Duration = Duration::from_secs(2);
 /// Until all is well again.
 const HEAL_LIMIT: Duration = Duration::from_secs(90);
@@ -127,7 +127,7 @@ impl<'a> Scene<'a> {
         self.begun_us.push(clock::mono_us());
     }
 
-    /// The fault stays for so long, and whatever brought it about is to be taken back then.
+    /// The fault stays for this time; then whatever caused it is to be taken back.
     pub async fn stay(&mut self, length: Duration) {
         tokio::time::sleep(length).await;
         self.end();
@@ -173,7 +173,7 @@ impl<'a> Scene<'a> {
         holders.context("names that are not this test's")
     }
 
-    /// Connects so many more clients to a node, each in one of many quiet groups.
+    /// Connects this number of further clients to a node, each in one of many quiet groups.
     pub async fn crowd(&mut self, node: usize, clients: usize) -> Result<()> {
         let groups: Vec<Arc<str>> =
             (0..clients.div_ceil(CROWD_GROUP)).map(|number| format!("chat:crowd-{number}").into()).collect();

@@ -9,7 +9,7 @@ use crate::{history::Summary, latency::Spread};
 pub struct Row {
     /// Its name in the catalogue.
     pub fault: &'static str,
-    /// What happened.
+    /// The step, in words.
     pub what: &'static str,
     /// After how long the first node that answered said that something is wrong, and what it said.
     pub noticed: Option<(Duration, String)>,

@@ -5,7 +5,7 @@ use tokio::io::AsyncReadExt;
 use super::*;
 
 const LIMIT: Duration = Duration::from_secs(10);
-/// Nothing comes for so long: it does not come.
+/// What has not come after this time does not come.
 const SILENCE: Duration = Duration::from_millis(300);
 
 struct Stage {

@@ -105,7 +105,7 @@ impl Generators {
         try_join_all(self.0.iter_mut().map(|generator| generator.asked(order.clone()))).await
     }
 
-    /// Ends them.
+    /// Ends the processes, and waits for them.
     pub(super) async fn end(self) -> Result<()> {
         for Generator { mut child, orders, .. } in self.0 {
             drop(orders);

@@ -44,7 +44,7 @@ pub struct Plan {
     pub generator: PathBuf,
     /// How many clients.
     pub clients: usize,
-    /// In so many groups, one each.
+    /// The number of groups; each client is in one.
     pub groups: usize,
     /// Messages a second, to all groups together.
     pub rate: u32,

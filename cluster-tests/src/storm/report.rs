@@ -22,7 +22,7 @@ pub struct Report {
     pub refused: u64,
     /// Connections that came to nothing otherwise.
     pub failed: u64,
-    /// `bye`s.
+    /// Connections that were closed with a `bye`.
     pub byes: u64,
     /// Requests answered with an error.
     pub errors: u64,

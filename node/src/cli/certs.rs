@@ -20,9 +20,9 @@ pub enum CertsError {
     /// A file cannot be read or written.
     #[error("{}: {error}{hint}", file.display())]
     File {
-        /// Which.
+        /// The file that cannot be written.
         file: PathBuf,
-        /// Why.
+        /// What the system or the generator says.
         error: io::Error,
         /// How to mend it.
         hint: &'static str,
@@ -35,7 +35,7 @@ pub enum CertsError {
     Certificate {
         /// Where the CA is.
         dir: PathBuf,
-        /// Why.
+        /// What the system or the generator says.
         error: rcgen::Error,
     },
 }

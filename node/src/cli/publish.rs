@@ -21,7 +21,7 @@ pub(super) struct PublishArgs {
     /// Publishes with the same key are one publish, also across retries; a random one unless given
     #[arg(long)]
     key: Option<String>,
-    /// Go on trying for so long while the cluster says that a retry makes sense
+    /// How long to go on trying while the cluster says that a retry makes sense
     #[arg(long, default_value_t = 5)]
     retry_s: u64,
     #[command(flatten)]

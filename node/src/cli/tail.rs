@@ -16,7 +16,7 @@ use crate::id::{Epoch, GroupName, Position};
 
 const FIRST_BACK_OFF_MS: u64 = 200;
 const LONGEST_BACK_OFF_MS: u64 = 5_000;
-/// With nothing heard for so many heartbeats the connection is given up: the node may be gone without a goodbye.
+/// A connection that is silent for this number of heartbeats is given up: the node may be gone without a goodbye.
 const SILENT_HEARTBEATS: u32 = 3;
 const JOIN_ID: u64 = 1;
 
@@ -85,7 +85,7 @@ fn back_off_ms(failures: usize) -> u64 {
 /// How a connection ended.
 #[derive(Debug, PartialEq, Eq)]
 enum End {
-    /// For good.
+    /// The end of the command, with its reason.
     Stop(String),
     /// To go on elsewhere.
     Again { after_ms: u64, reason: String },

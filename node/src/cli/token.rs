@@ -36,10 +36,10 @@ pub(super) enum TokenCommand {
     New {
         #[command(flatten)]
         api: ApiArgs,
-        /// The user whom the session is for
+        /// The session's user
         #[arg(long)]
         user: String,
-        /// It ends after so many seconds; the cluster's `session.ttl_s` unless given
+        /// The session ends after this number of seconds; by default the cluster's `session.ttl_s`
         #[arg(long)]
         ttl_s: Option<u64>,
         /// A group that it is in from the start (can be repeated)

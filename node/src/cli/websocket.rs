@@ -21,7 +21,7 @@ const WELCOME_LIMIT: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(super) struct Client {
     socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
-    /// Where to.
+    /// The URL as it was given.
     pub url: String,
 }
 

@@ -1,4 +1,4 @@
-//! A circuit breaker: after so many failures in a row requests are refused at once, instead of each waiting for its
+//! A circuit breaker: after N failures in a row requests are refused at once, instead of each waiting for its
 //! time-out; one at a time is let through, now and then, to find out whether that is over.
 //!
 //! Pure, with the time given. (The libraries for this decide by a rate over a window and let all callers through at once
@@ -15,7 +15,7 @@ pub struct Breaker {
 }
 
 impl Breaker {
-    /// Opens after so many failures in a row; tries again each `open_ms`.
+    /// Opens after this number of failures in a row; tries again every `open_ms`.
     pub fn new(failures_to_open: u32, open_ms: u64) -> Self {
         Self { failures_to_open: failures_to_open.max(1), open_ms, failures: 0, try_at_ms: None }
     }

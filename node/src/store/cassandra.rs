@@ -76,7 +76,7 @@ pub struct CassandraStore {
 #[derive(Clone)]
 enum Link {
     Up(Arc<Connected>),
-    /// Why not.
+    /// The last error.
     Down(StoreError),
 }
 

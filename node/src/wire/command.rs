@@ -1,5 +1,6 @@
 //! What clients ask and are told, whatever the protocol: a codec turns frames into [`Command`]s and [`Event`]s into
 //! frames, and nothing else differs between protocols.
+#![expect(missing_docs, reason = "a field has the name that it has in the frame: the table in the README explains it")]
 
 use std::collections::BTreeMap;
 
@@ -18,7 +19,6 @@ pub type RequestId = Option<Box<str>>;
 pub enum Command {
     /// The first frame: with a token to take a session up, without one to get one (where that is allowed).
     Hello {
-        /// Echoed.
         id: RequestId,
         /// A token, unless it came by cookie or header.
         session: Option<String>,
@@ -27,58 +27,40 @@ pub enum Command {
     },
     /// Join a group.
     Join {
-        /// Echoed.
         id: RequestId,
-        /// Which.
         group: GroupName,
         /// Where the client stopped.
         since: Option<Position>,
     },
     /// Leave a group.
-    Leave {
-        /// Echoed.
-        id: RequestId,
-        /// Which.
-        group: GroupName,
-    },
+    Leave { id: RequestId, group: GroupName },
     /// Publish to a group.
     Publish {
-        /// Echoed.
         id: RequestId,
-        /// Which.
         group: GroupName,
-        /// JSON text.
         data: Bytes,
         /// Repeats with it are one publish.
         key: Option<String>,
     },
     /// Read messages.
     History {
-        /// Echoed.
         id: RequestId,
-        /// Which.
         group: GroupName,
-        /// After this.
         since: Option<Position>,
-        /// At most so many.
+        /// The most that is answered.
         limit: u32,
     },
     /// Read who is present.
     Members {
-        /// Echoed.
         id: RequestId,
-        /// Which.
         group: GroupName,
         /// After this session.
         after: Option<SessionId>,
-        /// At most so many.
+        /// The most that is answered.
         limit: u32,
     },
     /// I am alive.
-    Heartbeat {
-        /// Echoed.
-        id: RequestId,
-    },
+    Heartbeat { id: RequestId },
 }
 
 /// Why a connection ends. The close code says the same.
@@ -126,7 +108,6 @@ pub struct ClientError {
     pub code: &'static str,
     /// For people: what is wrong and how to mend it.
     pub message: String,
-    /// Where.
     pub detail: Vec<Detail>,
     /// When a retry makes sense.
     pub retry_after_ms: Option<u64>,
@@ -141,7 +122,6 @@ pub enum Event {
         id: RequestId,
         /// The session's id.
         session: SessionId,
-        /// Its user.
         user: String,
         /// A token, where the session is new.
         token: Option<String>,
@@ -156,9 +136,7 @@ pub enum Event {
     Joined {
         /// Of the join; nothing for a restored group.
         id: RequestId,
-        /// Which.
         group: GroupName,
-        /// Its log.
         epoch: Epoch,
         /// The join point: what is later is delivered. Where messages are replayed, they are up to this offset.
         offset: u64,
@@ -169,14 +147,12 @@ pub enum Event {
     Left {
         /// Of the leave.
         id: RequestId,
-        /// Which.
         group: GroupName,
     },
     /// To `publish`.
     Published {
         /// Of the publish.
         id: RequestId,
-        /// Which group.
         group: GroupName,
         /// Where it stands.
         position: Position,
@@ -187,20 +163,17 @@ pub enum Event {
     History {
         /// Of the request.
         id: RequestId,
-        /// Which.
         group: GroupName,
         /// The group's head; nothing where there is no such group.
         position: Option<Position>,
         /// Nothing is missing between `since` and the first.
         complete: bool,
-        /// Oldest first.
         messages: Vec<Message>,
     },
     /// To `members`.
     Members {
         /// Of the request.
         id: RequestId,
-        /// Which.
         group: GroupName,
         /// By session id.
         members: Vec<Presence>,
@@ -213,28 +186,17 @@ pub enum Event {
         id: RequestId,
     },
     /// A message of a joined group.
-    Message {
-        /// Which.
-        group: GroupName,
-        /// Its log.
-        epoch: Epoch,
-        /// The message.
-        message: Message,
-    },
+    Message { group: GroupName, epoch: Epoch, message: Message },
     /// Someone came or went.
     Member {
-        /// Which group.
         group: GroupName,
         /// Came, or went.
         joined: bool,
-        /// Who.
         member: Presence,
     },
     /// These messages are not to be had any more.
     Gap {
-        /// Which group.
         group: GroupName,
-        /// Its log.
         epoch: Epoch,
         /// The first that is missing.
         from: u64,
@@ -245,42 +207,27 @@ pub enum Event {
     },
     /// The group's log is another one now; delivery goes on after `offset` in it.
     Reset {
-        /// Which group.
         group: GroupName,
         /// The new log.
         epoch: Epoch,
         /// Where delivery goes on.
         offset: u64,
-        /// Why.
         reason: &'static str,
     },
     /// The node cannot hear the group's primary: messages may be late.
-    Stale {
-        /// Which group.
-        group: GroupName,
-    },
+    Stale { group: GroupName },
     /// The group is heard again, up to here nothing is missing or it was declared so.
-    Live {
-        /// Which group.
-        group: GroupName,
-        /// Its log.
-        epoch: Epoch,
-        /// Its offset.
-        offset: u64,
-    },
+    Live { group: GroupName, epoch: Epoch, offset: u64 },
     /// The session attached elsewhere. A `bye` follows.
     Displaced,
     /// Something was refused.
     Error(ClientError),
     /// The connection ends.
     Bye {
-        /// Why.
         code: ByeCode,
-        /// For people.
         reason: String,
         /// Whether to come back.
         reconnect: bool,
-        /// When.
         after_ms: u64,
     },
 }

@@ -39,7 +39,7 @@ pub enum PeerFrame {
         term: Term,
         /// When it was sent, in milliseconds by the asker's own clock.
         sent_ms: u64,
-        /// The asker waits so long for the answer; after that it must not be carried out any more.
+        /// The asker waits for the answer for this time; a request older than that must not be carried out.
         wait_ms: u32,
         /// What is asked.
         request: SlotRequest,
@@ -99,7 +99,7 @@ pub enum NodeRequest {
     ListGroups {
         /// After this name.
         after: String,
-        /// At most so many.
+        /// The most groups that are answered.
         limit: u32,
     },
     /// Begin to drain. → `Done`

@@ -44,7 +44,7 @@ impl Received {
 pub(super) struct Published {
     /// From each message's being due to its answer.
     pub answer_us: Vec<u64>,
-    /// Errors instead.
+    /// Publishes that were answered with an error.
     pub refused: u64,
 }
 

@@ -15,7 +15,7 @@ use crate::{config::CassandraConfig, logic::map::ClusterMap};
 /// One thing that was looked at.
 #[derive(Debug)]
 pub struct Check {
-    /// What.
+    /// What was looked at.
     pub what: String,
     /// What is wrong with it, if so.
     pub problem: Option<String>,

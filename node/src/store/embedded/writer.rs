@@ -24,14 +24,14 @@ use crate::{
 const BATCH: usize = 1_024;
 /// Rows purged with one batch, so that no write waits long for it.
 const PURGE: usize = 500;
-/// After a failed write the disk is not tried again for so long: each try opens the file anew, with a check of all of it.
+/// The pause after a failed write. Each try opens the file anew and checks all of it.
 const AGAIN: Duration = Duration::from_secs(1);
 /// What a ping writes while writes fail: about a session with its attributes.
 const PROBE_BYTES: usize = 4 << 10;
 /// For how long an end is remembered of a session that was not known: its put may still be on the way.
 const END_MEMORY_MS: u64 = 24 * 3_600 * 1_000;
 
-/// One write.
+/// A write that waits for the next transaction.
 pub(super) enum Write {
     NextGeneration { node: NodeId },
     ChangeMap { expected: u64, version: u64, row: Vec<u8> },
