@@ -71,14 +71,14 @@ PLANTED = [
     (K + "config.yaml", "[store.cassandra]", "[store.casandra]", "no key of config/node.toml"),
     (K + "secrets.template.yaml", 'password: ""', "password: hunter2", "do not stand in the repository"),
     (
-        "docs/cassandra.md",
+        "config/cassandra.md",
         "`store.cassandra.connections_per_node`",
         "`store.cassandra.connections`",
         "no key of config/node.toml",
     ),
-    ("docs/cassandra.md", "`store.max_queue`", "`store.queue_max`", "no key of config/node.toml"),
-    ("docs/cassandra.md", "`roost_store_waiting`", "`roost_store_wait`", "no metric of the program"),
-    ("docs/cassandra.md", "../config/cassandra.toml", "../config/casandra.toml", "no file"),
+    ("config/cassandra.md", "`store.max_queue`", "`store.queue_max`", "no key of config/node.toml"),
+    ("config/cassandra.md", "`roost_store_waiting`", "`roost_store_wait`", "no metric of the program"),
+    ("config/cassandra.md", "../config/cassandra.toml", "../config/casandra.toml", "no file"),
 ]
 
 

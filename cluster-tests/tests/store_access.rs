@@ -238,7 +238,7 @@ async fn strangers(cassandra: &Cassandra) -> Result<()> {
     Ok(())
 }
 
-/// What docs/cassandra.md says about roles.
+/// What config/cassandra.md says about roles.
 async fn roles(cassandra: &Cassandra) -> Result<()> {
     let admin = superuser(cassandra, "locked");
     let make = |role: &str| format!("CREATE ROLE {role} WITH LOGIN = true AND PASSWORD = '{role}'");

@@ -7,7 +7,7 @@
 //!   at SERIAL. A conditional write without an answer has an unknown outcome, and is never sent again.
 //! - It connects when it can: until then every request says why it has not.
 //!
-//! `docs/cassandra.md` is for operators.
+//! `config/cassandra.md` is for operators.
 
 mod connect;
 mod inspect;
