@@ -246,7 +246,7 @@ impl Node {
             tasks: tasks.clone(),
         });
         let (ask, asked) = mpsc::channel(4_096);
-        let local = Arc::new(Local::new(me.clone(), config.cluster.slots));
+        let local = Arc::new(Local::new(config.cluster.slots));
         let slots = Slots::start(SlotsInputs {
             me: me.clone(),
             settings: slot_settings(&config),

@@ -17,7 +17,7 @@ use crate::{
     id::{Member, NodeId, SlotId},
     logic::{
         map::SharedMap,
-        request::{SlotAnswer, SlotError, SlotRequest},
+        request::{self, Ask, Attach, SessionRequest, SlotAnswer, SlotError, SlotRequest},
     },
     peer::mesh::Mesh,
     slots::Slots,
@@ -30,6 +30,15 @@ const ATTEMPT: Duration = Duration::from_millis(1_500);
 const AGAIN: Duration = Duration::from_millis(25);
 
 type Answer = Result<SlotAnswer, SlotError>;
+
+/// The answer of the kind that was asked for. One of another kind is a mistake of the node that sent it, and says nothing
+/// about what was done.
+pub fn typed<A: request::Answer>(answer: Result<SlotAnswer, SlotError>) -> Result<A, SlotError> {
+    A::read(answer?).map_err(|other| {
+        tracing::error!(answer = ?other, "a primary has answered something else than was asked");
+        SlotError::Unknown
+    })
+}
 
 /// Cheap to clone.
 #[derive(Clone, Debug)]
@@ -79,7 +88,18 @@ impl Router {
     /// Asks the slot's primary and waits for the answer, at most until the deadline. `NotPrimary` and lost answers are
     /// tried again inside; past the deadline the answer is `Unknown` for something that may have been done.
     /// Nothing is tried again once `over` is cancelled: an attempt that is under way is waited for.
-    pub async fn call(
+    pub async fn call<R: Ask>(
+        &self,
+        slot: SlotId,
+        ask: R,
+        deadline: Duration,
+        over: Option<&CancellationToken>,
+    ) -> Result<R::Answer, SlotError> {
+        typed(self.carry(slot, ask.into_request(), deadline, over).await)
+    }
+
+    /// As [`Router::call`], for any request.
+    pub async fn carry(
         &self,
         slot: SlotId,
         mut request: SlotRequest,
@@ -94,7 +114,7 @@ impl Router {
             let assignment = map.as_ref().and_then(|map| map.slot(slot)).cloned();
             let attempt = match assignment {
                 Some(assignment) => {
-                    if let SlotRequest::Attach { waited_ms, .. } = &mut request {
+                    if let SlotRequest::Session(_, SessionRequest::Attach(Attach { waited_ms, .. })) = &mut request {
                         *waited_ms = clock::mono_ms().saturating_sub(asked_ms) as u32;
                     }
                     let left = until.saturating_duration_since(clock::deadline(Duration::ZERO)).min(ATTEMPT);

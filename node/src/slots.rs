@@ -19,7 +19,7 @@ use crate::{
         map::{MapRequest, SharedMap},
         primary::{SlotCore, SlotInput, SlotOutput, SlotSettings},
         replication::ReplicationMessage,
-        request::{GroupInfo, Push, SlotAnswer, SlotError, SlotRequest},
+        request::{GroupInfo, GroupRequest, Push, SessionRequest, SlotAnswer, SlotError, SlotRequest},
     },
     metrics::Metrics,
     peer::{SendError, mesh::Mesh},
@@ -313,14 +313,15 @@ impl Worker {
                 let ticket = self.next_ticket;
                 self.next_ticket += 1;
                 // A session that cannot be stored is not begun: its end would have to be remembered until the store is back.
-                if matches!(request, SlotRequest::CreateSession { .. })
+                if matches!(request, SlotRequest::Session(_, SessionRequest::CreateSession(_)))
                     && self.slots.get(&slot).is_some_and(|core| core.replica().serving().is_some())
                     && let Some(error) = self.inputs.store.refuses()
                 {
                     self.tickets.insert(ticket, Asker { reply, publish_since_us: None });
                     return self.answer(slot, ticket, Err(SlotError::StoreUnavailable(reason(&error))));
                 }
-                let publish_since_us = matches!(request, SlotRequest::Publish { .. }).then(clock::mono_us);
+                let publish_since_us =
+                    matches!(request, SlotRequest::Group(_, GroupRequest::Publish(_))).then(clock::mono_us);
                 self.tickets.insert(ticket, Asker { reply, publish_since_us });
                 self.handle(slot, SlotInput::Request { ticket, from, term, request }, touched).await;
             }

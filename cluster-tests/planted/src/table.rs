@@ -304,12 +304,9 @@ pub const TABLE: &[Planted] = &[
         "S3: opening an empty group again gives it another epoch",
         10,
         &[edit(
-            "logic/slot.rs",
-            "        self.groups.entry(group).or_insert_with(|| Group { log: GroupLog::new(epoch), members: BTreeMap::new() })",
-            r#"        let there = self
-            .groups
-            .entry(group)
-            .or_insert_with(|| Group { log: GroupLog::new(epoch), members: BTreeMap::new() });
+            "logic/slot/groups.rs",
+            "        self.0.entry(name.clone()).or_insert_with(new)",
+            r#"        let there = self.0.entry(name.clone()).or_insert_with(new);
         if planted!("SecondEpoch") && there.log.is_empty() {
             there.log = GroupLog::new(epoch);
         }
@@ -334,7 +331,7 @@ pub const TABLE: &[Planted] = &[
         "S3: a gateway is told the epoch of a group whose end is under way",
         4_400,
         &[edit(
-            "logic/primary/groups.rs",
+            "logic/primary/joins.rs",
             "!self.forgetting.contains(group) &&",
             r#"(planted!("AnswersOfTheForgotten") || !self.forgetting.contains(group)) &&"#,
         )],
@@ -419,7 +416,7 @@ pub const TABLE: &[Planted] = &[
         "S8: a join point lies beyond what is committed",
         10,
         &[edit(
-            "logic/primary/groups.rs",
+            "logic/primary/joins.rs",
             "let (epoch, mut head) = (log.epoch(), log.head());",
             r#"let (epoch, mut head) = (log.epoch(), log.head());
         if planted!("JoinsBeyondCommit") {
@@ -464,9 +461,9 @@ pub const TABLE: &[Planted] = &[
         10,
         &[edit(
             "logic/primary/sessions.rs",
-            "self.push(gateway, Push::Displace { session: *session, attachment: *number }, out);",
+            "self.push_session(gateway, session, SessionPush::Displace { attachment: *number }, out);",
             r#"if !planted!("ForgetsToDisplace") {
-                        self.push(gateway, Push::Displace { session: *session, attachment: *number }, out);
+                        self.push_session(gateway, session, SessionPush::Displace { attachment: *number }, out);
                     }"#,
         )],
     ),
@@ -476,11 +473,11 @@ pub const TABLE: &[Planted] = &[
         20,
         &[edit(
             "logic/primary/sessions.rs",
-            "            (Pending::End { ticket, session }, Effect::Ended { .. } | Effect::NoSession(Some(_))) => {",
-            r#"            (Pending::End { ticket, .. }, Effect::Ended { .. }) if planted!("EndsWithoutTheStore") => {
-                out.push(SlotOutput::Answer { ticket, result: Ok(SlotAnswer::Done) });
+            "            (Some(SessionPending::End(ticket)), None | Some(SlotError::SessionEnded(_))) => {",
+            r#"            (Some(SessionPending::End(ticket)), None) if planted!("EndsWithoutTheStore") => {
+                out.push(SlotOutput::Answer { ticket, result: Ok(SlotAnswer::Done(Done)) });
             }
-            (Pending::End { ticket, session }, Effect::Ended { .. } | Effect::NoSession(Some(_))) => {"#,
+            (Some(SessionPending::End(ticket)), None | Some(SlotError::SessionEnded(_))) => {"#,
         )],
     ),
     bug(
@@ -499,9 +496,9 @@ pub const TABLE: &[Planted] = &[
         400,
         &[edit(
             "logic/primary/sessions.rs",
-            "        if result.is_ok() {\n            self.order_once(session, Entry::Saved",
+            "        if result.is_ok() {\n            self.order_once(session, SessionEntry::Saved",
             r#"        if result.is_ok() || planted!("FailedSaveCounts") {
-            self.order_once(session, Entry::Saved"#,
+            self.order_once(session, SessionEntry::Saved"#,
         )],
     ),
     bug(
@@ -533,10 +530,10 @@ pub const TABLE: &[Planted] = &[
         "sessions: an end is never written to the store",
         20,
         &[edit(
-            "logic/slot.rs",
-            "                session.mark_changed(index);\n                return Effect::Ended",
-            r#"                session.mark_changed(if planted!("EndsInMemory") { session.saved } else { index });
-                return Effect::Ended"#,
+            "logic/slot/sessions.rs",
+            "            session.mark_changed(index);\n            return SessionEffect::Ended",
+            r#"            session.mark_changed(if planted!("EndsInMemory") { session.saved } else { index });
+            return SessionEffect::Ended"#,
         )],
     ),
     bug(
@@ -555,9 +552,9 @@ pub const TABLE: &[Planted] = &[
         "sessions: a client's join is never written to the store",
         500,
         &[edit(
-            "logic/slot.rs",
-            "Entry::SessionJoin { group, .. } => session.join(group),",
-            r#"Entry::SessionJoin { group, .. } => session.join(group) && !planted!("JoinsInMemory"),"#,
+            "logic/slot/sessions.rs",
+            "SessionEntry::Join { group } => session.join(group),",
+            r#"SessionEntry::Join { group } => session.join(group) && !planted!("JoinsInMemory"),"#,
         )],
     ),
     bug(

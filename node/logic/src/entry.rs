@@ -138,20 +138,25 @@ pub struct SessionChange {
     pub leave: Vec<GroupName>,
 }
 
-/// One step of a slot's state.
+/// One step of a slot's state: of one of its groups, or of one of its sessions.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Entry {
-    /// Makes the group exist, with this epoch if it did not.
-    OpenGroup {
-        /// The group.
-        group: GroupName,
+    /// Of this group.
+    Group(GroupName, GroupEntry),
+    /// Of this session.
+    Session(SessionId, SessionEntry),
+}
+
+/// One step of a group. Those that carry an epoch make the group exist, with this epoch if it did not.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum GroupEntry {
+    /// Makes the group exist.
+    Open {
         /// Its epoch if it is new.
         epoch: Epoch,
     },
     /// Appends a message, unless the key was seen in the window.
     Publish {
-        /// The group.
-        group: GroupName,
         /// Its epoch if it is new.
         epoch: Epoch,
         /// Repeats with this key get the first one's offset.
@@ -165,10 +170,8 @@ pub enum Entry {
         /// What the group keeps from now on.
         retention: Retention,
     },
-    /// Someone is present in a group.
+    /// Someone is present.
     MemberJoin {
-        /// The group.
-        group: GroupName,
         /// Its epoch if it is new.
         epoch: Epoch,
         /// Who.
@@ -176,8 +179,6 @@ pub enum Entry {
     },
     /// No longer present, unless it has joined again by a later attachment.
     MemberLeave {
-        /// The group.
-        group: GroupName,
         /// Who.
         session: SessionId,
         /// Up to this attachment.
@@ -185,33 +186,32 @@ pub enum Entry {
     },
     /// Drops messages older than the group's retention; with `remove` the group as well, if nothing is left in it.
     Trim {
-        /// The group.
-        group: GroupName,
         /// When, in milliseconds since 1970.
         at_ms: u64,
         /// The primary knows of nobody who needs the group's epoch.
         remove: bool,
     },
-    /// A session was created, or loaded from the store (`stored`).
-    SessionPut {
-        /// The record.
+}
+
+/// One step of a session's life.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum SessionEntry {
+    /// It was created, or loaded from the store (`stored`).
+    Put {
+        /// The record, of this session.
         record: SessionRecord,
         /// The store has it already. An existing record wins over one that was loaded.
         stored: bool,
     },
     /// A change over HTTP.
-    SessionChange {
-        /// Which.
-        session: SessionId,
+    Change {
         /// What.
         change: SessionChange,
         /// When, in milliseconds since 1970.
         at_ms: u64,
     },
-    /// The session is over.
-    SessionEnd {
-        /// Which.
-        session: SessionId,
+    /// It is over.
+    End {
         /// Why.
         reason: EndReason,
         /// When, in milliseconds since 1970.
@@ -219,8 +219,6 @@ pub enum Entry {
     },
     /// A client of this gateway takes the session; an earlier attachment is displaced.
     Attach {
-        /// Which.
-        session: SessionId,
         /// Where the client is connected.
         gateway: Member,
         /// The gateway's number for the connection; the same one again is the same attachment.
@@ -232,8 +230,6 @@ pub enum Entry {
     },
     /// The socket of this attachment is gone; the session stays present until `grace_until_ms`.
     Detach {
-        /// Which.
-        session: SessionId,
         /// Only if this still is its attachment.
         attachment: AttachmentNumber,
         /// When, in milliseconds since 1970.
@@ -245,8 +241,6 @@ pub enum Entry {
     },
     /// A gateway has cut off a displaced attachment.
     Closed {
-        /// Which.
-        session: SessionId,
         /// The gateway.
         gateway: Member,
         /// This attachment there, and earlier ones.
@@ -254,48 +248,33 @@ pub enum Entry {
     },
     /// The grace is over: the session is present no longer and leaves its groups' presence.
     GraceOver {
-        /// Which.
-        session: SessionId,
         /// Only if this was its last attachment.
         attachment: AttachmentNumber,
     },
     /// The client joined a group.
-    SessionJoin {
-        /// Which.
-        session: SessionId,
+    Join {
         /// What it joined.
         group: GroupName,
     },
     /// The client left a group.
-    SessionLeave {
-        /// Which.
-        session: SessionId,
+    Leave {
         /// What it left.
         group: GroupName,
     },
     /// These presences, left behind by a session that was detached or ended, have been taken out of their groups.
     Departed {
-        /// Which.
-        session: SessionId,
         /// The groups done.
         groups: Vec<GroupName>,
     },
     /// The store has the session's record as of this index of the slot's log.
     Saved {
-        /// Which.
-        session: SessionId,
         /// As of this entry.
         index: Index,
     },
     /// A session long detached leaves the memory; the store has it.
-    Forget {
-        /// Which.
-        session: SessionId,
-    },
-    /// A session is attached still.
+    Forget,
+    /// It is attached still.
     Used {
-        /// Which.
-        session: SessionId,
         /// When, in milliseconds since 1970.
         at_ms: u64,
     },

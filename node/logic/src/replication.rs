@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Now,
-    entry::Entry,
+    entry::{Entry, GroupEntry},
     map::{MapRequest, SlotAssignment},
     slot::{Effect, SlotSnapshot, SlotState},
 };
@@ -617,7 +617,7 @@ impl Replica {
                     let message = append(held, primary.term, progress, None, self.limits);
                     out.push(ReplicaOutput::Send { to: member.clone(), message });
                 }
-                _ => {}
+                Mode::Snapshot { .. } | Mode::Reconcile | Mode::Stream => {}
             }
             // Nothing waits for a learner that is not required: it has more time.
             let patience_ms = self.replica_timeout_ms * if progress.required { 1 } else { 20 };
@@ -668,7 +668,7 @@ fn append(
 
 fn size(entry: &Entry) -> usize {
     match entry {
-        Entry::Publish { data, .. } => data.len() + 128,
-        _ => 256,
+        Entry::Group(_, GroupEntry::Publish { data, .. }) => data.len() + 128,
+        Entry::Group(..) | Entry::Session(..) => 256,
     }
 }

@@ -109,7 +109,7 @@ impl Session {
     pub fn ended(&self) -> Option<EndReason> {
         match self.stage {
             Stage::Ended(reason) => Some(reason),
-            _ => None,
+            Stage::Attached | Stage::Grace { .. } | Stage::Detached => None,
         }
     }
 
@@ -140,26 +140,26 @@ impl Session {
     /// otherwise. The connection of the last attachment takes it up again under its number: its gateway was believed dead
     /// and is not.
     ///
-    /// Not done, and `false`, where this was asked for in vain for a while, and meanwhile a later connection was given the
+    /// Not done, and nothing, where this was asked for in vain for a while, and meanwhile a later connection was given the
     /// session: its client has most likely gone there. It is not said to be displaced, so that it may come again if not.
-    pub fn attach(&mut self, gateway: Member, connection: u64, since_ms: u64, at_ms: u64) -> bool {
+    pub fn attach(&mut self, gateway: Member, connection: u64, since_ms: u64, at_ms: u64) -> Option<Attachment> {
         let retried = since_ms + OVERTAKEN_AFTER_MS <= at_ms;
         let is_other = |live: &&Attachment| live.gateway != gateway || live.connection != connection;
         if retried && self.attachment().filter(is_other).is_some_and(|live| since_ms < live.since_ms) {
-            return false;
+            return None;
         }
-        let again = self.last.as_ref().is_some_and(|last| last.gateway == gateway && last.connection == connection);
+        let again = self.last.as_ref().filter(|last| last.gateway == gateway && last.connection == connection).cloned();
         let was_closed = std::mem::take(&mut self.closed);
         self.stage = Stage::Attached;
         self.record.last_used_ms = self.record.last_used_ms.max(at_ms);
-        if again {
-            return true;
+        if again.is_some() {
+            return again;
         }
         let number = at_ms.max(self.last_number() + 1);
         // A node that has started anew has no earlier connections.
         self.open.retain(|other, _| other.node != gateway.node || other.generation >= gateway.generation);
         let now = Attachment { number, gateway, connection, since_ms };
-        let earlier = self.last.replace(now).filter(|_| !was_closed);
+        let earlier = self.last.replace(now.clone()).filter(|_| !was_closed);
         if let Some(earlier) = earlier {
             self.open.insert(earlier.gateway, earlier.number);
         }
@@ -167,7 +167,7 @@ impl Session {
             let oldest = self.open.iter().min_by_key(|(_, number)| **number).map(|(gateway, _)| gateway.clone());
             oldest.map(|gateway| self.open.remove(&gateway));
         }
-        true
+        Some(now)
     }
 
     /// It is attached still, so it counts as used. Whether that says something new.
@@ -335,15 +335,18 @@ mod tests {
     #[test]
     fn a_connection_that_waited_long_does_not_displace_one_that_came_after_it() {
         let mut session = session();
-        assert!(session.attach(gateway(1), 1, 100, 100));
+        assert!(session.attach(gateway(1), 1, 100, 100).is_some());
         // The client has given up waiting for its second connection, and is there by a third.
-        assert!(session.attach(gateway(1), 3, 4_000, 5_000), "nobody came after it");
-        assert!(!session.attach(other_gateway(), 2, 200, 5_100));
+        assert!(session.attach(gateway(1), 3, 4_000, 5_000).is_some(), "nobody came after it");
+        assert_eq!(session.attach(other_gateway(), 2, 200, 5_100), None);
         assert_eq!(session.attachment().unwrap().connection, 3);
-        assert!(session.attach(gateway(1), 3, 4_000, 6_000), "a repeat is no other");
-        assert!(session.attach(other_gateway(), 4, 3_900, 4_000), "a first attempt comes whatever the clocks say");
+        assert!(session.attach(gateway(1), 3, 4_000, 6_000).is_some(), "a repeat is no other");
+        assert!(
+            session.attach(other_gateway(), 4, 3_900, 4_000).is_some(),
+            "a first attempt comes whatever the clocks say"
+        );
         assert!(session.detach(session.last_number(), 7_000, 8_000, true));
-        assert!(session.attach(gateway(1), 3, 200, 7_100), "nobody else is there");
+        assert!(session.attach(gateway(1), 3, 200, 7_100).is_some(), "nobody else is there");
     }
 
     #[test]

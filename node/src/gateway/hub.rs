@@ -33,7 +33,7 @@ use crate::{
         entry::{Message, Presence},
         feed::Attempt,
         map::SharedMap,
-        request::{JoinPoint, Push, SlotAnswer, SlotError, SlotRequest},
+        request::{self, GroupPush, JoinPoint, Push, SlotError},
     },
     router::Router,
     tasks::Tasks,
@@ -191,17 +191,15 @@ impl Hub {
     }
 
     /// Something that a slot's primary has sent.
-    pub async fn push(&self, from: &Member, slot: SlotId, term: Term, push: Push) {
+    pub async fn push(&self, slot: SlotId, term: Term, push: Push) {
         match push {
-            Push::Deliver { group, epoch, message } => {
+            Push::Group(group, GroupPush::Deliver { epoch, message }) => {
                 self.shards.send(slot, Input::Deliver { slot, term, group, epoch, message }).await;
             }
-            Push::Member { group, joined, member } => {
+            Push::Group(group, GroupPush::Member { joined, member }) => {
                 self.shards.send(slot, Input::Member { slot, group, joined, member }).await;
             }
-            Push::Displace { .. } | Push::SessionEnded { .. } | Push::SessionChanged { .. } => {
-                self.attachments.push(from, slot, push);
-            }
+            Push::Session(session, push) => self.attachments.push(slot, session, push),
         }
     }
 
@@ -245,16 +243,16 @@ impl Hub {
 /// Asks the primary of a slot. The router; a script in tests.
 pub(super) trait Ask: Clone + Send + Sync + 'static {
     /// As [`Router::call`].
-    fn ask(
+    fn ask<R: request::Ask>(
         &self,
         slot: SlotId,
-        request: SlotRequest,
+        request: R,
         deadline: Duration,
-    ) -> impl Future<Output = Result<SlotAnswer, SlotError>> + Send;
+    ) -> impl Future<Output = Result<R::Answer, SlotError>> + Send;
 }
 
 impl Ask for Router {
-    async fn ask(&self, slot: SlotId, request: SlotRequest, deadline: Duration) -> Result<SlotAnswer, SlotError> {
+    async fn ask<R: request::Ask>(&self, slot: SlotId, request: R, deadline: Duration) -> Result<R::Answer, SlotError> {
         self.call(slot, request, deadline, None).await
     }
 }

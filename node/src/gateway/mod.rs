@@ -17,7 +17,7 @@ use crate::{
     id::{GroupName, NodeId, SessionId, SlotId},
     logic::{
         map::SharedMap,
-        request::{SlotAnswer, SlotError, SlotRequest},
+        request::{Ask, AskGroup, AskSession, SlotError},
     },
     metrics::Metrics,
     router::Router,
@@ -67,36 +67,36 @@ impl Gateway {
     }
 
     /// Asks the primary of a group's slot, within the configured deadline.
-    pub async fn ask_group(&self, group: &GroupName, request: SlotRequest) -> Result<SlotAnswer, SlotError> {
-        self.ask(group.slot(self.slots()), request, None).await
+    pub async fn ask_group<R: AskGroup>(&self, group: &GroupName, request: R) -> Result<R::Answer, SlotError> {
+        self.ask(group.slot(self.slots()), (group.clone(), request), None).await
     }
 
     /// Asks the primary of a session's slot, within the configured deadline.
-    pub async fn ask_session(&self, session: SessionId, request: SlotRequest) -> Result<SlotAnswer, SlotError> {
-        self.ask(session.slot(self.slots()), request, None).await
+    pub async fn ask_session<R: AskSession>(&self, session: SessionId, request: R) -> Result<R::Answer, SlotError> {
+        self.ask(session.slot(self.slots()), (session, request), None).await
     }
 
     /// The same, but nothing is tried again once the token is cancelled.
-    async fn ask_session_while(
+    async fn ask_session_while<R: AskSession>(
         &self,
         session: SessionId,
-        request: SlotRequest,
+        request: R,
         over: &CancellationToken,
-    ) -> Result<SlotAnswer, SlotError> {
-        self.ask(session.slot(self.slots()), request, Some(over)).await
+    ) -> Result<R::Answer, SlotError> {
+        self.ask(session.slot(self.slots()), (session, request), Some(over)).await
     }
 
-    async fn ask(
+    async fn ask<R: Ask>(
         &self,
         slot: SlotId,
-        request: SlotRequest,
+        request: R,
         over: Option<&CancellationToken>,
-    ) -> Result<SlotAnswer, SlotError> {
+    ) -> Result<R::Answer, SlotError> {
         let asked_us = clock::mono_us();
         let limit = Duration::from_millis(self.config.limits.request_ms);
         let answer = self.router.call(slot, request, limit, over).await;
         self.metrics.request_seconds.observe(Duration::from_micros(clock::mono_us() - asked_us).as_secs_f64());
-        if answer == Err(SlotError::Unknown) {
+        if matches!(answer, Err(SlotError::Unknown)) {
             self.metrics.limit_hit(crate::metrics::Limit::RequestMs);
         }
         answer

@@ -15,7 +15,7 @@ use crate::{
     cluster::{gossip::GossipInput, maps::MapCell, steward::Steward, view::SharedView},
     gateway::hub::Hub,
     id::{Member, SlotId, Term},
-    logic::request::{Push, SlotRequest},
+    logic::request::{Leave, Push},
     peer::{Inbox, mesh::Mesh},
     router::Router,
     slots::{Departures, LocalGateway, ReplyTo, Slots},
@@ -82,7 +82,7 @@ impl Inbox for Dispatch {
                 wired.slots.request(slot, from.clone(), term, request, reply).await;
             }
             PeerFrame::Response { id, result } => wired.router.answered(&from.node, id, result),
-            PeerFrame::Push { slot, term, push } => wired.hub.push(from, slot, term, push).await,
+            PeerFrame::Push { slot, term, push } => wired.hub.push(slot, term, push).await,
             PeerFrame::FetchMap { newer_than } => {
                 if let Some(map) = wired.maps.current().filter(|map| map.version > newer_than) {
                     let _ = wired.mesh.send(&from.node, 0, &PeerFrame::Map(map));
@@ -131,14 +131,13 @@ impl Inbox for Dispatch {
 
 /// What this node's own primaries push, and the presences that they want taken out elsewhere.
 pub(super) struct Local {
-    me: Member,
     slots: u16,
     wired: OnceLock<(Hub, Router)>,
 }
 
 impl Local {
-    pub(super) fn new(me: Member, slots: u16) -> Self {
-        Self { me, slots, wired: OnceLock::new() }
+    pub(super) fn new(slots: u16) -> Self {
+        Self { slots, wired: OnceLock::new() }
     }
 
     /// Both are made after the slots.
@@ -151,7 +150,7 @@ impl Local {
 impl LocalGateway for Local {
     async fn push(&self, slot: SlotId, term: Term, push: Push) {
         if let Some((hub, _)) = self.wired.get() {
-            hub.push(&self.me, slot, term, push).await;
+            hub.push(slot, term, push).await;
         }
     }
 }
@@ -161,7 +160,7 @@ impl Departures for Local {
     async fn leave(&self, group: crate::id::GroupName, session: crate::id::SessionId, attachment: u64) -> bool {
         let Some((_, router)) = self.wired.get() else { return false };
         let slot = group.slot(self.slots);
-        let request = SlotRequest::Leave { group, session, attachment };
+        let request = (group, Leave { session, attachment });
         router.call(slot, request, std::time::Duration::from_secs(5), None).await.is_ok()
     }
 }

@@ -4,7 +4,7 @@
 use roost_logic::{
     feed::{self, Subscriber},
     id::{AttachmentNumber, GroupName, Member, Position, PublishKey, SessionId, SlotId},
-    request::{SlotAnswer, SlotError, SlotRequest},
+    request::{Answer, Ask as Question, Attach, History, SessionRequest, SlotAnswer, SlotError, SlotRequest},
 };
 
 use super::{gateway::Asked, network::Frame, node::Input, world::World};
@@ -70,7 +70,11 @@ pub(super) struct Ask {
 }
 
 impl World {
-    pub(super) fn ask(&mut self, node: usize, purpose: Purpose, slot: SlotId, request: SlotRequest) {
+    pub(super) fn ask(&mut self, node: usize, purpose: Purpose, slot: SlotId, request: impl Question) {
+        self.ask_slot(node, purpose, slot, request.into_request());
+    }
+
+    pub(super) fn ask_slot(&mut self, node: usize, purpose: Purpose, slot: SlotId, request: SlotRequest) {
         let give_up_at = self.now + GIVE_UP_MS;
         let process = self.process(node);
         process.next_ask += 1;
@@ -83,7 +87,7 @@ impl World {
         let now = self.now;
         let Some(ask) = self.process(node).asks.get_mut(&id) else { return };
         ask.attempt += 1;
-        if let SlotRequest::Attach { waited_ms, .. } = &mut ask.request {
+        if let SlotRequest::Session(_, SessionRequest::Attach(Attach { waited_ms, .. })) = &mut ask.request {
             *waited_ms = (now + GIVE_UP_MS).saturating_sub(ask.give_up_at) as u32;
         }
         let (attempt, slot, request) = (ask.attempt, ask.slot, ask.request.clone());
@@ -127,21 +131,21 @@ impl World {
     fn complete(&mut self, node: usize, id: u64, result: Result<SlotAnswer, SlotError>) {
         let Some(Ask { purpose, slot, request, .. }) = self.process(node).asks.remove(&id) else { return };
         match purpose {
-            Purpose::Register(asked) => self.registered(node, &asked, result),
+            Purpose::Register(asked) => self.registered(node, &asked, read(result)),
             Purpose::Unregister(Asked { group, attempt }) => {
                 self.feed(node, &group, feed::Input::UnregisterAnswer { attempt });
             }
-            Purpose::Join { asked, subscriber } => self.joined(node, &asked, subscriber, result),
+            Purpose::Join { asked, subscriber } => self.joined(node, &asked, subscriber, read(result)),
             Purpose::Leave { asked: Asked { group, attempt }, subscriber } => {
                 self.feed(node, &group, feed::Input::LeaveAnswer { attempt, subscriber });
             }
-            Purpose::Publish { publisher, key, sending } => self.published(publisher, (key, sending), result),
+            Purpose::Publish { publisher, key, sending } => self.published(publisher, (key, sending), read(result)),
             Purpose::Create { session, id } => self.created(session, id, &result),
             Purpose::End { session } => self.ended(session, &result),
-            Purpose::Attach { connection } => self.attached(node, connection, result),
+            Purpose::Attach { connection } => self.attached(node, connection, read(result)),
             Purpose::Detach { session, number } => {
                 if result == Err(SlotError::Unknown) {
-                    self.ask(node, Purpose::Detach { session, number }, slot, request);
+                    self.ask_slot(node, Purpose::Detach { session, number }, slot, request);
                 }
             }
             Purpose::Depart { slot, session, group } => {
@@ -149,7 +153,7 @@ impl World {
                 self.departed(node, slot, session, groups);
             }
             Purpose::History { group, since } => {
-                if let Ok(SlotAnswer::History { position, complete, messages }) = result {
+                if let Ok(History { position, complete, messages }) = read(result) {
                     if let Some(position) = position {
                         self.seen.reads(self.now, &group, position, &messages);
                     }
@@ -159,4 +163,11 @@ impl World {
             Purpose::Nothing => {}
         }
     }
+}
+
+/// Of the kind that was asked for.
+fn read<A: Answer>(result: Result<SlotAnswer, SlotError>) -> Result<A, SlotError> {
+    result.map(|answer| {
+        A::read(answer).unwrap_or_else(|other| panic!("answered something else than was asked: {other:?}"))
+    })
 }

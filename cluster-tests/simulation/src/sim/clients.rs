@@ -4,7 +4,7 @@ use bytes::Bytes;
 use roost_logic::{
     entry::Retention,
     id::{Position, PublishKey, SessionId},
-    request::{SlotAnswer, SlotError, SlotRequest},
+    request::{Ask, Publish, Published, SlotError},
 };
 
 use super::{
@@ -112,27 +112,29 @@ impl World {
         self.after(again, Event::Publisher { publisher: number, attempt });
         let Some(node) = self.some_node() else { return };
         let sending = self.seen.sends(self.now, number, &group, key);
-        let request = SlotRequest::Publish {
+        let request = (
             group,
-            key,
-            data: Bytes::from(key.0.to_string()),
-            from: None,
-            retention: Retention { messages: self.profile.retention, bytes: 1 << 20, age_ms: 600_000 },
-            min_copies,
-        };
+            Publish {
+                key,
+                data: Bytes::from(key.0.to_string()),
+                from: None,
+                retention: Retention { messages: self.profile.retention, bytes: 1 << 20, age_ms: 600_000 },
+                min_copies,
+            },
+        );
         let after = self.random.below(4);
         let purpose = Purpose::Publish { publisher: number, key, sending };
-        self.input_after(after, node, Input::Client(purpose, slot, request));
+        self.input_after(after, node, Input::Client(purpose, slot, request.into_request()));
     }
 
     pub(super) fn published(
         &mut self,
         number: usize,
         (key, sending): (PublishKey, usize),
-        result: Result<SlotAnswer, SlotError>,
+        result: Result<Published, SlotError>,
     ) {
         let publisher = &mut self.publishers[number];
-        let Ok(SlotAnswer::Published { position, copies }) = result else { return };
+        let Ok(Published { position, copies }) = result else { return };
         self.seen.answered(self.now, key, sending, position, copies);
         if publisher.key != key || !publisher.waiting {
             return;

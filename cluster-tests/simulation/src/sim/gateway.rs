@@ -6,7 +6,10 @@ use std::collections::BTreeSet;
 use roost_logic::{
     feed::{self, Attempt, Feed, FeedSettings, Notice, Output, Subscriber, To},
     id::{GroupName, Member, Position, SlotId, Term},
-    request::{Interest, JoinPoint, Push, SlotAnswer, SlotError, SlotRequest},
+    request::{
+        Ask, GroupPush, Interest, Join, JoinPoint, Leave, Push, ReadHistory, Register, SessionPush, SlotError,
+        Unregister,
+    },
 };
 
 use super::{
@@ -122,8 +125,8 @@ impl World {
         let since = since.map(|at| Position { offset: at.offset - self.random.below(at.offset.min(30) + 1), ..at });
         let limit = self.random.between(1, 50) as u32;
         let (group, slot) = self.groups[self.listeners[number].group].clone();
-        let request = SlotRequest::History { group: group.clone(), since, limit };
-        self.input_after(1, node, Input::Client(Purpose::History { group, since }, slot, request));
+        let request = (group.clone(), ReadHistory { since, limit });
+        self.input_after(1, node, Input::Client(Purpose::History { group, since }, slot, request.into_request()));
     }
 
     fn generation(&self, node: usize) -> Option<u64> {
@@ -232,19 +235,19 @@ impl World {
         let of = |attempt: Attempt| Asked { group: group.clone(), attempt };
         match output {
             Output::AskJoin { attempt, subscriber, member, since } => {
-                let request = SlotRequest::Join { group: group.clone(), member, since };
+                let request = (group.clone(), Join { member, since });
                 self.ask(node, Purpose::Join { asked: of(attempt), subscriber }, slot, request);
             }
             Output::AskRegister { attempt, since } => {
                 let interests = vec![Interest { group: group.clone(), since: Some(since) }];
-                self.ask(node, Purpose::Register(of(attempt)), slot, SlotRequest::Register { interests });
+                self.ask(node, Purpose::Register(of(attempt)), slot, Register(interests));
             }
             Output::AskUnregister { attempt } => {
-                let request = SlotRequest::Unregister { groups: vec![group.clone()] };
+                let request = Unregister(vec![group.clone()]);
                 self.ask(node, Purpose::Unregister(of(attempt)), slot, request);
             }
             Output::AskLeave { attempt, subscriber, session, attachment } => {
-                let request = SlotRequest::Leave { group: group.clone(), session, attachment };
+                let request = (group.clone(), Leave { session, attachment });
                 self.ask(node, Purpose::Leave { asked: of(attempt), subscriber }, slot, request);
             }
             Output::Joined { subscriber, epoch, offset, recovered, .. } => {
@@ -326,36 +329,29 @@ impl World {
         node: usize,
         asked: &Asked,
         subscriber: Subscriber,
-        result: Result<SlotAnswer, SlotError>,
+        result: Result<JoinPoint, SlotError>,
     ) {
-        let result = match result {
-            Ok(SlotAnswer::Joined(point)) => Ok(point),
-            Ok(_) => Err(SlotError::Unavailable),
-            Err(error) => Err(error),
-        };
         let input = feed::Input::JoinAnswer { attempt: asked.attempt, subscriber, result };
         self.feed(node, &asked.group, input);
     }
 
-    pub(super) fn registered(&mut self, node: usize, asked: &Asked, result: Result<SlotAnswer, SlotError>) {
+    pub(super) fn registered(&mut self, node: usize, asked: &Asked, result: Result<Vec<JoinPoint>, SlotError>) {
         let point = |points: Vec<JoinPoint>| points.into_iter().next().ok_or(SlotError::Unavailable);
-        let result = match result {
-            Ok(SlotAnswer::Registered(points)) => point(points),
-            Ok(_) => Err(SlotError::Unavailable),
-            Err(error) => Err(error),
-        };
+        let result = result.and_then(point);
         let input = feed::Input::RegisterAnswer { attempt: asked.attempt, result, partial: false };
         self.feed(node, &asked.group, input);
     }
 
     pub(super) fn pushed(&mut self, node: usize, from: &Member, slot: SlotId, term: Term, push: Push) {
         match push {
-            Push::Deliver { group, epoch, message } => {
+            Push::Group(group, GroupPush::Deliver { epoch, message }) => {
                 self.feed(node, &group, feed::Input::Deliver { epoch, message, term });
             }
-            Push::Displace { session, attachment } => self.displaced(node, from, slot, session, attachment),
-            Push::SessionEnded { session, .. } => self.session_over(node, session),
-            Push::Member { .. } | Push::SessionChanged { .. } => {}
+            Push::Session(session, SessionPush::Displace { attachment }) => {
+                self.displaced(node, from, slot, session, attachment)
+            }
+            Push::Session(session, SessionPush::Ended { .. }) => self.session_over(node, session),
+            Push::Group(_, GroupPush::Member { .. }) | Push::Session(_, SessionPush::Changed { .. }) => {}
         }
     }
 

@@ -12,7 +12,10 @@ use roost_logic::{
     id::{AttachmentNumber, Generation, GroupName, Index, Member, SessionId, SlotId, Term},
     map::SlotAssignment,
     primary::{SlotCore, SlotInput, SlotOutput, Ticket},
-    request::{JoinPoint, Push, SlotAnswer, SlotError, SlotRequest},
+    request::{
+        self, Attached, GroupPush, GroupRequest, JoinPoint, Published, Push, SessionPush, SessionRequest, SlotAnswer,
+        SlotError, SlotRequest,
+    },
 };
 
 use super::{
@@ -219,7 +222,7 @@ impl World {
             }
             Input::MapRead(result) => self.map_read(node, result),
             Input::MapChanged(change) => self.map_changed(node, change),
-            Input::Client(purpose, slot, request) => self.ask(node, purpose, slot, request),
+            Input::Client(purpose, slot, request) => self.ask_slot(node, purpose, slot, request),
             Input::Connect { session, connection } => self.connect(node, session, connection),
             Input::Disconnect(connection) => self.disconnect(node, connection),
         }
@@ -300,8 +303,10 @@ impl World {
                 SlotOutput::Answer { ticket, result } => self.answer(node, slot, ticket, result),
                 SlotOutput::Push { to, term, push } => {
                     match &push {
-                        Push::Deliver { group, epoch, message } => self.ledger.saw(group, *epoch, message),
-                        Push::Displace { session, attachment } => {
+                        Push::Group(group, GroupPush::Deliver { epoch, message }) => {
+                            self.ledger.saw(group, *epoch, message)
+                        }
+                        Push::Session(session, SessionPush::Displace { attachment }) => {
                             let now = self.now;
                             self.ledger.displaces(*session, &to, *attachment, now);
                         }
@@ -331,19 +336,22 @@ impl World {
         };
         let lineage = process.cores[usize::from(slot)].replica().lineage().unwrap_or(0);
         match (&result, &asker.request) {
-            (Ok(SlotAnswer::Published { position, copies }), SlotRequest::Publish { group, key, data, .. }) => {
+            (
+                Ok(SlotAnswer::Published(Published { position, copies })),
+                SlotRequest::Group(group, GroupRequest::Publish(request::Publish { key, data, .. })),
+            ) => {
                 let publish = Publish { group: group.clone(), key: *key, data: data.clone() };
                 let known = process.map.as_ref().and_then(|map| map.slot(slot));
                 self.ledger.held_by((slot, lineage), known.map_or(&[], |assignment| &assignment.in_sync));
                 self.ledger.acknowledged(self.now, &publish, *position, *copies, (slot, lineage));
                 self.check_holders(node, slot, *copies);
             }
-            (Ok(SlotAnswer::Attached { record, attachment }), _) => {
+            (Ok(SlotAnswer::Attached(Attached { record, attachment })), _) => {
                 self.check_attached(node, slot, &asker.from, (record.id, *attachment));
             }
-            (Ok(_), SlotRequest::EndSession { session }) => self.check_ended(*session),
-            (Ok(_), SlotRequest::ChangeSession { .. }) => self.ledger.count("sessions changed"),
-            (Ok(_), SlotRequest::SessionJoin { .. } | SlotRequest::SessionLeave { .. }) => {
+            (Ok(_), SlotRequest::Session(session, SessionRequest::EndSession(_))) => self.check_ended(*session),
+            (Ok(_), SlotRequest::Session(_, SessionRequest::ChangeSession(_))) => self.ledger.count("sessions changed"),
+            (Ok(_), SlotRequest::Session(_, SessionRequest::RecordJoin(_) | SessionRequest::RecordLeave(_))) => {
                 self.ledger.count("session joins and leaves");
             }
             (Ok(SlotAnswer::Joined(point)), _) => self.points(std::slice::from_ref(point), (slot, lineage)),

@@ -6,7 +6,10 @@ use bytes::Bytes;
 use roost_logic::{
     entry::{SessionChange, SessionRecord},
     id::{AttachmentNumber, GroupName, Member, SessionId, SlotId},
-    request::{SlotAnswer, SlotError, SlotRequest},
+    request::{
+        Ask, Attach, Attached, ChangeSession, ConfirmDisplaced, CreateSession, Detach, EndSession, Leave, ReadSession,
+        RecordJoin, RecordLeave, Renew, SlotAnswer, SlotError,
+    },
     session::Session,
 };
 use uuid::Uuid;
@@ -41,18 +44,18 @@ impl World {
 
     fn attach(&mut self, node: usize, session: SessionId, connection: u64) {
         let slot = session.slot(self.profile.slots);
-        self.ask(node, Purpose::Attach { connection }, slot, SlotRequest::Attach { session, connection, waited_ms: 0 });
+        self.ask(node, Purpose::Attach { connection }, slot, (session, Attach { connection, waited_ms: 0 }));
     }
 
-    pub(super) fn attached(&mut self, node: usize, connection: u64, result: Result<SlotAnswer, SlotError>) {
+    pub(super) fn attached(&mut self, node: usize, connection: u64, result: Result<Attached, SlotError>) {
         let Some(there) = self.process(node).connections.get_mut(&connection) else { return };
         let session = there.session;
         match result {
-            Ok(SlotAnswer::Attached { attachment, .. }) if there.closed => {
+            Ok(Attached { attachment, .. }) if there.closed => {
                 self.process(node).connections.remove(&connection);
                 self.detach(node, session, attachment);
             }
-            Ok(SlotAnswer::Attached { attachment, .. }) => {
+            Ok(Attached { attachment, .. }) => {
                 let opened_ms = there.opened_ms;
                 let process = self.process(node);
                 if process.news.get(&session).is_some_and(|displaced| *displaced >= attachment) {
@@ -101,7 +104,7 @@ impl World {
 
     fn detach(&mut self, node: usize, session: SessionId, number: AttachmentNumber) {
         let slot = session.slot(self.profile.slots);
-        let request = SlotRequest::Detach { session, attachment: number };
+        let request = (session, Detach { attachment: number });
         self.ask(node, Purpose::Detach { session, number }, slot, request);
     }
 
@@ -122,7 +125,7 @@ impl World {
         process.connections.retain(|_, there| stays(there));
         let closed = process.connections.len() < before;
         self.ledger.count_if(closed, "attachments displaced");
-        self.ask(node, Purpose::Nothing, slot, SlotRequest::ConfirmDisplaced { session, attachment });
+        self.ask(node, Purpose::Nothing, slot, (session, ConfirmDisplaced { attachment }));
     }
 
     pub(super) fn session_over(&mut self, node: usize, session: SessionId) {
@@ -144,7 +147,7 @@ impl World {
             }
         }
         for (slot, attachments) in by_slot {
-            self.ask(node, Purpose::Nothing, slot, SlotRequest::Renew { attachments });
+            self.ask(node, Purpose::Nothing, slot, Renew(attachments));
         }
     }
 
@@ -158,7 +161,7 @@ impl World {
     ) {
         for (group, attachment) in groups {
             let of_group = group.slot(self.profile.slots);
-            let request = SlotRequest::Leave { group: group.clone(), session, attachment };
+            let request = (group.clone(), Leave { session, attachment });
             self.ask(node, Purpose::Depart { slot, session, group }, of_group, request);
         }
     }
@@ -183,27 +186,31 @@ impl World {
             let slot = self.sessions[session].id.slot(self.profile.slots);
             let record = self.record(session);
             let purpose = Purpose::Create { session, id: self.sessions[session].id };
-            return self.input_after(1, node, Input::Client(purpose, slot, SlotRequest::CreateSession { record }));
+            return self.input_after(
+                1,
+                node,
+                Input::Client(purpose, slot, (record.id, CreateSession { record }).into_request()),
+            );
         }
         match self.random.below(22) {
             0 => {
                 let change = SessionChange { leave: vec![self.groups[0].0.clone()], ..SessionChange::default() };
-                let request = SlotRequest::ChangeSession { session: id, change };
-                self.input_after(1, node, Input::Client(Purpose::Nothing, slot, request));
+                let request = (id, ChangeSession { change });
+                self.input_after(1, node, Input::Client(Purpose::Nothing, slot, request.into_request()));
             }
             1 | 2 => {
                 let change = SessionChange { join: vec![self.groups[0].0.clone()], ..SessionChange::default() };
-                let request = SlotRequest::ChangeSession { session: id, change };
-                self.input_after(1, node, Input::Client(Purpose::Nothing, slot, request));
+                let request = (id, ChangeSession { change });
+                self.input_after(1, node, Input::Client(Purpose::Nothing, slot, request.into_request()));
             }
             3 => {
-                let request = SlotRequest::ReadSession { session: id };
-                self.input_after(1, node, Input::Client(Purpose::Nothing, slot, request));
+                let request = (id, ReadSession);
+                self.input_after(1, node, Input::Client(Purpose::Nothing, slot, request.into_request()));
             }
             4 if self.random.permille(400) => {
                 self.sessions[session].ending = true;
-                let request = SlotRequest::EndSession { session: id };
-                self.input_after(1, node, Input::Client(Purpose::End { session }, slot, request));
+                let request = (id, EndSession);
+                self.input_after(1, node, Input::Client(Purpose::End { session }, slot, request.into_request()));
             }
             5..=9 => {
                 if let Some((node, connection)) = self.sessions[session].last.take() {
@@ -216,12 +223,12 @@ impl World {
                 self.input_after(1, node, Input::Connect { session: id, connection });
             }
             20 => {
-                let request = SlotRequest::SessionJoin { session: id, group: self.groups[0].0.clone() };
-                self.input_after(1, node, Input::Client(Purpose::Nothing, slot, request));
+                let request = (id, RecordJoin { group: self.groups[0].0.clone() });
+                self.input_after(1, node, Input::Client(Purpose::Nothing, slot, request.into_request()));
             }
             21 => {
-                let request = SlotRequest::SessionLeave { session: id, group: self.groups[0].0.clone() };
-                self.input_after(1, node, Input::Client(Purpose::Nothing, slot, request));
+                let request = (id, RecordLeave { group: self.groups[0].0.clone() });
+                self.input_after(1, node, Input::Client(Purpose::Nothing, slot, request.into_request()));
             }
             _ => {}
         }

@@ -5,6 +5,7 @@
 //! new one, gateways register again, and what a session still needs done stands in its state.
 
 mod groups;
+mod joins;
 mod sessions;
 #[cfg(test)]
 mod tests;
@@ -15,12 +16,13 @@ use std::{
     sync::Arc,
 };
 
+use self::{groups::GroupPending, sessions::SessionPending};
 use super::{
     Now,
-    entry::{Entry, SessionRecord},
+    entry::{Entry, GroupEntry, SessionEntry, SessionRecord},
     map::{MapRequest, SlotAssignment},
     replication::{Replica, ReplicaLimits, ReplicaOutput, ReplicationMessage},
-    request::{Push, SlotAnswer, SlotError, SlotRequest},
+    request::{Attached, GroupRequest, Push, SessionRequest, SlotAnswer, SlotError, SlotRequest},
     slot::{Effect, SlotState},
 };
 use crate::id::{AttachmentNumber, Epoch, GroupName, Index, Member, SessionId, SlotId, Term};
@@ -158,62 +160,19 @@ pub enum SlotOutput {
     },
 }
 
-/// Who is to be told when an entry is committed, and what.
-#[derive(Debug)]
-enum Pending {
-    Publish(Ticket),
-    Register {
-        ticket: Ticket,
-        gateway: Member,
-        interests: Vec<super::request::Interest>,
-    },
-    Join {
-        ticket: Ticket,
-        gateway: Member,
-        interest: super::request::Interest,
-    },
-    Done(Ticket),
-    /// Answered once the store has it.
-    Create {
-        ticket: Ticket,
-        session: SessionId,
-    },
-    Change {
-        ticket: Ticket,
-        session: SessionId,
-    },
-    End {
-        ticket: Ticket,
-        session: SessionId,
-    },
-    Attach {
-        ticket: Ticket,
-        session: SessionId,
-    },
-    /// The store did not take a new session.
-    GivenUp(SessionId),
-    /// The session came from the store: these can be handled now.
-    Loaded(SessionId, Vec<Asked>),
-    /// A timer's entry: until it is committed the timer does not order it again.
-    Timer(SessionId),
-    /// The end of a group.
-    Forget(GroupName),
-    Nobody,
-}
-
-/// A request that waits for its session to be loaded.
+/// A request about a session that waits for it to be loaded.
 #[derive(Debug)]
 struct Asked {
     ticket: Ticket,
     from: Member,
-    request: SlotRequest,
+    request: SessionRequest,
 }
 
 /// An attach that waits for earlier attachments to be cut off.
 #[derive(Debug)]
 struct Displacing {
     /// Of the attach and of repeats of it; also those of attaches that this one displaces, which waited for the same.
-    answers: Vec<(Ticket, SlotAnswer)>,
+    answers: Vec<(Ticket, Attached)>,
     attachment: AttachmentNumber,
     /// Gateways that have not yet said so, each with the last attachment that it is to cut off.
     earlier: BTreeMap<Member, AttachmentNumber>,
@@ -256,7 +215,9 @@ pub struct SlotCore {
     forgetting: BTreeSet<GroupName>,
     /// The last entry that the groups' timers ordered: until it is applied they order no more.
     tidied: Index,
-    pending: BTreeMap<Index, Pending>,
+    /// What waits for an entry of a group to be committed, and of a session.
+    group_pending: BTreeMap<Index, GroupPending>,
+    session_pending: BTreeMap<Index, SessionPending>,
     loading: BTreeMap<SessionId, Vec<Asked>>,
     /// Requests answered when the store has the session as of an entry.
     saving: BTreeMap<(SessionId, Index), Vec<(Ticket, Waiting)>>,
@@ -291,7 +252,8 @@ impl SlotCore {
             idle: BTreeMap::new(),
             forgetting: BTreeSet::new(),
             tidied: 0,
-            pending: BTreeMap::new(),
+            group_pending: BTreeMap::new(),
+            session_pending: BTreeMap::new(),
             loading: BTreeMap::new(),
             saving: BTreeMap::new(),
             displacing: BTreeMap::new(),
@@ -334,7 +296,7 @@ impl SlotCore {
             SlotInput::Peer { from, message } => self.replica.on_message(now, &from, message, &mut from_replica),
             SlotInput::Request { ticket, from, term, request } => {
                 if self.replica.serving() == Some(term) && self.term == Some(term) {
-                    self.request(now, Asked { ticket, from, request }, out);
+                    self.request(now, (ticket, from), request, out);
                 } else {
                     self.refuse(ticket, out);
                 }
@@ -344,7 +306,7 @@ impl SlotCore {
             SlotInput::Departed { session, groups } => {
                 self.departing.remove(&session);
                 if !groups.is_empty() {
-                    self.order_once(session, Entry::Departed { session, groups });
+                    self.order_once(session, SessionEntry::Departed { groups });
                 }
             }
             SlotInput::Alive(alive) => self.alive = alive,
@@ -402,20 +364,10 @@ impl SlotCore {
         self.heard.clear();
         self.since_ms = now.mono_ms;
         let mut tickets: Vec<Ticket> = Vec::new();
-        for pending in std::mem::take(&mut self.pending).into_values() {
-            match pending {
-                Pending::Publish(ticket)
-                | Pending::Register { ticket, .. }
-                | Pending::Join { ticket, .. }
-                | Pending::Done(ticket)
-                | Pending::Create { ticket, .. }
-                | Pending::Change { ticket, .. }
-                | Pending::End { ticket, .. }
-                | Pending::Attach { ticket, .. } => tickets.push(ticket),
-                Pending::Loaded(_, asked) => tickets.extend(asked.into_iter().map(|asked| asked.ticket)),
-                Pending::Timer(_) | Pending::GivenUp(_) | Pending::Forget(_) | Pending::Nobody => {}
-            }
-        }
+        let groups = std::mem::take(&mut self.group_pending).into_values();
+        tickets.extend(groups.filter_map(GroupPending::into_ticket));
+        let sessions = std::mem::take(&mut self.session_pending).into_values();
+        tickets.extend(sessions.flat_map(SessionPending::into_tickets));
         tickets.extend(std::mem::take(&mut self.loading).into_values().flatten().map(|asked| asked.ticket));
         tickets.extend(std::mem::take(&mut self.saving).into_values().flatten().map(|(ticket, _)| ticket));
         let displacing = std::mem::take(&mut self.displacing).into_values().flat_map(|displacing| displacing.answers);
@@ -430,22 +382,20 @@ impl SlotCore {
         out.push(SlotOutput::Answer { ticket, result: Err(error) });
     }
 
-    fn request(&mut self, now: Now, asked: Asked, out: &mut Vec<SlotOutput>) {
+    fn request(&mut self, now: Now, (ticket, from): (Ticket, Member), request: SlotRequest, out: &mut Vec<SlotOutput>) {
         let full = self.replica.uncommitted() >= self.settings.queue || self.loading.len() >= self.settings.queue;
-        if full && !self.orders_nothing(&asked.request) {
-            out.push(SlotOutput::Answer { ticket: asked.ticket, result: Err(SlotError::Busy) });
+        if full && !self.orders_nothing(&request) {
+            out.push(SlotOutput::Answer { ticket, result: Err(SlotError::Busy) });
             return;
         }
-        match asked.request {
-            SlotRequest::Register { .. }
-            | SlotRequest::Unregister { .. }
-            | SlotRequest::Publish { .. }
-            | SlotRequest::Join { .. }
-            | SlotRequest::Leave { .. }
-            | SlotRequest::History { .. }
-            | SlotRequest::Members { .. }
-            | SlotRequest::Group { .. } => self.group_request(now, asked, out),
-            _ => self.session_request(now, asked, out),
+        match request {
+            SlotRequest::Register { interests } => self.register(now, (ticket, from), interests, out),
+            SlotRequest::Unregister { groups } => self.unregister(&from, &groups, ticket, out),
+            SlotRequest::Renew { attachments } => self.renew_all(now, (ticket, from), attachments, out),
+            SlotRequest::Group(group, request) => self.group_request(now, (ticket, from), group, request, out),
+            SlotRequest::Session(session, request) => {
+                self.session_request(now, session, Asked { ticket, from, request }, out);
+            }
         }
     }
 
@@ -453,63 +403,57 @@ impl SlotCore {
     fn orders_nothing(&self, request: &SlotRequest) -> bool {
         match request {
             SlotRequest::Register { interests } => interests.iter().all(|interest| self.stays(&interest.group)),
-            SlotRequest::Join { group, member: None, .. } => self.stays(group),
-            SlotRequest::Unregister { .. }
-            | SlotRequest::History { .. }
-            | SlotRequest::Members { .. }
-            | SlotRequest::Group { .. } => true,
-            _ => false,
+            SlotRequest::Unregister { .. } => true,
+            SlotRequest::Group(group, request) => match request {
+                GroupRequest::Join(join) => join.member.is_none() && self.stays(group),
+                GroupRequest::ReadHistory(_) | GroupRequest::ReadMembers(_) | GroupRequest::ReadGroup(_) => true,
+                GroupRequest::Publish(_) | GroupRequest::Leave(_) => false,
+            },
+            SlotRequest::Renew { .. } | SlotRequest::Session(..) => false,
         }
     }
 
-    /// Orders an entry and notes who waits for it. Only called while serving.
-    fn order(&mut self, entry: Entry, pending: Pending) {
-        let Some(index) = self.replica.order(entry) else {
-            return;
-        };
-        if !matches!(pending, Pending::Nobody) {
-            self.pending.insert(index, pending);
+    /// Orders an entry of a group and notes who waits for it. Only called while serving.
+    fn order_group(&mut self, group: GroupName, entry: GroupEntry, pending: Option<GroupPending>) {
+        let index = self.replica.order(Entry::Group(group, entry));
+        if let (Some(index), Some(pending)) = (index, pending) {
+            self.group_pending.insert(index, pending);
+        }
+    }
+
+    /// Orders an entry of a session and notes who waits for it. Only called while serving.
+    fn order_session(&mut self, session: SessionId, entry: SessionEntry, pending: Option<SessionPending>) {
+        let index = self.replica.order(Entry::Session(session, entry));
+        if let (Some(index), Some(pending)) = (index, pending) {
+            self.session_pending.insert(index, pending);
         }
     }
 
     /// Orders what the slot itself has to do about a session. Until it is committed the session's timers order nothing, or a
     /// slot that cannot commit would order the same again and again.
-    fn order_once(&mut self, session: SessionId, entry: Entry) {
-        if let Some(index) = self.replica.order(entry) {
+    fn order_once(&mut self, session: SessionId, entry: SessionEntry) {
+        if let Some(index) = self.replica.order(Entry::Session(session, entry)) {
             self.timers.insert(session);
-            self.pending.insert(index, Pending::Timer(session));
+            self.session_pending.insert(index, SessionPending::Timer);
         }
     }
 
     fn committed(&mut self, now: Now, index: Index, effect: Effect, out: &mut Vec<SlotOutput>) {
-        let pending = self.pending.remove(&index).unwrap_or(Pending::Nobody);
         match effect {
-            Effect::Published { group, position, message } => {
-                if let Some(message) = message {
-                    self.push_to_interested(
-                        &group,
-                        |group| Push::Deliver { group, epoch: position.epoch, message: message.clone() },
-                        out,
-                    );
-                }
-                if let Pending::Publish(ticket) = pending {
-                    let answer = SlotAnswer::Published { position, copies: self.replica.copies() };
-                    out.push(SlotOutput::Answer { ticket, result: Ok(answer) });
-                }
+            Effect::Group(group, effect) => {
+                let pending = self.group_pending.remove(&index);
+                self.group_committed(now, group, effect, pending, out);
             }
-            Effect::Member { group, joined, member } => {
-                self.push_to_interested(&group, |group| Push::Member { group, joined, member: member.clone() }, out);
-                self.group_committed(now, pending, out);
+            Effect::Session(session, effect) => {
+                let pending = self.session_pending.remove(&index);
+                self.session_committed(now, index, (session, effect), pending, out);
             }
-            Effect::Opened | Effect::Nothing => self.group_committed(now, pending, out),
-            effect => self.session_committed(now, index, pending, effect, out),
         }
     }
 
-    fn push_to_interested(&self, group: &GroupName, push: impl Fn(GroupName) -> Push, out: &mut Vec<SlotOutput>) {
-        let Some(term) = self.term else { return };
-        for gateway in self.interests.get(group).into_iter().flat_map(BTreeMap::keys) {
-            out.push(SlotOutput::Push { to: gateway.clone(), term, push: push(group.clone()) });
+    fn push(&self, to: &Member, push: Push, out: &mut Vec<SlotOutput>) {
+        if let Some(term) = self.term {
+            out.push(SlotOutput::Push { to: to.clone(), term, push });
         }
     }
 

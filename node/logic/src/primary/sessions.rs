@@ -2,106 +2,173 @@
 
 use std::collections::BTreeMap;
 
-use super::{Asked, Displacing, Pending, Renewal, SlotCore, SlotOutput, Ticket, Waiting};
+use super::{Asked, Displacing, Renewal, SlotCore, SlotOutput, Ticket, Waiting};
 use crate::{
     Now,
-    entry::{EndReason, Entry, SessionRecord},
+    entry::{EndReason, SessionEntry, SessionRecord},
     id::{AttachmentNumber, Index, Member, SessionId},
-    request::{Push, SessionView, SlotAnswer, SlotError, SlotRequest},
+    request::{
+        Attach, Attached, ChangeSession, ConfirmDisplaced, CreateSession, Detach, Done, EndSession, Push, ReadSession,
+        RecordJoin, RecordLeave, SessionPush, SessionRequest, SessionView, SlotAnswer, SlotError,
+    },
     session::{Session, Stage},
-    slot::Effect,
+    slot::SessionEffect,
 };
 
 /// A new attachment waits so long for the earlier one's gateway to cut it off.
 const DISPLACE_MS: u64 = 1_000;
 
+/// What waits for an entry of a session to be committed.
+#[derive(Debug)]
+pub(super) enum SessionPending {
+    /// Answered once the store has it.
+    Create(Ticket),
+    Change(Ticket),
+    End(Ticket),
+    Attach(Ticket),
+    Done(Ticket),
+    /// The store did not take a new session.
+    GivenUp,
+    /// The session came from the store: these can be handled now.
+    Loaded(Vec<Asked>),
+    /// A timer's entry: until it is committed the timer does not order it again.
+    Timer,
+}
+
+impl SessionPending {
+    /// Whom to answer if nothing comes of it.
+    pub(super) fn into_tickets(self) -> Vec<Ticket> {
+        match self {
+            Self::Create(ticket)
+            | Self::Change(ticket)
+            | Self::End(ticket)
+            | Self::Attach(ticket)
+            | Self::Done(ticket) => vec![ticket],
+            Self::Loaded(asked) => asked.into_iter().map(|asked| asked.ticket).collect(),
+            Self::GivenUp | Self::Timer => Vec::new(),
+        }
+    }
+}
+
 impl SlotCore {
-    pub(super) fn session_request(&mut self, now: Now, asked: Asked, out: &mut Vec<SlotOutput>) {
-        let at_ms = now.wall_ms;
-        if let SlotRequest::CreateSession { record } = asked.request {
-            let pending = Pending::Create { ticket: asked.ticket, session: record.id };
-            return self.order(Entry::SessionPut { record, stored: false }, pending);
-        }
-        if let SlotRequest::Renew { attachments } = asked.request {
-            for (session, attachment, connection) in attachments {
-                let gateway = asked.from.clone();
-                self.renew(now, session, Renewal { gateway, attachment, connection }, out);
-            }
-            return out.push(SlotOutput::Answer { ticket: asked.ticket, result: Ok(SlotAnswer::Done) });
-        }
-        let Some(session) = session_of(&asked.request) else {
-            return self.refuse(asked.ticket, out);
-        };
+    pub(super) fn session_request(&mut self, now: Now, session: SessionId, asked: Asked, out: &mut Vec<SlotOutput>) {
         let Some(known) = self.state().and_then(|state| state.session(session)) else {
-            if let SlotRequest::Detach { .. } | SlotRequest::ConfirmDisplaced { .. } = asked.request {
-                return out.push(SlotOutput::Answer { ticket: asked.ticket, result: Ok(SlotAnswer::Done) });
-            }
-            let waiting = self.loading.entry(session).or_default();
-            if waiting.is_empty() && !self.renewals.contains_key(&session) {
-                out.push(SlotOutput::Load { session });
-            }
-            return waiting.push(asked);
+            return self.request_unknown(session, asked, out);
         };
-        if matches!(asked.request, SlotRequest::EndSession { .. }) && known.ended().is_some() {
-            return self.over(self.replica.applied(), session, asked.ticket, out);
-        }
+        let at_ms = now.wall_ms;
         let over = known.ended().or_else(|| known.expired(at_ms));
         let Asked { ticket, from, request } = asked;
-        if let (Some(reason), false) =
-            (over, matches!(request, SlotRequest::Detach { .. } | SlotRequest::ConfirmDisplaced { .. }))
-        {
-            return out.push(SlotOutput::Answer { ticket, result: Err(SlotError::SessionEnded(reason)) });
-        }
-        let groups = known.record.groups.len();
-        let view = self.view(session);
-        match request {
-            SlotRequest::ReadSession { .. } => {
-                let result = view.map(SlotAnswer::Session).ok_or(SlotError::NoSession);
-                out.push(SlotOutput::Answer { ticket, result });
+        let ended = |reason| SlotOutput::Answer { ticket, result: Err(SlotError::SessionEnded(reason)) };
+        match (request, over) {
+            (SessionRequest::CreateSession(create), _) => self.create(ticket, session, create, out),
+            (SessionRequest::EndSession(EndSession), _) if known.ended().is_some() => {
+                self.over(self.replica.applied(), session, ticket, out);
             }
-            SlotRequest::ChangeSession { change, .. } => {
-                if groups + change.join.len() > self.settings.groups_per_session + change.leave.len() {
-                    return out.push(SlotOutput::Answer { ticket, result: Err(SlotError::TooManyGroups) });
-                }
-                self.order(Entry::SessionChange { session, change, at_ms }, Pending::Change { ticket, session });
-            }
-            SlotRequest::EndSession { .. } => {
-                self.order(
-                    Entry::SessionEnd { session, reason: EndReason::Ended, at_ms },
-                    Pending::End { ticket, session },
-                );
-            }
-            SlotRequest::Attach { connection, waited_ms, .. } => {
-                let since_ms = at_ms.saturating_sub(waited_ms.into());
-                self.order(
-                    Entry::Attach { session, gateway: from, connection, since_ms, at_ms },
-                    Pending::Attach { ticket, session },
-                );
-            }
-            SlotRequest::Detach { attachment, .. } => {
+            (SessionRequest::Detach(Detach { attachment }), _) => {
                 let grace_until_ms = at_ms + self.settings.resume_grace_ms;
-                let entry = Entry::Detach { session, attachment, at_ms, grace_until_ms, closed: true };
-                self.order(entry, Pending::Done(ticket));
+                let entry = SessionEntry::Detach { attachment, at_ms, grace_until_ms, closed: true };
+                self.order_session(session, entry, Some(SessionPending::Done(ticket)));
             }
-            SlotRequest::ConfirmDisplaced { attachment, .. } => {
+            (SessionRequest::ConfirmDisplaced(ConfirmDisplaced { attachment }), _) => {
                 let open = known.open.get(&from).is_some_and(|open| *open <= attachment);
                 self.confirm_displaced(session, &from, attachment, out);
                 if open {
-                    self.order(Entry::Closed { session, gateway: from, attachment }, Pending::Nobody);
+                    self.order_session(session, SessionEntry::Closed { gateway: from, attachment }, None);
                 }
-                out.push(SlotOutput::Answer { ticket, result: Ok(SlotAnswer::Done) });
+                out.push(SlotOutput::Answer { ticket, result: Ok(SlotAnswer::Done(Done)) });
             }
-            SlotRequest::SessionJoin { group, .. } => {
-                if groups >= self.settings.groups_per_session && !known_in(view.as_ref(), &group) {
+            (
+                SessionRequest::ReadSession(_)
+                | SessionRequest::ChangeSession(_)
+                | SessionRequest::EndSession(_)
+                | SessionRequest::Attach(_)
+                | SessionRequest::RecordJoin(_)
+                | SessionRequest::RecordLeave(_),
+                Some(reason),
+            ) => out.push(ended(reason)),
+            (SessionRequest::ReadSession(ReadSession), None) => {
+                let result = self.view(session).map(SlotAnswer::Session).ok_or(SlotError::NoSession);
+                out.push(SlotOutput::Answer { ticket, result });
+            }
+            (SessionRequest::ChangeSession(ChangeSession { change }), None) => {
+                let most = self.settings.groups_per_session + change.leave.len();
+                if known.record.groups.len() + change.join.len() > most {
                     return out.push(SlotOutput::Answer { ticket, result: Err(SlotError::TooManyGroups) });
                 }
-                self.order(Entry::SessionJoin { session, group }, Pending::Done(ticket));
+                let entry = SessionEntry::Change { change, at_ms };
+                self.order_session(session, entry, Some(SessionPending::Change(ticket)));
             }
-            SlotRequest::SessionLeave { group, .. } => {
-                self.order(Entry::SessionLeave { session, group }, Pending::Done(ticket));
+            (SessionRequest::EndSession(EndSession), None) => {
+                let entry = SessionEntry::End { reason: EndReason::Ended, at_ms };
+                self.order_session(session, entry, Some(SessionPending::End(ticket)));
             }
-            _ => self.refuse(ticket, out),
+            (SessionRequest::Attach(Attach { connection, waited_ms }), None) => {
+                let since_ms = at_ms.saturating_sub(waited_ms.into());
+                let entry = SessionEntry::Attach { gateway: from, connection, since_ms, at_ms };
+                self.order_session(session, entry, Some(SessionPending::Attach(ticket)));
+            }
+            (SessionRequest::RecordJoin(RecordJoin { group }), None) => {
+                let groups = &known.record.groups;
+                if groups.len() >= self.settings.groups_per_session && !groups.contains(&group) {
+                    return out.push(SlotOutput::Answer { ticket, result: Err(SlotError::TooManyGroups) });
+                }
+                self.order_session(session, SessionEntry::Join { group }, Some(SessionPending::Done(ticket)));
+            }
+            (SessionRequest::RecordLeave(RecordLeave { group }), None) => {
+                self.order_session(session, SessionEntry::Leave { group }, Some(SessionPending::Done(ticket)));
+            }
         }
+    }
+
+    fn create(
+        &mut self,
+        ticket: Ticket,
+        session: SessionId,
+        CreateSession { record }: CreateSession,
+        out: &mut Vec<SlotOutput>,
+    ) {
+        // A peer's mistake: it would be kept under a name that is not its own.
+        if record.id != session {
+            return out.push(SlotOutput::Answer { ticket, result: Err(SlotError::NoSession) });
+        }
+        let entry = SessionEntry::Put { record, stored: false };
+        self.order_session(session, entry, Some(SessionPending::Create(ticket)));
+    }
+
+    /// A request about a session that is not in memory.
+    fn request_unknown(&mut self, session: SessionId, asked: Asked, out: &mut Vec<SlotOutput>) {
+        match asked.request {
+            SessionRequest::CreateSession(create) => self.create(asked.ticket, session, create, out),
+            SessionRequest::Detach(_) | SessionRequest::ConfirmDisplaced(_) => {
+                out.push(SlotOutput::Answer { ticket: asked.ticket, result: Ok(SlotAnswer::Done(Done)) });
+            }
+            SessionRequest::ReadSession(_)
+            | SessionRequest::ChangeSession(_)
+            | SessionRequest::EndSession(_)
+            | SessionRequest::Attach(_)
+            | SessionRequest::RecordJoin(_)
+            | SessionRequest::RecordLeave(_) => {
+                let waiting = self.loading.entry(session).or_default();
+                if waiting.is_empty() && !self.renewals.contains_key(&session) {
+                    out.push(SlotOutput::Load { session });
+                }
+                waiting.push(asked);
+            }
+        }
+    }
+
+    /// A gateway says which attachments it has.
+    pub(super) fn renew_all(
+        &mut self,
+        now: Now,
+        (ticket, gateway): (Ticket, Member),
+        attachments: Vec<(SessionId, AttachmentNumber, u64)>,
+        out: &mut Vec<SlotOutput>,
+    ) {
+        for (session, attachment, connection) in attachments {
+            self.renew(now, session, Renewal { gateway: gateway.clone(), attachment, connection }, out);
+        }
+        out.push(SlotOutput::Answer { ticket, result: Ok(SlotAnswer::Done(Done)) });
     }
 
     pub(super) fn loaded(
@@ -118,7 +185,8 @@ impl SlotCore {
         let error = match result {
             Ok(Some(record)) if record.expires_ms <= now.wall_ms => SlotError::SessionEnded(EndReason::Expired),
             Ok(Some(record)) if self.replica.serving().is_some() => {
-                return self.order(Entry::SessionPut { record, stored: true }, Pending::Loaded(session, waiting));
+                let entry = SessionEntry::Put { record, stored: true };
+                return self.order_session(session, entry, Some(SessionPending::Loaded(waiting)));
             }
             Ok(Some(_)) => SlotError::NotPrimary { map_version: self.map_version },
             Ok(None) => SlotError::NoSession,
@@ -129,9 +197,15 @@ impl SlotCore {
                 SlotError::SessionEnded(reason) => *reason,
                 SlotError::NoSession => EndReason::Ended,
                 // The gateway will say it again.
-                _ => continue,
+                SlotError::NotPrimary { .. }
+                | SlotError::Busy
+                | SlotError::Unavailable
+                | SlotError::NotEnoughCopies { .. }
+                | SlotError::TooManyGroups
+                | SlotError::StoreUnavailable(_)
+                | SlotError::Unknown => continue,
             };
-            self.push(&renewal.gateway, Push::SessionEnded { session, reason }, out);
+            self.push_session(&renewal.gateway, session, SessionPush::Ended { reason }, out);
         }
         for asked in waiting {
             out.push(SlotOutput::Answer { ticket: asked.ticket, result: Err(error.clone()) });
@@ -148,7 +222,7 @@ impl SlotCore {
     ) {
         self.writes.remove(&session);
         if result.is_ok() {
-            self.order_once(session, Entry::Saved { session, index });
+            self.order_once(session, SessionEntry::Saved { index });
         } else {
             self.save_again_ms = now.mono_ms + 1_000;
         }
@@ -158,13 +232,11 @@ impl SlotCore {
                 // The write of an earlier attempt failed before this one came through: the session is over.
                 (Ok(()), _) if waiting == Waiting::Create && given_up => Err(not_stored()),
                 (Ok(()), Some(view)) if waiting != Waiting::End => Ok(SlotAnswer::Session(view.clone())),
-                (Ok(()), _) => Ok(SlotAnswer::Done),
+                (Ok(()), _) => Ok(SlotAnswer::Done(Done)),
                 (Err(reason), _) if waiting == Waiting::Create => {
                     self.given_up.insert(session);
-                    self.order(
-                        Entry::SessionEnd { session, reason: EndReason::NotStored, at_ms: now.wall_ms },
-                        Pending::GivenUp(session),
-                    );
+                    let entry = SessionEntry::End { reason: EndReason::NotStored, at_ms: now.wall_ms };
+                    self.order_session(session, entry, Some(SessionPending::GivenUp));
                     Err(SlotError::StoreUnavailable(reason.clone()))
                 }
                 // It stands in the slot's state and is written as soon as the store answers again.
@@ -174,80 +246,95 @@ impl SlotCore {
         }
     }
 
-    /// An entry about a session is committed.
+    /// An entry of a session is committed.
     pub(super) fn session_committed(
         &mut self,
         now: Now,
         index: Index,
-        pending: Pending,
-        effect: Effect,
+        (session, effect): (SessionId, SessionEffect),
+        pending: Option<SessionPending>,
         out: &mut Vec<SlotOutput>,
     ) {
-        // Gateways are told also of what an earlier primary had ordered.
-        match &effect {
-            Effect::Ended { session, attachment: Some(attachment) } => {
-                self.tell_end(*session, &attachment.gateway, out);
-            }
-            Effect::Changed(session) => self.tell_change(*session, out),
-            Effect::Attached { session, displaced, .. } => {
-                self.heard.insert(*session, now.mono_ms);
-                for (gateway, number) in displaced {
-                    self.push(gateway, Push::Displace { session: *session, attachment: *number }, out);
-                }
-            }
-            _ => {}
-        }
-        match (pending, effect) {
-            (Pending::Loaded(session, waiting), _) => {
-                for renewal in self.renewals.remove(&session).unwrap_or_default() {
-                    self.renew(now, session, renewal, out);
-                }
-                // And those that have come since the store answered.
-                let later = self.loading.remove(&session).unwrap_or_default();
-                for asked in waiting.into_iter().chain(later) {
-                    self.session_request(now, asked, out);
-                }
-            }
-            (Pending::Create { ticket, session }, Effect::Session) => {
-                self.save(index, session, Some((ticket, Waiting::Create)), out);
-            }
-            (Pending::Change { ticket, session }, Effect::Changed(_)) => {
-                self.save(index, session, Some((ticket, Waiting::Change)), out);
-            }
-            (Pending::End { ticket, session }, Effect::Ended { .. } | Effect::NoSession(Some(_))) => {
-                self.over(index, session, ticket, out);
-            }
-            (Pending::Attach { ticket, session }, Effect::Attached { attachment, displaced, .. }) => {
-                self.attached(now, (ticket, session), attachment.number, displaced, out);
-            }
-            (Pending::Done(ticket), Effect::Session) => {
-                out.push(SlotOutput::Answer { ticket, result: Ok(SlotAnswer::Done) });
-            }
-            (Pending::Timer(session), _) => {
+        self.tell_gateways(now, session, &effect, out);
+        let refused = match &effect {
+            SessionEffect::Gone(Some(reason)) => Some(SlotError::SessionEnded(*reason)),
+            // A later connection has it; or it was there when this was asked, and has been forgotten since: the store has it.
+            SessionEffect::Overtaken | SessionEffect::Gone(None) => Some(SlotError::Busy),
+            SessionEffect::Quiet
+            | SessionEffect::Changed
+            | SessionEffect::Attached { .. }
+            | SessionEffect::Ended { .. } => None,
+        };
+        let refuse = |ticket, error| SlotOutput::Answer { ticket, result: Err(error) };
+        match (pending, refused) {
+            (None, _) => {}
+            (Some(SessionPending::Timer), _) => {
                 self.timers.remove(&session);
             }
-            (Pending::GivenUp(session), _) => {
+            (Some(SessionPending::GivenUp), _) => {
                 self.given_up.remove(&session);
             }
-            (Pending::Create { ticket, .. }, Effect::NoSession(Some(EndReason::NotStored))) => {
-                out.push(SlotOutput::Answer { ticket, result: Err(not_stored()) });
+            (Some(SessionPending::Loaded(waiting)), _) => self.handle_waiting(now, session, waiting, out),
+            (Some(SessionPending::Create(ticket)), Some(SlotError::SessionEnded(EndReason::NotStored))) => {
+                out.push(refuse(ticket, not_stored()));
+            }
+            (Some(SessionPending::Create(ticket)), None) => {
+                self.save(index, session, Some((ticket, Waiting::Create)), out);
+            }
+            (Some(SessionPending::Change(ticket)), None) => {
+                self.save(index, session, Some((ticket, Waiting::Change)), out);
+            }
+            (Some(SessionPending::End(ticket)), None | Some(SlotError::SessionEnded(_))) => {
+                self.over(index, session, ticket, out);
+            }
+            (Some(SessionPending::Attach(ticket)), None) => {
+                if let SessionEffect::Attached { attachment, displaced } = effect {
+                    self.attached(now, (ticket, session), attachment.number, displaced, out);
+                }
+            }
+            (Some(SessionPending::Done(ticket)), None) => {
+                out.push(SlotOutput::Answer { ticket, result: Ok(SlotAnswer::Done(Done)) });
             }
             (
-                Pending::Create { ticket, .. }
-                | Pending::Change { ticket, .. }
-                | Pending::End { ticket, .. }
-                | Pending::Attach { ticket, .. }
-                | Pending::Done(ticket),
-                effect,
-            ) => {
-                let error = match effect {
-                    Effect::NoSession(Some(reason)) => SlotError::SessionEnded(reason),
-                    // It was there when this was asked, and has been forgotten since: the store has it.
-                    _ => SlotError::Busy,
-                };
-                out.push(SlotOutput::Answer { ticket, result: Err(error) });
+                Some(
+                    SessionPending::Create(ticket)
+                    | SessionPending::Change(ticket)
+                    | SessionPending::End(ticket)
+                    | SessionPending::Attach(ticket)
+                    | SessionPending::Done(ticket),
+                ),
+                Some(error),
+            ) => out.push(refuse(ticket, error)),
+        }
+    }
+
+    /// Gateways are told also of what an earlier primary had ordered.
+    fn tell_gateways(&mut self, now: Now, session: SessionId, effect: &SessionEffect, out: &mut Vec<SlotOutput>) {
+        match effect {
+            SessionEffect::Ended { attachment: Some(attachment) } => self.tell_end(session, &attachment.gateway, out),
+            SessionEffect::Changed => self.tell_change(session, out),
+            SessionEffect::Attached { displaced, .. } => {
+                self.heard.insert(session, now.mono_ms);
+                for (gateway, number) in displaced {
+                    self.push_session(gateway, session, SessionPush::Displace { attachment: *number }, out);
+                }
             }
-            _ => {}
+            SessionEffect::Quiet
+            | SessionEffect::Overtaken
+            | SessionEffect::Ended { attachment: None }
+            | SessionEffect::Gone(_) => {}
+        }
+    }
+
+    /// The session has been loaded: what waited for that.
+    fn handle_waiting(&mut self, now: Now, session: SessionId, waiting: Vec<Asked>, out: &mut Vec<SlotOutput>) {
+        for renewal in self.renewals.remove(&session).unwrap_or_default() {
+            self.renew(now, session, renewal, out);
+        }
+        // And those that have come since the store answered.
+        let later = self.loading.remove(&session).unwrap_or_default();
+        for asked in waiting.into_iter().chain(later) {
+            self.session_request(now, session, asked, out);
         }
     }
 
@@ -263,7 +350,7 @@ impl SlotCore {
         let Some(view) = self.view(session) else {
             return self.refuse(ticket, out);
         };
-        let answer = SlotAnswer::Attached { record: view.record, attachment };
+        let answer = Attached { record: view.record, attachment };
         let until_ms = now.mono_ms + DISPLACE_MS;
         let mut displacing = Displacing { answers: Vec::new(), attachment, earlier, until_ms };
         if let Some(before) = self.displacing.remove(&session) {
@@ -308,7 +395,7 @@ impl SlotCore {
     pub(super) fn answer_displacing(&mut self, session: SessionId, out: &mut Vec<SlotOutput>) {
         if let Some(displacing) = self.displacing.remove(&session) {
             let answers = displacing.answers.into_iter();
-            out.extend(answers.map(|(ticket, answer)| SlotOutput::Answer { ticket, result: Ok(answer) }));
+            out.extend(answers.map(|(ticket, answer)| SlotOutput::Answer { ticket, result: Ok(answer.into()) }));
         }
     }
 
@@ -327,20 +414,22 @@ impl SlotCore {
             return;
         };
         let push = match (&known.stage, known.last_number()) {
-            (Stage::Ended(reason), _) => Push::SessionEnded { session, reason: *reason },
-            (_, last) if last > attachment => Push::Displace { session, attachment },
+            (Stage::Ended(reason), _) => SessionPush::Ended { reason: *reason },
+            (Stage::Attached | Stage::Grace { .. } | Stage::Detached, last) if last > attachment => {
+                SessionPush::Displace { attachment }
+            }
             (Stage::Attached, last) if last == attachment => {
                 self.heard.insert(session, now.mono_ms);
                 return;
             }
-            _ => {
+            (Stage::Attached | Stage::Grace { .. } | Stage::Detached, _) => {
                 // Its number is the time of the attach or later, so this gives it the number that it has.
                 let (since_ms, at_ms) = (attachment, attachment);
-                let entry = Entry::Attach { session, gateway, connection, since_ms, at_ms };
-                return self.order(entry, Pending::Nobody);
+                let entry = SessionEntry::Attach { gateway, connection, since_ms, at_ms };
+                return self.order_session(session, entry, None);
             }
         };
-        self.push(&gateway, push, out);
+        self.push_session(&gateway, session, push, out);
     }
 
     fn tell_change(&self, session: SessionId, out: &mut Vec<SlotOutput>) {
@@ -348,19 +437,19 @@ impl SlotCore {
             return;
         };
         if let Some(attachment) = known.attachment() {
-            self.push(&attachment.gateway, Push::SessionChanged { record: known.record.clone() }, out);
+            let push = SessionPush::Changed { record: known.record.clone() };
+            self.push_session(&attachment.gateway, session, push, out);
         }
     }
 
     fn tell_end(&self, session: SessionId, gateway: &Member, out: &mut Vec<SlotOutput>) {
         let reason = self.state().and_then(|state| state.session(session)).and_then(|session| session.ended());
-        self.push(gateway, Push::SessionEnded { session, reason: reason.unwrap_or(EndReason::Ended) }, out);
+        let push = SessionPush::Ended { reason: reason.unwrap_or(EndReason::Ended) };
+        self.push_session(gateway, session, push, out);
     }
 
-    fn push(&self, to: &Member, push: Push, out: &mut Vec<SlotOutput>) {
-        if let Some(term) = self.term {
-            out.push(SlotOutput::Push { to: to.clone(), term, push });
-        }
+    fn push_session(&self, to: &Member, session: SessionId, push: SessionPush, out: &mut Vec<SlotOutput>) {
+        self.push(to, Push::Session(session, push), out);
     }
 
     /// Answers who asked for the end of a session that is over now, or was: it is over for good only when the store knows.
@@ -368,7 +457,7 @@ impl SlotCore {
         if self.state().and_then(|state| state.session(session)).is_some_and(Session::is_unsaved) {
             self.save(index, session, Some((ticket, Waiting::End)), out);
         } else {
-            out.push(SlotOutput::Answer { ticket, result: Ok(SlotAnswer::Done) });
+            out.push(SlotOutput::Answer { ticket, result: Ok(SlotAnswer::Done(Done)) });
         }
     }
 
@@ -412,22 +501,4 @@ impl SlotCore {
 
 fn not_stored() -> SlotError {
     SlotError::StoreUnavailable("it did not take the session in time".to_owned())
-}
-
-fn known_in(view: Option<&SessionView>, group: &crate::id::GroupName) -> bool {
-    view.is_some_and(|view| view.record.groups.contains(group))
-}
-
-fn session_of(request: &SlotRequest) -> Option<SessionId> {
-    match request {
-        SlotRequest::ReadSession { session }
-        | SlotRequest::ChangeSession { session, .. }
-        | SlotRequest::EndSession { session }
-        | SlotRequest::Attach { session, .. }
-        | SlotRequest::Detach { session, .. }
-        | SlotRequest::ConfirmDisplaced { session, .. }
-        | SlotRequest::SessionJoin { session, .. }
-        | SlotRequest::SessionLeave { session, .. } => Some(*session),
-        _ => None,
-    }
 }

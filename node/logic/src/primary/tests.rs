@@ -8,7 +8,11 @@ use super::*;
 use crate::{
     entry::{EndReason, Retention, SessionChange},
     id::{NodeId, Position, PublishKey},
-    request::{Interest, JoinPoint, MESSAGE_OVERHEAD_BYTES, PAGE_BYTES, SessionView},
+    request::{
+        Ask, Attach, ChangeSession, ConfirmDisplaced, CreateSession, Detach, Done, EndSession, GroupPush, Interest,
+        Join, JoinPoint, MESSAGE_OVERHEAD_BYTES, PAGE_BYTES, Publish, Published, ReadHistory, ReadSession, RecordJoin,
+        Register, Renew, SessionPush, SessionView, Unregister,
+    },
 };
 
 const SETTINGS: SlotSettings = SlotSettings {
@@ -39,19 +43,21 @@ fn record() -> SessionRecord {
     }
 }
 
-fn publish(key: u128) -> SlotRequest {
-    SlotRequest::Publish {
-        group: group(),
-        key: PublishKey(key),
-        data: Bytes::from_static(b"1"),
-        from: None,
-        retention: Retention { messages: 10, bytes: 1_000, age_ms: 10_000 },
-        min_copies: 1,
-    }
+fn publish(key: u128) -> (GroupName, Publish) {
+    (
+        group(),
+        Publish {
+            key: PublishKey(key),
+            data: Bytes::from_static(b"1"),
+            from: None,
+            retention: Retention { messages: 10, bytes: 1_000, age_ms: 10_000 },
+            min_copies: 1,
+        },
+    )
 }
 
-fn register() -> SlotRequest {
-    SlotRequest::Register { interests: vec![Interest { group: group(), since: None }] }
+fn register() -> Register {
+    Register(vec![Interest { group: group(), since: None }])
 }
 
 fn group() -> GroupName {
@@ -115,10 +121,10 @@ impl Bench {
     }
 
     /// What a gateway asks; the ticket.
-    fn ask(&mut self, gateway: &str, request: SlotRequest) -> Ticket {
+    fn ask(&mut self, gateway: &str, request: impl Ask) -> Ticket {
         self.next += 1;
         let (ticket, term) = (self.next, self.term);
-        self.input(SlotInput::Request { ticket, from: member(gateway), term, request });
+        self.input(SlotInput::Request { ticket, from: member(gateway), term, request: request.into_request() });
         ticket
     }
 
@@ -130,7 +136,7 @@ impl Bench {
         })
     }
 
-    fn answer_to(&mut self, gateway: &str, request: SlotRequest) -> Result<SlotAnswer, SlotError> {
+    fn answer_to(&mut self, gateway: &str, request: impl Ask) -> Result<SlotAnswer, SlotError> {
         let ticket = self.ask(gateway, request);
         self.answer(ticket).expect("answered at once").clone()
     }
@@ -174,7 +180,7 @@ impl Bench {
 
     fn with_session() -> Self {
         let mut bench = Self::new();
-        let created = bench.ask("g1", SlotRequest::CreateSession { record: record() });
+        let created = bench.ask("g1", (SESSION, CreateSession { record: record() }));
         assert_eq!(bench.answer(created), None, "the store comes first");
         bench.store(true, None);
         assert!(bench.answer(created).unwrap().is_ok());
@@ -182,25 +188,25 @@ impl Bench {
     }
 
     fn attach(&mut self, gateway: &str, connection: u64) -> Ticket {
-        self.ask(gateway, SlotRequest::Attach { session: SESSION, connection, waited_ms: 0 })
+        self.ask(gateway, (SESSION, Attach { connection, waited_ms: 0 }))
     }
 
     fn attached(&self, ticket: Ticket) -> AttachmentNumber {
         match self.answer(ticket) {
-            Some(Ok(SlotAnswer::Attached { attachment, .. })) => *attachment,
+            Some(Ok(SlotAnswer::Attached(Attached { attachment, .. }))) => *attachment,
             other => panic!("{other:?}"),
         }
     }
 
     fn view(&mut self) -> SessionView {
-        match self.answer_to("g1", SlotRequest::ReadSession { session: SESSION }) {
+        match self.answer_to("g1", (SESSION, ReadSession)) {
             Ok(SlotAnswer::Session(view)) => view,
             other => panic!("{other:?}"),
         }
     }
 
     fn renew(&mut self, gateway: &str, attachment: AttachmentNumber, connection: u64) {
-        self.ask(gateway, SlotRequest::Renew { attachments: vec![(SESSION, attachment, connection)] });
+        self.ask(gateway, Renew(vec![(SESSION, attachment, connection)]));
     }
 }
 
@@ -216,16 +222,16 @@ fn a_publish_is_answered_and_delivered_when_it_is_committed_and_a_repeat_gets_th
     assert_eq!(bench.pushes("g1").len(), 0);
     bench.acknowledge();
     let position = match bench.answer(first) {
-        Some(Ok(SlotAnswer::Published { position, copies: 2 })) => *position,
+        Some(Ok(SlotAnswer::Published(Published { position, copies: 2 }))) => *position,
         other => panic!("{other:?}"),
     };
     assert_eq!(position.offset, 1);
     assert_eq!(bench.pushes("g1").len(), 1);
     bench.map("p", &["p"]);
-    assert_eq!(bench.answer_to("g2", publish(5)), Ok(SlotAnswer::Published { position, copies: 1 }));
+    assert_eq!(bench.answer_to("g2", publish(5)), Ok(SlotAnswer::Published(Published { position, copies: 1 })));
     assert_eq!(bench.pushes("g1").len(), 0, "a repeat is no message");
     let next = Position { offset: 2, ..position };
-    assert_eq!(bench.answer_to("g2", publish(6)), Ok(SlotAnswer::Published { position: next, copies: 1 }));
+    assert_eq!(bench.answer_to("g2", publish(6)), Ok(SlotAnswer::Published(Published { position: next, copies: 1 })));
 }
 
 /// Asks for page after page; the sizes of the pages, in messages.
@@ -235,18 +241,18 @@ fn pages(bytes_each: usize, messages: u64) -> Vec<usize> {
     for key in 1..=messages {
         let data = vec![b'1'; bytes_each].into();
         let (group, key) = (group(), PublishKey(key.into()));
-        let publish = SlotRequest::Publish { group, key, data, from: None, retention, min_copies: 1 };
+        let publish = (group, Publish { key, data, from: None, retention, min_copies: 1 });
         assert!(bench.answer_to("g", publish).is_ok());
     }
     let Ok(SlotAnswer::Joined(JoinPoint { epoch, head, .. })) =
-        bench.answer_to("g", SlotRequest::Join { group: group(), member: None, since: None })
+        bench.answer_to("g", (group(), Join { member: None, since: None }))
     else {
         panic!("not joined")
     };
     assert_eq!(head, messages);
     let (mut at, mut pages) = (Position { epoch, offset: 0 }, Vec::new());
     while at.offset < head {
-        let join = SlotRequest::Join { group: group(), member: None, since: Some(at) };
+        let join = (group(), Join { member: None, since: Some(at) });
         let Ok(SlotAnswer::Joined(point)) = bench.answer_to("g", join) else { panic!("no page") };
         assert!(point.recovered);
         let offsets: Vec<_> = point.messages.iter().map(|message| message.offset).collect();
@@ -313,7 +319,7 @@ fn an_empty_group_keeps_its_epoch_until_nobody_has_followed_it_for_long() {
         registered(bench.answer(ticket))
     };
     let leave = |bench: &mut Bench| {
-        assert!(bench.answer_to("g1", SlotRequest::Unregister { groups: vec![group()] }).is_ok());
+        assert!(bench.answer_to("g1", Unregister(vec![group()])).is_ok());
     };
     let first = follow(&mut bench);
     for _ in 0..6 {
@@ -339,7 +345,7 @@ fn who_comes_while_a_group_is_being_forgotten_follows_the_one_that_takes_its_pla
     let ticket = bench.ask("g1", register());
     bench.acknowledge();
     let first = registered(bench.answer(ticket));
-    assert!(bench.answer_to("g1", SlotRequest::Unregister { groups: vec![group()] }).is_ok());
+    assert!(bench.answer_to("g1", Unregister(vec![group()])).is_ok());
     bench.pass(15_000);
     assert!(bench.core.replica().uncommitted() > 0, "its end is under way");
     let ticket = bench.ask("g1", register());
@@ -349,7 +355,7 @@ fn who_comes_while_a_group_is_being_forgotten_follows_the_one_that_takes_its_pla
     assert_ne!(second, first);
     bench.ask("g2", publish(1));
     bench.acknowledge();
-    assert!(matches!(&bench.pushes("g1")[..], [Push::Deliver { epoch, .. }] if *epoch == second));
+    assert!(matches!(&bench.pushes("g1")[..], [Push::Group(_, GroupPush::Deliver { epoch, .. })] if *epoch == second));
 }
 
 #[test]
@@ -357,7 +363,7 @@ fn an_interest_that_came_after_its_gateway_had_left_goes_unrenewed() {
     let mut bench = Bench::new();
     bench.share();
     bench.ask("g1", register());
-    assert!(bench.answer_to("g1", SlotRequest::Unregister { groups: vec![group()] }).is_ok());
+    assert!(bench.answer_to("g1", Unregister(vec![group()])).is_ok());
     bench.acknowledge();
     assert_eq!(bench.core.followed().count(), 1, "the registration waited for its group");
     bench.pass(25_000);
@@ -369,9 +375,9 @@ fn a_slot_that_cannot_commit_does_not_order_the_same_again_and_again() {
     let mut bench = Bench::with_session();
     let attached = bench.attach("g1", 1);
     let attachment = bench.attached(attached);
-    bench.ask("g1", SlotRequest::SessionJoin { session: SESSION, group: group() });
+    bench.ask("g1", (SESSION, RecordJoin { group: group() }));
     bench.ask("g1", publish(1));
-    bench.ask("g1", SlotRequest::Detach { session: SESSION, attachment });
+    bench.ask("g1", (SESSION, Detach { attachment }));
     bench.pass(SETTINGS.resume_grace_ms + 1_000);
     let departs = |output: &SlotOutput| matches!(output, SlotOutput::Depart { .. });
     assert!(bench.out.iter().any(departs));
@@ -402,12 +408,12 @@ fn what_orders_nothing_is_answered_though_the_queue_is_full() {
         bench.ask("g1", publish(key));
     }
     assert_eq!(bench.answer_to("g1", publish(1_000)), Err(SlotError::Busy));
-    assert_eq!(bench.answer_to("g2", SlotRequest::CreateSession { record: record() }), Err(SlotError::Busy));
+    assert_eq!(bench.answer_to("g2", (SESSION, CreateSession { record: record() })), Err(SlotError::Busy));
     assert!(bench.answer_to("g2", register()).is_ok());
-    assert!(bench.answer_to("g2", SlotRequest::History { group: group(), since: None, limit: 1 }).is_ok());
-    assert!(bench.answer_to("g1", SlotRequest::Unregister { groups: vec![group()] }).is_ok());
+    assert!(bench.answer_to("g2", (group(), ReadHistory { since: None, limit: 1 })).is_ok());
+    assert!(bench.answer_to("g1", Unregister(vec![group()])).is_ok());
     let other = Interest { group: GroupName::parse("h").unwrap(), since: None };
-    let opens = SlotRequest::Register { interests: vec![other] };
+    let opens = Register(vec![other]);
     assert_eq!(bench.answer_to("g1", opens), Err(SlotError::Busy), "it would have to be opened");
 }
 
@@ -417,16 +423,18 @@ fn an_attach_waits_for_the_earlier_socket_and_so_do_a_repeat_and_a_third_one() {
     let first = bench.attach("g1", 1);
     let first = bench.attached(first);
     let second = bench.attach("g2", 2);
-    assert_eq!(bench.pushes("g1"), [Push::Displace { session: SESSION, attachment: first }]);
+    assert_eq!(bench.pushes("g1"), [Push::Session(SESSION, SessionPush::Displace { attachment: first })]);
     let repeat = bench.attach("g2", 2);
     assert_eq!((bench.answer(second), bench.answer(repeat)), (None, None));
     let third = bench.attach("g3", 3);
-    let [Push::Displace { attachment: number, .. }] = bench.pushes("g2")[..] else { panic!("g2 is told of the third") };
-    bench.ask("g2", SlotRequest::ConfirmDisplaced { session: SESSION, attachment: number });
+    let [Push::Session(_, SessionPush::Displace { attachment: number, .. })] = bench.pushes("g2")[..] else {
+        panic!("g2 is told of the third")
+    };
+    bench.ask("g2", (SESSION, ConfirmDisplaced { attachment: number }));
     for waits in [second, repeat, third] {
         assert_eq!(bench.answer(waits), None, "the first one is not known to be gone");
     }
-    bench.ask("g1", SlotRequest::ConfirmDisplaced { session: SESSION, attachment: first });
+    bench.ask("g1", (SESSION, ConfirmDisplaced { attachment: first }));
     assert_eq!((bench.attached(second), bench.attached(repeat)), (number, number));
     assert!(bench.attached(third) > number);
 }
@@ -442,10 +450,10 @@ fn an_attach_waits_for_a_gateway_that_was_wrongly_believed_dead_when_it_came() {
     let second = bench.attached(second);
     let third = bench.attach("g3", 3);
     bench.input(alive(&["p", "g1", "g2", "g3"]));
-    bench.ask("g2", SlotRequest::ConfirmDisplaced { session: SESSION, attachment: second });
+    bench.ask("g2", (SESSION, ConfirmDisplaced { attachment: second }));
     let repeat = bench.attach("g3", 3);
     assert_eq!((bench.answer(third), bench.answer(repeat)), (None, None), "g1 is there after all");
-    bench.ask("g1", SlotRequest::ConfirmDisplaced { session: SESSION, attachment: first });
+    bench.ask("g1", (SESSION, ConfirmDisplaced { attachment: first }));
     assert!(bench.attached(third) > second && bench.attached(repeat) > second);
 }
 
@@ -468,7 +476,7 @@ fn an_attachment_that_is_not_renewed_ends() {
         bench.renew("g1", number, 1);
     }
     assert!(bench.view().attached);
-    bench.ask("g1", SlotRequest::Detach { session: SESSION, attachment: number });
+    bench.ask("g1", (SESSION, Detach { attachment: number }));
     assert!(!bench.view().attached);
     // A renewal that was asked before the detach and comes after it.
     bench.renew("g1", number, 1);
@@ -486,30 +494,27 @@ fn a_slot_that_has_forgotten_an_attachment_asks_the_store() {
     assert!(bench.view().attached);
     bench.renew("g1", number, 1);
     assert_eq!(bench.pushes("g1"), [], "it is the same attachment, by the same number");
-    assert_eq!(
-        bench.answer_to("g1", SlotRequest::Detach { session: SESSION, attachment: number }),
-        Ok(SlotAnswer::Done)
-    );
+    assert_eq!(bench.answer_to("g1", (SESSION, Detach { attachment: number })), Ok(SlotAnswer::Done(Done)));
     assert!(!bench.view().attached);
 
     let mut bench = Bench::new();
     bench.renew("g1", number, 1);
     bench.store(true, None);
-    assert_eq!(bench.pushes("g1"), [Push::SessionEnded { session: SESSION, reason: EndReason::Ended }]);
+    assert_eq!(bench.pushes("g1"), [Push::Session(SESSION, SessionPush::Ended { reason: EndReason::Ended })]);
 }
 
 #[test]
 fn an_end_is_told_and_a_repeat_waits_for_the_store_too() {
     let mut bench = Bench::with_session();
     bench.attach("g1", 1);
-    let first = bench.ask("g2", SlotRequest::EndSession { session: SESSION });
-    assert_eq!(bench.pushes("g1"), [Push::SessionEnded { session: SESSION, reason: EndReason::Ended }]);
+    let first = bench.ask("g2", (SESSION, EndSession));
+    assert_eq!(bench.pushes("g1"), [Push::Session(SESSION, SessionPush::Ended { reason: EndReason::Ended })]);
     bench.store(false, None);
     assert_eq!(bench.answer(first), Some(&Err(SlotError::Unknown)));
-    let again = bench.ask("g2", SlotRequest::EndSession { session: SESSION });
+    let again = bench.ask("g2", (SESSION, EndSession));
     assert_eq!(bench.answer(again), None);
     bench.store(true, None);
-    assert_eq!(bench.answer(again), Some(&Ok(SlotAnswer::Done)));
+    assert_eq!(bench.answer(again), Some(&Ok(SlotAnswer::Done(Done))));
 }
 
 #[test]
@@ -517,13 +522,13 @@ fn what_an_earlier_primary_had_ordered_is_told_by_the_one_that_commits_it() {
     let mut bench = Bench::with_session();
     bench.attach("g1", 1);
     bench.share();
-    bench.ask("g2", SlotRequest::EndSession { session: SESSION });
+    bench.ask("g2", (SESSION, EndSession));
     assert_eq!(bench.pushes("g1"), []);
     bench.term += 1;
     bench.map("q", &["p", "q"]);
     bench.term += 1;
     bench.map("p", &["p"]);
-    assert_eq!(bench.pushes("g1"), [Push::SessionEnded { session: SESSION, reason: EndReason::Ended }]);
+    assert_eq!(bench.pushes("g1"), [Push::Session(SESSION, SessionPush::Ended { reason: EndReason::Ended })]);
 }
 
 #[test]
@@ -534,10 +539,10 @@ fn a_request_that_crosses_with_the_forgetting_of_its_session_is_to_be_repeated()
     bench.now_ms += SETTINGS.memory_ttl_ms;
     bench.pass(1_000);
     assert!(bench.core.replica().uncommitted() > 0);
-    let crossing = bench.ask("g1", SlotRequest::ChangeSession { session: SESSION, change: SessionChange::default() });
+    let crossing = bench.ask("g1", (SESSION, ChangeSession { change: SessionChange::default() }));
     bench.map("p", &["p"]);
     assert_eq!(bench.answer(crossing), Some(&Err(SlotError::Busy)));
-    let again = bench.ask("g1", SlotRequest::ReadSession { session: SESSION });
+    let again = bench.ask("g1", (SESSION, ReadSession));
     bench.store(true, Some(record()));
     assert!(bench.answer(again).unwrap().is_ok());
 }
@@ -545,8 +550,8 @@ fn a_request_that_crosses_with_the_forgetting_of_its_session_is_to_be_repeated()
 #[test]
 fn a_repeated_creation_whose_write_fails_ends_nothing() {
     let mut bench = Bench::new();
-    let first = bench.ask("g1", SlotRequest::CreateSession { record: record() });
-    let second = bench.ask("g1", SlotRequest::CreateSession { record: record() });
+    let first = bench.ask("g1", (SESSION, CreateSession { record: record() }));
+    let second = bench.ask("g1", (SESSION, CreateSession { record: record() }));
     let saves: Vec<_> = bench
         .out
         .iter()
@@ -567,13 +572,13 @@ fn a_repeated_creation_whose_write_fails_ends_nothing() {
 fn an_end_that_two_ask_for_is_answered_to_neither_before_the_store_has_it() {
     let mut bench = Bench::with_session();
     bench.share();
-    let asked = [(); 2].map(|()| bench.ask("g1", SlotRequest::EndSession { session: SESSION }));
+    let asked = [(); 2].map(|()| bench.ask("g1", (SESSION, EndSession)));
     bench.acknowledge();
     assert_eq!(asked.map(|ticket| bench.answer(ticket).cloned()), [None, None], "both were ordered, neither is stored");
     bench.store(true, None);
     assert_eq!(
         asked.map(|ticket| bench.answer(ticket).cloned()),
-        [Some(Ok(SlotAnswer::Done)), Some(Ok(SlotAnswer::Done))]
+        [Some(Ok(SlotAnswer::Done(Done))), Some(Ok(SlotAnswer::Done(Done)))]
     );
 }
 
@@ -584,7 +589,7 @@ fn a_client_that_reconnects_costs_the_store_nothing() {
         let attached = bench.attach("g1", connection);
         let number = bench.attached(attached);
         bench.pass(2_000);
-        bench.ask("g1", SlotRequest::Detach { session: SESSION, attachment: number });
+        bench.ask("g1", (SESSION, Detach { attachment: number }));
         bench.pass(SETTINGS.resume_grace_ms - 100);
     }
     let saved = |bench: &Bench| {
@@ -628,7 +633,7 @@ fn a_creation_that_was_given_up_is_never_acknowledged_afterwards() {
         assert!(matches!(answer, Some(Err(SlotError::StoreUnavailable(_)))), "{answer:?}");
     };
     let mut bench = Bench::new();
-    let create = || SlotRequest::CreateSession { record: record() };
+    let create = || (SESSION, CreateSession { record: record() });
     let first = bench.ask("g1", create());
     let second = bench.ask("g1", create());
     let of_save = |output: &SlotOutput| match output {
@@ -649,4 +654,15 @@ fn a_creation_that_was_given_up_is_never_acknowledged_afterwards() {
     bench.store(true, None);
     let fourth = bench.ask("g1", create());
     refused(bench.answer(fourth));
+}
+
+#[test]
+fn an_attach_that_was_overtaken_is_answered_at_once() {
+    let mut bench = Bench::with_session();
+    bench.now_ms += 10_000;
+    let later = bench.attach("g1", 2);
+    assert!(matches!(bench.answer(later), Some(Ok(SlotAnswer::Attached(_)))));
+    let overtaken = bench.ask("g2", (SESSION, Attach { connection: 1, waited_ms: 5_000 }));
+    assert_eq!(bench.answer(overtaken), Some(&Err(SlotError::Busy)));
+    assert!(bench.pushes("g1").is_empty(), "who has the session keeps it");
 }

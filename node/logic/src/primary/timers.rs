@@ -1,9 +1,9 @@
 //! What a primary does because time has passed. Each step is an entry, so that a new primary goes on where this one was.
 
-use super::{Pending, SlotCore, SlotOutput};
+use super::{SlotCore, SlotOutput, groups::GroupPending};
 use crate::{
     Now,
-    entry::Entry,
+    entry::{GroupEntry, SessionEntry},
     id::{GroupName, Member, SessionId},
     session::{Session, Stage},
     slot::Group,
@@ -23,7 +23,7 @@ const UNRENEWED_MS: u64 = 20_000;
 
 /// What a session needs done now.
 enum Due {
-    Entry(Entry),
+    Entry(SessionEntry),
     Save,
     Depart,
 }
@@ -100,7 +100,7 @@ impl SlotCore {
     fn due(&self, now: Now, id: SessionId, session: &Session) -> Option<Due> {
         let at_ms = now.wall_ms;
         if let Some(reason) = session.expired(at_ms) {
-            return Some(Due::Entry(Entry::SessionEnd { session: id, reason, at_ms }));
+            return Some(Due::Entry(SessionEntry::End { reason, at_ms }));
         }
         let heard_ms = self.heard.get(&id).copied().unwrap_or(self.since_ms);
         let gone = |gateway| {
@@ -110,16 +110,16 @@ impl SlotCore {
             (_, Some(live)) if gone(&live.gateway) => {
                 let grace_until_ms = at_ms + self.settings.resume_grace_ms;
                 let attachment = live.number;
-                let entry = Entry::Detach { session: id, attachment, at_ms, grace_until_ms, closed: false };
+                let entry = SessionEntry::Detach { attachment, at_ms, grace_until_ms, closed: false };
                 return Some(Due::Entry(entry));
             }
             (Stage::Grace { until_ms }, _) if *until_ms <= at_ms => {
-                return Some(Due::Entry(Entry::GraceOver { session: id, attachment: session.last_number() }));
+                return Some(Due::Entry(SessionEntry::GraceOver { attachment: session.last_number() }));
             }
-            _ => {}
+            (Stage::Attached | Stage::Grace { .. } | Stage::Detached | Stage::Ended(_), _) => {}
         }
         if session.attachment().is_some() && session.should_note(at_ms) {
-            return Some(Due::Entry(Entry::Used { session: id, at_ms }));
+            return Some(Due::Entry(SessionEntry::Used { at_ms }));
         }
         if !session.departing.is_empty() && self.departing.get(&id).is_none_or(|again_ms| *again_ms <= now.mono_ms) {
             return Some(Due::Depart);
@@ -128,7 +128,7 @@ impl SlotCore {
             return Some(Due::Save);
         }
         let forgettable = session.is_at_rest() && session.record.last_used_ms + self.settings.memory_ttl_ms <= at_ms;
-        forgettable.then_some(Due::Entry(Entry::Forget { session: id }))
+        forgettable.then_some(Due::Entry(SessionEntry::Forget))
     }
 
     fn group_timers(&mut self, now: Now) {
@@ -150,11 +150,11 @@ impl SlotCore {
         };
         let over: Vec<_> = self.idle.iter().filter(over).map(|(name, _)| name.clone()).take(AT_ONCE).collect();
         for group in overdue {
-            self.order(Entry::Trim { group, at_ms, remove: false }, Pending::Nobody);
+            self.order_group(group, GroupEntry::Trim { at_ms, remove: false }, None);
         }
         for group in over {
             self.forgetting.insert(group.clone());
-            self.order(Entry::Trim { group: group.clone(), at_ms, remove: true }, Pending::Forget(group));
+            self.order_group(group, GroupEntry::Trim { at_ms, remove: true }, Some(GroupPending::Forget));
         }
         self.tidied = self.replica.applied() + self.replica.uncommitted() as u64;
     }

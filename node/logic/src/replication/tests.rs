@@ -14,7 +14,7 @@ fn member(name: &str) -> Member {
 
 fn entry(number: u64) -> Entry {
     let group = GroupName::parse(&format!("g{number}")).unwrap();
-    Entry::OpenGroup { group, epoch: crate::id::Epoch(number) }
+    Entry::Group(group, GroupEntry::Open { epoch: crate::id::Epoch(number) })
 }
 
 /// What a map says of the slot, in short: `term primary in-sync,… learner?`.

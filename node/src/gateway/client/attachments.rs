@@ -22,10 +22,10 @@ use crate::{
     clock,
     config::Config,
     gateway::hub::{Ask, Shards},
-    id::{AttachmentNumber, Member, SessionId, SlotId},
+    id::{AttachmentNumber, SessionId, SlotId},
     logic::{
         entry::{EndReason, SessionRecord},
-        request::{Push, SlotRequest},
+        request::{ConfirmDisplaced, Renew, SessionPush},
     },
     tasks::Tasks,
     wire::{
@@ -182,14 +182,11 @@ impl Attachments {
     }
 
     /// Something that a session's primary has sent. Never waits: what takes time is queued.
-    pub(in crate::gateway) fn push(&self, from: &Member, slot: SlotId, push: Push) {
+    pub(in crate::gateway) fn push(&self, slot: SlotId, session: SessionId, push: SessionPush) {
         match push {
-            Push::Displace { session, attachment } => self.displace(slot, session, attachment),
-            Push::SessionEnded { session, reason } => self.session_ended(slot, session, reason),
-            Push::SessionChanged { record } => self.session_changed(slot, record),
-            Push::Deliver { .. } | Push::Member { .. } => {
-                tracing::error!(%from, "a message came where only news of sessions is expected");
-            }
+            SessionPush::Displace { attachment } => self.displace(slot, session, attachment),
+            SessionPush::Ended { reason } => self.session_ended(slot, session, reason),
+            SessionPush::Changed { record } => self.session_changed(slot, record),
         }
     }
 
@@ -344,7 +341,7 @@ impl<A: Ask> Upkeep<A> {
                     this.attachments.shards.left_all(connection).await;
                 }
                 if let Some((slot, session, attachment)) = confirm {
-                    let request = SlotRequest::ConfirmDisplaced { session, attachment };
+                    let request = (session, ConfirmDisplaced { attachment });
                     // Where it does not arrive, the new attachment waits for its time-out.
                     if let Err(error) = Box::pin(this.ask.ask(slot, request, this.deadline)).await {
                         tracing::debug!(%session, ?error, "a displacement could not be confirmed");
@@ -370,7 +367,7 @@ impl<A: Ask> Upkeep<A> {
                 };
                 let this = self.clone();
                 self.tasks.spawn_detached("attachment_renewal", async move {
-                    let _ = Box::pin(this.ask.ask(slot, SlotRequest::Renew { attachments }, this.deadline)).await;
+                    let _ = Box::pin(this.ask.ask(slot, Renew(attachments), this.deadline)).await;
                     drop(permit);
                 });
             }

@@ -25,7 +25,7 @@ use crate::{
     id::{GroupName, Position, SessionId},
     logic::{
         entry::SessionRecord,
-        request::{SlotAnswer, SlotError, SlotRequest},
+        request::{Attach, Attached as Has, CreateSession, SlotError},
     },
     wire::command::{ByeCode, ClientError, Event, RequestId},
 };
@@ -152,7 +152,7 @@ async fn create(
 ) -> Result<Attached, NotOpened> {
     let record = anonymous_record(&gateway.config.session, clock::wall_ms());
     let session = record.id;
-    let created = gateway.ask_session_while(session, SlotRequest::CreateSession { record }, over).await;
+    let created = gateway.ask_session_while(session, CreateSession { record }, over).await;
     created.map_err(|reason| unattached(id.clone(), &reason))?;
     let (record, attachment) =
         attach(gateway, outbox, session, over).await.map_err(|reason| unattached(id.clone(), &reason))?;
@@ -165,14 +165,9 @@ async fn attach(
     session: SessionId,
     over: &CancellationToken,
 ) -> Result<(SessionRecord, u64), SlotError> {
-    let request = SlotRequest::Attach { session, connection: outbox.connection, waited_ms: 0 };
-    match gateway.ask_session_while(session, request, over).await? {
-        SlotAnswer::Attached { record, attachment } => Ok((record, attachment)),
-        answer => {
-            tracing::error!(?answer, "a slot gave an answer of the wrong kind");
-            Err(SlotError::Unavailable)
-        }
-    }
+    let request = Attach { connection: outbox.connection, waited_ms: 0 };
+    let Has { record, attachment } = gateway.ask_session_while(session, request, over).await?;
+    Ok((record, attachment))
 }
 
 /// A session of nobody in particular.

@@ -26,7 +26,10 @@ use crate::{
     id::{AttachmentNumber, GroupName, Position, SessionId},
     logic::{
         entry::{Grant, Message, Presence, Publisher, SessionRecord},
-        request::{SlotAnswer, SlotError, SlotRequest},
+        request::{
+            Detach, History, MemberPage, Publish, Published, ReadHistory, ReadMembers, ReadSession, RecordJoin,
+            RecordLeave, SlotError,
+        },
     },
     metrics::Limit,
     wire::{
@@ -238,12 +241,8 @@ impl Client {
     /// Does what the record says by now: the push that made this necessary may have been overtaken by the client's own
     /// joins and leaves, which are done with since they are in the same lane.
     async fn reconcile(&self, group: GroupName) -> Result<(), ClientError> {
-        let read = self.gateway.ask_session(self.session, SlotRequest::ReadSession { session: self.session }).await;
-        let record = match read {
-            Ok(SlotAnswer::Session(view)) => view.record,
-            Ok(other) => return Err(unexpected(None, &other)),
-            Err(reason) => return Err(slot_error(None, &reason)),
-        };
+        let read = self.gateway.ask_session(self.session, ReadSession).await;
+        let record = read.map_err(|reason| slot_error(None, &reason))?.record;
         match (self.is_member(&group), record.groups.contains(&group)) {
             (false, true) => {
                 self.rights().groups.insert(group.clone());
@@ -271,7 +270,7 @@ impl Client {
         if !member {
             // First of all it has to be in the record: what the record has is undone when the session goes, whatever
             // happens to this node on the way.
-            let recorded = SlotRequest::SessionJoin { session: self.session, group: group.clone() };
+            let recorded = RecordJoin { group: group.clone() };
             if let Err(reason) = self.gateway.ask_session(self.session, recorded).await {
                 self.rights().groups.remove(&group);
                 return Err(slot_error(id, &reason));
@@ -287,7 +286,7 @@ impl Client {
         if entered.is_err() && !member {
             // The client was told that it is not in the group; the record should not bring it back later.
             self.rights().groups.remove(&group);
-            let undo = SlotRequest::SessionLeave { session: self.session, group };
+            let undo = RecordLeave { group };
             let _ = self.gateway.ask_session(self.session, undo).await;
         }
         Ok(())
@@ -318,7 +317,7 @@ impl Client {
         if group.is_private() {
             return Err(forbidden(&id, Denied::Private));
         }
-        let left = SlotRequest::SessionLeave { session: self.session, group: group.clone() };
+        let left = RecordLeave { group: group.clone() };
         self.gateway.ask_session(self.session, left).await.map_err(|reason| slot_error(id.clone(), &reason))?;
         self.depart(id, group).await;
         Ok(())
@@ -345,8 +344,7 @@ impl Client {
             outcome("refused");
             forbidden(&id, denied)
         })?;
-        let publish = SlotRequest::Publish {
-            group: group.clone(),
+        let publish = Publish {
             key: publish_key(Some(self.session), key),
             data,
             from: Some(Publisher { session: self.session, user: self.user.clone() }),
@@ -354,12 +352,11 @@ impl Client {
             min_copies: options.min_copies,
         };
         match self.gateway.ask_group(&group, publish).await {
-            Ok(SlotAnswer::Published { position, copies }) => {
+            Ok(Published { position, copies }) => {
                 outcome("accepted");
                 self.tell(&Event::Published { id, group, position, copies });
                 Ok(())
             }
-            Ok(other) => Err(unexpected(id, &other)),
             Err(reason) => {
                 outcome(if reason == SlotError::Unknown { "unknown" } else { "refused" });
                 Err(slot_error(id, &reason))
@@ -375,14 +372,13 @@ impl Client {
         limit: u32,
     ) -> Result<(), ClientError> {
         self.check_read(&id, &group)?;
-        let request = SlotRequest::History { group: group.clone(), since, limit };
+        let request = ReadHistory { since, limit };
         match self.gateway.ask_group(&group, request).await {
-            Ok(SlotAnswer::History { position, complete, messages }) => {
+            Ok(History { position, complete, messages }) => {
                 let messages = within(messages, self.history_bytes());
                 self.tell(&Event::History { id, group, position, complete, messages });
                 Ok(())
             }
-            Ok(other) => Err(unexpected(id, &other)),
             Err(reason) => Err(slot_error(id, &reason)),
         }
     }
@@ -403,13 +399,12 @@ impl Client {
                 "this namespace keeps no presence: nobody knows who is there",
             ));
         }
-        let request = SlotRequest::Members { group: group.clone(), after, limit };
+        let request = ReadMembers { after, limit };
         match self.gateway.ask_group(&group, request).await {
-            Ok(SlotAnswer::Members { members, more }) => {
+            Ok(MemberPage { members, more }) => {
                 self.tell(&Event::Members { id, group, members, more });
                 Ok(())
             }
-            Ok(other) => Err(unexpected(id, &other)),
             Err(reason) => Err(slot_error(id, &reason)),
         }
     }
@@ -453,7 +448,7 @@ impl Drop for Client {
         tasks.spawn_detached("detach", async move {
             gateway.hub.left_all(connection).await;
             // Should this fail, then the gateway's list of its attachments, sent now and then, tells.
-            let _ = gateway.ask_session(session, SlotRequest::Detach { session, attachment }).await;
+            let _ = gateway.ask_session(session, Detach { attachment }).await;
         });
     }
 }
@@ -473,11 +468,6 @@ fn within(mut messages: Vec<Message>, bytes: usize) -> Vec<Message> {
 
 fn forbidden(id: &RequestId, denied: Denied) -> ClientError {
     field_error(id.clone(), "forbidden", "group", denied.to_string())
-}
-
-fn unexpected(id: RequestId, answer: &SlotAnswer) -> ClientError {
-    tracing::error!(?answer, "a slot gave an answer of the wrong kind");
-    error(id, "internal", "a fault of this server: its log says more")
 }
 
 #[cfg(test)]

@@ -10,10 +10,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::{
-    logic::{
-        entry::EndReason,
-        request::{SlotAnswer, SlotError},
-    },
+    logic::{entry::EndReason, request::SlotError},
     store::StoreError,
 };
 
@@ -139,12 +136,6 @@ impl ApiError {
     pub fn retry_after(mut self, seconds: u32) -> Self {
         self.retry_after_s = Some(seconds);
         self
-    }
-
-    /// The slot answered something that this request is never answered by.
-    pub fn unexpected(answer: &SlotAnswer) -> Self {
-        tracing::error!(?answer, "a slot gave an answer of the wrong kind");
-        Self::internal()
     }
 
     /// A fault of Roost's own; the log has more.

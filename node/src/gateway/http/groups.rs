@@ -23,7 +23,7 @@ use crate::{
     id::{Epoch, GroupName, NodeId, Position, SessionId},
     logic::{
         entry::{Message, Presence},
-        request::{GroupInfo, SlotAnswer, SlotRequest},
+        request::{self, GroupInfo, ReadGroup, ReadHistory, ReadMembers},
     },
 };
 
@@ -180,20 +180,19 @@ async fn list(State(api): State<Arc<Api>>, RawQuery(raw): RawQuery) -> Result<Js
 #[utoipa::path(get, path = "/v1/groups/{group}", tag = "groups", params(("group" = String, Path, description = "The group", example = "chat:lobby")),
     responses((status = 200, description = "The group", body = OneGroup), (status = 404, description = "No such group: nobody is in it and no message is kept", body = ErrorBody)))]
 async fn info(State(api): State<Arc<Api>>, InPath(group): InPath<GroupName>) -> Result<Json<OneGroup>, ApiError> {
-    let request = SlotRequest::Group { group: group.clone() };
+    let request = (group.clone(), ReadGroup);
     match api.ask(api.group_slot(&group), request).await? {
-        SlotAnswer::Group(Some(info)) => {
+        Some(info) => {
             let (nodes, nodes_complete) = subscribers(&api.view.borrow(), &group);
             let GroupSummary { group, epoch, head, kept, members } = summary(info);
             Ok(Json(OneGroup { group, epoch, head, kept, members, nodes, nodes_complete }))
         }
-        SlotAnswer::Group(None) => Err(ApiError::at(
+        None => Err(ApiError::at(
             StatusCode::NOT_FOUND,
             loc!["path", "group"],
             "no_group",
             "there is no such group: nobody is in it and no message is kept",
         )),
-        other => Err(ApiError::unexpected(&other)),
     }
 }
 
@@ -219,16 +218,14 @@ async fn history(
     }
     query.done()?;
     let since = epoch.zip(offset).map(|(epoch, offset)| Position { epoch, offset });
-    let request = SlotRequest::History { group: group.clone(), since, limit };
-    match api.ask(api.group_slot(&group), request).await? {
-        SlotAnswer::History { position, complete, messages } => Ok(Json(History {
-            epoch: position.map(|position| position.epoch.to_string()),
-            head: position.map_or(0, |position| position.offset),
-            complete,
-            messages: messages.into_iter().map(message).collect::<Result<_, _>>()?,
-        })),
-        other => Err(ApiError::unexpected(&other)),
-    }
+    let request = (group.clone(), ReadHistory { since, limit });
+    let request::History { position, complete, messages } = api.ask(api.group_slot(&group), request).await?;
+    Ok(Json(History {
+        epoch: position.map(|position| position.epoch.to_string()),
+        head: position.map_or(0, |position| position.offset),
+        complete,
+        messages: messages.into_iter().map(message).collect::<Result<_, _>>()?,
+    }))
 }
 
 /// Lists who is present in a group, by session.
@@ -243,14 +240,10 @@ async fn members(
     let after = query.parsed("after", session_id);
     let limit = query.limit();
     query.done()?;
-    let request = SlotRequest::Members { group: group.clone(), after, limit };
-    match api.ask(api.group_slot(&group), request).await? {
-        SlotAnswer::Members { members, more } => {
-            let next = members.last().map(|last| last.session).filter(|_| more);
-            Ok(Json(MemberPage { members: members.into_iter().map(member).collect::<Result<_, _>>()?, next }))
-        }
-        other => Err(ApiError::unexpected(&other)),
-    }
+    let request = (group.clone(), ReadMembers { after, limit });
+    let request::MemberPage { members, more } = api.ask(api.group_slot(&group), request).await?;
+    let next = members.last().map(|last| last.session).filter(|_| more);
+    Ok(Json(MemberPage { members: members.into_iter().map(member).collect::<Result<_, _>>()?, next }))
 }
 
 fn summary(info: GroupInfo) -> GroupSummary {

@@ -23,7 +23,7 @@ use crate::{
     clock,
     gateway::publish_key::publish_key,
     id::{GroupName, SessionId},
-    logic::request::{SlotAnswer, SlotError, SlotRequest},
+    logic::request::{self, ReadSession, SlotError},
     metrics::Limit,
 };
 
@@ -175,7 +175,7 @@ async fn to_session(
 ) -> Result<Json<Published>, ApiError> {
     let publish = checked(&api, message)?;
     // A message that nobody will ever read is an error of the caller's. Where it cannot be told now, the message counts.
-    let known = api.ask(api.session_slot(id), SlotRequest::ReadSession { session: id }).await;
+    let known = api.ask(api.session_slot(id), (id, ReadSession)).await;
     if let Err(error @ (SlotError::NoSession | SlotError::SessionEnded(_))) = known {
         return Err(error.into());
     }
@@ -286,26 +286,24 @@ fn checked(api: &Api, message: NewMessage) -> Result<Publish, ApiError> {
 
 async fn send(api: &Api, group: GroupName, publish: Publish) -> Result<Published, ApiError> {
     let namespace = api.config.namespace(group.namespace());
-    let request = SlotRequest::Publish {
-        key: publish_key(None, publish.key.as_deref()),
-        group: group.clone(),
-        data: publish.data,
-        from: None,
-        retention: namespace.retention(),
-        min_copies: namespace.min_copies.max(publish.min_copies),
-    };
+    let request = (
+        group.clone(),
+        request::Publish {
+            key: publish_key(None, publish.key.as_deref()),
+            data: publish.data,
+            from: None,
+            retention: namespace.retention(),
+            min_copies: namespace.min_copies.max(publish.min_copies),
+        },
+    );
     let answer = api.ask(api.group_slot(&group), request).await;
     api.metrics.publish_outcome(match &answer {
         Ok(_) => "accepted",
         Err(SlotError::Unknown) => "unknown",
         Err(_) => "refused",
     });
-    match answer? {
-        SlotAnswer::Published { position, copies } => {
-            Ok(Published { epoch: position.epoch.to_string(), offset: position.offset, copies })
-        }
-        other => Err(ApiError::unexpected(&other)),
-    }
+    let request::Published { position, copies } = answer?;
+    Ok(Published { epoch: position.epoch.to_string(), offset: position.offset, copies })
 }
 
 fn check_key(key: Option<&str>, at: impl FnOnce() -> Vec<Loc>, problems: &mut Problems) {

@@ -37,10 +37,10 @@ use crate::{
     id::{GroupName, NodeId, SessionId, SlotId},
     logic::{
         map::SharedMap,
-        request::{GroupInfo, SlotAnswer, SlotError, SlotRequest},
+        request::{Ask, GroupInfo, SlotAnswer, SlotError, SlotRequest},
     },
     metrics::{Limit, Metrics},
-    router::Router,
+    router::{self, Router},
     store::Store,
     token::Keyring,
 };
@@ -74,14 +74,14 @@ impl fmt::Debug for Api {
 /// Brings a request to the primary of its slot.
 #[async_trait]
 pub trait AskSlots: Send + Sync + 'static {
-    /// As [`Router::call`].
+    /// As [`Router::carry`].
     async fn call(&self, slot: SlotId, request: SlotRequest, deadline: Duration) -> Result<SlotAnswer, SlotError>;
 }
 
 #[async_trait]
 impl AskSlots for Router {
     async fn call(&self, slot: SlotId, request: SlotRequest, deadline: Duration) -> Result<SlotAnswer, SlotError> {
-        Self::call(self, slot, request, deadline, None).await
+        self.carry(slot, request, deadline, None).await
     }
 }
 
@@ -114,8 +114,9 @@ pub struct GroupPage {
 
 impl Api {
     /// Asks a slot's primary, within the configured deadline.
-    pub async fn ask(&self, slot: SlotId, request: SlotRequest) -> Result<SlotAnswer, SlotError> {
-        let answer = self.slots.call(slot, request, Duration::from_millis(self.config.limits.request_ms)).await;
+    pub async fn ask<R: Ask>(&self, slot: SlotId, ask: R) -> Result<R::Answer, SlotError> {
+        let deadline = Duration::from_millis(self.config.limits.request_ms);
+        let answer = router::typed(self.slots.call(slot, ask.into_request(), deadline).await);
         match answer {
             Err(SlotError::Unknown) => self.metrics.limit_hit(Limit::RequestMs),
             Err(SlotError::TooManyGroups) => self.metrics.limit_hit(Limit::GroupsPerSession),

@@ -26,7 +26,7 @@ use crate::{
     id::{GroupName, SessionId},
     logic::{
         entry::{Grant, SessionChange, SessionRecord},
-        request::{SessionView, SlotAnswer, SlotError, SlotRequest},
+        request::{ChangeSession, CreateSession, Done, EndSession, ReadSession, SessionView, SlotError},
     },
     metrics::Limit,
 };
@@ -224,7 +224,7 @@ async fn create(State(api): State<Arc<Api>>, JsonBody(new): JsonBody<NewSession>
         grants,
     };
     let id = record.id;
-    let created = api.ask(api.session_slot(id), SlotRequest::CreateSession { record }).await;
+    let created = api.ask(api.session_slot(id), (id, CreateSession { record })).await;
     let created = created.map_err(|error| match error {
         // Perhaps it was made, but nobody has its token: it ends by itself, and another may be made.
         SlotError::Unknown => SlotError::StoreUnavailable(format!(
@@ -246,7 +246,7 @@ async fn create(State(api): State<Arc<Api>>, JsonBody(new): JsonBody<NewSession>
 #[utoipa::path(get, path = "/v1/sessions/{id}", tag = "sessions", params(("id" = String, Path, description = "The session's id", example = "0b5f6f0e-5a3c-4a57-9d6e-7f3c2a1b0c9d")),
     responses((status = 200, description = "The session", body = OneSession), (status = 404, description = "No such session", body = ErrorBody), (status = 410, description = "The session is over", body = ErrorBody)))]
 async fn read(State(api): State<Arc<Api>>, InPath(id): InPath<SessionId>) -> Result<Json<OneSession>, ApiError> {
-    let answer = api.ask(api.session_slot(id), SlotRequest::ReadSession { session: id }).await?;
+    let answer = api.ask(api.session_slot(id), (id, ReadSession)).await?;
     Ok(Json(OneSession { session: session(answer)? }))
 }
 
@@ -288,9 +288,8 @@ async fn change(
 #[utoipa::path(delete, path = "/v1/sessions/{id}", tag = "sessions", params(("id" = String, Path, description = "The session's id", example = "0b5f6f0e-5a3c-4a57-9d6e-7f3c2a1b0c9d")),
     responses((status = 204, description = "It is over"), (status = 404, description = "No such session", body = ErrorBody)))]
 async fn end(State(api): State<Arc<Api>>, InPath(id): InPath<SessionId>) -> Result<StatusCode, ApiError> {
-    match api.ask(api.session_slot(id), SlotRequest::EndSession { session: id }).await {
-        Ok(SlotAnswer::Done) | Err(SlotError::SessionEnded(_)) => Ok(StatusCode::NO_CONTENT),
-        Ok(other) => Err(ApiError::unexpected(&other)),
+    match api.ask(api.session_slot(id), (id, EndSession)).await {
+        Ok(Done) | Err(SlotError::SessionEnded(_)) => Ok(StatusCode::NO_CONTENT),
         Err(error) => Err(error.into()),
     }
 }
@@ -338,7 +337,7 @@ async fn of_user(
     let mut ids = api.store.sessions_of_user(&user, after, limit + 1).await?;
     let more = ids.len() > limit;
     ids.truncate(limit);
-    let reads = ids.iter().copied().map(|id| api.ask(api.session_slot(id), SlotRequest::ReadSession { session: id }));
+    let reads = ids.iter().copied().map(|id| api.ask(api.session_slot(id), (id, ReadSession)));
     let mut page =
         SessionPage { sessions: Vec::new(), unavailable: Vec::new(), next: ids.last().copied().filter(|_| more) };
     for (id, answer) in ids.iter().zip(in_order(AT_ONCE, reads).await) {
@@ -363,7 +362,7 @@ async fn end_of_user(
     let (mut ended, mut failed, mut after) = (0, 0, None);
     loop {
         let ids = api.store.sessions_of_user(&user, after, PAGE).await?;
-        let ends = ids.iter().copied().map(|id| api.ask(api.session_slot(id), SlotRequest::EndSession { session: id }));
+        let ends = ids.iter().copied().map(|id| api.ask(api.session_slot(id), (id, EndSession)));
         for answer in in_order(AT_ONCE, ends).await {
             match answer {
                 Ok(_) => ended += 1,
@@ -385,14 +384,12 @@ async fn end_of_user(
 }
 
 async fn changed(api: &Api, id: SessionId, change: SessionChange) -> Result<Json<OneSession>, ApiError> {
-    let answer = api.ask(api.session_slot(id), SlotRequest::ChangeSession { session: id, change }).await?;
+    let answer = api.ask(api.session_slot(id), (id, ChangeSession { change })).await?;
     Ok(Json(OneSession { session: session(answer)? }))
 }
 
-fn session(answer: SlotAnswer) -> Result<Session, ApiError> {
-    let SlotAnswer::Session(SessionView { record, attached, present }) = answer else {
-        return Err(ApiError::unexpected(&answer));
-    };
+fn session(view: SessionView) -> Result<Session, ApiError> {
+    let SessionView { record, attached, present } = view;
     Ok(Session {
         id: record.id,
         user: record.user,

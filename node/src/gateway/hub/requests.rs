@@ -14,7 +14,7 @@ use crate::{
     logic::{
         entry::Presence,
         feed::Attempt,
-        request::{Interest, SlotAnswer, SlotError, SlotRequest},
+        request::{Interest, Join, Leave, Register, SlotError, Unregister},
     },
     tasks::Tasks,
 };
@@ -107,7 +107,7 @@ impl<A: Ask> Requests<A> {
                     Task::Register { slot, interests } => register(&ask, slot, interests, deadline).await,
                     Task::Unregister { slot, asked } => {
                         let groups = asked.iter().map(|(group, _)| group.clone()).collect();
-                        let _ = Box::pin(ask.ask(slot, SlotRequest::Unregister { groups }, deadline)).await;
+                        let _ = Box::pin(ask.ask(slot, Unregister(groups), deadline)).await;
                         Answer::Unregistered { slot, asked }
                     }
                     Task::Single(single) => single_request(&ask, single, deadline).await,
@@ -154,11 +154,7 @@ async fn register<A: Ask>(
 ) -> Answer {
     let asked = interests.iter().map(|(group, attempt, _)| (group.clone(), *attempt)).collect();
     let interests = interests.into_iter().map(|(group, _, since)| Interest { group, since: Some(since) }).collect();
-    let result = match Box::pin(ask.ask(slot, SlotRequest::Register { interests }, deadline)).await {
-        Ok(SlotAnswer::Registered(points)) => Ok(points),
-        Ok(other) => Err(unexpected(&other)),
-        Err(error) => Err(error),
-    };
+    let result = Box::pin(ask.ask(slot, Register(interests), deadline)).await;
     Answer::Registered { slot, asked, result }
 }
 
@@ -166,17 +162,13 @@ async fn single_request<A: Ask>(ask: &A, single: Single, deadline: Duration) -> 
     let Single { slot, group, attempt, subscriber, what } = single;
     match what {
         What::Join { member, since } => {
-            let request = SlotRequest::Join { group: group.clone(), member, since };
-            let result = match Box::pin(ask.ask(slot, request, deadline)).await {
-                Ok(SlotAnswer::Joined(point)) => Ok(point),
-                Ok(other) => Err(unexpected(&other)),
-                Err(error) => Err(error),
-            };
+            let request = (group.clone(), Join { member, since });
+            let result = Box::pin(ask.ask(slot, request, deadline)).await;
             Answer::Joined { slot, group, attempt, subscriber, result }
         }
         What::Leave { session, attachment } => {
             for tries in 1..=LEAVE_TRIES {
-                let request = SlotRequest::Leave { group: group.clone(), session, attachment };
+                let request = (group.clone(), Leave { session, attachment });
                 match Box::pin(ask.ask(slot, request, deadline)).await {
                     Ok(_) => break,
                     Err(error) if tries == LEAVE_TRIES => {
@@ -188,10 +180,4 @@ async fn single_request<A: Ask>(ask: &A, single: Single, deadline: Duration) -> 
             Answer::Left { slot, group, attempt, subscriber }
         }
     }
-}
-
-/// A node of another version, or a bug: nothing can be said about what was done.
-fn unexpected(answer: &SlotAnswer) -> SlotError {
-    tracing::error!(?answer, "a primary has answered something else than was asked");
-    SlotError::Unknown
 }

@@ -12,8 +12,12 @@ use crate::{
     config::{LimitsConfig, SlowConsumer},
     gateway::client::replays::Replays,
     id::NodeId,
-    logic::map::ClusterMap,
+    logic::{
+        map::ClusterMap,
+        request::{Done, GroupRequest, Join, Leave, SlotAnswer, SlotRequest},
+    },
     metrics::Metrics,
+    router,
 };
 
 const EPOCH: Epoch = Epoch(7);
@@ -36,7 +40,18 @@ struct ScriptState {
 }
 
 impl Ask for Script {
-    async fn ask(&self, _slot: SlotId, request: SlotRequest, _deadline: Duration) -> Result<SlotAnswer, SlotError> {
+    async fn ask<R: request::Ask>(
+        &self,
+        _slot: SlotId,
+        request: R,
+        _deadline: Duration,
+    ) -> Result<R::Answer, SlotError> {
+        router::typed(self.answer(request.into_request()).await)
+    }
+}
+
+impl Script {
+    async fn answer(&self, request: SlotRequest) -> Result<SlotAnswer, SlotError> {
         tokio::task::yield_now().await;
         let mut state = self.state.lock().unwrap();
         state.asked.push(request.clone());
@@ -44,14 +59,14 @@ impl Ask for Script {
             return Err(SlotError::Unavailable);
         }
         Ok(match request {
-            SlotRequest::Join { group, since, .. } => {
+            SlotRequest::Group(group, GroupRequest::Join(Join { since, .. })) => {
                 let page = state.page;
                 SlotAnswer::Joined(state.point(group, since, page))
             }
             SlotRequest::Register { interests } => SlotAnswer::Registered(
                 interests.into_iter().map(|interest| state.point(interest.group, interest.since, 0)).collect(),
             ),
-            _ => SlotAnswer::Done,
+            _ => SlotAnswer::Done(Done),
         })
     }
 }
@@ -82,7 +97,7 @@ impl Script {
         let message =
             Message { offset, data: format!("\"{offset:0>bytes$}\"").into_bytes().into(), from: None, at_ms: 0 };
         log.push(message.clone());
-        Push::Deliver { group: group.clone(), epoch: EPOCH, message }
+        Push::Group(group.clone(), GroupPush::Deliver { epoch: EPOCH, message })
     }
 
     /// Forgets all but the last so many.
@@ -161,7 +176,7 @@ impl Bench {
     }
 
     async fn push(&self, group: &GroupName, push: Push) {
-        self.hub.push(&member("p"), group.slot(self.slots), 1, push).await;
+        self.hub.push(group.slot(self.slots), 1, push).await;
     }
 
     /// Joins and waits for the answer.
@@ -307,7 +322,13 @@ async fn nothing_follows_a_leave_and_the_last_one_ends_the_registration() {
         bench.script.asked().iter().any(|request| matches!(request, SlotRequest::Unregister { .. }))
     })
     .await;
-    assert!(bench.script.asked().iter().any(|request| matches!(request, SlotRequest::Leave { attachment: 4, .. })));
+    assert!(
+        bench
+            .script
+            .asked()
+            .iter()
+            .any(|request| matches!(request, SlotRequest::Group(_, GroupRequest::Leave(Leave { attachment: 4, .. }))))
+    );
     assert!(a.take().frames.is_empty());
     assert_eq!((bench.hub.membership().len(), bench.hub.group_count()), (0, 0));
     bench.end().await;
@@ -476,7 +497,7 @@ async fn a_slow_consumer_lags_where_its_namespace_says_so_and_is_caught_up() {
     assert!(queued <= 2_000 + 100, "half of it, and `stale`: {queued}");
     let presence =
         Presence { session: SessionId(uuid::Uuid::nil()), user: String::new(), info: "{}".into(), attachment: 1 };
-    bench.push(&lag, Push::Member { group: lag.clone(), joined: true, member: presence }).await;
+    bench.push(&lag, Push::Group(lag.clone(), GroupPush::Member { joined: true, member: presence })).await;
     wait_until("it is told who comes", || reader.outbox.queued_bytes() > queued).await;
     reader.read_until(&bench.hub, 40).await;
     assert_eq!(reader.seen.iter().filter(|seen| *seen == "stale").count(), 1);

@@ -2,7 +2,10 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::*;
-use crate::gateway::hub::tests::{Bench, group, member, outbox, wait_until};
+use crate::{
+    gateway::hub::tests::{Bench, group, outbox, wait_until},
+    logic::request::{Ask as _, Push},
+};
 
 const SESSION: SessionId = SessionId(Uuid::from_u128(5));
 
@@ -30,11 +33,11 @@ fn attachment(
 }
 
 async fn push(bench: &Bench, push: Push) {
-    bench.hub.push(&member("p"), SESSION.slot(8), 1, push).await;
+    bench.hub.push(SESSION.slot(8), 1, push).await;
 }
 
 fn displace(number: AttachmentNumber) -> Push {
-    Push::Displace { session: SESSION, attachment: number }
+    Push::Session(SESSION, SessionPush::Displace { attachment: number })
 }
 
 /// What the client gets last, and with which code it is closed.
@@ -49,7 +52,7 @@ fn said_displaced() -> (Vec<String>, Option<ByeCode>) {
 
 async fn confirmed(bench: &Bench, number: AttachmentNumber) {
     wait_until("it is confirmed", || {
-        bench.script.asked().contains(&SlotRequest::ConfirmDisplaced { session: SESSION, attachment: number })
+        bench.script.asked().contains(&(SESSION, ConfirmDisplaced { attachment: number }).into_request())
     })
     .await;
 }
@@ -98,13 +101,13 @@ async fn news_that_overtakes_the_attachment_is_not_forgotten() {
     assert_eq!(attachments.insert(four), Err(NotAttached::Displaced));
     assert_eq!(goodbye(&outbox_4), said_displaced());
     for (used_ms, expected) in [(9, 10), (11, 11)] {
-        push(&bench, Push::SessionChanged { record: record(used_ms) }).await;
+        push(&bench, Push::Session(SESSION, SessionPush::Changed { record: record(used_ms) })).await;
         let (five, _outbox, changed) = attachment(5, 2);
         attachments.insert(five).unwrap();
         assert_eq!(changed.borrow().last_used_ms, expected, "the later of the two records stands");
         attachments.remove(SESSION, 5);
     }
-    push(&bench, Push::SessionEnded { session: SESSION, reason: EndReason::Expired }).await;
+    push(&bench, Push::Session(SESSION, SessionPush::Ended { reason: EndReason::Expired })).await;
     let (six, outbox_6, _record) = attachment(6, 3);
     assert_eq!(attachments.insert(six), Err(NotAttached::Ended(EndReason::Expired)));
     assert_eq!(goodbye(&outbox_6), (vec![], Some(ByeCode::SessionEnded)));
@@ -117,10 +120,10 @@ async fn a_session_that_ends_or_changes_is_told_to_its_connection() {
     let (four, outbox, mut changed) = attachment(4, 1);
     bench.hub.attachments().insert(four).unwrap();
     changed.mark_unchanged();
-    push(&bench, Push::SessionChanged { record: record(5) }).await;
+    push(&bench, Push::Session(SESSION, SessionPush::Changed { record: record(5) })).await;
     assert!(changed.has_changed().unwrap());
     assert_eq!(changed.borrow().last_used_ms, 5);
-    push(&bench, Push::SessionEnded { session: SESSION, reason: EndReason::Ended }).await;
+    push(&bench, Push::Session(SESSION, SessionPush::Ended { reason: EndReason::Ended })).await;
     assert_eq!(goodbye(&outbox), (vec![], Some(ByeCode::SessionEnded)));
     assert!(bench.hub.attachments().is_empty());
     bench.end().await;
@@ -131,7 +134,7 @@ async fn attachments_are_renewed() {
     let bench = Bench::new().await;
     let (four, outbox, _record) = attachment(4, 1);
     bench.hub.attachments().insert(four).unwrap();
-    let renewal = SlotRequest::Renew { attachments: vec![(SESSION, 4, outbox.connection)] };
+    let renewal = Renew(vec![(SESSION, 4, outbox.connection)]).into_request();
     wait_until("it is renewed", || bench.script.asked().contains(&renewal)).await;
     bench.end().await;
 }

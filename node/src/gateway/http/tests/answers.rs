@@ -36,7 +36,7 @@ async fn a_publish_keeps_its_data_and_key() {
             (200, &json!({"epoch": "0000000000000007", "offset": 3, "copies": 2}))
         );
         match server.asked().pop() {
-            Some(SlotRequest::Publish { group, key, data, from, min_copies, .. }) => {
+            Some(SlotRequest::Group(group, GroupRequest::Publish(Publish { key, data, from, min_copies, .. }))) => {
                 assert_eq!((group.as_str(), from, min_copies), ("chat:a/b", None, 1));
                 (data, key)
             }
@@ -53,7 +53,7 @@ async fn a_publish_keeps_its_data_and_key() {
 #[tokio::test]
 async fn a_broadcast_tells_which_groups_took_it() {
     let server = Server::answering(|request| match request {
-        SlotRequest::Publish { group, .. } if group.as_str() == "b" => Some(Err(SlotError::Busy)),
+        SlotRequest::Group(group, GroupRequest::Publish(_)) if group.as_str() == "b" => Some(Err(SlotError::Busy)),
         other => obliging(other),
     });
     let (parts, answer) = server.call("POST", "/v1/broadcast", Some(r#"{"groups": ["a", "b", "c"], "data": 1}"#)).await;
@@ -70,7 +70,9 @@ async fn a_broadcast_tells_which_groups_took_it() {
 #[tokio::test]
 async fn a_batch_keeps_the_order_within_a_group() {
     let server = Server::answering(|request| match request {
-        SlotRequest::Publish { group, data, .. } if group.as_str() == "b" && data == "2" => {
+        SlotRequest::Group(group, GroupRequest::Publish(Publish { data, .. }))
+            if group.as_str() == "b" && data == "2" =>
+        {
             Some(Err(SlotError::Unknown))
         }
         other => obliging(other),
@@ -89,7 +91,9 @@ async fn a_batch_keeps_the_order_within_a_group() {
     assert_eq!(results, [("b", 200), ("a", 200), ("b", 504), ("b", 424), ("a", 200)]);
     let of = |name: &str, asked: &[SlotRequest]| -> Vec<bytes::Bytes> {
         let publishes = asked.iter().filter_map(|request| match request {
-            SlotRequest::Publish { group, data, .. } if group.as_str() == name => Some(data.clone()),
+            SlotRequest::Group(group, GroupRequest::Publish(Publish { data, .. })) if group.as_str() == name => {
+                Some(data.clone())
+            }
             _ => None,
         });
         publishes.collect()
@@ -124,8 +128,8 @@ async fn reasons_of_the_cluster_become_statuses() {
     is_error(410, "session_ended", &json!([]), to_it);
     let none = Server::answering(|_| Some(Ok(SlotAnswer::Group(None))));
     is_error(404, "no_group", &json!(["path", "group"]), none.call("GET", "/v1/groups/a", None).await);
-    let wrong = Server::answering(|_| Some(Ok(SlotAnswer::Done)));
-    is_error(500, "internal", &json!([]), wrong.call("GET", &path, None).await);
+    let wrong = Server::answering(|_| Some(Ok(SlotAnswer::Done(Done))));
+    is_error(504, "unknown_outcome", &json!([]), wrong.call("GET", &path, None).await);
     let broken = Server::answering(|_| panic!("a fault in a handler"));
     is_error(500, "internal", &json!([]), broken.call("GET", &path, None).await);
 }
@@ -133,10 +137,12 @@ async fn reasons_of_the_cluster_become_statuses() {
 #[tokio::test]
 async fn sessions_of_a_user_are_paged() {
     let server = Server::answering(|request| match request {
-        SlotRequest::ReadSession { session } if session.0.as_u128() == 2 => {
+        SlotRequest::Session(session, SessionRequest::ReadSession(_)) if session.0.as_u128() == 2 => {
             Some(Err(SlotError::SessionEnded(EndReason::Ended)))
         }
-        SlotRequest::ReadSession { session } if session.0.as_u128() == 3 => Some(Err(SlotError::Unavailable)),
+        SlotRequest::Session(session, SessionRequest::ReadSession(_)) if session.0.as_u128() == 3 => {
+            Some(Err(SlotError::Unavailable))
+        }
         other => obliging(other),
     });
     let (mut path, mut seen, mut pages) = ("/v1/users/alice/sessions?limit=200".to_owned(), 0, 0);

@@ -21,7 +21,9 @@ use crate::{
     logic::{
         entry::{EndReason, Message, Presence, SessionRecord},
         map::ClusterMap,
-        request::SessionView,
+        request::{
+            CreateSession, Done, GroupRequest, History, MemberPage, Publish, Published, SessionRequest, SessionView,
+        },
     },
     store::{MapChange, StoreError, WriteVersion},
 };
@@ -166,17 +168,19 @@ fn obliging(request: &SlotRequest) -> Option<Answer> {
     };
     let view = |record| Ok(SlotAnswer::Session(SessionView { record, attached: true, present: true }));
     Some(match request {
-        SlotRequest::Publish { .. } => Ok(SlotAnswer::Published { position, copies: 2 }),
-        SlotRequest::CreateSession { record } => view(record.clone()),
-        SlotRequest::ReadSession { session } | SlotRequest::ChangeSession { session, .. } => view(record(*session)),
-        SlotRequest::EndSession { .. } => Ok(SlotAnswer::Done),
-        SlotRequest::Group { .. } => Ok(SlotAnswer::Group(Some(group_info()))),
-        SlotRequest::History { .. } => Ok(SlotAnswer::History {
+        SlotRequest::Group(_, GroupRequest::Publish(_)) => Ok(SlotAnswer::Published(Published { position, copies: 2 })),
+        SlotRequest::Session(_, SessionRequest::CreateSession(CreateSession { record })) => view(record.clone()),
+        SlotRequest::Session(session, SessionRequest::ReadSession(_) | SessionRequest::ChangeSession(_)) => {
+            view(record(*session))
+        }
+        SlotRequest::Session(_, SessionRequest::EndSession(_)) => Ok(SlotAnswer::Done(Done)),
+        SlotRequest::Group(_, GroupRequest::ReadGroup(_)) => Ok(SlotAnswer::Group(Some(group_info()))),
+        SlotRequest::Group(_, GroupRequest::ReadHistory(_)) => Ok(SlotAnswer::History(History {
             position: Some(position),
             complete: true,
             messages: vec![Message { offset: 3, data: bytes::Bytes::from_static(b"[1, 2]"), from: None, at_ms: 9 }],
-        }),
-        SlotRequest::Members { .. } => Ok(SlotAnswer::Members {
+        })),
+        SlotRequest::Group(_, GroupRequest::ReadMembers(_)) => Ok(SlotAnswer::Members(MemberPage {
             members: vec![Presence {
                 session: SessionId(Uuid::from_u128(5)),
                 user: "alice".to_owned(),
@@ -184,7 +188,7 @@ fn obliging(request: &SlotRequest) -> Option<Answer> {
                 attachment: 1,
             }],
             more: true,
-        }),
+        })),
         other => panic!("not asked over HTTP: {other:?}"),
     })
 }

@@ -1,0 +1,169 @@
+//! What is asked about one group, and what is told of it.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    entry::{Message, Presence, Publisher, Retention},
+    id::{AttachmentNumber, Epoch, GroupName, Position, PublishKey, SessionId},
+};
+
+/// Asked about one group.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum GroupRequest {
+    /// → [`Published`]
+    Publish(Publish),
+    /// → [`JoinPoint`]
+    Join(Join),
+    /// → [`super::Done`]
+    Leave(Leave),
+    /// → [`History`]
+    ReadHistory(ReadHistory),
+    /// → [`MemberPage`]
+    ReadMembers(ReadMembers),
+    /// → [`GroupInfo`], or nothing
+    ReadGroup(ReadGroup),
+}
+
+/// Orders a message.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Publish {
+    /// Repeats with it get the same answer.
+    pub key: PublishKey,
+    /// JSON text.
+    pub data: Bytes,
+    /// The client that publishes.
+    pub from: Option<Publisher>,
+    /// What the group keeps.
+    pub retention: Retention,
+    /// Refused where fewer copies would hold it.
+    pub min_copies: u8,
+}
+
+/// A session joins: registers the gateway's interest, enters the presence, gives the join point and what was missed since
+/// `since`, [`super::PAGE_BYTES`] of it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Join {
+    /// Who, where the namespace has presence.
+    pub member: Option<Presence>,
+    /// Where this client stopped.
+    pub since: Option<Position>,
+}
+
+/// A session leaves the presence.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Leave {
+    /// Who.
+    pub session: SessionId,
+    /// Up to this attachment.
+    pub attachment: AttachmentNumber,
+}
+
+/// Reads messages, oldest first.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ReadHistory {
+    /// After this position; nothing for the oldest kept.
+    pub since: Option<Position>,
+    /// At most this many messages.
+    pub limit: u32,
+}
+
+/// Reads who is present, by session id.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ReadMembers {
+    /// After this session.
+    pub after: Option<SessionId>,
+    /// At most this many.
+    pub limit: u32,
+}
+
+/// Reads about the group.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ReadGroup;
+
+/// A message has its place.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Published {
+    /// Where it stands.
+    pub position: Position,
+    /// How many nodes hold it.
+    pub copies: u8,
+}
+
+/// A group's join point for a gateway or a client.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct JoinPoint {
+    /// The group.
+    pub group: GroupName,
+    /// The log it is in now.
+    pub epoch: Epoch,
+    /// Its last offset: what follows is delivered. Where more was missed than one answer carries, the last offset that
+    /// this one accounts for: to be asked for again, since there.
+    pub head: u64,
+    /// Every message after `since` up to `head` is in `messages` (always so without a `since`).
+    pub recovered: bool,
+    /// What was missed and is still there, oldest first, contiguous, ending at `head` (or empty).
+    pub messages: Vec<Message>,
+}
+
+impl JoinPoint {
+    /// Whether the messages fill a page of so many bytes: there may be more than this answer carries.
+    pub fn fills(&self, page_bytes: usize) -> bool {
+        let bytes = self.messages.iter().map(|message| message.data.len() + super::MESSAGE_OVERHEAD_BYTES);
+        bytes.sum::<usize>() >= page_bytes
+    }
+}
+
+/// Messages of a group; none where there is no such group.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct History {
+    /// The log, its head; nothing where there is no such group.
+    pub position: Option<Position>,
+    /// No message between `since` and the first one here is missing.
+    pub complete: bool,
+    /// Oldest first.
+    pub messages: Vec<Message>,
+}
+
+/// Who is present.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct MemberPage {
+    /// By session id.
+    pub members: Vec<Presence>,
+    /// There are more after the last.
+    pub more: bool,
+}
+
+/// What is said about a group.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct GroupInfo {
+    /// The group.
+    pub group: GroupName,
+    /// Its log.
+    pub epoch: Epoch,
+    /// Its last offset.
+    pub head: u64,
+    /// How many messages are kept.
+    pub kept: u64,
+    /// How many sessions are present.
+    pub members: u64,
+}
+
+/// Told of one group by its slot's primary, unasked.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum GroupPush {
+    /// A committed message.
+    Deliver {
+        /// Its log.
+        epoch: Epoch,
+        /// The message.
+        message: Message,
+    },
+    /// Someone entered the presence, or left it.
+    Member {
+        /// Entered, or left.
+        joined: bool,
+        /// Who.
+        member: Presence,
+    },
+}

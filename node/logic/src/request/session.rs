@@ -1,0 +1,132 @@
+//! What is asked about one session, and what is told of it.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    entry::{EndReason, SessionChange, SessionRecord},
+    id::{AttachmentNumber, GroupName},
+};
+
+/// Asked about one session.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum SessionRequest {
+    /// → [`SessionView`]
+    CreateSession(CreateSession),
+    /// → [`SessionView`]
+    ReadSession(ReadSession),
+    /// → [`SessionView`]
+    ChangeSession(ChangeSession),
+    /// → [`super::Done`]
+    EndSession(EndSession),
+    /// → [`Attached`]
+    Attach(Attach),
+    /// → [`super::Done`]
+    Detach(Detach),
+    /// → [`super::Done`]
+    ConfirmDisplaced(ConfirmDisplaced),
+    /// → [`super::Done`]
+    RecordJoin(RecordJoin),
+    /// → [`super::Done`]
+    RecordLeave(RecordLeave),
+}
+
+/// Creates the session; stored before the answer.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct CreateSession {
+    /// Its record, of the session that is asked about.
+    pub record: SessionRecord,
+}
+
+/// Reads the session.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ReadSession;
+
+/// Changes the session over HTTP; stored before the answer.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ChangeSession {
+    /// What.
+    pub change: SessionChange,
+}
+
+/// Ends the session; stored before the answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct EndSession;
+
+/// A client takes the session; answered when the earlier attachment is gone or cannot be reached. Refused as busy where a
+/// later connection has the session.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Attach {
+    /// The gateway's number for the connection.
+    pub connection: u64,
+    /// For how many milliseconds its client has been waiting: more than a moment where this is not the first attempt.
+    pub waited_ms: u32,
+}
+
+/// The client's socket is gone.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Detach {
+    /// Which attachment.
+    pub attachment: AttachmentNumber,
+}
+
+/// The gateway has cut this attachment off.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ConfirmDisplaced {
+    /// This attachment and earlier ones.
+    pub attachment: AttachmentNumber,
+}
+
+/// The client joined a group: the record is to have it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct RecordJoin {
+    /// What.
+    pub group: GroupName,
+}
+
+/// The client left a group: the record is not to have it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct RecordLeave {
+    /// What.
+    pub group: GroupName,
+}
+
+/// A session as it is told to gateways and over HTTP.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SessionView {
+    /// The record.
+    pub record: SessionRecord,
+    /// A client is attached.
+    pub attached: bool,
+    /// A client is attached, or was within `resume_grace`.
+    pub present: bool,
+}
+
+/// A client has the session.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Attached {
+    /// The record, groups to restore included.
+    pub record: SessionRecord,
+    /// The attachment's number.
+    pub attachment: AttachmentNumber,
+}
+
+/// Told of one session by its slot's primary, unasked.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum SessionPush {
+    /// It attached elsewhere: this attachment gets nothing more. The gateway confirms it by [`ConfirmDisplaced`], which
+    /// lets the new attachment proceed.
+    Displace {
+        /// This attachment and earlier ones.
+        attachment: AttachmentNumber,
+    },
+    /// It is over.
+    Ended {
+        /// Why.
+        reason: EndReason,
+    },
+    /// The record changed over HTTP: grants, attributes, groups to join or leave.
+    Changed {
+        /// As it is now.
+        record: SessionRecord,
+    },
+}

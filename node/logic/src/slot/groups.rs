@@ -1,0 +1,109 @@
+//! A slot's groups, and what an entry makes of one.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    entry::{GroupEntry, Message, Presence},
+    id::{Epoch, GroupName, Position, SessionId},
+    log::GroupLog,
+};
+
+/// One group.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Group {
+    /// Its messages.
+    pub log: GroupLog,
+    /// Who is there.
+    pub members: BTreeMap<SessionId, Presence>,
+}
+
+impl Group {
+    /// Whether nothing is kept of it and nobody is there.
+    pub fn is_empty(&self) -> bool {
+        self.log.is_empty() && self.members.is_empty()
+    }
+}
+
+/// What an entry of a group came to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum GroupEffect {
+    /// Nothing that anyone is told.
+    Quiet,
+    /// A publish has its place; a repeat has the first one's and no message.
+    Published {
+        /// Where it stands.
+        position: Position,
+        /// To be delivered.
+        message: Option<Message>,
+    },
+    /// Someone newly came (`joined`) or went.
+    Member {
+        /// Came, or went.
+        joined: bool,
+        /// Who.
+        member: Presence,
+    },
+}
+
+/// By name.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct Groups(pub(super) BTreeMap<GroupName, Group>);
+
+impl Groups {
+    pub(super) fn apply(&mut self, name: &GroupName, entry: GroupEntry) -> GroupEffect {
+        match entry {
+            GroupEntry::Open { epoch } => {
+                self.open(name, epoch);
+                GroupEffect::Quiet
+            }
+            GroupEntry::Publish { epoch, key, data, from, at_ms, retention } => {
+                let log = &mut self.open(name, epoch).log;
+                let (offset, message) = log.append(key, data, from, at_ms, retention);
+                GroupEffect::Published { position: Position { epoch: log.epoch(), offset }, message }
+            }
+            GroupEntry::MemberJoin { epoch, member } => self.member_join(name, epoch, member),
+            GroupEntry::MemberLeave { session, attachment } => {
+                let Some(there) = self.0.get_mut(name) else {
+                    return GroupEffect::Quiet;
+                };
+                if there.members.get(&session).is_none_or(|member| member.attachment > attachment) {
+                    return GroupEffect::Quiet;
+                }
+                match there.members.remove(&session) {
+                    Some(member) => GroupEffect::Member { joined: false, member },
+                    None => GroupEffect::Quiet,
+                }
+            }
+            GroupEntry::Trim { at_ms, remove } => {
+                if let Some(there) = self.0.get_mut(name) {
+                    there.log.trim(at_ms);
+                    if remove && there.is_empty() {
+                        self.0.remove(name);
+                    }
+                }
+                GroupEffect::Quiet
+            }
+        }
+    }
+
+    fn member_join(&mut self, name: &GroupName, epoch: Epoch, member: Presence) -> GroupEffect {
+        let there = self.open(name, epoch);
+        match there.members.get_mut(&member.session) {
+            Some(earlier) => {
+                if earlier.attachment <= member.attachment {
+                    *earlier = member;
+                }
+                GroupEffect::Quiet
+            }
+            None => {
+                there.members.insert(member.session, member.clone());
+                GroupEffect::Member { joined: true, member }
+            }
+        }
+    }
+
+    fn open(&mut self, name: &GroupName, epoch: Epoch) -> &mut Group {
+        let new = || Group { log: GroupLog::new(epoch), members: BTreeMap::new() };
+        self.0.entry(name.clone()).or_insert_with(new)
+    }
+}
