@@ -326,7 +326,7 @@ pub struct NamespaceConfig {
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LogConfig {
-    /// As in `RUST_LOG`: `info`, `roost=debug,warn`.
+    /// `error`, `warn`, `info`, `debug`, `trace` or `off`, or by part: `roost=debug,warn`.
     pub level: String,
     /// `text` or `json`.
     pub format: String,

@@ -119,10 +119,9 @@ impl Keyring {
     /// # Errors
     /// Where it is not a keyring.
     pub fn from_toml(text: &str) -> Result<Self, KeyringError> {
-        use figment::providers::{Format, Toml};
         let content = |reason: String| KeyringError::Content { reason };
         // The parser's own message would show the line, and so a secret.
-        let file: File = Toml::from_str(text).map_err(|_| {
+        let file: File = toml::from_str(text).map_err(|_| {
             content("this is not a keyring: it has `signing = \"kid\"` and [keys] with `kid = \"secret\"`".to_owned())
         })?;
         let mut keys = BTreeMap::new();

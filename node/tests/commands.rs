@@ -10,17 +10,22 @@ use std::{
 
 use axum::{
     Json, Router,
-    extract::{
-        Path, State, WebSocketUpgrade,
-        ws::{Message, WebSocket},
-    },
+    body::Body,
+    extract::{Path, Request, State},
     http::{HeaderMap, StatusCode},
     response::{IntoResponse, Response},
     routing::{any, get, post},
 };
+use futures_util::{SinkExt, StreamExt};
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
 use roost::{clock, watchdog};
 use serde_json::{Value, json};
 use tokio::sync::{broadcast, mpsc};
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::{Message, handshake::server::create_response_with_body, protocol::Role},
+};
 
 const EPOCH: &str = "00000000000000ab";
 const LIMIT: Duration = Duration::from_secs(30);
@@ -91,16 +96,22 @@ async fn publish(
     Json(json!({"epoch": EPOCH, "offset": stub.append(&group, &body["data"]), "copies": 2})).into_response()
 }
 
-async fn upgrade(State(stub): State<Arc<Stub>>, upgrade: WebSocketUpgrade) -> Response {
-    upgrade.on_upgrade(move |socket| talk(stub, socket))
+async fn upgrade(State(stub): State<Arc<Stub>>, mut request: Request) -> Response {
+    let answer = create_response_with_body(&request, Body::empty).unwrap();
+    let upgraded = hyper::upgrade::on(&mut request);
+    roost::tasks::Tasks::new().spawn_detached("socket", async move {
+        let connection = TokioIo::new(upgraded.await.unwrap());
+        talk(stub, WebSocketStream::from_raw_socket(connection, Role::Server, None).await).await;
+    });
+    answer
 }
 
-async fn talk(stub: Arc<Stub>, mut socket: WebSocket) {
+async fn talk(stub: Arc<Stub>, mut socket: WebSocketStream<TokioIo<Upgraded>>) {
     let mut news = stub.news.subscribe();
     let mut group = None;
     loop {
         let answer = tokio::select! {
-            frame = socket.recv() => {
+            frame = socket.next() => {
                 let Some(Ok(Message::Text(text))) = frame else { return };
                 let frame: Value = serde_json::from_str(&text).unwrap();
                 stub.heard.lock().unwrap().push(frame.clone());

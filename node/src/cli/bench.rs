@@ -19,10 +19,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use self::clients::{Published, Publisher, Received, Subscriber};
-use super::{
-    api::{ApiArgs, parse_url},
-    print,
-};
+use super::{api::ApiArgs, print, url::NodeUrl};
 use crate::{clock, tasks::Tasks};
 
 /// How long nothing may arrive before the rest is counted as missing.
@@ -84,7 +81,7 @@ struct Progress {
 pub(super) async fn run(args: BenchArgs) -> anyhow::Result<()> {
     ensure!(!args.urls.is_empty(), "name the nodes with --urls");
     for url in &args.urls {
-        parse_url(url, "http")?;
+        NodeUrl::parse(url, "http")?;
     }
     if args.urls.len() == 1 {
         print::note(format_args!("only one node is named: this measures deliveries within it, not between nodes"));

@@ -3,13 +3,16 @@
 use std::{io::IsTerminal, path::PathBuf, time::Duration};
 
 use anyhow::Context;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     signal,
 };
 
-use super::{logging, print};
+use super::{
+    api::{Api, ApiArgs},
+    logging, print,
+};
 use crate::{
     config::{Config, LogConfig},
     dev::{DevCluster, DevOptions},
@@ -153,10 +156,14 @@ async fn command(cluster: &mut DevCluster, line: &str) -> anyhow::Result<bool> {
     Ok(true)
 }
 
+fn api(cluster: &DevCluster, number: usize, api_key: &str) -> anyhow::Result<Api> {
+    Api::new(&ApiArgs { url: cluster.http_url(number), api_key: api_key.to_owned() })
+}
+
 async fn health(cluster: &DevCluster) -> anyhow::Result<Value> {
     let number = *cluster.running().first().context("no node is running: `start 1`")?;
-    let url = format!("{}/v1/cluster/health", cluster.http_url(number));
-    Ok(reqwest::get(url).await?.json().await?)
+    let answer = api(cluster, number, "")?.get(&["v1", "cluster", "health"]).await?;
+    Ok(serde_json::from_str(&answer)?)
 }
 
 async fn status(cluster: &DevCluster) -> anyhow::Result<()> {
@@ -188,10 +195,8 @@ async fn wait_until_green(cluster: &DevCluster) -> anyhow::Result<()> {
 async fn introduce(cluster: &DevCluster, args: &DevArgs) -> anyhow::Result<()> {
     let (first, last) = (cluster.http_url(1), cluster.http_url(cluster.len()));
     let key = &args.api_key;
-    let client = reqwest::Client::new();
-    let request =
-        client.post(format!("{first}/v1/sessions")).bearer_auth(key).json(&serde_json::json!({"user": "ann"}));
-    let created: Value = request.send().await?.json().await?;
+    let created = api(cluster, 1, key)?.post(&["v1", "sessions"], json!({"user": "ann"}).to_string()).await?;
+    let created: Value = serde_json::from_str(&created)?;
     let token = created["token"].as_str().context("the first session could not be created")?;
     print::note(format_args!(""));
     for number in cluster.running() {

@@ -15,6 +15,7 @@ mod status;
 mod store;
 mod tail;
 mod token;
+mod url;
 mod websocket;
 
 use std::{path::PathBuf, process::ExitCode};

@@ -12,7 +12,7 @@ use tokio_tungstenite::{
     tungstenite::{Error, Message, Utf8Bytes},
 };
 
-use super::api::parse_url;
+use super::url::NodeUrl;
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 const WELCOME_LIMIT: Duration = Duration::from_secs(10);
@@ -76,8 +76,8 @@ impl<'a> Frame<'a> {
 impl Client {
     /// Opens the socket; `hello` is the caller's to say.
     pub(super) async fn open(url: &str) -> anyhow::Result<Self> {
-        let parsed = parse_url(url, "ws")?;
-        let connecting = Box::pin(tokio_tungstenite::connect_async(parsed.as_str()));
+        let parsed = NodeUrl::parse(url, "ws")?;
+        let connecting = Box::pin(tokio_tungstenite::connect_async(parsed.to_string()));
         match tokio::time::timeout(CONNECT_LIMIT, connecting).await {
             Ok(Ok((socket, _))) => Ok(Self { socket, url: url.to_owned() }),
             Ok(Err(error)) => Err(explain(url, error)),

@@ -2,6 +2,8 @@
 
 use std::{fmt::Display, ops::RangeInclusive};
 
+use tracing_subscriber::filter::Targets;
+
 use super::{CassandraConfig, Config, LimitsConfig, NodeConfig, Problem, SessionConfig, StoreConfig, StoreKind};
 use crate::id::NodeId;
 
@@ -308,7 +310,7 @@ fn namespaces(found: &mut Found, config: &Config) {
 }
 
 fn log(found: &mut Found, config: &Config) {
-    if let Err(error) = tracing_subscriber::EnvFilter::try_new(&config.log.level) {
+    if let Err(error) = config.log.level.parse::<Targets>() {
         found
             .add("log.level", format!("must be like info or roost=debug,warn, it is {:?} ({error})", config.log.level));
     }

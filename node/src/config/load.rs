@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, ffi::OsString, fmt, path::Path};
 use figment::{
     Figment,
     error::Kind,
-    providers::{Format, Serialized, Toml},
+    providers::Serialized,
     value::{Dict, Value},
 };
 
@@ -114,7 +114,7 @@ impl Gathered {
                 return;
             }
         };
-        match Toml::from_str::<Dict>(&text) {
+        match toml::from_str::<Dict>(&text) {
             Ok(found) => self.table(&source, &mut Vec::new(), found),
             Err(error) => self.problems.push(whole(format!("is not TOML: {}", error.to_string().trim_end()))),
         }
@@ -238,11 +238,11 @@ fn read_like(like: &Value, text: &str) -> Value {
     match like {
         Value::Num(..) => text.replace('_', "").parse::<u64>().map_or_else(|_| Value::from(text), Value::from),
         Value::Bool(..) => text.parse::<bool>().map_or_else(|_| Value::from(text), Value::from),
-        Value::Array(..) if text.starts_with('[') => Toml::from_str::<Dict>(&format!("list = {text}"))
+        Value::Array(..) if text.starts_with('[') => toml::from_str::<Dict>(&format!("list = {text}"))
             .ok()
             .and_then(|mut table| table.remove("list"))
             .unwrap_or_else(|| Value::from(text)),
-        Value::Dict(..) if text.starts_with('{') => Toml::from_str::<Dict>(&format!("table = {text}"))
+        Value::Dict(..) if text.starts_with('{') => toml::from_str::<Dict>(&format!("table = {text}"))
             .ok()
             .and_then(|mut table| table.remove("table"))
             .unwrap_or_else(|| Value::from(text)),

@@ -44,7 +44,7 @@ fn keys(table: &Dict, at: &str, into: &mut BTreeSet<String>) {
 fn the_example_has_every_key_with_its_default() {
     let (mut known, mut shown) = (BTreeSet::new(), BTreeSet::new());
     keys(&schema(&Config::default()), "", &mut known);
-    keys(&Toml::from_str::<Dict>(&std::fs::read_to_string(EXAMPLE).unwrap()).unwrap(), "", &mut shown);
+    keys(&toml::from_str::<Dict>(&std::fs::read_to_string(EXAMPLE).unwrap()).unwrap(), "", &mut shown);
     assert_eq!(known, shown);
     assert!(known.len() > 55, "{known:?}");
     assert_eq!(load(Some(Path::new(EXAMPLE)), std::iter::empty()).unwrap(), Config::default());

@@ -12,8 +12,9 @@ use tokio_util::sync::CancellationToken;
 use super::{Progress, Via};
 use crate::{
     cli::{
-        api::{Api, ApiArgs, parse_url},
+        api::{Api, ApiArgs},
         print,
+        url::NodeUrl,
         websocket::{Client, Frame, refused},
     },
     clock,
@@ -68,12 +69,8 @@ fn data(due_us: u64, bytes: usize) -> serde_json::Value {
 
 /// Connects to a node as a new session and joins the group. Gives the join point's offset too.
 async fn join(url: &str, group: &str) -> anyhow::Result<(Client, u64)> {
-    let mut socket = parse_url(url, "http")?;
-    if socket.set_scheme("ws").is_err() {
-        bail!("{url} has no WebSocket");
-    }
-    socket.path_segments_mut().map_err(|()| anyhow::anyhow!("{url} has no path"))?.pop_if_empty().push("ws");
-    let mut client = Client::open(socket.as_str()).await?;
+    let socket = NodeUrl::parse(url, "http")?.join(&["ws"])?.with_scheme("ws");
+    let mut client = Client::open(&socket.to_string()).await?;
     client
         .hello(&json!({ "type": "hello" }))
         .await

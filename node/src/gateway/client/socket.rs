@@ -7,12 +7,13 @@
 use std::{net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use axum::{
-    extract::{ConnectInfo, Request, State, ws::Utf8Bytes},
+    extract::{ConnectInfo, Request, State},
     http::header,
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
 use tokio::sync::watch;
+use tokio_tungstenite::tungstenite::Utf8Bytes;
 use tokio_util::sync::CancellationToken;
 
 use super::{

@@ -9,7 +9,7 @@ use std::{future::poll_fn, io::ErrorKind, pin::Pin, task::Poll, time::Duration};
 
 use axum::{
     body::Body,
-    extract::{Request, ws::Utf8Bytes},
+    extract::Request,
     http::{self, StatusCode},
     response::Response,
 };
@@ -21,7 +21,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::{
-        Error, Message,
+        Error, Message, Utf8Bytes,
         error::ProtocolError,
         handshake::server::create_response,
         protocol::{

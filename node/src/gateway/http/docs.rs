@@ -18,7 +18,6 @@ use utoipa::{
         security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme},
     },
 };
-use utoipa_swagger_ui::Config;
 
 use super::{
     Api, cluster,
@@ -122,28 +121,25 @@ pub(super) fn pages() -> Routes<Arc<Api>> {
         .route("/docs/{file}", get(|Path(file): Path<String>| async move { asset(&file) }))
 }
 
+/// A file of the page that shows the document.
 fn asset(file: &str) -> Response {
-    // Swagger UI has a foreign server check the document unless told not to.
-    static CONFIG: OnceLock<Arc<Config<'static>>> = OnceLock::new();
-    let config = CONFIG.get_or_init(|| Arc::new(Config::from("/openapi.json").validator_url("none")));
-    match utoipa_swagger_ui::serve(file, config.clone()) {
-        Ok(Some(file)) => page([(header::CONTENT_TYPE, file.content_type)], file.bytes.into_owned()),
-        Ok(None) => {
+    let (content_type, text) = match file {
+        "index.html" => ("text/html; charset=utf-8", include_str!("docs/index.html")),
+        "docs.css" => ("text/css; charset=utf-8", include_str!("docs/docs.css")),
+        "docs.js" => ("text/javascript; charset=utf-8", include_str!("docs/docs.js")),
+        _ => {
             let msg = "there is no such file among the documents: they begin at /docs/";
-            ApiError::at(StatusCode::NOT_FOUND, loc!["path", "file"], "not_found", msg).into_response()
+            return ApiError::at(StatusCode::NOT_FOUND, loc!["path", "file"], "not_found", msg).into_response();
         }
-        Err(error) => {
-            tracing::error!(%error, "a file of the documents cannot be served");
-            ApiError::internal().into_response()
-        }
-    }
+    };
+    page([(header::CONTENT_TYPE, HeaderValue::from_static(content_type))], text)
 }
 
 async fn landing() -> Response {
     page([], Html(include_str!("landing.html")))
 }
 
-fn page<const N: usize>(headers: [(HeaderName, String); N], body: impl IntoResponse) -> Response {
+fn page<const N: usize>(headers: [(HeaderName, HeaderValue); N], body: impl IntoResponse) -> Response {
     let mut response = (headers, body).into_response();
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(PAGE_POLICY));

@@ -2,8 +2,8 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use axum::extract::ws::Utf8Bytes;
 use tokio::sync::oneshot;
+use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use super::{
     Answer, Ask, Counters, Join, JoinOutcome, Page, add,

@@ -1,7 +1,7 @@
 //! Events → frames. Written by hand: this is the hot path of a delivery, and `data` goes in as the text that it is.
 
-use axum::extract::ws::Utf8Bytes;
 use bytes::Bytes;
+use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use super::bye_name;
 use crate::{
