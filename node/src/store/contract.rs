@@ -9,7 +9,6 @@ use futures_util::future::join_all;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
-use super::{MapChange, Store, WriteVersion};
 use crate::{
     clock,
     id::{GroupName, Member, NodeId, SessionId},
@@ -17,6 +16,7 @@ use crate::{
         entry::{Grant, SessionRecord},
         map::ClusterMap,
     },
+    store::{MapChange, Store, WriteVersion},
     tasks::Tasks,
 };
 

@@ -9,7 +9,8 @@
 
 pub mod breaker;
 pub mod cassandra;
-pub mod contract;
+#[cfg(test)]
+pub(crate) mod contract;
 pub mod embedded;
 pub mod guarded;
 pub mod rows;

@@ -9,6 +9,7 @@ use cluster_tests::{
     client::{Client, ClientOptions},
     process::Program,
     socket::Socket,
+    turn,
     wait::wait_until,
 };
 use reqwest::Method;
@@ -17,6 +18,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn few_open_files() -> Result<()> {
+    let _turn = turn::take(module_path!());
     let program = Program::dev_in(1, r#"ulimit -n 256 && exec "$@""#).await?;
     let (url, api) = (program.http_url(0), Api::new(program.http_url(0)));
     let (mut open, mut refused) = (Vec::new(), 0);
@@ -43,6 +45,7 @@ async fn few_open_files() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_under_the_store() -> Result<()> {
+    let _turn = turn::take(module_path!());
     let scene = r#"exec unshare -rm sh -c 'mount -t tmpfs -o size=8m tmpfs "$DATA" && exec "$@"' sh "$@""#;
     let program = Program::dev_in(2, scene).await?;
     let api = Api::new(program.http_url(0));
@@ -85,6 +88,7 @@ async fn a_full_disk_under_the_store() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_under_the_log() -> Result<()> {
+    let _turn = turn::take(module_path!());
     let program = Program::dev_in(2, r#"ROOST_LOG=debug exec "$@" 2>/dev/full"#).await?;
     let nodes = vec![program.http_url(1), program.http_url(0)];
     let client = Client::connect(ClientOptions::new("client", nodes)).await?;

@@ -10,6 +10,7 @@ use cluster_tests::{
     cluster::{Cluster, Kind},
     history::{History, Summary},
     load::{self, Load, client_on},
+    turn,
     wait::wait_for,
 };
 use roost::clock;
@@ -26,21 +27,25 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crash_and_a_restart_in_process() -> Result<()> {
+    let _turn = turn::take(module_path!());
     crash_and_restart(Kind::Library).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crash_and_a_restart_in_the_real_program() -> Result<()> {
+    let _turn = turn::take(module_path!());
     crash_and_restart(Kind::Program).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drain_and_an_addition_in_process() -> Result<()> {
+    let _turn = turn::take(module_path!());
     drain_and_add(Kind::Library).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drain_and_an_addition_in_the_real_program() -> Result<()> {
+    let _turn = turn::take(module_path!());
     drain_and_add(Kind::Program).await
 }
 

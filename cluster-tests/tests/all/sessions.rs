@@ -9,6 +9,7 @@ use cluster_tests::{
     cluster::{Cluster, Kind},
     history::History,
     socket::{Received, Socket},
+    turn,
     wait::wait_until,
 };
 use serde_json::{Value, json};
@@ -19,6 +20,7 @@ const STEP_LIMIT: Duration = Duration::from_secs(60);
 /// One cluster for all: what one part leaves behind must not trouble the next.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_life_of_sessions() -> Result<()> {
+    let _turn = turn::take(module_path!());
     let cluster = Cluster::start(Kind::Library, 3).await?;
     step("made here and read there", made_here_and_read_there(&cluster)).await?;
     step("attached by cookie and by header", attached_by_cookie_and_by_header(&cluster)).await?;

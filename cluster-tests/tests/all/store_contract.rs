@@ -10,16 +10,17 @@ use std::{
 };
 
 use anyhow::Result;
-use cluster_tests::{cassandra::Cassandra, wait::wait_until};
+use cluster_tests::{cassandra::Cassandra, contract::check_store, turn, wait::wait_until};
 use roost::{
     config::{StoreConfig, StoreKind},
-    store::{Store, cassandra::CassandraStore, contract::check_store},
+    store::{Store, cassandra::CassandraStore},
 };
 
 const LIMIT: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn cassandra_keeps_the_contract() -> Result<()> {
+    let _turn = turn::take(module_path!());
     let cassandra = Cassandra::start(1).await?;
     let contact_points: Vec<String> = cassandra.contact_points().iter().map(ToString::to_string).collect();
     let keyspaces = AtomicU32::new(1);

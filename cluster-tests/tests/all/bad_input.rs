@@ -10,6 +10,7 @@ use cluster_tests::{
     cluster::{Cluster, Kind},
     load::{self, Load},
     socket::Socket,
+    turn,
 };
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -25,6 +26,7 @@ const LIMIT: Duration = Duration::from_secs(20);
 /// One cluster and one bystander for all: if any of it did harm, the bystander would show it.
 #[tokio::test(flavor = "multi_thread")]
 async fn bad_input_harms_only_its_sender() -> Result<()> {
+    let _turn = turn::take(module_path!());
     let cluster = Cluster::start(Kind::Library, 3).await?;
     let groups = load::groups(2);
     let bystander = load::client_on(&cluster, 0, "bystander", &groups).await?;

@@ -6,9 +6,11 @@ use std::{process::Stdio, sync::Arc, time::Duration};
 use anyhow::{Context, Result, bail, ensure};
 use cluster_tests::{
     cassandra::Cassandra,
+    contract::sample_session,
     ports::free_block,
     process::binary,
     servers::{ServerSettings, Servers},
+    turn,
     wait::{wait_for, wait_until},
 };
 use roost::{
@@ -16,9 +18,7 @@ use roost::{
     config::{StoreConfig, StoreKind},
     id::{Member, NodeId},
     logic::map::ClusterMap,
-    store::{
-        MapChange, Store, StoreError, WriteVersion, cassandra, cassandra::CassandraStore, contract::sample_session,
-    },
+    store::{MapChange, Store, StoreError, WriteVersion, cassandra, cassandra::CassandraStore},
 };
 use tokio::{process::Command, sync::Mutex};
 use uuid::Uuid;
@@ -32,6 +32,7 @@ const AT_ONCE: usize = 8;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn only_who_has_the_ca_a_password_and_the_rights_gets_in() -> Result<()> {
+    let _turn = turn::take(module_path!());
     let _machine = MACHINE.lock().await;
     let cassandra = Cassandra::secure(1).await?;
     works(&cassandra).await.context("with everything right")?;
@@ -44,6 +45,7 @@ async fn only_who_has_the_ca_a_password_and_the_rights_gets_in() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nodes_that_start_at_once_make_one_schema() -> Result<()> {
+    let _turn = turn::take(module_path!());
     let _machine = MACHINE.lock().await;
     let cassandra = Cassandra::start(3).await?;
     let config = plain(&cassandra, "at_once");

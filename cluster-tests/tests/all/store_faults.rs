@@ -13,6 +13,7 @@ use cluster_tests::{
     relay::{Mode, Relays},
     servers::ServerSettings,
     store_faults::{Effect, Stage},
+    turn,
     wait::wait_until,
 };
 use roost::clock;
@@ -27,6 +28,7 @@ static MACHINE: Mutex<()> = Mutex::const_new(());
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_of_one_node_that_fails_in_every_way() -> Result<()> {
+    let _turn = turn::take(module_path!());
     let _machine = MACHINE.lock().await;
     let cassandra = Cassandra::relayed(1).await?;
     let relays = cassandra.relays()?;
@@ -47,6 +49,7 @@ async fn a_store_of_one_node_that_fails_in_every_way() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_of_three_nodes_that_loses_one_and_two() -> Result<()> {
+    let _turn = turn::take(module_path!());
     let _machine = MACHINE.lock().await;
     let cassandra = Cassandra::relayed(3).await?;
     let mut stage = Stage::set(&cassandra, "three_nodes").await?;
@@ -79,6 +82,7 @@ async fn a_store_of_three_nodes_that_loses_one_and_two() -> Result<()> {
 /// not, arrive at the same moment. Whatever is then answered with 201 must be there.
 #[tokio::test(flavor = "multi_thread")]
 async fn sessions_created_while_the_store_is_away_for_a_moment() -> Result<()> {
+    let _turn = turn::take(module_path!());
     let _machine = MACHINE.lock().await;
     let cassandra = Cassandra::relayed(1).await?;
     let relays = cassandra.relays()?;

@@ -1,9 +1,11 @@
 //! A part of the faults that `scripts/faults` plays, against real processes in network namespaces: what CI has time for.
 
+use cluster_tests::turn;
 use std::{env, process::Command};
 
 #[test]
 fn faults_that_ci_plays() {
+    let _turn = turn::take(module_path!());
     // In namespaces of its own, which a test's process cannot enter for itself alone.
     let status = Command::new(env!("CARGO_BIN_EXE_faults"))
         .arg("--ci")

@@ -10,6 +10,7 @@ use cluster_tests::{
     cluster::Cluster,
     ledger::{Acknowledged, Ledger, sessions_of},
     servers::{ServerSettings, Servers},
+    turn,
     wait::{wait_for, wait_until},
 };
 use roost::clock;
@@ -26,6 +27,7 @@ const SESSIONS: usize = 20;
 /// One Cassandra for all, with a keyspace for each; what is wrong with one does not hide what is wrong with the next.
 #[tokio::test(flavor = "multi_thread")]
 async fn processes_over_one_cassandra() -> Result<()> {
+    let _turn = turn::take(module_path!());
     let start_ms = clock::mono_ms();
     let cassandra = Cassandra::start(1).await?;
     eprintln!("Cassandra: {} ms", clock::mono_ms() - start_ms);

@@ -17,6 +17,7 @@ use cluster_tests::{
     load::{self, Load, client_on},
     relay::{Lost, Mode, Relays},
     servers::ServerSettings,
+    turn,
     wait::{wait_for, wait_until},
 };
 use roost::{clock, tasks::Tasks};
@@ -31,6 +32,7 @@ const LOST: u64 = 6;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_map_never_forks_when_nobody_knows_whether_it_was_changed() -> Result<()> {
+    let _turn = turn::take(module_path!());
     let cassandra = Cassandra::relayed(1).await?;
     let relays = cassandra.relays()?;
     // An answer that is lost is waited for no longer than this, so that several are.

@@ -9,6 +9,7 @@ use cluster_tests::{
     cluster::{Cluster, Kind},
     history::History,
     load::{self, Heads},
+    turn,
 };
 use futures_util::future::try_join_all;
 use serde_json::Value;
@@ -20,11 +21,13 @@ const MESSAGES: usize = 10_000;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_message_once_and_in_order_in_process() -> Result<()> {
+    let _turn = turn::take(module_path!());
     check(Kind::Library).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_message_once_and_in_order_by_the_real_program() -> Result<()> {
+    let _turn = turn::take(module_path!());
     check(Kind::Program).await
 }
 

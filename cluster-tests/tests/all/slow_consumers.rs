@@ -14,6 +14,7 @@ use cluster_tests::{
     latency::latencies,
     load::{self, Heads, Load},
     servers::resident_mb,
+    turn,
     wait::wait_until,
 };
 use futures_util::future::try_join_all;
@@ -87,6 +88,7 @@ impl Room {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_stops_reading_lags_or_is_closed_and_loses_nothing_unannounced() -> Result<()> {
+    let _turn = turn::take(module_path!());
     let cluster = Cluster::program_with(NODES, SETTINGS).await?;
     let program = cluster.program().and_then(|program| program.id()).context("the program runs")?;
     let mut rooms = Vec::new();
@@ -151,6 +153,7 @@ const REPLAY_BYTES: u64 = 1 << 20;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mass_of_replays_takes_turns_within_its_memory() -> Result<()> {
+    let _turn = turn::take(module_path!());
     let cluster = Cluster::program_with(NODES, SETTINGS).await?;
     let program = cluster.program().and_then(|program| program.id()).context("the program runs")?;
     let group: Arc<str> = "close:old".into();

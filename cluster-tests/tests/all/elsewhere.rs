@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use cluster_tests::process::Program;
+use cluster_tests::{process::Program, turn};
 use serde_json::{Value, json};
 use tokio::process::Command;
 
@@ -17,6 +17,7 @@ const LIMIT: Duration = Duration::from_secs(180);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_python_client() -> Result<()> {
+    let _turn = turn::take(module_path!());
     let python = named_or("ROOST_PYTHON", folder().join("../../target/venv/bin/python"));
     ensure!(is_there(&python), "{} is missing: scripts/setup makes it, or name one in ROOST_PYTHON", python.display());
     let told = against_a_cluster(&python, "python_client.py").await?;
@@ -26,6 +27,7 @@ async fn a_python_client() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_client() -> Result<()> {
+    let _turn = turn::take(module_path!());
     let told = against_a_cluster(&node()?, "ws_client.mjs").await?;
     ensure!(told == json!({"messages": 15, "resumed": 5}), "{told}");
     Ok(())
@@ -33,6 +35,7 @@ async fn a_node_client() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_page_in_a_browser() -> Result<()> {
+    let _turn = turn::take(module_path!());
     let chromium = named_or("ROOST_CHROMIUM", "/usr/bin/chromium".into());
     ensure!(chromium.is_file(), "{} is missing: install chromium, or name one in ROOST_CHROMIUM", chromium.display());
     let told = against_a_cluster(&node()?, "page.mjs").await?;

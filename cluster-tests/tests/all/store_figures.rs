@@ -12,6 +12,7 @@ use cluster_tests::{
     ledger::{Acknowledged, Ledger, Outcome},
     servers::ServerSettings,
     socket::Socket,
+    turn,
 };
 use futures_util::{StreamExt, stream};
 use roost::clock;
@@ -26,6 +27,7 @@ const SAMPLE: usize = 2_000;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn figures_of_stored_sessions() -> Result<()> {
+    let _turn = turn::take(module_path!());
     let sessions = match env::var("ROOST_STORED_SESSIONS") {
         Ok(count) => count.parse().context("ROOST_STORED_SESSIONS is a number")?,
         Err(_) => SESSIONS,

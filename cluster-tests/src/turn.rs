@@ -1,0 +1,59 @@
+//! Whose turn it is. The tests of one file may run beside each other; those of different files never do, since each loads
+//! the machine and measures time.
+
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+static TURNS: Mutex<Turns> = Mutex::new(Turns { file: "", inside: 0 });
+static FREE: Condvar = Condvar::new();
+
+struct Turns {
+    /// Whose tests run, where any do.
+    file: &'static str,
+    inside: usize,
+}
+
+/// Held by a test while it runs.
+#[must_use = "the turn ends when this is dropped"]
+#[derive(Debug)]
+pub struct Turn(());
+
+/// Waits until no test of another file runs. `file` is the caller's `module_path!()`.
+///
+/// This blocks: it is a test's first line, before anything of it runs.
+pub fn take(file: &'static str) -> Turn {
+    let mut turns = FREE
+        .wait_while(turns(), |turns| turns.inside > 0 && turns.file != file)
+        .unwrap_or_else(PoisonError::into_inner);
+    turns.file = file;
+    turns.inside += 1;
+    Turn(())
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        turns().inside -= 1;
+        FREE.notify_all();
+    }
+}
+
+fn turns() -> MutexGuard<'static, Turns> {
+    TURNS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{thread, time::Duration};
+
+    use super::*;
+
+    #[test]
+    fn one_file_at_a_time() {
+        let (first, beside) = (take("a"), take("a"));
+        let other = thread::spawn(|| drop(take("b")));
+        drop(first);
+        thread::sleep(Duration::from_millis(50));
+        assert!(!other.is_finished(), "a test of another file began while one still ran");
+        drop(beside);
+        other.join().expect("it gets its turn");
+    }
+}
