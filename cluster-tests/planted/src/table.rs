@@ -319,10 +319,10 @@ pub const TABLE: &[Planted] = &[
         550,
         &[edit(
             "logic/primary/timers.rs",
-            "self.idle.get(name).copied().unwrap_or(now.mono_ms);",
+            "self.groups.idle.get(name).copied().unwrap_or(now.mono_ms);",
             r#"match planted!("ForgetsAtOnce") {
             true => 0,
-            false => self.idle.get(name).copied().unwrap_or(now.mono_ms),
+            false => self.groups.idle.get(name).copied().unwrap_or(now.mono_ms),
         };"#,
         )],
     ),
@@ -332,8 +332,8 @@ pub const TABLE: &[Planted] = &[
         4_400,
         &[edit(
             "logic/primary/joins.rs",
-            "!self.forgetting.contains(group) &&",
-            r#"(planted!("AnswersOfTheForgotten") || !self.forgetting.contains(group)) &&"#,
+            "!self.groups.forgetting.contains(group) &&",
+            r#"(planted!("AnswersOfTheForgotten") || !self.groups.forgetting.contains(group)) &&"#,
         )],
     ),
     bug(
@@ -520,8 +520,8 @@ pub const TABLE: &[Planted] = &[
         10,
         &[edit(
             "logic/primary/sessions.rs",
-            "out.push(SlotOutput::Save { record, ended, term, index });",
-            r#"let term = if planted!("OrdersWritesWithoutTheTerm") { 0 } else { term };
+            "out.push(SlotOutput::Save { record, ended, term: self.term, index });",
+            r#"let term = if planted!("OrdersWritesWithoutTheTerm") { 0 } else { self.term };
         out.push(SlotOutput::Save { record, ended, term, index });"#,
         )],
     ),
@@ -543,7 +543,7 @@ pub const TABLE: &[Planted] = &[
         &[edit(
             "logic/primary/sessions.rs",
             "if self.state().and_then(|state| state.session(session)).is_some_and(Session::is_unsaved) {",
-            r#"let told = planted!("AnswersTheSecondEnd") && self.writes.contains(&session);
+            r#"let told = planted!("AnswersTheSecondEnd") && self.sessions.writes.contains(&session);
         if !told && self.state().and_then(|state| state.session(session)).is_some_and(Session::is_unsaved) {"#,
         )],
     ),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{SlotCore, SlotOutput, Ticket, joins::Following};
+use super::{SlotOutput, Ticket, joins::Following, reign::Reigning};
 use crate::{
     Now,
     entry::GroupEntry,
@@ -11,7 +11,7 @@ use crate::{
         Done, GroupInfo, GroupPush, GroupRequest, History, Join, Leave, MemberPage, Publish, Published, Push,
         ReadGroup, ReadHistory, ReadMembers, SlotAnswer, SlotError,
     },
-    slot::GroupEffect,
+    slot::{GroupEffect, SlotState},
 };
 
 /// The answer to a history has about this many bytes of messages; who wants what follows asks again.
@@ -39,7 +39,7 @@ impl GroupPending {
     }
 }
 
-impl SlotCore {
+impl Reigning<'_> {
     pub(super) fn group_request(
         &mut self,
         now: Now,
@@ -57,7 +57,7 @@ impl SlotCore {
             }
             GroupRequest::ReadHistory(read) => self.history(&group, read).into(),
             GroupRequest::ReadMembers(read) => self.members(&group, read).into(),
-            GroupRequest::ReadGroup(ReadGroup) => self.group_info(&group).into(),
+            GroupRequest::ReadGroup(ReadGroup) => self.state().and_then(|state| info(state, &group)).into(),
         };
         out.push(SlotOutput::Answer { ticket, result: Ok(answer) });
     }
@@ -130,14 +130,14 @@ impl SlotCore {
                 out.push(SlotOutput::Answer { ticket, result: Ok(SlotAnswer::Done(Done)) });
             }
             Some(GroupPending::Forget) => {
-                self.forgetting.remove(&group);
-                self.idle.remove(&group);
+                self.groups.forgetting.remove(&group);
+                self.groups.idle.remove(&group);
             }
         }
     }
 
     fn tell_followers(&self, group: &GroupName, push: &GroupPush, out: &mut Vec<SlotOutput>) {
-        for gateway in self.interests.get(group).into_iter().flat_map(BTreeMap::keys) {
+        for gateway in self.groups.interests.get(group).into_iter().flat_map(BTreeMap::keys) {
             self.push(gateway, Push::Group(group.clone(), push.clone()), out);
         }
     }
@@ -174,16 +174,16 @@ impl SlotCore {
         page.truncate(limit as usize);
         MemberPage { members: page, more }
     }
+}
 
-    /// What there is to say about a group, if it exists.
-    pub fn group_info(&self, name: &GroupName) -> Option<GroupInfo> {
-        let group = self.state()?.group(name)?;
-        Some(GroupInfo {
-            group: name.clone(),
-            epoch: group.log.epoch(),
-            head: group.log.head(),
-            kept: group.log.kept(),
-            members: group.members.len() as u64,
-        })
-    }
+/// What there is to say about a group, if it exists.
+pub(super) fn info(state: &SlotState, name: &GroupName) -> Option<GroupInfo> {
+    let group = state.group(name)?;
+    Some(GroupInfo {
+        group: name.clone(),
+        epoch: group.log.epoch(),
+        head: group.log.head(),
+        kept: group.log.kept(),
+        members: group.members.len() as u64,
+    })
 }

@@ -1,6 +1,6 @@
 //! Who follows which group: gateways register their interest and are told where it begins.
 
-use super::{SlotCore, SlotOutput, Ticket, groups::GroupPending};
+use super::{SlotOutput, Ticket, groups::GroupPending, reign::Reigning};
 use crate::{
     Now,
     entry::{Entry, GroupEntry},
@@ -37,7 +37,7 @@ impl Following {
     }
 }
 
-impl SlotCore {
+impl Reigning<'_> {
     pub(super) fn register(
         &mut self,
         now: Now,
@@ -56,10 +56,10 @@ impl SlotCore {
         out: &mut Vec<SlotOutput>,
     ) {
         for group in groups {
-            if let Some(gateways) = self.interests.get_mut(group) {
+            if let Some(gateways) = self.groups.interests.get_mut(group) {
                 gateways.remove(gateway);
                 if gateways.is_empty() {
-                    self.interests.remove(group);
+                    self.groups.interests.remove(group);
                 }
             }
         }
@@ -68,7 +68,7 @@ impl SlotCore {
 
     /// Whether the group exists, and no end of it is under way: what is said of it may be said at once.
     pub(super) fn stays(&self, group: &GroupName) -> bool {
-        !self.forgetting.contains(group) && self.state().is_some_and(|state| state.group(group).is_some())
+        !self.groups.forgetting.contains(group) && self.state().is_some_and(|state| state.group(group).is_some())
     }
 
     /// Has the gateway follow the groups and answers it. Those that do not exist are opened first, so that their epoch
@@ -82,7 +82,7 @@ impl SlotCore {
             last = self.replica.order(Entry::Group(group, GroupEntry::Open { epoch }));
         }
         if let Some(index) = last {
-            self.group_pending.insert(index, GroupPending::Follow(following));
+            self.groups.pending.insert(index, GroupPending::Follow(following));
             return;
         }
         let (ticket, answer) = match following {
@@ -126,8 +126,8 @@ impl SlotCore {
             messages.truncate(fitting);
             head = messages.last().map_or_else(|| since.map_or(head, |since| since.offset), |message| message.offset);
         }
-        self.idle.remove(&group);
-        self.interests.entry(group.clone()).or_default().insert(gateway.clone(), now.mono_ms);
+        self.groups.idle.remove(&group);
+        self.groups.interests.entry(group.clone()).or_default().insert(gateway.clone(), now.mono_ms);
         Some(JoinPoint { group, epoch, head, recovered, messages })
     }
 }

@@ -6,26 +6,23 @@
 
 mod groups;
 mod joins;
+mod reign;
 mod sessions;
 #[cfg(test)]
 mod tests;
 mod timers;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeSet, sync::Arc};
 
-use self::{groups::GroupPending, sessions::SessionPending};
+use self::reign::{Reign, Reigning};
 use super::{
     Now,
-    entry::{Entry, GroupEntry, SessionEntry, SessionRecord},
+    entry::SessionRecord,
     map::{MapRequest, SlotAssignment},
     replication::{Replica, ReplicaLimits, ReplicaOutput, ReplicationMessage},
-    request::{Attached, GroupRequest, Push, SessionRequest, SlotAnswer, SlotError, SlotRequest},
-    slot::{Effect, SlotState},
+    request::{GroupInfo, Push, SlotAnswer, SlotError, SlotRequest},
 };
-use crate::id::{AttachmentNumber, Epoch, GroupName, Index, Member, SessionId, SlotId, Term};
+use crate::id::{AttachmentNumber, GroupName, Index, Member, SessionId, SlotId, Term};
 
 /// What a slot needs to know of the configuration.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -160,41 +157,6 @@ pub enum SlotOutput {
     },
 }
 
-/// A request about a session that waits for it to be loaded.
-#[derive(Debug)]
-struct Asked {
-    ticket: Ticket,
-    from: Member,
-    request: SessionRequest,
-}
-
-/// An attach that waits for earlier attachments to be cut off.
-#[derive(Debug)]
-struct Displacing {
-    /// Of the attach and of repeats of it; also those of attaches that this one displaces, which waited for the same.
-    answers: Vec<(Ticket, Attached)>,
-    attachment: AttachmentNumber,
-    /// Gateways that have not yet said so, each with the last attachment that it is to cut off.
-    earlier: BTreeMap<Member, AttachmentNumber>,
-    until_ms: u64,
-}
-
-/// What is answered when the store has a session.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Waiting {
-    Create,
-    Change,
-    End,
-}
-
-/// A gateway's word that it has an attachment.
-#[derive(Clone, Debug)]
-struct Renewal {
-    gateway: Member,
-    attachment: AttachmentNumber,
-    connection: u64,
-}
-
 /// See the module.
 #[derive(Debug)]
 pub struct SlotCore {
@@ -204,68 +166,15 @@ pub struct SlotCore {
     map_version: u64,
     alive: Arc<BTreeSet<Member>>,
     ticks: u64,
-    /// The term that all below belongs to.
-    term: Option<Term>,
-    /// Who follows what, and when it last said so.
-    interests: BTreeMap<GroupName, BTreeMap<Member, u64>>,
-    /// Groups that could be forgotten, and since when that is seen to be so in this term: a new primary does not know yet who
-    /// follows what.
-    idle: BTreeMap<GroupName, u64>,
-    /// Groups whose end is ordered and not committed.
-    forgetting: BTreeSet<GroupName>,
-    /// The last entry that the groups' timers ordered: until it is applied they order no more.
-    tidied: Index,
-    /// What waits for an entry of a group to be committed, and of a session.
-    group_pending: BTreeMap<Index, GroupPending>,
-    session_pending: BTreeMap<Index, SessionPending>,
-    loading: BTreeMap<SessionId, Vec<Asked>>,
-    /// Requests answered when the store has the session as of an entry.
-    saving: BTreeMap<(SessionId, Index), Vec<(Ticket, Waiting)>>,
-    displacing: BTreeMap<SessionId, Displacing>,
-    /// Attachments of sessions that are not in memory, while the store is asked.
-    renewals: BTreeMap<SessionId, Vec<Renewal>>,
-    /// When the term began, and when a session's attachment was last heard of in it.
-    since_ms: u64,
-    heard: BTreeMap<SessionId, u64>,
-    /// Sessions with a timer's entry under way, with a write under way, with groups being departed, with a failed save (and
-    /// when to try again). A store that does not answer keeps no timer waiting.
-    timers: BTreeSet<SessionId>,
-    writes: BTreeSet<SessionId>,
-    /// Creations that the store did not take: their ends are ordered, and not committed yet.
-    given_up: BTreeSet<SessionId>,
-    departing: BTreeMap<SessionId, u64>,
-    save_again_ms: u64,
+    /// While this node is the slot's primary.
+    reign: Option<Reign>,
 }
 
 impl SlotCore {
     /// A slot that this node holds nothing of. `seed` is for the epochs that it makes.
     pub fn new(slot: SlotId, me: Member, settings: SlotSettings, seed: u64) -> Self {
-        Self {
-            settings,
-            replica: Replica::new(slot, me, settings.replica_timeout_ms),
-            random: seed,
-            map_version: 0,
-            alive: Arc::default(),
-            ticks: 0,
-            term: None,
-            interests: BTreeMap::new(),
-            idle: BTreeMap::new(),
-            forgetting: BTreeSet::new(),
-            tidied: 0,
-            group_pending: BTreeMap::new(),
-            session_pending: BTreeMap::new(),
-            loading: BTreeMap::new(),
-            saving: BTreeMap::new(),
-            displacing: BTreeMap::new(),
-            renewals: BTreeMap::new(),
-            since_ms: 0,
-            heard: BTreeMap::new(),
-            timers: BTreeSet::new(),
-            writes: BTreeSet::new(),
-            given_up: BTreeSet::new(),
-            departing: BTreeMap::new(),
-            save_again_ms: 0,
-        }
+        let replica = Replica::new(slot, me, settings.replica_timeout_ms);
+        Self { settings, replica, random: seed, map_version: 0, alive: Arc::default(), ticks: 0, reign: None }
     }
 
     /// The same with other bounds for its copy.
@@ -282,7 +191,7 @@ impl SlotCore {
 
     /// The groups that gateways follow here, to look at.
     pub fn followed(&self) -> impl Iterator<Item = &GroupName> {
-        self.interests.keys()
+        self.reign.iter().flat_map(|reign| reign.groups.interests.keys())
     }
 
     /// Takes an input. Call [`SlotCore::flush`] after a batch of them.
@@ -295,25 +204,36 @@ impl SlotCore {
             }
             SlotInput::Peer { from, message } => self.replica.on_message(now, &from, message, &mut from_replica),
             SlotInput::Request { ticket, from, term, request } => {
-                if self.replica.serving() == Some(term) && self.term == Some(term) {
-                    self.request(now, (ticket, from), request, out);
-                } else {
-                    self.refuse(ticket, out);
+                let serves = self.replica.serving() == Some(term);
+                match self.reigning().filter(|reigning| serves && reigning.term == term) {
+                    Some(mut reigning) => reigning.request(now, (ticket, from), request, out),
+                    None => self.refuse(ticket, out),
                 }
             }
-            SlotInput::Loaded { session, result } => self.loaded(now, session, result, out),
-            SlotInput::Saved { session, index, result } => self.saved(now, (session, index), result, out),
+            SlotInput::Loaded { session, result } => {
+                if let Some(mut reigning) = self.reigning() {
+                    reigning.loaded(now, session, result, out);
+                }
+            }
+            SlotInput::Saved { session, index, result } => {
+                if let Some(mut reigning) = self.reigning() {
+                    reigning.saved(now, (session, index), result, out);
+                }
+            }
             SlotInput::Departed { session, groups } => {
-                self.departing.remove(&session);
-                if !groups.is_empty() {
-                    self.order_once(session, SessionEntry::Departed { groups });
+                if let Some(mut reigning) = self.reigning() {
+                    reigning.departed(session, groups);
                 }
             }
             SlotInput::Alive(alive) => self.alive = alive,
             SlotInput::LinkReset(member) => self.replica.link_reset(&member),
             SlotInput::Tick => {
                 self.replica.on_tick(now, &mut from_replica);
-                self.timers(now, out);
+                self.ticks += 1;
+                let ticks = self.ticks;
+                if let Some(mut reigning) = self.reigning() {
+                    reigning.timers(now, ticks, out);
+                }
             }
         }
         self.perform(now, from_replica, out);
@@ -339,134 +259,49 @@ impl SlotCore {
             match output {
                 ReplicaOutput::Send { to, message } => out.push(SlotOutput::Send { to, message }),
                 ReplicaOutput::Ask(request) => out.push(SlotOutput::Ask(request)),
-                ReplicaOutput::Committed { index, effect } => self.committed(now, index, effect, out),
+                ReplicaOutput::Committed { index, effect } => {
+                    if let Some(mut reigning) = self.reigning() {
+                        reigning.committed(now, index, effect, out);
+                    }
+                }
             }
         }
     }
 
-    /// Begins or ends being the primary.
+    /// Begins or ends being the primary. Whoever waits for what the old term was about to do is told to ask the new one.
     fn follow_role(&mut self, now: Now, out: &mut Vec<SlotOutput>) {
         let term = self.replica.primary_term();
-        if term == self.term {
+        if term == self.reign.as_ref().map(|reign| reign.term) {
             return;
         }
-        self.term = term;
-        self.interests.clear();
-        self.idle.clear();
-        self.forgetting.clear();
-        self.tidied = 0;
-        self.timers.clear();
-        self.writes.clear();
-        self.given_up.clear();
-        self.departing.clear();
-        self.save_again_ms = 0;
-        self.renewals.clear();
-        self.heard.clear();
-        self.since_ms = now.mono_ms;
-        let mut tickets: Vec<Ticket> = Vec::new();
-        let groups = std::mem::take(&mut self.group_pending).into_values();
-        tickets.extend(groups.filter_map(GroupPending::into_ticket));
-        let sessions = std::mem::take(&mut self.session_pending).into_values();
-        tickets.extend(sessions.flat_map(SessionPending::into_tickets));
-        tickets.extend(std::mem::take(&mut self.loading).into_values().flatten().map(|asked| asked.ticket));
-        tickets.extend(std::mem::take(&mut self.saving).into_values().flatten().map(|(ticket, _)| ticket));
-        let displacing = std::mem::take(&mut self.displacing).into_values().flat_map(|displacing| displacing.answers);
-        tickets.extend(displacing.map(|(ticket, _)| ticket));
-        for ticket in tickets {
+        let ended = std::mem::replace(&mut self.reign, term.map(|term| Reign::new(term, now)));
+        for ticket in ended.map(Reign::into_tickets).unwrap_or_default() {
             self.refuse(ticket, out);
         }
+    }
+
+    fn reigning(&mut self) -> Option<Reigning<'_>> {
+        let Reign { term, since_ms, groups, sessions } = self.reign.as_mut()?;
+        Some(Reigning {
+            term: *term,
+            since_ms: *since_ms,
+            groups,
+            sessions,
+            replica: &mut self.replica,
+            settings: &self.settings,
+            alive: &self.alive,
+            map_version: self.map_version,
+            random: &mut self.random,
+        })
+    }
+
+    /// What there is to say about a group, if it exists.
+    pub fn group_info(&self, name: &GroupName) -> Option<GroupInfo> {
+        groups::info(self.replica.state()?, name)
     }
 
     fn refuse(&self, ticket: Ticket, out: &mut Vec<SlotOutput>) {
         let error = SlotError::NotPrimary { map_version: self.map_version };
         out.push(SlotOutput::Answer { ticket, result: Err(error) });
-    }
-
-    fn request(&mut self, now: Now, (ticket, from): (Ticket, Member), request: SlotRequest, out: &mut Vec<SlotOutput>) {
-        let full = self.replica.uncommitted() >= self.settings.queue || self.loading.len() >= self.settings.queue;
-        if full && !self.orders_nothing(&request) {
-            out.push(SlotOutput::Answer { ticket, result: Err(SlotError::Busy) });
-            return;
-        }
-        match request {
-            SlotRequest::Register { interests } => self.register(now, (ticket, from), interests, out),
-            SlotRequest::Unregister { groups } => self.unregister(&from, &groups, ticket, out),
-            SlotRequest::Renew { attachments } => self.renew_all(now, (ticket, from), attachments, out),
-            SlotRequest::Group(group, request) => self.group_request(now, (ticket, from), group, request, out),
-            SlotRequest::Session(session, request) => {
-                self.session_request(now, session, Asked { ticket, from, request }, out);
-            }
-        }
-    }
-
-    /// What can be answered though nothing is being committed.
-    fn orders_nothing(&self, request: &SlotRequest) -> bool {
-        match request {
-            SlotRequest::Register { interests } => interests.iter().all(|interest| self.stays(&interest.group)),
-            SlotRequest::Unregister { .. } => true,
-            SlotRequest::Group(group, request) => match request {
-                GroupRequest::Join(join) => join.member.is_none() && self.stays(group),
-                GroupRequest::ReadHistory(_) | GroupRequest::ReadMembers(_) | GroupRequest::ReadGroup(_) => true,
-                GroupRequest::Publish(_) | GroupRequest::Leave(_) => false,
-            },
-            SlotRequest::Renew { .. } | SlotRequest::Session(..) => false,
-        }
-    }
-
-    /// Orders an entry of a group and notes who waits for it. Only called while serving.
-    fn order_group(&mut self, group: GroupName, entry: GroupEntry, pending: Option<GroupPending>) {
-        let index = self.replica.order(Entry::Group(group, entry));
-        if let (Some(index), Some(pending)) = (index, pending) {
-            self.group_pending.insert(index, pending);
-        }
-    }
-
-    /// Orders an entry of a session and notes who waits for it. Only called while serving.
-    fn order_session(&mut self, session: SessionId, entry: SessionEntry, pending: Option<SessionPending>) {
-        let index = self.replica.order(Entry::Session(session, entry));
-        if let (Some(index), Some(pending)) = (index, pending) {
-            self.session_pending.insert(index, pending);
-        }
-    }
-
-    /// Orders what the slot itself has to do about a session. Until it is committed the session's timers order nothing, or a
-    /// slot that cannot commit would order the same again and again.
-    fn order_once(&mut self, session: SessionId, entry: SessionEntry) {
-        if let Some(index) = self.replica.order(Entry::Session(session, entry)) {
-            self.timers.insert(session);
-            self.session_pending.insert(index, SessionPending::Timer);
-        }
-    }
-
-    fn committed(&mut self, now: Now, index: Index, effect: Effect, out: &mut Vec<SlotOutput>) {
-        match effect {
-            Effect::Group(group, effect) => {
-                let pending = self.group_pending.remove(&index);
-                self.group_committed(now, group, effect, pending, out);
-            }
-            Effect::Session(session, effect) => {
-                let pending = self.session_pending.remove(&index);
-                self.session_committed(now, index, (session, effect), pending, out);
-            }
-        }
-    }
-
-    fn push(&self, to: &Member, push: Push, out: &mut Vec<SlotOutput>) {
-        if let Some(term) = self.term {
-            out.push(SlotOutput::Push { to: to.clone(), term, push });
-        }
-    }
-
-    fn state(&self) -> Option<&SlotState> {
-        self.replica.state()
-    }
-
-    /// The next epoch: splitmix64 (Steele, Lea, Flood 2014) over the seed.
-    fn new_epoch(&mut self) -> Epoch {
-        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.random;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        Epoch(z ^ (z >> 31))
     }
 }

@@ -2,11 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use super::{Asked, Displacing, Renewal, SlotCore, SlotOutput, Ticket, Waiting};
+use super::{
+    SlotOutput, Ticket,
+    reign::{Asked, Displacing, Reigning, Renewal, Waiting},
+};
 use crate::{
     Now,
     entry::{EndReason, SessionEntry, SessionRecord},
-    id::{AttachmentNumber, Index, Member, SessionId},
+    id::{AttachmentNumber, GroupName, Index, Member, SessionId},
     request::{
         Attach, Attached, ChangeSession, ConfirmDisplaced, CreateSession, Detach, Done, EndSession, Push, ReadSession,
         RecordJoin, RecordLeave, SessionPush, SessionRequest, SessionView, SlotAnswer, SlotError,
@@ -50,7 +53,7 @@ impl SessionPending {
     }
 }
 
-impl SlotCore {
+impl Reigning<'_> {
     pub(super) fn session_request(&mut self, now: Now, session: SessionId, asked: Asked, out: &mut Vec<SlotOutput>) {
         let Some(known) = self.state().and_then(|state| state.session(session)) else {
             return self.request_unknown(session, asked, out);
@@ -148,8 +151,8 @@ impl SlotCore {
             | SessionRequest::Attach(_)
             | SessionRequest::RecordJoin(_)
             | SessionRequest::RecordLeave(_) => {
-                let waiting = self.loading.entry(session).or_default();
-                if waiting.is_empty() && !self.renewals.contains_key(&session) {
+                let waiting = self.sessions.loading.entry(session).or_default();
+                if waiting.is_empty() && !self.sessions.renewals.contains_key(&session) {
                     out.push(SlotOutput::Load { session });
                 }
                 waiting.push(asked);
@@ -178,10 +181,10 @@ impl SlotCore {
         result: Result<Option<SessionRecord>, String>,
         out: &mut Vec<SlotOutput>,
     ) {
-        if !self.loading.contains_key(&session) && !self.renewals.contains_key(&session) {
+        if !self.sessions.loading.contains_key(&session) && !self.sessions.renewals.contains_key(&session) {
             return;
         }
-        let waiting = self.loading.remove(&session).unwrap_or_default();
+        let waiting = self.sessions.loading.remove(&session).unwrap_or_default();
         let error = match result {
             Ok(Some(record)) if record.expires_ms <= now.wall_ms => SlotError::SessionEnded(EndReason::Expired),
             Ok(Some(record)) if self.replica.serving().is_some() => {
@@ -192,7 +195,7 @@ impl SlotCore {
             Ok(None) => SlotError::NoSession,
             Err(reason) => SlotError::StoreUnavailable(reason),
         };
-        for renewal in self.renewals.remove(&session).unwrap_or_default() {
+        for renewal in self.sessions.renewals.remove(&session).unwrap_or_default() {
             let reason = match &error {
                 SlotError::SessionEnded(reason) => *reason,
                 SlotError::NoSession => EndReason::Ended,
@@ -220,21 +223,21 @@ impl SlotCore {
         result: Result<(), String>,
         out: &mut Vec<SlotOutput>,
     ) {
-        self.writes.remove(&session);
+        self.sessions.writes.remove(&session);
         if result.is_ok() {
             self.order_once(session, SessionEntry::Saved { index });
         } else {
-            self.save_again_ms = now.mono_ms + 1_000;
+            self.sessions.save_again_ms = now.mono_ms + 1_000;
         }
         let (view, given_up) = (self.view(session), self.is_given_up(session));
-        for (ticket, waiting) in self.saving.remove(&(session, index)).unwrap_or_default() {
+        for (ticket, waiting) in self.sessions.saving.remove(&(session, index)).unwrap_or_default() {
             let result = match (&result, &view) {
                 // The write of an earlier attempt failed before this one came through: the session is over.
                 (Ok(()), _) if waiting == Waiting::Create && given_up => Err(not_stored()),
                 (Ok(()), Some(view)) if waiting != Waiting::End => Ok(SlotAnswer::Session(view.clone())),
                 (Ok(()), _) => Ok(SlotAnswer::Done(Done)),
                 (Err(reason), _) if waiting == Waiting::Create => {
-                    self.given_up.insert(session);
+                    self.sessions.given_up.insert(session);
                     let entry = SessionEntry::End { reason: EndReason::NotStored, at_ms: now.wall_ms };
                     self.order_session(session, entry, Some(SessionPending::GivenUp));
                     Err(SlotError::StoreUnavailable(reason.clone()))
@@ -243,6 +246,14 @@ impl SlotCore {
                 (Err(_), _) => Err(SlotError::Unknown),
             };
             out.push(SlotOutput::Answer { ticket, result });
+        }
+    }
+
+    /// Presences are out of their groups; nothing here where they could not be taken out.
+    pub(super) fn departed(&mut self, session: SessionId, groups: Vec<GroupName>) {
+        self.sessions.departing.remove(&session);
+        if !groups.is_empty() {
+            self.order_once(session, SessionEntry::Departed { groups });
         }
     }
 
@@ -269,10 +280,10 @@ impl SlotCore {
         match (pending, refused) {
             (None, _) => {}
             (Some(SessionPending::Timer), _) => {
-                self.timers.remove(&session);
+                self.sessions.timers.remove(&session);
             }
             (Some(SessionPending::GivenUp), _) => {
-                self.given_up.remove(&session);
+                self.sessions.given_up.remove(&session);
             }
             (Some(SessionPending::Loaded(waiting)), _) => self.handle_waiting(now, session, waiting, out),
             (Some(SessionPending::Create(ticket)), Some(SlotError::SessionEnded(EndReason::NotStored))) => {
@@ -314,7 +325,7 @@ impl SlotCore {
             SessionEffect::Ended { attachment: Some(attachment) } => self.tell_end(session, &attachment.gateway, out),
             SessionEffect::Changed => self.tell_change(session, out),
             SessionEffect::Attached { displaced, .. } => {
-                self.heard.insert(session, now.mono_ms);
+                self.sessions.heard.insert(session, now.mono_ms);
                 for (gateway, number) in displaced {
                     self.push_session(gateway, session, SessionPush::Displace { attachment: *number }, out);
                 }
@@ -328,11 +339,11 @@ impl SlotCore {
 
     /// The session has been loaded: what waited for that.
     fn handle_waiting(&mut self, now: Now, session: SessionId, waiting: Vec<Asked>, out: &mut Vec<SlotOutput>) {
-        for renewal in self.renewals.remove(&session).unwrap_or_default() {
+        for renewal in self.sessions.renewals.remove(&session).unwrap_or_default() {
             self.renew(now, session, renewal, out);
         }
         // And those that have come since the store answered.
-        let later = self.loading.remove(&session).unwrap_or_default();
+        let later = self.sessions.loading.remove(&session).unwrap_or_default();
         for asked in waiting.into_iter().chain(later) {
             self.session_request(now, session, asked, out);
         }
@@ -353,7 +364,7 @@ impl SlotCore {
         let answer = Attached { record: view.record, attachment };
         let until_ms = now.mono_ms + DISPLACE_MS;
         let mut displacing = Displacing { answers: Vec::new(), attachment, earlier, until_ms };
-        if let Some(before) = self.displacing.remove(&session) {
+        if let Some(before) = self.sessions.displacing.remove(&session) {
             // Whom this one displaces waits on: its gateway knows that it is displaced before it hears the answer.
             displacing.answers = before.answers;
             if before.attachment == attachment {
@@ -363,14 +374,15 @@ impl SlotCore {
             }
         }
         displacing.answers.push((ticket, answer));
-        self.displacing.insert(session, displacing);
+        self.sessions.displacing.insert(session, displacing);
         self.answer_if_alone(session, out);
     }
 
     /// Who cannot be reached is not waited for; looked at each time, since the wrongly suspected come back.
     fn answer_if_alone(&mut self, session: SessionId, out: &mut Vec<SlotOutput>) {
         let reachable = |gateway| self.alive.is_empty() || self.alive.contains(gateway);
-        let waits = self.displacing.get(&session).is_some_and(|displacing| displacing.earlier.keys().any(reachable));
+        let waits =
+            self.sessions.displacing.get(&session).is_some_and(|displacing| displacing.earlier.keys().any(reachable));
         if !waits {
             self.answer_displacing(session, out);
         }
@@ -383,7 +395,7 @@ impl SlotCore {
         attachment: AttachmentNumber,
         out: &mut Vec<SlotOutput>,
     ) {
-        let Some(displacing) = self.displacing.get_mut(&session) else {
+        let Some(displacing) = self.sessions.displacing.get_mut(&session) else {
             return;
         };
         if displacing.earlier.get(gateway).is_some_and(|earlier| *earlier <= attachment) {
@@ -393,7 +405,7 @@ impl SlotCore {
     }
 
     pub(super) fn answer_displacing(&mut self, session: SessionId, out: &mut Vec<SlotOutput>) {
-        if let Some(displacing) = self.displacing.remove(&session) {
+        if let Some(displacing) = self.sessions.displacing.remove(&session) {
             let answers = displacing.answers.into_iter();
             out.extend(answers.map(|(ticket, answer)| SlotOutput::Answer { ticket, result: Ok(answer.into()) }));
         }
@@ -404,9 +416,10 @@ impl SlotCore {
         let Renewal { gateway, attachment, connection } = renewal;
         let Some(known) = self.state().and_then(|state| state.session(session)) else {
             // The slot has lost its memory, or the session is over and the gateway was not told: the store knows.
-            if self.renewals.len() < self.settings.queue {
-                let asked = self.loading.contains_key(&session) || self.renewals.contains_key(&session);
-                self.renewals.entry(session).or_default().push(Renewal { gateway, attachment, connection });
+            if self.sessions.renewals.len() < self.settings.queue {
+                let asked =
+                    self.sessions.loading.contains_key(&session) || self.sessions.renewals.contains_key(&session);
+                self.sessions.renewals.entry(session).or_default().push(Renewal { gateway, attachment, connection });
                 if !asked {
                     out.push(SlotOutput::Load { session });
                 }
@@ -419,7 +432,7 @@ impl SlotCore {
                 SessionPush::Displace { attachment }
             }
             (Stage::Attached, last) if last == attachment => {
-                self.heard.insert(session, now.mono_ms);
+                self.sessions.heard.insert(session, now.mono_ms);
                 return;
             }
             (Stage::Attached | Stage::Grace { .. } | Stage::Detached, _) => {
@@ -470,23 +483,23 @@ impl SlotCore {
         out: &mut Vec<SlotOutput>,
     ) {
         let known = self.state().and_then(|state| state.session(session));
-        let (Some(known), Some(term)) = (known, self.term) else {
+        let Some(known) = known else {
             if let Some((ticket, _)) = waiting {
                 self.refuse(ticket, out);
             }
             return;
         };
         let (record, ended) = (known.record.clone(), known.ended().is_some());
-        out.push(SlotOutput::Save { record, ended, term, index });
-        self.writes.insert(session);
-        self.saving.entry((session, index)).or_default().extend(waiting);
+        out.push(SlotOutput::Save { record, ended, term: self.term, index });
+        self.sessions.writes.insert(session);
+        self.sessions.saving.entry((session, index)).or_default().extend(waiting);
     }
 
     /// Whether a new session is over because the store did not take it, or will be.
     fn is_given_up(&self, session: SessionId) -> bool {
         let known = self.state().and_then(|state| state.session(session));
         let over = known.is_none_or(|known| known.ended() == Some(EndReason::NotStored));
-        over || self.given_up.contains(&session)
+        over || self.sessions.given_up.contains(&session)
     }
 
     fn view(&self, session: SessionId) -> Option<SessionView> {

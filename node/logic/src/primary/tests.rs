@@ -7,11 +7,11 @@ use uuid::Uuid;
 use super::*;
 use crate::{
     entry::{EndReason, Retention, SessionChange},
-    id::{NodeId, Position, PublishKey},
+    id::{Epoch, NodeId, Position, PublishKey},
     request::{
-        Ask, Attach, ChangeSession, ConfirmDisplaced, CreateSession, Detach, Done, EndSession, GroupPush, Interest,
-        Join, JoinPoint, MESSAGE_OVERHEAD_BYTES, PAGE_BYTES, Publish, Published, ReadHistory, ReadSession, RecordJoin,
-        Register, Renew, SessionPush, SessionView, Unregister,
+        Ask, Attach, Attached, ChangeSession, ConfirmDisplaced, CreateSession, Detach, Done, EndSession, GroupPush,
+        Interest, Join, JoinPoint, MESSAGE_OVERHEAD_BYTES, PAGE_BYTES, Publish, Published, ReadHistory, ReadSession,
+        RecordJoin, Register, Renew, SessionPush, SessionView, Unregister,
     },
 };
 

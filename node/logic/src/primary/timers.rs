@@ -1,6 +1,6 @@
 //! What a primary does because time has passed. Each step is an entry, so that a new primary goes on where this one was.
 
-use super::{SlotCore, SlotOutput, groups::GroupPending};
+use super::{SlotOutput, groups::GroupPending, reign::Reigning};
 use crate::{
     Now,
     entry::{GroupEntry, SessionEntry},
@@ -28,13 +28,13 @@ enum Due {
     Depart,
 }
 
-impl SlotCore {
-    pub(super) fn timers(&mut self, now: Now, out: &mut Vec<SlotOutput>) {
-        self.ticks += 1;
-        if self.replica.serving().is_none() || self.replica.serving() != self.term {
+impl Reigning<'_> {
+    pub(super) fn timers(&mut self, now: Now, ticks: u64, out: &mut Vec<SlotOutput>) {
+        if self.replica.serving() != Some(self.term) {
             return;
         }
         let late: Vec<_> = self
+            .sessions
             .displacing
             .iter()
             .filter(|(_, displacing)| displacing.until_ms <= now.mono_ms)
@@ -43,14 +43,14 @@ impl SlotCore {
         for session in late {
             self.answer_displacing(session, out);
         }
-        if self.ticks.is_multiple_of(SESSION_TICKS) {
+        if ticks.is_multiple_of(SESSION_TICKS) {
             self.drop_interests(now);
             self.session_timers(now, out);
         }
-        if self.ticks.is_multiple_of(GROUP_TICKS) {
+        if ticks.is_multiple_of(GROUP_TICKS) {
             self.group_timers(now);
             let state = self.replica.state();
-            self.heard.retain(|id, _| {
+            self.sessions.heard.retain(|id, _| {
                 state.and_then(|state| state.session(*id)).is_some_and(|session| session.attachment().is_some())
             });
         }
@@ -59,13 +59,13 @@ impl SlotCore {
     /// A gateway that is wrongly believed dead notices nothing of it, and one that is alive may have left while it waited for its
     /// registration: what counts is what it renews, unless its node has started anew.
     fn drop_interests(&mut self, now: Now) {
-        let alive = &self.alive;
+        let alive = self.alive;
         let is_over = |gateway: &Member, renewed_ms: u64| {
             let newer = |other: &Member| other.node == gateway.node && other.generation > gateway.generation;
             let restarted = !alive.contains(gateway) && alive.iter().any(newer);
             restarted || renewed_ms + UNRENEWED_MS <= now.mono_ms
         };
-        self.interests.retain(|_, gateways| {
+        self.groups.interests.retain(|_, gateways| {
             gateways.retain(|gateway, renewed_ms| !is_over(gateway, *renewed_ms));
             !gateways.is_empty()
         });
@@ -78,7 +78,7 @@ impl SlotCore {
         let due: Vec<(SessionId, Due)> = state
             .sessions()
             .iter()
-            .filter(|(id, _)| !self.timers.contains(id))
+            .filter(|(id, _)| !self.sessions.timers.contains(id))
             .filter_map(|(id, session)| self.due(now, *id, session).map(|due| (*id, due)))
             .take(AT_ONCE)
             .collect();
@@ -87,7 +87,7 @@ impl SlotCore {
                 Due::Entry(entry) => self.order_once(session, entry),
                 Due::Save => self.save(self.replica.applied(), session, None, out),
                 Due::Depart => {
-                    self.departing.insert(session, now.mono_ms + DEPART_AGAIN_MS);
+                    self.sessions.departing.insert(session, now.mono_ms + DEPART_AGAIN_MS);
                     let state = self.replica.state().and_then(|state| state.session(session));
                     let groups =
                         state.map(|session| session.departing.clone().into_iter().collect()).unwrap_or_default();
@@ -102,7 +102,7 @@ impl SlotCore {
         if let Some(reason) = session.expired(at_ms) {
             return Some(Due::Entry(SessionEntry::End { reason, at_ms }));
         }
-        let heard_ms = self.heard.get(&id).copied().unwrap_or(self.since_ms);
+        let heard_ms = self.sessions.heard.get(&id).copied().unwrap_or(self.since_ms);
         let gone = |gateway| {
             (!self.alive.is_empty() && !self.alive.contains(gateway)) || heard_ms + UNRENEWED_MS <= now.mono_ms
         };
@@ -121,10 +121,12 @@ impl SlotCore {
         if session.attachment().is_some() && session.should_note(at_ms) {
             return Some(Due::Entry(SessionEntry::Used { at_ms }));
         }
-        if !session.departing.is_empty() && self.departing.get(&id).is_none_or(|again_ms| *again_ms <= now.mono_ms) {
+        if !session.departing.is_empty()
+            && self.sessions.departing.get(&id).is_none_or(|again_ms| *again_ms <= now.mono_ms)
+        {
             return Some(Due::Depart);
         }
-        if session.is_unsaved() && !self.writes.contains(&id) && self.save_again_ms <= now.mono_ms {
+        if session.is_unsaved() && !self.sessions.writes.contains(&id) && self.sessions.save_again_ms <= now.mono_ms {
             return Some(Due::Save);
         }
         let forgettable = session.is_at_rest() && session.record.last_used_ms + self.settings.memory_ttl_ms <= at_ms;
@@ -138,24 +140,25 @@ impl SlotCore {
         let at_ms = now.wall_ms;
         let overdue = state.groups().iter().filter(|(_, group)| group.log.is_overdue(at_ms));
         let overdue: Vec<_> = overdue.map(|(name, _)| name.clone()).take(AT_ONCE).collect();
-        let is_idle = |(name, group): &(&GroupName, &Group)| group.is_empty() && !self.interests.contains_key(*name);
-        let since_ms = |name| self.idle.get(name).copied().unwrap_or(now.mono_ms);
+        let is_idle =
+            |(name, group): &(&GroupName, &Group)| group.is_empty() && !self.groups.interests.contains_key(*name);
+        let since_ms = |name| self.groups.idle.get(name).copied().unwrap_or(now.mono_ms);
         let idle = state.groups().iter().filter(is_idle).map(|(name, _)| (name.clone(), since_ms(name)));
-        self.idle = idle.collect();
-        if self.replica.applied() < self.tidied {
+        self.groups.idle = idle.collect();
+        if self.replica.applied() < self.groups.tidied {
             return;
         }
         let over = |(name, since_ms): &(&GroupName, &u64)| {
-            **since_ms + self.settings.group_idle_ms <= now.mono_ms && !self.forgetting.contains(*name)
+            **since_ms + self.settings.group_idle_ms <= now.mono_ms && !self.groups.forgetting.contains(*name)
         };
-        let over: Vec<_> = self.idle.iter().filter(over).map(|(name, _)| name.clone()).take(AT_ONCE).collect();
+        let over: Vec<_> = self.groups.idle.iter().filter(over).map(|(name, _)| name.clone()).take(AT_ONCE).collect();
         for group in overdue {
             self.order_group(group, GroupEntry::Trim { at_ms, remove: false }, None);
         }
         for group in over {
-            self.forgetting.insert(group.clone());
+            self.groups.forgetting.insert(group.clone());
             self.order_group(group, GroupEntry::Trim { at_ms, remove: true }, Some(GroupPending::Forget));
         }
-        self.tidied = self.replica.applied() + self.replica.uncommitted() as u64;
+        self.groups.tidied = self.replica.applied() + self.replica.uncommitted() as u64;
     }
 }

@@ -1,0 +1,245 @@
+//! What a primary knows beyond its copy, and nothing else: it dies with its term, in one place.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{SlotOutput, SlotSettings, Ticket, groups::GroupPending, sessions::SessionPending};
+use crate::{
+    Now,
+    entry::{Entry, GroupEntry, SessionEntry},
+    id::{AttachmentNumber, Epoch, GroupName, Index, Member, SessionId, Term},
+    replication::Replica,
+    request::{Attached, GroupRequest, Push, SessionRequest, SlotError, SlotRequest},
+    slot::{Effect, SlotState},
+};
+
+/// One term of this node as the slot's primary.
+#[derive(Debug)]
+pub(super) struct Reign {
+    pub(super) term: Term,
+    /// When it began.
+    pub(super) since_ms: u64,
+    pub(super) groups: GroupsReign,
+    pub(super) sessions: SessionsReign,
+}
+
+/// What it knows of groups.
+#[derive(Debug, Default)]
+pub(super) struct GroupsReign {
+    /// What waits for an entry to be committed.
+    pub(super) pending: BTreeMap<Index, GroupPending>,
+    /// Who follows what, and when it last said so.
+    pub(super) interests: BTreeMap<GroupName, BTreeMap<Member, u64>>,
+    /// Groups that could be forgotten, and since when that is seen to be so in this term: a new primary does not know yet who
+    /// follows what.
+    pub(super) idle: BTreeMap<GroupName, u64>,
+    /// Groups whose end is ordered and not committed.
+    pub(super) forgetting: BTreeSet<GroupName>,
+    /// The last entry that the groups' timers ordered: until it is applied they order no more.
+    pub(super) tidied: Index,
+}
+
+/// What it knows of sessions.
+#[derive(Debug, Default)]
+pub(super) struct SessionsReign {
+    /// What waits for an entry to be committed.
+    pub(super) pending: BTreeMap<Index, SessionPending>,
+    /// Requests that wait for their session to be loaded.
+    pub(super) loading: BTreeMap<SessionId, Vec<Asked>>,
+    /// Requests answered when the store has the session as of an entry.
+    pub(super) saving: BTreeMap<(SessionId, Index), Vec<(Ticket, Waiting)>>,
+    pub(super) displacing: BTreeMap<SessionId, Displacing>,
+    /// Attachments of sessions that are not in memory, while the store is asked.
+    pub(super) renewals: BTreeMap<SessionId, Vec<Renewal>>,
+    /// When a session's attachment was last heard of.
+    pub(super) heard: BTreeMap<SessionId, u64>,
+    /// Sessions with a timer's entry under way, with a write under way, with groups being departed (and when to try again), and
+    /// when to try a failed save again. A store that does not answer keeps no timer waiting.
+    pub(super) timers: BTreeSet<SessionId>,
+    pub(super) writes: BTreeSet<SessionId>,
+    pub(super) departing: BTreeMap<SessionId, u64>,
+    pub(super) save_again_ms: u64,
+    /// Creations that the store did not take: their ends are ordered, and not committed yet.
+    pub(super) given_up: BTreeSet<SessionId>,
+}
+
+/// A request about a session that waits for it to be loaded.
+#[derive(Debug)]
+pub(super) struct Asked {
+    pub(super) ticket: Ticket,
+    pub(super) from: Member,
+    pub(super) request: SessionRequest,
+}
+
+/// An attach that waits for earlier attachments to be cut off.
+#[derive(Debug)]
+pub(super) struct Displacing {
+    /// Of the attach and of repeats of it; also those of attaches that this one displaces, which waited for the same.
+    pub(super) answers: Vec<(Ticket, Attached)>,
+    pub(super) attachment: AttachmentNumber,
+    /// Gateways that have not yet said so, each with the last attachment that it is to cut off.
+    pub(super) earlier: BTreeMap<Member, AttachmentNumber>,
+    pub(super) until_ms: u64,
+}
+
+/// What is answered when the store has a session.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Waiting {
+    Create,
+    Change,
+    End,
+}
+
+/// A gateway's word that it has an attachment.
+#[derive(Clone, Debug)]
+pub(super) struct Renewal {
+    pub(super) gateway: Member,
+    pub(super) attachment: AttachmentNumber,
+    pub(super) connection: u64,
+}
+
+impl Reign {
+    pub(super) fn new(term: Term, now: Now) -> Self {
+        Self { term, since_ms: now.mono_ms, groups: GroupsReign::default(), sessions: SessionsReign::default() }
+    }
+
+    /// Ends it. Whom nobody will answer any more: every field is named here, so that none is forgotten.
+    pub(super) fn into_tickets(self) -> Vec<Ticket> {
+        let Self { term: _, since_ms: _, groups, sessions } = self;
+        let GroupsReign { pending, interests: _, idle: _, forgetting: _, tidied: _ } = groups;
+        let mut tickets: Vec<Ticket> = pending.into_values().filter_map(GroupPending::into_ticket).collect();
+        let SessionsReign {
+            pending,
+            loading,
+            saving,
+            displacing,
+            renewals: _,
+            heard: _,
+            timers: _,
+            writes: _,
+            departing: _,
+            save_again_ms: _,
+            given_up: _,
+        } = sessions;
+        tickets.extend(pending.into_values().flat_map(SessionPending::into_tickets));
+        tickets.extend(loading.into_values().flatten().map(|asked| asked.ticket));
+        tickets.extend(saving.into_values().flatten().map(|(ticket, _)| ticket));
+        let answers = displacing.into_values().flat_map(|displacing| displacing.answers);
+        tickets.extend(answers.map(|(ticket, _)| ticket));
+        tickets
+    }
+}
+
+/// A primary at work: its reign, its copy, and what it is told of the world.
+#[derive(Debug)]
+pub(super) struct Reigning<'a> {
+    pub(super) term: Term,
+    pub(super) since_ms: u64,
+    pub(super) groups: &'a mut GroupsReign,
+    pub(super) sessions: &'a mut SessionsReign,
+    pub(super) replica: &'a mut Replica,
+    pub(super) settings: &'a SlotSettings,
+    /// The processes believed to be alive.
+    pub(super) alive: &'a BTreeSet<Member>,
+    pub(super) map_version: u64,
+    pub(super) random: &'a mut u64,
+}
+
+impl Reigning<'_> {
+    pub(super) fn request(
+        &mut self,
+        now: Now,
+        (ticket, from): (Ticket, Member),
+        request: SlotRequest,
+        out: &mut Vec<SlotOutput>,
+    ) {
+        let full =
+            self.replica.uncommitted() >= self.settings.queue || self.sessions.loading.len() >= self.settings.queue;
+        if full && !self.orders_nothing(&request) {
+            out.push(SlotOutput::Answer { ticket, result: Err(SlotError::Busy) });
+            return;
+        }
+        match request {
+            SlotRequest::Register { interests } => self.register(now, (ticket, from), interests, out),
+            SlotRequest::Unregister { groups } => self.unregister(&from, &groups, ticket, out),
+            SlotRequest::Renew { attachments } => self.renew_all(now, (ticket, from), attachments, out),
+            SlotRequest::Group(group, request) => self.group_request(now, (ticket, from), group, request, out),
+            SlotRequest::Session(session, request) => {
+                self.session_request(now, session, Asked { ticket, from, request }, out);
+            }
+        }
+    }
+
+    /// What can be answered though nothing is being committed.
+    pub(super) fn orders_nothing(&self, request: &SlotRequest) -> bool {
+        match request {
+            SlotRequest::Register { interests } => interests.iter().all(|interest| self.stays(&interest.group)),
+            SlotRequest::Unregister { .. } => true,
+            SlotRequest::Group(group, request) => match request {
+                GroupRequest::Join(join) => join.member.is_none() && self.stays(group),
+                GroupRequest::ReadHistory(_) | GroupRequest::ReadMembers(_) | GroupRequest::ReadGroup(_) => true,
+                GroupRequest::Publish(_) | GroupRequest::Leave(_) => false,
+            },
+            SlotRequest::Renew { .. } | SlotRequest::Session(..) => false,
+        }
+    }
+
+    /// Orders an entry of a group and notes who waits for it. Only called while serving.
+    pub(super) fn order_group(&mut self, group: GroupName, entry: GroupEntry, pending: Option<GroupPending>) {
+        let index = self.replica.order(Entry::Group(group, entry));
+        if let (Some(index), Some(pending)) = (index, pending) {
+            self.groups.pending.insert(index, pending);
+        }
+    }
+
+    /// Orders an entry of a session and notes who waits for it. Only called while serving.
+    pub(super) fn order_session(&mut self, session: SessionId, entry: SessionEntry, pending: Option<SessionPending>) {
+        let index = self.replica.order(Entry::Session(session, entry));
+        if let (Some(index), Some(pending)) = (index, pending) {
+            self.sessions.pending.insert(index, pending);
+        }
+    }
+
+    /// Orders what the slot itself has to do about a session. Until it is committed the session's timers order nothing, or a
+    /// slot that cannot commit would order the same again and again.
+    pub(super) fn order_once(&mut self, session: SessionId, entry: SessionEntry) {
+        if let Some(index) = self.replica.order(Entry::Session(session, entry)) {
+            self.sessions.timers.insert(session);
+            self.sessions.pending.insert(index, SessionPending::Timer);
+        }
+    }
+
+    pub(super) fn committed(&mut self, now: Now, index: Index, effect: Effect, out: &mut Vec<SlotOutput>) {
+        match effect {
+            Effect::Group(group, effect) => {
+                let pending = self.groups.pending.remove(&index);
+                self.group_committed(now, group, effect, pending, out);
+            }
+            Effect::Session(session, effect) => {
+                let pending = self.sessions.pending.remove(&index);
+                self.session_committed(now, index, (session, effect), pending, out);
+            }
+        }
+    }
+
+    pub(super) fn push(&self, to: &Member, push: Push, out: &mut Vec<SlotOutput>) {
+        out.push(SlotOutput::Push { to: to.clone(), term: self.term, push });
+    }
+
+    pub(super) fn refuse(&self, ticket: Ticket, out: &mut Vec<SlotOutput>) {
+        let error = SlotError::NotPrimary { map_version: self.map_version };
+        out.push(SlotOutput::Answer { ticket, result: Err(error) });
+    }
+
+    pub(super) fn state(&self) -> Option<&SlotState> {
+        self.replica.state()
+    }
+
+    /// The next epoch: splitmix64 (Steele, Lea, Flood 2014) over the seed.
+    pub(super) fn new_epoch(&mut self) -> Epoch {
+        *self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = *self.random;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        Epoch(z ^ (z >> 31))
+    }
+}
