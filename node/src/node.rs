@@ -34,10 +34,12 @@ use crate::{
     config::Config,
     gateway::{
         self, Gateway,
+        ask::Ask,
         client::{connections::Connections, replays::Replays},
         door::{admission::Admission, listener},
         http::Api,
         hub::Hub,
+        service::Service,
     },
     id::{Member, NodeId},
     logic::primary::SlotSettings,
@@ -260,15 +262,16 @@ impl Node {
             tasks: tasks.clone(),
         });
         let router = Router::new(me.clone(), maps.subscribe(), mesh.clone(), slots.clone());
-        let hub = Hub::start(router.clone(), maps.subscribe(), gossip.view(), config.clone(), tasks.clone());
+        let ask = Ask::new(Arc::new(router.clone()), maps.subscribe(), &config, metrics.clone());
+        let service = Service::new(ask.clone(), config.clone(), store, metrics.clone());
+        let hub = Hub::start(ask, maps.subscribe(), gossip.view(), config.clone(), tasks.clone());
         local.wire(hub.clone(), router.clone());
         let gateway = Arc::new(Gateway {
             node: me.node.clone(),
             config: config.clone(),
-            router: router.clone(),
+            service: service.clone(),
             hub: hub.clone(),
             keyring: keyring.clone(),
-            maps: maps.subscribe(),
             metrics: metrics.clone(),
             tasks: tasks.clone(),
             admission: Admission::new(&config.limits, files.clone()),
@@ -303,10 +306,9 @@ impl Node {
         };
         dispatch.wire(wired).await;
         let api = Api {
-            slots: Arc::new(router),
+            service,
             config,
             keyring,
-            store,
             maps: maps.subscribe(),
             view: gossip.view(),
             metrics: metrics.clone(),

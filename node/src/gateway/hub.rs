@@ -12,19 +12,20 @@ pub(super) mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    future::Future,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     thread::available_parallelism,
-    time::Duration,
 };
 
 use tokio::sync::{mpsc, oneshot, watch};
 
 use self::{requests::Requests, shard::Shard};
-use super::client::{attachments::Attachments, outbox::Outbox, replays::Page};
+use super::{
+    ask::Ask,
+    client::{attachments::Attachments, outbox::Outbox, replays::Page},
+};
 use crate::{
     cluster::view::SharedView,
     config::Config,
@@ -33,9 +34,8 @@ use crate::{
         entry::{Message, Presence},
         feed::Attempt,
         map::SharedMap,
-        request::{self, GroupPush, JoinPoint, Push, SlotError},
+        request::{GroupPush, JoinPoint, Push, SlotError},
     },
-    router::Router,
     tasks::Tasks,
     wire::command::RequestId,
 };
@@ -81,18 +81,18 @@ pub struct HubCounters {
 impl Hub {
     /// Starts the shards and the attachments' upkeep.
     pub fn start(
-        router: Router,
+        ask: Ask,
         maps: watch::Receiver<Option<SharedMap>>,
         view: watch::Receiver<SharedView>,
         config: Arc<Config>,
         tasks: Tasks,
     ) -> Self {
         let shards = available_parallelism().map_or(1, usize::from);
-        Self::start_with(router, shards, maps, view, config, tasks)
+        Self::start_with(ask, shards, maps, view, config, tasks)
     }
 
-    pub(super) fn start_with<A: Ask>(
-        ask: A,
+    pub(super) fn start_with(
+        ask: Ask,
         shards: usize,
         maps: watch::Receiver<Option<SharedMap>>,
         view: watch::Receiver<SharedView>,
@@ -100,10 +100,9 @@ impl Hub {
         tasks: Tasks,
     ) -> Self {
         let counters = Arc::new(Counters::default());
-        let deadline = Duration::from_millis(config.limits.request_ms);
         let started = (0..shards.max(1)).map(|_| {
             let (sender, inbox) = mpsc::channel(INBOX);
-            let requests = Requests::new(ask.clone(), sender.clone(), tasks.clone(), deadline);
+            let requests = Requests::new(ask.clone(), sender.clone(), tasks.clone());
             let counts = Arc::default();
             let shard = Shard::new(
                 inbox,
@@ -117,7 +116,7 @@ impl Hub {
             tasks.spawn("hub_shard", shard.run());
             ShardHandle { inbox: sender, counts }
         });
-        let shards = Shards { shards: started.collect(), maps, slots: config.cluster.slots, counters };
+        let shards = Shards { shards: started.collect(), ask: ask.clone(), counters };
         let attachments = Attachments::start(ask, shards.clone(), &config, tasks);
         Self { shards, attachments }
     }
@@ -240,29 +239,11 @@ impl Hub {
     }
 }
 
-/// Asks the primary of a slot. The router; a script in tests.
-pub(super) trait Ask: Clone + Send + Sync + 'static {
-    /// As [`Router::call`].
-    fn ask<R: request::Ask>(
-        &self,
-        slot: SlotId,
-        request: R,
-        deadline: Duration,
-    ) -> impl Future<Output = Result<R::Answer, SlotError>> + Send;
-}
-
-impl Ask for Router {
-    async fn ask<R: request::Ask>(&self, slot: SlotId, request: R, deadline: Duration) -> Result<R::Answer, SlotError> {
-        self.call(slot, request, deadline, None).await
-    }
-}
-
 /// The way to the shards.
 #[derive(Clone, Debug)]
 pub(super) struct Shards {
     shards: Arc<[ShardHandle]>,
-    maps: watch::Receiver<Option<SharedMap>>,
-    slots: u16,
+    ask: Ask,
     counters: Arc<Counters>,
 }
 
@@ -296,9 +277,9 @@ impl Shards {
         }
     }
 
-    /// How many slots the cluster has: the map knows; the configuration only before there is one.
+    /// How many slots the cluster has.
     pub(super) fn slot_count(&self) -> u16 {
-        self.maps.borrow().as_ref().map_or(self.slots, |map| map.slot_count())
+        self.ask.slot_count()
     }
 
     fn slot_of(&self, group: &GroupName) -> SlotId {

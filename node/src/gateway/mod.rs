@@ -1,32 +1,19 @@
 //! A node in its role towards the clients connected to it.
 
+pub mod ask;
 pub mod client;
 pub mod door;
 pub mod http;
 pub mod hub;
-pub mod publish_key;
+pub mod service;
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
-
-use crate::{
-    clock,
-    config::Config,
-    id::{GroupName, NodeId, SessionId, SlotId},
-    logic::{
-        map::SharedMap,
-        request::{Ask, AskGroup, AskSession, SlotError},
-    },
-    metrics::Metrics,
-    router::Router,
-    tasks::Tasks,
-    token::Keyring,
-};
-use client::{connections::Connections, replays::Replays, socket};
+use crate::{config::Config, id::NodeId, metrics::Metrics, tasks::Tasks, token::Keyring};
+use client::{connections::Connections, replays::Replays};
 use door::admission::Admission;
 use hub::Hub;
+use service::Service;
 
 /// What every connection works with; one for each node.
 pub struct Gateway {
@@ -34,14 +21,12 @@ pub struct Gateway {
     pub node: NodeId,
     /// This node's configuration.
     pub config: Arc<Config>,
-    /// Brings requests to the slots' primaries.
-    pub router: Router,
+    /// What is done for clients as for backends.
+    pub service: Service,
     /// Delivers to the connections.
     pub hub: Hub,
     /// Checks tokens, signs those of new sessions.
     pub keyring: Arc<Keyring>,
-    /// The newest map that this node has.
-    pub maps: watch::Receiver<Option<SharedMap>>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// Where connections run.
@@ -61,55 +46,14 @@ impl fmt::Debug for Gateway {
 }
 
 impl Gateway {
-    /// The map knows how many there really are; the configuration only how many a new cluster gets.
-    pub fn slots(&self) -> u16 {
-        self.maps.borrow().as_ref().map_or(self.config.cluster.slots, |map| map.slot_count())
-    }
-
-    /// Asks the primary of a group's slot, within the configured deadline.
-    pub async fn ask_group<R: AskGroup>(&self, group: &GroupName, request: R) -> Result<R::Answer, SlotError> {
-        self.ask(group.slot(self.slots()), (group.clone(), request), None).await
-    }
-
-    /// Asks the primary of a session's slot, within the configured deadline.
-    pub async fn ask_session<R: AskSession>(&self, session: SessionId, request: R) -> Result<R::Answer, SlotError> {
-        self.ask(session.slot(self.slots()), (session, request), None).await
-    }
-
-    /// The same, but nothing is tried again once the token is cancelled.
-    async fn ask_session_while<R: AskSession>(
-        &self,
-        session: SessionId,
-        request: R,
-        over: &CancellationToken,
-    ) -> Result<R::Answer, SlotError> {
-        self.ask(session.slot(self.slots()), (session, request), Some(over)).await
-    }
-
-    async fn ask<R: Ask>(
-        &self,
-        slot: SlotId,
-        request: R,
-        over: Option<&CancellationToken>,
-    ) -> Result<R::Answer, SlotError> {
-        let asked_us = clock::mono_us();
-        let limit = Duration::from_millis(self.config.limits.request_ms);
-        let answer = self.router.call(slot, request, limit, over).await;
-        self.metrics.request_seconds.observe(Duration::from_micros(clock::mono_us() - asked_us).as_secs_f64());
-        if matches!(answer, Err(SlotError::Unknown)) {
-            self.metrics.limit_hit(crate::metrics::Limit::RequestMs);
-        }
-        answer
-    }
-
     /// Closes the connections that have been silent for too long, for as long as the node runs. One look at all of them
     /// now and then, so that a connection at rest has no timer of its own.
     pub async fn close_idle(self: Arc<Self>) {
-        let idle_ms = self.config.limits.idle_s.saturating_mul(1_000);
-        let look_every = Duration::from_millis((idle_ms / 16).clamp(50, 5_000));
+        let limits = &self.config.limits;
+        let look_every = Duration::from_millis((limits.idle_s.saturating_mul(1_000) / 16).clamp(50, 5_000));
         loop {
             tokio::time::sleep(look_every).await;
-            self.connections.close_idle(idle_ms, &self.metrics);
+            self.connections.close_idle(limits, &self.metrics);
         }
     }
 
@@ -123,6 +67,6 @@ impl Gateway {
 
 /// Everything that is served over HTTP: the API and the clients' WebSocket.
 pub fn routes(gateway: Arc<Gateway>, api: http::Api) -> axum::Router {
-    let sockets = axum::Router::new().route("/ws", axum::routing::get(socket::ws)).with_state(gateway);
+    let sockets = axum::Router::new().route("/ws", axum::routing::get(client::ws)).with_state(gateway);
     http::routes(Arc::new(api)).merge(sockets)
 }

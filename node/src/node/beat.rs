@@ -150,7 +150,10 @@ impl Beat {
             self.metrics.event_loop_lag_ms.set(load.lag_ms as i64);
             let store = *self.steward.store_view().borrow();
             self.metrics.set_store(store);
-            let buckets = membership::gather(groups.iter().map(|(group, count)| (group, *count)), self.gateway.slots());
+            let buckets = membership::gather(
+                groups.iter().map(|(group, count)| (group, *count)),
+                self.gateway.service.slot_count(),
+            );
             self.gossip.set(|own| (own.load, own.store, own.groups) = (load, store, buckets));
             self.control.probe();
         }

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use crate::{
     id::{Epoch, GroupName, Position, SessionId},
     logic::entry::{Message, Presence},
+    wire::reason::Reason,
 };
 
 /// The client's own mark on a request, echoed unchanged: a JSON number or string, as text.
@@ -63,29 +64,19 @@ pub enum Command {
     Heartbeat { id: RequestId },
 }
 
-/// Why a connection ends. The close code says the same.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum ByeCode {
-    /// The node drains: come back, to another node.
-    Draining,
-    /// The session attached elsewhere.
-    Displaced,
-    /// The session is over.
-    SessionEnded,
-    /// No `hello` in time.
-    HelloTimeout,
-    /// Nothing heard for the idle time.
-    Idle,
-    /// The client does not keep up.
-    SlowConsumer,
-    /// A frame that no rule allows: too large, not text, not JSON, before `hello`.
-    BadFrame,
-    /// Too many operations.
-    RateLimited,
-    /// The token is not valid.
-    Unauthorized,
-    /// The cluster cannot serve this now.
-    Unavailable,
+impl Command {
+    /// The client's mark on it.
+    pub fn id(&self) -> &RequestId {
+        match self {
+            Self::Hello { id, .. }
+            | Self::Join { id, .. }
+            | Self::Leave { id, .. }
+            | Self::Publish { id, .. }
+            | Self::History { id, .. }
+            | Self::Members { id, .. }
+            | Self::Heartbeat { id } => id,
+        }
+    }
 }
 
 /// Place of an error in the client's frame.
@@ -104,8 +95,8 @@ pub struct Detail {
 pub struct ClientError {
     /// Of the command.
     pub id: RequestId,
-    /// For programs: `invalid`, `forbidden`, `busy`, `unavailable`, `unknown_outcome`, `limit`, …
-    pub code: &'static str,
+    /// For programs.
+    pub reason: Reason,
     /// For people: what is wrong and how to mend it.
     pub message: String,
     pub detail: Vec<Detail>,
@@ -224,10 +215,11 @@ pub enum Event {
     Error(ClientError),
     /// The connection ends.
     Bye {
-        code: ByeCode,
-        reason: String,
-        /// Whether to come back.
-        reconnect: bool,
+        /// Why; also whether to come back.
+        reason: Reason,
+        /// For people.
+        words: String,
+        /// When to come back.
         after_ms: u64,
     },
 }

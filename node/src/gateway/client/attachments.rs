@@ -21,17 +21,14 @@ use super::outbox::{Closing, Outbox};
 use crate::{
     clock,
     config::Config,
-    gateway::hub::{Ask, Shards},
+    gateway::{ask::Ask, door::reasons::ended, hub::Shards},
     id::{AttachmentNumber, SessionId, SlotId},
     logic::{
         entry::{EndReason, SessionRecord},
         request::{ConfirmDisplaced, Renew, SessionPush},
     },
     tasks::Tasks,
-    wire::{
-        command::{ByeCode, Event},
-        plain,
-    },
+    wire::{command::Event, plain, reason::Reason},
 };
 
 /// Connections whose end is under way. Past it one is only cut, and the new attachment waits for its time-out.
@@ -114,13 +111,12 @@ struct Ending {
 }
 
 impl Attachments {
-    pub(in crate::gateway) fn start<A: Ask>(ask: A, shards: Shards, config: &Config, tasks: Tasks) -> Self {
+    pub(in crate::gateway) fn start(ask: Ask, shards: Shards, config: &Config, tasks: Tasks) -> Self {
         let (endings, inbox) = mpsc::channel(ENDINGS);
         // Twice the time that an answer can be under way.
         let news_ms = config.limits.request_ms * 2;
         let this = Self { registry: Arc::default(), endings, shards, news_ms };
-        let deadline = Duration::from_millis(config.limits.request_ms);
-        let upkeep = Upkeep { ask, attachments: this.clone(), tasks: tasks.clone(), deadline };
+        let upkeep = Upkeep { ask, attachments: this.clone(), tasks: tasks.clone() };
         tasks.spawn("attachments_endings", upkeep.clone().end(inbox));
         tasks.spawn("attachments_renewal", upkeep.renew());
         this
@@ -243,26 +239,10 @@ impl Attachments {
 /// Says why, as the last thing that the client gets.
 fn say_goodbye(outbox: &Outbox, why: NotAttached) {
     match why {
-        NotAttached::Displaced => outbox.cut_with(
-            plain::encode(&Event::Displaced),
-            Closing {
-                code: ByeCode::Displaced,
-                reason: "this session has attached from another connection".to_owned(),
-                reconnect: false,
-                after_ms: 0,
-            },
-        ),
-        NotAttached::Ended(reason) => outbox.close(Closing {
-            code: ByeCode::SessionEnded,
-            reason: match reason {
-                EndReason::Ended => "this session was ended".to_owned(),
-                EndReason::Expired => "this session has expired".to_owned(),
-                EndReason::Idle => "this session was not used for too long".to_owned(),
-                EndReason::NotStored => "this session could not be stored".to_owned(),
-            },
-            reconnect: false,
-            after_ms: 0,
-        }),
+        NotAttached::Displaced => {
+            outbox.cut_with(plain::encode(&Event::Displaced), Closing::new(Reason::Displaced));
+        }
+        NotAttached::Ended(reason) => outbox.close(Closing::saying(Reason::SessionEnded, ended(reason))),
     }
 }
 
@@ -321,14 +301,13 @@ impl Registry {
 
 /// What takes time.
 #[derive(Clone)]
-struct Upkeep<A> {
-    ask: A,
+struct Upkeep {
+    ask: Ask,
     attachments: Attachments,
     tasks: Tasks,
-    deadline: Duration,
 }
 
-impl<A: Ask> Upkeep<A> {
+impl Upkeep {
     async fn end(self, mut inbox: mpsc::Receiver<Ending>) {
         let permits = Arc::new(Semaphore::new(ENDINGS_AT_ONCE));
         while let Some(Ending { connection, confirm }) = inbox.recv().await {
@@ -343,7 +322,7 @@ impl<A: Ask> Upkeep<A> {
                 if let Some((slot, session, attachment)) = confirm {
                     let request = (session, ConfirmDisplaced { attachment });
                     // Where it does not arrive, the new attachment waits for its time-out.
-                    if let Err(error) = Box::pin(this.ask.ask(slot, request, this.deadline)).await {
+                    if let Err(error) = this.ask.upkeep(slot, request).await {
                         tracing::debug!(%session, ?error, "a displacement could not be confirmed");
                     }
                 }
@@ -367,7 +346,7 @@ impl<A: Ask> Upkeep<A> {
                 };
                 let this = self.clone();
                 self.tasks.spawn_detached("attachment_renewal", async move {
-                    let _ = Box::pin(this.ask.ask(slot, Renew(attachments), this.deadline)).await;
+                    let _ = this.ask.upkeep(slot, Renew(attachments)).await;
                     drop(permit);
                 });
             }

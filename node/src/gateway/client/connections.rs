@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -12,8 +12,10 @@ use std::{
 use super::outbox::{Closing, Outbox};
 use crate::{
     clock,
+    config::LimitsConfig,
+    gateway::door::rate::{OperationRate, Verdict},
     metrics::{Limit, Metrics},
-    wire::command::ByeCode,
+    wire::reason::Reason,
 };
 
 /// How often a draining node sends some of its clients away.
@@ -32,6 +34,8 @@ pub struct Connection {
     /// What is due to it.
     pub outbox: Arc<Outbox>,
     heard_ms: AtomicU64,
+    /// It was silent for longer than it was asked to be, and that was counted.
+    late: AtomicBool,
 }
 
 /// Keeps a connection in the list; takes it out when dropped.
@@ -40,12 +44,41 @@ pub struct Listed {
     connections: Arc<Connections>,
     metrics: Arc<Metrics>,
     connection: Arc<Connection>,
+    rate: OperationRate,
 }
+
+/// A client sent far more than it may.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Excess;
 
 impl Connection {
     /// The client sent something.
     pub fn heard(&self, now_ms: u64) {
         self.heard_ms.store(now_ms, Ordering::Relaxed);
+        self.late.store(false, Ordering::Relaxed);
+    }
+
+    fn silent_since(&self, since_ms: u64) -> bool {
+        self.heard_ms.load(Ordering::Relaxed) < since_ms
+    }
+}
+
+impl Listed {
+    /// The client sent something: it is there, and that counts against its rate. Where it is above it, in how many
+    /// milliseconds there is room again.
+    pub fn counted(&mut self) -> Result<Option<u64>, Excess> {
+        self.connection.heard(clock::mono_ms());
+        match self.rate.take(clock::mono_us()) {
+            Verdict::Allowed => Ok(None),
+            Verdict::Refused(wait_ms) => {
+                self.metrics.limit_hit(Limit::OperationsBurst);
+                Ok(Some(wait_ms))
+            }
+            Verdict::Excess => {
+                self.metrics.limit_hit(Limit::OperationsPerS);
+                Err(Excess)
+            }
+        }
     }
 }
 
@@ -71,13 +104,15 @@ impl Connections {
     }
 
     /// Numbers and lists a new connection.
-    pub fn open(self: &Arc<Self>, outbox_bytes: usize, metrics: &Arc<Metrics>) -> Listed {
+    pub fn open(self: &Arc<Self>, limits: &LimitsConfig, metrics: &Arc<Metrics>) -> Listed {
         let number = self.last.fetch_add(1, Ordering::Relaxed) + 1;
-        let outbox = Arc::new(Outbox::new(number, outbox_bytes));
-        let connection = Arc::new(Connection { outbox, heard_ms: AtomicU64::new(clock::mono_ms()) });
+        let outbox = Arc::new(Outbox::new(number, limits.outbox_bytes));
+        let connection =
+            Arc::new(Connection { outbox, heard_ms: AtomicU64::new(clock::mono_ms()), late: AtomicBool::default() });
         self.lock().insert(number, connection.clone());
         metrics.connections.inc();
-        Listed { connections: self.clone(), metrics: metrics.clone(), connection }
+        let rate = OperationRate::new(limits.operations_per_s, limits.operations_burst);
+        Listed { connections: self.clone(), metrics: metrics.clone(), connection, rate }
     }
 
     /// How many there are.
@@ -85,22 +120,26 @@ impl Connections {
         self.lock().len()
     }
 
-    /// Closes those that have sent nothing for so long.
-    pub fn close_idle(&self, idle_ms: u64, metrics: &Metrics) {
-        let silent_since_ms = clock::mono_ms().saturating_sub(idle_ms);
+    /// Counts those that are late with a sign of life, each once for a silence, and closes those that have sent nothing for
+    /// `limits.idle_s`. A client is late after one and a half times `limits.heartbeat_s`: networks are not punctual.
+    pub fn close_idle(&self, limits: &LimitsConfig, metrics: &Metrics) {
+        let now_ms = clock::mono_ms();
+        let late_since_ms = now_ms.saturating_sub(limits.heartbeat_s.saturating_mul(1_500));
+        let silent_since_ms = now_ms.saturating_sub(limits.idle_s.saturating_mul(1_000));
         let silent: Vec<_> = {
             let open = self.lock();
-            let silent = |connection: &&Arc<Connection>| connection.heard_ms.load(Ordering::Relaxed) < silent_since_ms;
-            open.values().filter(silent).cloned().collect()
+            let late = open.values().filter(|connection| connection.silent_since(late_since_ms));
+            for _ in late.filter(|connection| !connection.late.swap(true, Ordering::Relaxed)) {
+                metrics.limit_hit(Limit::HeartbeatS);
+            }
+            open.values().filter(|connection| connection.silent_since(silent_since_ms)).cloned().collect()
         };
         for connection in silent.into_iter().filter(|connection| !connection.outbox.is_closing()) {
             metrics.limit_hit(Limit::IdleS);
-            connection.outbox.close(Closing {
-                code: ByeCode::Idle,
-                reason: format!("nothing was heard for {} s: send a heartbeat now and then", idle_ms / 1_000),
-                reconnect: true,
-                after_ms: 0,
-            });
+            connection.outbox.close(Closing::saying(
+                Reason::Idle,
+                format!("nothing was heard for {} s: send a heartbeat now and then", limits.idle_s),
+            ));
         }
     }
 
@@ -118,12 +157,8 @@ impl Connections {
                 return;
             }
             for connection in next {
-                connection.outbox.close(Closing {
-                    code: ByeCode::Draining,
-                    reason: "this node is going away: connect to another one".to_owned(),
-                    reconnect: true,
-                    after_ms: rand::random_range(0..=spread_ms),
-                });
+                let after_ms = rand::random_range(0..=spread_ms);
+                connection.outbox.close(Closing::new(Reason::Draining).after(after_ms));
             }
             tokio::time::sleep(DRAIN_STEP).await;
         }
@@ -142,8 +177,8 @@ mod tests {
     #[test]
     fn connections_are_listed_while_they_last() {
         let (connections, metrics) = (Connections::new(), Metrics::new());
-        let first = connections.open(1_000, &metrics);
-        let second = connections.open(1_000, &metrics);
+        let first = connections.open(&LimitsConfig::default(), &metrics);
+        let second = connections.open(&LimitsConfig::default(), &metrics);
         assert_ne!(first.outbox.connection, second.outbox.connection);
         assert_eq!((connections.count(), metrics.connections.get()), (2, 2));
         drop(first);
@@ -153,14 +188,10 @@ mod tests {
     #[tokio::test]
     async fn draining_tells_everyone_once_and_spreads_their_return() {
         let (connections, metrics) = (Connections::new(), Metrics::new());
-        let open: Vec<_> = (0..50).map(|_| connections.open(1_000, &metrics)).collect();
+        let open: Vec<_> = (0..50).map(|_| connections.open(&LimitsConfig::default(), &metrics)).collect();
         connections.drain(1_000, Duration::from_secs(60)).await;
         let closing: Vec<_> = open.iter().map(|one| one.outbox.take().closing.expect("it was told")).collect();
-        assert!(
-            closing
-                .iter()
-                .all(|closing| closing.code == ByeCode::Draining && closing.reconnect && closing.after_ms <= 60_000)
-        );
+        assert!(closing.iter().all(|closing| closing.reason == Reason::Draining && closing.after_ms <= 60_000));
         let times: std::collections::BTreeSet<_> = closing.iter().map(|closing| closing.after_ms).collect();
         assert!(times.len() > 25);
     }

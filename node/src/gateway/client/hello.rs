@@ -17,17 +17,14 @@ use crate::{
     config::SessionConfig,
     gateway::{
         Gateway,
-        door::{
-            origin::Credentials,
-            reasons::{error, field_error, slot_error},
-        },
+        door::{origin::Credentials, reasons::Refused},
     },
-    id::{GroupName, Position, SessionId},
-    logic::{
-        entry::SessionRecord,
-        request::{Attach, Attached as Has, CreateSession, SlotError},
+    id::{AttachmentNumber, GroupName, Position, SessionId},
+    logic::{entry::SessionRecord, request::Attached},
+    wire::{
+        command::{Event, RequestId},
+        reason::Reason,
     },
-    wire::command::{ByeCode, ClientError, Event, RequestId},
 };
 
 /// A client that is attached.
@@ -48,10 +45,10 @@ pub(super) enum NotOpened {
     Over,
 }
 
-/// What a refused client is told.
-pub(super) struct Refused {
-    pub(super) error: ClientError,
-    pub(super) closing: Closing,
+impl From<Refused> for NotOpened {
+    fn from(refused: Refused) -> Self {
+        Self::Refused(Box::new(refused))
+    }
 }
 
 /// Where a token came from.
@@ -73,19 +70,19 @@ pub(super) async fn open(
     resume: BTreeMap<GroupName, Position>,
     over: &CancellationToken,
 ) -> Result<Opened, NotOpened> {
-    let (session, source) = identify(gateway, credentials, &id, token)?;
+    let (session, source) = identify(gateway, credentials, token)?;
     let (record, attachment, token) = match session {
-        Some(session) => match attach(gateway, outbox, session, over).await {
-            Ok((record, attachment)) => (record, attachment, None),
+        Some(session) => match gateway.service.attach(session, outbox.connection, over).await {
+            Ok(Attached { record, attachment }) => (record, attachment, None),
             // A page cannot drop a cookie that scripts cannot see, and would be locked out by one that is over.
-            Err(SlotError::NoSession | SlotError::SessionEnded(_))
-                if source == Some(Source::Cookie) && gateway.config.session.anonymous =>
+            Err(refused)
+                if refused.is_session_over() && source == Some(Source::Cookie) && gateway.config.session.anonymous =>
             {
-                create(gateway, outbox, &id, over).await?
+                create(gateway, outbox, over).await?
             }
-            Err(reason) => return Err(unattached(id, &reason)),
+            Err(refused) => return Err(refused.into()),
         },
-        None => create(gateway, outbox, &id, over).await?,
+        None => create(gateway, outbox, over).await?,
     };
     let (sender, mut changes) = watch::channel(Arc::new(record));
     let session = changes.borrow().id;
@@ -112,9 +109,8 @@ pub(super) async fn open(
 fn identify(
     gateway: &Gateway,
     credentials: &Credentials,
-    id: &RequestId,
     token: Option<String>,
-) -> Result<(Option<SessionId>, Option<Source>), NotOpened> {
+) -> Result<(Option<SessionId>, Option<Source>), Refused> {
     let anonymous = gateway.config.session.anonymous;
     let given = [
         (token.as_ref(), Source::Hello),
@@ -122,52 +118,30 @@ fn identify(
         (credentials.cookie.as_ref(), Source::Cookie),
     ];
     let Some((token, source)) = given.into_iter().find_map(|(token, source)| Some((token?, source))) else {
-        let reason = "a session is needed: a token in `hello`, as `Authorization: Bearer …`, or the session cookie \
-                      (or set session.anonymous, then clients without one get one)";
-        return if anonymous { Ok((None, None)) } else { Err(unauthorized(error(id.clone(), "unauthorized", reason))) };
+        return if anonymous { Ok((None, None)) } else { Err(Refused::new(Reason::Unauthorized)) };
     };
     if source == Source::Cookie && !credentials.origin_allowed {
-        let reason = "pages of this origin may not use the session cookie: add the origin to session.allowed_origins, \
-                      or send a token in `hello`";
-        return Err(unauthorized(error(id.clone(), "forbidden_origin", reason)));
+        return Err(Refused::new(Reason::ForbiddenOrigin));
     }
     match gateway.keyring.verify(token) {
         Ok(session) => Ok((Some(session), Some(source))),
         Err(_) if source == Source::Cookie && anonymous => Ok((None, None)),
-        Err(reason) if source == Source::Hello => {
-            Err(unauthorized(field_error(id.clone(), "unauthorized", "session", reason.to_string())))
+        Err(reason) => {
+            let refused = Refused::saying(Reason::Unauthorized, reason.to_string());
+            Err(if source == Source::Hello { refused.at("session") } else { refused })
         }
-        Err(reason) => Err(unauthorized(error(id.clone(), "unauthorized", reason.to_string()))),
     }
 }
 
-/// The record, the attachment's number and, the session being new, its token.
-type Attached = (SessionRecord, u64, Option<String>);
+/// The record of a new session, the attachment's number, and the session's token.
+type New = (SessionRecord, AttachmentNumber, Option<String>);
 
-async fn create(
-    gateway: &Gateway,
-    outbox: &Outbox,
-    id: &RequestId,
-    over: &CancellationToken,
-) -> Result<Attached, NotOpened> {
+async fn create(gateway: &Gateway, outbox: &Outbox, over: &CancellationToken) -> Result<New, Refused> {
     let record = anonymous_record(&gateway.config.session, clock::wall_ms());
     let session = record.id;
-    let created = gateway.ask_session_while(session, CreateSession { record }, over).await;
-    created.map_err(|reason| unattached(id.clone(), &reason))?;
-    let (record, attachment) =
-        attach(gateway, outbox, session, over).await.map_err(|reason| unattached(id.clone(), &reason))?;
+    gateway.service.create(record, Some(over)).await?;
+    let Attached { record, attachment } = gateway.service.attach(session, outbox.connection, over).await?;
     Ok((record, attachment, Some(gateway.keyring.sign(session))))
-}
-
-async fn attach(
-    gateway: &Gateway,
-    outbox: &Outbox,
-    session: SessionId,
-    over: &CancellationToken,
-) -> Result<(SessionRecord, u64), SlotError> {
-    let request = Attach { connection: outbox.connection, waited_ms: 0 };
-    let Has { record, attachment } = gateway.ask_session_while(session, request, over).await?;
-    Ok((record, attachment))
 }
 
 /// A session of nobody in particular.
@@ -185,20 +159,16 @@ fn anonymous_record(config: &SessionConfig, now_ms: u64) -> SessionRecord {
     }
 }
 
-fn unauthorized(error: ClientError) -> NotOpened {
-    let closing = Closing { code: ByeCode::Unauthorized, reason: error.message.clone(), reconnect: false, after_ms: 0 };
-    NotOpened::Refused(Box::new(Refused { error, closing }))
-}
-
-fn unattached(id: RequestId, reason: &SlotError) -> NotOpened {
-    let error = slot_error(id, reason);
-    let (code, reconnect) = match reason {
-        SlotError::NoSession | SlotError::SessionEnded(_) => (ByeCode::SessionEnded, false),
-        _ => (ByeCode::Unavailable, true),
+/// How the connection of a client ends that was refused.
+pub(super) fn closing(refused: &Refused) -> Closing {
+    let reason = match refused.reason {
+        Reason::NoSession | Reason::SessionEnded => Reason::SessionEnded,
+        Reason::Unauthorized | Reason::ForbiddenOrigin => Reason::Unauthorized,
+        _ => Reason::Unavailable,
     };
-    let after_ms = if reconnect { error.retry_after_ms.unwrap_or(0).max(1_000) } else { 0 };
-    let closing = Closing { code, reason: error.message.clone(), reconnect, after_ms };
-    NotOpened::Refused(Box::new(Refused { error, closing }))
+    let closing = Closing::saying(reason, refused.words.clone());
+    let after_ms = closing.after_ms.max(refused.retry_ms.filter(|_| reason.comes_back()).unwrap_or(0));
+    closing.after(after_ms)
 }
 
 #[cfg(test)]

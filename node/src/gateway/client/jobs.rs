@@ -14,27 +14,24 @@ use super::{
     replays::{Page, page_bytes},
 };
 use crate::{
-    config::NamespaceConfig,
     gateway::{
         Gateway,
         door::{
             access::{self, Denied},
-            reasons::{TOO_MANY_GROUPS, error, field_error, slot_error},
+            reasons::Refused,
         },
-        publish_key::publish_key,
+        service::{By, Caller, NewMessage},
     },
     id::{AttachmentNumber, GroupName, Position, SessionId},
     logic::{
-        entry::{Grant, Message, Presence, Publisher, SessionRecord},
-        request::{
-            Detach, History, MemberPage, Publish, Published, ReadHistory, ReadMembers, ReadSession, RecordJoin,
-            RecordLeave, SlotError,
-        },
+        entry::{Grant, Message, Presence, SessionRecord},
+        request::{History, MemberPage, Published, SlotError},
     },
     metrics::Limit,
     wire::{
-        command::{ClientError, Event, RequestId},
+        command::{Event, RequestId},
         plain,
+        reason::Reason,
     },
 };
 
@@ -68,7 +65,7 @@ struct Paid<'a> {
 
 /// What changes while the connection lasts.
 struct Rights {
-    grants: Vec<Grant>,
+    grants: Arc<[Grant]>,
     info: Bytes,
     /// Those it is in, or on its way into; without the private ones.
     groups: BTreeSet<GroupName>,
@@ -129,8 +126,11 @@ impl Client {
         record: &SessionRecord,
         attachment: AttachmentNumber,
     ) -> Self {
-        let rights =
-            Rights { grants: record.grants.clone(), info: record.attributes.clone(), groups: record.groups.clone() };
+        let rights = Rights {
+            grants: record.grants.as_slice().into(),
+            info: record.attributes.clone(),
+            groups: record.groups.clone(),
+        };
         let (rights, paging) = (Mutex::new(rights), Semaphore::new(PAGES_AT_ONCE));
         Self { gateway, outbox, session: record.id, user: record.user.clone(), attachment, rights, paging }
     }
@@ -148,7 +148,7 @@ impl Client {
     /// Takes over what the record says now, and gives the groups in which the connection and the record differ.
     pub(super) fn record_changed(&self, record: &SessionRecord) -> Vec<GroupName> {
         let mut rights = self.rights();
-        rights.grants.clone_from(&record.grants);
+        rights.grants = record.grants.as_slice().into();
         rights.info = record.attributes.clone();
         rights.groups.symmetric_difference(&record.groups).cloned().collect()
     }
@@ -173,24 +173,25 @@ impl Client {
     /// Carries a job out and tells the client what came of it.
     pub(super) async fn perform(self: Arc<Self>, group: GroupName, job: Job) {
         let id = job.id().clone();
+        let refused_id = id.clone();
         let done = match job {
             Job::Restore { since } => self.restore(group, since).await,
             Job::Replay => self.replay(group).await,
             Job::Reconcile => self.reconcile(group).await,
             Job::Join { since, .. } => self.join(id, group, since).await,
             Job::Leave { .. } => self.leave(id, group).await,
-            Job::Publish { data, key, .. } => self.publish(id, group, data, key.as_deref()).await,
+            Job::Publish { data, key, .. } => self.publish(id, group, data, key).await,
             Job::History { since, limit, .. } => self.history(id, group, since, limit).await,
             Job::Members { after, limit, .. } => self.members(id, group, after, limit).await,
         };
-        if let Err(error) = done {
-            self.tell(&Event::Error(error));
+        if let Err(refused) = done {
+            self.tell(&Event::Error(refused.frame(refused_id)));
         }
     }
 
     /// Goes on until the group is there again: nobody asked for it, so nobody would ask again. The client is told of each
     /// failure by the hub.
-    async fn restore(&self, group: GroupName, since: Option<Position>) -> Result<(), ClientError> {
+    async fn restore(&self, group: GroupName, since: Option<Position>) -> Result<(), Refused> {
         loop {
             let entered = match self.paid_since(since).await {
                 Ok(paid) => self.enter(None, group.clone(), since, paid).await,
@@ -210,7 +211,7 @@ impl Client {
 
     /// Goes on until the next page of what the connection is behind with has come. Where there is more after it, the
     /// outbox says so.
-    async fn replay(&self, group: GroupName) -> Result<(), ClientError> {
+    async fn replay(&self, group: GroupName) -> Result<(), Refused> {
         while self.is_member(&group) {
             if let Ok(Paid { page, turn }) = self.paid().await {
                 let told = self.gateway.hub.replay(&self.outbox, group.clone(), page).await;
@@ -240,9 +241,8 @@ impl Client {
 
     /// Does what the record says by now: the push that made this necessary may have been overtaken by the client's own
     /// joins and leaves, which are done with since they are in the same lane.
-    async fn reconcile(&self, group: GroupName) -> Result<(), ClientError> {
-        let read = self.gateway.ask_session(self.session, ReadSession).await;
-        let record = read.map_err(|reason| slot_error(None, &reason))?.record;
+    async fn reconcile(&self, group: GroupName) -> Result<(), Refused> {
+        let record = self.gateway.service.session(self.session).await?.record;
         match (self.is_member(&group), record.groups.contains(&group)) {
             (false, true) => {
                 self.rights().groups.insert(group.clone());
@@ -254,15 +254,14 @@ impl Client {
         Ok(())
     }
 
-    async fn join(&self, id: RequestId, group: GroupName, since: Option<Position>) -> Result<(), ClientError> {
+    async fn join(&self, id: RequestId, group: GroupName, since: Option<Position>) -> Result<(), Refused> {
         let member = self.is_member(&group);
         {
             let mut rights = self.rights();
-            access::may_join(&self.options(&group), &rights.grants, member, &group)
-                .map_err(|denied| forbidden(&id, denied))?;
+            access::may_join(&self.gateway.service.options(&group), &rights.grants, member, &group)?;
             if !member && rights.groups.len() >= self.gateway.config.limits.groups_per_session {
                 self.gateway.metrics.limit_hit(Limit::GroupsPerSession);
-                return Err(error(id, "too_many_groups", TOO_MANY_GROUPS));
+                return Err(Refused::new(Reason::TooManyGroups));
             }
             // From here on it counts, so that joins of other groups at the same time don't exceed the bound.
             rights.groups.insert(group.clone());
@@ -270,24 +269,22 @@ impl Client {
         if !member {
             // First of all it has to be in the record: what the record has is undone when the session goes, whatever
             // happens to this node on the way.
-            let recorded = RecordJoin { group: group.clone() };
-            if let Err(reason) = self.gateway.ask_session(self.session, recorded).await {
+            if let Err(refused) = self.gateway.service.enter(self.session, group.clone()).await {
                 self.rights().groups.remove(&group);
-                return Err(slot_error(id, &reason));
+                return Err(refused);
             }
         }
         let entered = match self.paid_since(since).await {
             Ok(paid) => self.enter(id, group.clone(), since, paid).await,
             Err(busy) => {
-                self.tell(&Event::Error(slot_error(id, &busy)));
+                self.tell(&Event::Error(Refused::from(busy.clone()).frame(id)));
                 Err(busy)
             }
         };
         if entered.is_err() && !member {
             // The client was told that it is not in the group; the record should not bring it back later.
             self.rights().groups.remove(&group);
-            let undo = RecordLeave { group };
-            let _ = self.gateway.ask_session(self.session, undo).await;
+            let _ = self.gateway.service.leave(self.session, group).await;
         }
         Ok(())
     }
@@ -302,7 +299,7 @@ impl Client {
         paid: Option<Paid<'_>>,
     ) -> Result<(), SlotError> {
         let (page, _turn) = paid.map(|Paid { page, turn }| (page, turn)).unzip();
-        let presence = !group.is_private() && self.options(&group).presence;
+        let presence = !group.is_private() && self.gateway.service.options(&group).presence;
         let member = presence.then(|| Presence {
             session: self.session,
             user: self.user.clone(),
@@ -313,12 +310,11 @@ impl Client {
         outcome.await.unwrap_or(Ok(()))
     }
 
-    async fn leave(&self, id: RequestId, group: GroupName) -> Result<(), ClientError> {
+    async fn leave(&self, id: RequestId, group: GroupName) -> Result<(), Refused> {
         if group.is_private() {
-            return Err(forbidden(&id, Denied::Private));
+            return Err(Denied::Private.into());
         }
-        let left = RecordLeave { group: group.clone() };
-        self.gateway.ask_session(self.session, left).await.map_err(|reason| slot_error(id.clone(), &reason))?;
+        self.gateway.service.leave(self.session, group.clone()).await?;
         self.depart(id, group).await;
         Ok(())
     }
@@ -326,42 +322,16 @@ impl Client {
     /// Has the hub deliver the group no more, tell the client so, and take the session out of the group's presence.
     async fn depart(&self, id: RequestId, group: GroupName) {
         self.rights().groups.remove(&group);
-        let presence = self.options(&group).presence.then_some((self.session, self.attachment));
+        let presence = self.gateway.service.options(&group).presence.then_some((self.session, self.attachment));
         self.gateway.hub.leave(self.outbox.clone(), id, group, presence).await;
     }
 
-    async fn publish(
-        &self,
-        id: RequestId,
-        group: GroupName,
-        data: Bytes,
-        key: Option<&str>,
-    ) -> Result<(), ClientError> {
-        let options = self.options(&group);
-        let outcome = |outcome| self.gateway.metrics.publish_outcome(outcome);
-        let member = self.is_member(&group);
-        access::may_publish(&options, &self.rights().grants, member, &group).map_err(|denied| {
-            outcome("refused");
-            forbidden(&id, denied)
-        })?;
-        let publish = Publish {
-            key: publish_key(Some(self.session), key),
-            data,
-            from: Some(Publisher { session: self.session, user: self.user.clone() }),
-            retention: options.retention(),
-            min_copies: options.min_copies,
-        };
-        match self.gateway.ask_group(&group, publish).await {
-            Ok(Published { position, copies }) => {
-                outcome("accepted");
-                self.tell(&Event::Published { id, group, position, copies });
-                Ok(())
-            }
-            Err(reason) => {
-                outcome(if reason == SlotError::Unknown { "unknown" } else { "refused" });
-                Err(slot_error(id, &reason))
-            }
-        }
+    async fn publish(&self, id: RequestId, group: GroupName, data: Bytes, key: Option<String>) -> Result<(), Refused> {
+        let message = NewMessage { data, key, min_copies: 1 };
+        let by = self.by(&group);
+        let Published { position, copies } = self.gateway.service.publish(&by, &group, message).await?;
+        self.tell(&Event::Published { id, group, position, copies });
+        Ok(())
     }
 
     async fn history(
@@ -370,17 +340,13 @@ impl Client {
         group: GroupName,
         since: Option<Position>,
         limit: u32,
-    ) -> Result<(), ClientError> {
-        self.check_read(&id, &group)?;
-        let request = ReadHistory { since, limit };
-        match self.gateway.ask_group(&group, request).await {
-            Ok(History { position, complete, messages }) => {
-                let messages = within(messages, self.history_bytes());
-                self.tell(&Event::History { id, group, position, complete, messages });
-                Ok(())
-            }
-            Err(reason) => Err(slot_error(id, &reason)),
-        }
+    ) -> Result<(), Refused> {
+        let by = self.by(&group);
+        let page = self.gateway.service.history(&by, &group, since, limit).await?;
+        let History { position, complete, messages } = page;
+        let messages = within(messages, self.history_bytes());
+        self.tell(&Event::History { id, group, position, complete, messages });
+        Ok(())
     }
 
     async fn members(
@@ -389,39 +355,22 @@ impl Client {
         group: GroupName,
         after: Option<SessionId>,
         limit: u32,
-    ) -> Result<(), ClientError> {
-        self.check_read(&id, &group)?;
-        if group.is_private() || !self.options(&group).presence {
-            return Err(field_error(
-                id,
-                "no_presence",
-                "group",
-                "this namespace keeps no presence: nobody knows who is there",
-            ));
-        }
-        let request = ReadMembers { after, limit };
-        match self.gateway.ask_group(&group, request).await {
-            Ok(MemberPage { members, more }) => {
-                self.tell(&Event::Members { id, group, members, more });
-                Ok(())
-            }
-            Err(reason) => Err(slot_error(id, &reason)),
-        }
+    ) -> Result<(), Refused> {
+        let by = self.by(&group);
+        let MemberPage { members, more } = self.gateway.service.members(&by, &group, after, limit).await?;
+        self.tell(&Event::Members { id, group, members, more });
+        Ok(())
     }
 
-    fn check_read(&self, id: &RequestId, group: &GroupName) -> Result<(), ClientError> {
-        let member = self.is_member(group);
-        access::may_read(&self.options(group), &self.rights().grants, member, group)
-            .map_err(|denied| forbidden(id, denied))
+    /// This client, asking about a group.
+    fn by(&self, group: &GroupName) -> By<'_> {
+        let grants = self.rights().grants.clone();
+        By::Client(Caller { session: self.session, user: &self.user, grants, member: self.is_member(group) })
     }
 
     fn is_member(&self, group: &GroupName) -> bool {
         self.rights().groups.contains(group)
             || (group.is_private() && self.private_groups().any(|private| private == *group))
-    }
-
-    fn options(&self, group: &GroupName) -> NamespaceConfig {
-        self.gateway.config.namespace(group.namespace())
     }
 
     /// The largest answer to `history`; what does not fit is to be asked for again.
@@ -448,7 +397,7 @@ impl Drop for Client {
         tasks.spawn_detached("detach", async move {
             gateway.hub.left_all(connection).await;
             // Should this fail, then the gateway's list of its attachments, sent now and then, tells.
-            let _ = gateway.ask_session(session, Detach { attachment }).await;
+            let _ = gateway.service.detach(session, attachment).await;
         });
     }
 }
@@ -464,10 +413,6 @@ fn within(mut messages: Vec<Message>, bytes: usize) -> Vec<Message> {
     let count = fitting.count().max(1);
     messages.truncate(count);
     messages
-}
-
-fn forbidden(id: &RequestId, denied: Denied) -> ClientError {
-    field_error(id.clone(), "forbidden", "group", denied.to_string())
 }
 
 #[cfg(test)]

@@ -1,11 +1,94 @@
-//! One client over WebSocket: its stream, its session, what it asks for and what is due to it.
+//! One client over WebSocket, from the upgrade to the close frame: its stream, its session, what it asks for and what is
+//! due to it.
+//!
+//! One task for each connection: it waits for a frame, for something in the outbox, for a request that is done, or for a
+//! change of the session, and is the only one that touches the socket. Whatever is due leaves in one batch. A client that
+//! does not read holds up nobody but this task: its outbox fills, and the connection ends.
 
 pub mod attachments;
 pub mod connections;
+mod greeting;
 mod hello;
 mod jobs;
 mod lanes;
 pub mod outbox;
 pub mod replays;
-pub mod socket;
+mod socket;
 mod stream;
+mod talk;
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use axum::{
+    extract::{ConnectInfo, Request, State},
+    http::header,
+    response::{IntoResponse, Response},
+};
+
+use self::{greeting::greet, socket::Socket, stream::Upgrade, talk::talk};
+use super::{
+    Gateway,
+    door::{
+        admission::{Admitted, count_refused},
+        origin::Credentials,
+        reasons::Refused,
+    },
+};
+use crate::{open_files::OpenFile, wire::reason::Reason};
+
+/// `GET /ws`: upgrades to the plain JSON protocol. Refused with 503 and `Retry-After` where the node has no room.
+pub async fn ws(
+    State(gateway): State<Arc<Gateway>>,
+    ConnectInfo(address): ConnectInfo<SocketAddr>,
+    request: Request,
+) -> Response {
+    let admitted = if gateway.replays.is_full() {
+        Err(Refused::new(Reason::Replays))
+    } else {
+        gateway.admission.admit(address.ip())
+    };
+    let admitted = match admitted {
+        Ok(admitted) => admitted,
+        Err(refused) => {
+            count_refused(refused.reason, &gateway.metrics);
+            // Nor may it hold one of the places that it was refused for.
+            return ([(header::CONNECTION, "close")], refused).into_response();
+        }
+    };
+    let file = request.extensions().get::<Arc<OpenFile>>().cloned();
+    let session = &gateway.config.session;
+    let credentials = Credentials::of(request.headers(), &session.cookie_name, &session.allowed_origins);
+    match Upgrade::accept(request, gateway.config.limits.frame_bytes) {
+        Ok((upgrade, response)) => {
+            let tasks = gateway.tasks.clone();
+            tasks.spawn_detached("connection", serve(gateway, upgrade, credentials, (admitted, file)));
+            response
+        }
+        Err(refused) => refused.into_response(),
+    }
+}
+
+/// What a connection counts against while it lasts.
+type Places = (Admitted, Option<Arc<OpenFile>>);
+
+/// Serves one connection to its end. The states before and after the long one are boxed, so that a connection at rest
+/// holds no room for them.
+async fn serve(gateway: Arc<Gateway>, upgrade: Upgrade, credentials: Credentials, places: Places) {
+    let write_timeout = Duration::from_millis(gateway.config.limits.write_timeout_ms);
+    let Some(stream) = upgrade.finish(write_timeout).await else { return };
+    let listed = gateway.connections.open(&gateway.config.limits, &gateway.metrics);
+    let mut socket = Socket::new(stream, listed, gateway.metrics.clone());
+    let over = match Box::pin(greet(&gateway, &mut socket, credentials)).await {
+        Ok((opened, early)) => talk(&mut socket, opened, early).await,
+        Err(over) => {
+            if let Some(ending) = &over {
+                gateway.metrics.connect_refused(ending.reason().code());
+            }
+            over
+        }
+    };
+    if let Some(ending) = over {
+        Box::pin(socket.end(ending)).await;
+    }
+    drop(places);
+}

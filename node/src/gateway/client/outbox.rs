@@ -2,6 +2,7 @@
 //! connection's own task.
 
 use std::{
+    borrow::Cow,
     collections::VecDeque,
     sync::{Mutex, MutexGuard, PoisonError},
 };
@@ -10,7 +11,7 @@ use tokio::sync::Notify;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use super::replays::Page;
-use crate::{id::GroupName, wire::command::ByeCode};
+use crate::{id::GroupName, wire::reason::Reason};
 
 /// One connection's queue. Its bound is in bytes; crossing it ends the connection (`SlowConsumer`). What can be had again
 /// later is only offered: it may take half of it.
@@ -62,14 +63,36 @@ pub enum Offered {
 /// Why the connection is to end; the owner's task writes what is queued, then `bye`, and closes.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Closing {
-    /// The close code.
-    pub code: ByeCode,
+    /// Why; also whether the client is to come back.
+    pub reason: Reason,
     /// For people.
-    pub reason: String,
-    /// Whether the client is to come back.
-    pub reconnect: bool,
-    /// When.
+    pub words: Cow<'static, str>,
+    /// When it is to come back, in milliseconds from now.
     pub after_ms: u64,
+}
+
+impl Closing {
+    /// As the table says it.
+    ///
+    /// # Panics
+    /// Where the reason ends no connection: it has no close code.
+    pub fn new(reason: Reason) -> Self {
+        let row = reason.row();
+        assert!(row.close.is_some(), "{} ends no connection", row.code);
+        let after_ms = row.retry_ms.filter(|_| reason.comes_back()).unwrap_or(0);
+        Self { reason, words: row.words.into(), after_ms }
+    }
+
+    /// In words that fit the occasion.
+    pub fn saying(reason: Reason, words: impl Into<Cow<'static, str>>) -> Self {
+        Self { words: words.into(), ..Self::new(reason) }
+    }
+
+    /// The client is to come back after this time.
+    #[must_use]
+    pub fn after(self, after_ms: u64) -> Self {
+        Self { after_ms, ..self }
+    }
 }
 
 /// What the connection's task finds.
@@ -101,14 +124,12 @@ impl Outbox {
             let (queued, limit) = (state.bytes, self.limit_bytes);
             state.clear();
             state.cut = true;
-            state.closing = Some(Closing {
-                code: ByeCode::SlowConsumer,
-                reason: format!(
+            state.closing = Some(Closing::saying(
+                Reason::SlowConsumer,
+                format!(
                     "{queued} bytes were waiting for this connection, the limit is {limit}: read faster, or join fewer groups"
                 ),
-                reconnect: true,
-                after_ms: 0,
-            });
+            ));
             drop(state);
             self.wake.notify_one();
             return false;
@@ -252,7 +273,7 @@ mod tests {
         assert_eq!(outbox.queued_bytes(), 1_000);
         assert!(!outbox.push(frame(1)), "the connection ends");
         assert_eq!(outbox.offer(frame(1), None), Offered::Ended);
-        assert_eq!(outbox.take().closing.map(|closing| closing.code), Some(ByeCode::SlowConsumer));
+        assert_eq!(outbox.take().closing.map(|closing| closing.reason), Some(Reason::SlowConsumer));
     }
 
     #[tokio::test]
@@ -272,7 +293,7 @@ mod tests {
         let mut page = replays.page().await.unwrap();
         outbox.offer(frame(100), Some(&mut page));
         drop(page);
-        outbox.cut(Closing { code: ByeCode::Idle, reason: String::new(), reconnect: true, after_ms: 0 });
+        outbox.cut(Closing::new(Reason::Idle));
         assert_eq!(replays.held_bytes(), 0);
     }
 

@@ -7,12 +7,7 @@
 
 use std::{future::poll_fn, io::ErrorKind, pin::Pin, task::Poll, time::Duration};
 
-use axum::{
-    body::Body,
-    extract::Request,
-    http::{self, StatusCode},
-    response::Response,
-};
+use axum::{body::Body, extract::Request, http, response::Response};
 use bytes::Bytes;
 use futures_util::{Sink, StreamExt};
 use hyper::upgrade::{OnUpgrade, Upgraded};
@@ -35,7 +30,7 @@ use tokio_tungstenite::{
 };
 
 use super::outbox::Outbox;
-use crate::gateway::http::error::ApiError;
+use crate::{gateway::door::reasons::Refused, wire::reason::Reason};
 
 /// Held by every connection; larger frames get a buffer of their own while they arrive.
 const READ_BUFFER_BYTES: usize = 2_048;
@@ -76,26 +71,33 @@ pub(super) enum Incoming {
 }
 
 /// What is wrong with a frame.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Fault {
-    #[error("the frame is larger than limits.frame_bytes allows")]
     TooLarge,
-    #[error("this is a binary frame: the protocol is JSON in text frames")]
     Binary,
-    #[error("the text is not UTF-8")]
     NotUtf8,
-    #[error("the frame breaks the WebSocket protocol")]
     Protocol,
 }
 
+/// The close code of the WebSocket standard for what breaks its framing.
+const PROTOCOL_ERROR: u16 = 1_002;
+
 impl Fault {
+    /// What the client is told of it.
+    pub(super) fn reason(self) -> Reason {
+        match self {
+            Self::TooLarge => Reason::FrameTooLarge,
+            Self::Binary => Reason::BinaryFrame,
+            Self::NotUtf8 => Reason::NotUtf8,
+            Self::Protocol => Reason::BadFrame,
+        }
+    }
+
     /// The close code that the WebSocket standard has for it.
     pub(super) fn close_code(self) -> u16 {
         match self {
-            Self::Protocol => 1002,
-            Self::Binary => 1003,
-            Self::NotUtf8 => 1007,
-            Self::TooLarge => 1009,
+            Self::Protocol => PROTOCOL_ERROR,
+            _ => self.reason().row().close.unwrap_or(PROTOCOL_ERROR),
         }
     }
 }
@@ -113,7 +115,7 @@ pub(super) enum WriteError {
 
 impl Upgrade {
     /// Checks the request, and makes the answer that accepts it.
-    pub(super) fn accept(request: Request, frame_bytes: usize) -> Result<(Self, Response), ApiError> {
+    pub(super) fn accept(request: Request, frame_bytes: usize) -> Result<(Self, Response), Refused> {
         let (mut parts, _) = request.into_parts();
         let on_upgrade = parts.extensions.remove::<OnUpgrade>();
         let mut head = http::Request::new(());
@@ -121,9 +123,8 @@ impl Upgrade {
         *head.version_mut() = parts.version;
         *head.headers_mut() = parts.headers;
         let refused = |reason: &dyn std::fmt::Display| {
-            let msg =
-                format!("this is a WebSocket endpoint, for instance for `new WebSocket(…)` in a browser: {reason}");
-            ApiError::new(StatusCode::UPGRADE_REQUIRED, "upgrade_required", msg)
+            let words = Reason::UpgradeRequired.row().words;
+            Refused::saying(Reason::UpgradeRequired, format!("{words}: {reason}"))
         };
         let response = create_response(&head).map_err(|error| refused(&error))?;
         let on_upgrade = on_upgrade.ok_or_else(|| refused(&"this connection cannot be upgraded (HTTP/1.1 only)"))?;

@@ -10,7 +10,7 @@ use tokio::{
 use tokio_tungstenite::{MaybeTlsStream, connect_async};
 
 use super::*;
-use crate::{gateway::client::outbox::Closing, tasks::Tasks, wire::command::ByeCode};
+use crate::{gateway::client::outbox::Closing, tasks::Tasks, wire::reason::Reason};
 
 const FRAME_BYTES: usize = 128 << 10;
 
@@ -182,7 +182,7 @@ async fn a_client_that_does_not_read_is_given_up_and_one_that_is_cut_off_gets_no
     .await;
     let _idle = server.connect().await;
     assert_eq!(ended.recv().await.unwrap(), Err(WriteError::TimedOut));
-    outbox.cut(Closing { code: ByeCode::Displaced, reason: String::new(), reconnect: false, after_ms: 0 });
+    outbox.cut(Closing::new(Reason::Displaced));
     let _cut = server.connect().await;
     assert_eq!(ended.recv().await.unwrap(), Err(WriteError::Cut));
     server.stop().await;
@@ -192,5 +192,5 @@ async fn a_client_that_does_not_read_is_given_up_and_one_that_is_cut_off_gets_no
 async fn a_plain_request_is_told_what_this_is() {
     let request = http::Request::builder().uri("/ws").body(Body::empty()).unwrap();
     let Err(refused) = Upgrade::accept(request, FRAME_BYTES) else { panic!("accepted") };
-    assert_eq!((refused.status.as_u16(), refused.detail[0].kind), (426, "upgrade_required"));
+    assert_eq!((refused.reason.row().status, refused.reason), (Some(426), Reason::UpgradeRequired));
 }

@@ -7,15 +7,13 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use axum::http::StatusCode;
-
-use super::rate::Bucket;
+use super::{rate::Bucket, reasons::Refused};
 use crate::{
     clock,
     config::LimitsConfig,
-    gateway::http::error::ApiError,
     metrics::{Limit, Metrics},
     open_files::{OpenFile, OpenFiles},
+    wire::reason::Reason,
 };
 
 /// The bounds and what counts against them.
@@ -33,32 +31,6 @@ struct State {
     rate: Bucket,
     total: usize,
     addresses: BTreeMap<IpAddr, usize>,
-}
-
-/// Why a connection was refused.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum Refusal {
-    /// The node sends its clients away.
-    #[error("this node is draining: connect to another one")]
-    Draining,
-    /// Too many a second.
-    #[error("too many clients connect to this node at once (limits.connects_per_s): try again, or another node")]
-    ConnectsPerSecond {
-        /// When there is room.
-        retry_ms: u64,
-    },
-    /// Too many.
-    #[error("this node has as many connections as it takes (limits.connections): try another one")]
-    Connections,
-    /// Too many for what the process may have open.
-    #[error("this node's process may have no more connections open (`ulimit -n`): try another one")]
-    OpenFiles,
-    /// Too many wait for what they missed.
-    #[error("too many clients wait for what they missed (limits.replay_queue): try again, or another node")]
-    Replays,
-    /// Too many from this address.
-    #[error("too many connections from this address (limits.connections_per_address): close some first")]
-    ConnectionsPerAddress,
 }
 
 /// The right to be connected; gives its place back when dropped.
@@ -86,7 +58,7 @@ impl Admission {
     }
 
     /// Takes a place for a connection from this address.
-    pub fn admit(self: &Arc<Self>, address: IpAddr) -> Result<Admitted, Refusal> {
+    pub fn admit(self: &Arc<Self>, address: IpAddr) -> Result<Admitted, Refused> {
         self.admit_at(address, clock::mono_us())
     }
 
@@ -105,20 +77,20 @@ impl Admission {
         self.lock().total
     }
 
-    fn admit_at(self: &Arc<Self>, address: IpAddr, now_us: u64) -> Result<Admitted, Refusal> {
+    fn admit_at(self: &Arc<Self>, address: IpAddr, now_us: u64) -> Result<Admitted, Refused> {
         let address = counted_as(address);
         let mut state = self.lock();
         if state.closed {
-            return Err(Refusal::Draining);
+            return Err(Refused::new(Reason::Draining));
         }
         if state.total >= self.connections {
-            return Err(Refusal::Connections);
+            return Err(Refused::new(Reason::Connections));
         }
         if state.addresses.get(&address).is_some_and(|count| *count >= self.connections_per_address) {
-            return Err(Refusal::ConnectionsPerAddress);
+            return Err(Refused::new(Reason::ConnectionsPerAddress));
         }
-        let file = self.files.attach().ok_or(Refusal::OpenFiles)?;
-        state.rate.take(now_us).map_err(|retry_ms| Refusal::ConnectsPerSecond { retry_ms })?;
+        let file = self.files.attach().ok_or_else(|| Refused::new(Reason::OpenFiles))?;
+        state.rate.take(now_us).map_err(|retry_ms| Refused::new(Reason::ConnectsPerSecond).after(retry_ms))?;
         state.total += 1;
         *state.addresses.entry(address).or_default() += 1;
         Ok(Admitted { admission: self.clone(), address, _file: file })
@@ -151,27 +123,18 @@ impl Drop for Admitted {
     }
 }
 
-impl Refusal {
-    /// Counts it, and makes the answer: 503 with `Retry-After`.
-    pub fn answer(self, metrics: &Metrics) -> ApiError {
-        let (kind, limit, retry_after_s) = match self {
-            Self::Draining => ("draining", None, 1),
-            Self::ConnectsPerSecond { retry_ms } => (
-                "connects_per_s",
-                Some(Limit::ConnectsPerS),
-                u32::try_from(retry_ms.div_ceil(1_000)).unwrap_or(u32::MAX).max(1),
-            ),
-            Self::Replays => ("replays", Some(Limit::ReplayQueue), 1),
-            Self::Connections => ("connections", Some(Limit::Connections), 5),
-            Self::OpenFiles => ("open_files", None, 5),
-            Self::ConnectionsPerAddress => ("connections_per_address", Some(Limit::ConnectionsPerAddress), 5),
-        };
-        metrics.connect_refused(kind);
-        if let Some(limit) = limit {
-            metrics.limit_hit(limit);
-        }
-        ApiError::new(StatusCode::SERVICE_UNAVAILABLE, kind, self.to_string()).retry_after(retry_after_s)
-    }
+/// Counts that a connection was refused, and by which limit.
+pub fn count_refused(reason: Reason, metrics: &Metrics) {
+    metrics.connect_refused(reason.code());
+    let limit = match reason {
+        Reason::ConnectsPerSecond => Limit::ConnectsPerS,
+        Reason::Replays => Limit::ReplayQueue,
+        Reason::Connections => Limit::Connections,
+        Reason::ConnectionsPerAddress => Limit::ConnectionsPerAddress,
+        // Draining, or the process's own bound: no limit of the configuration.
+        _ => return,
+    };
+    metrics.limit_hit(limit);
 }
 
 #[cfg(test)]
@@ -197,9 +160,9 @@ mod tests {
         let admission = admission(3, 2, 1_000);
         let first = admission.admit_at(address("10.0.0.1"), 0).unwrap();
         let _second = admission.admit_at(address("::ffff:10.0.0.1"), 0).unwrap();
-        assert_eq!(admission.admit_at(address("10.0.0.1"), 0).unwrap_err(), Refusal::ConnectionsPerAddress);
+        assert_eq!(admission.admit_at(address("10.0.0.1"), 0).unwrap_err().reason, Reason::ConnectionsPerAddress);
         let _third = admission.admit_at(address("10.0.0.2"), 0).unwrap();
-        assert_eq!(admission.admit_at(address("10.0.0.3"), 0).unwrap_err(), Refusal::Connections);
+        assert_eq!(admission.admit_at(address("10.0.0.3"), 0).unwrap_err().reason, Reason::Connections);
         drop(first);
         assert!(admission.admit_at(address("10.0.0.1"), 0).is_ok());
         assert_eq!(admission.lock().addresses.len(), 2);
@@ -209,7 +172,10 @@ mod tests {
     fn an_ipv6_network_counts_as_one() {
         let admission = admission(10, 1, 1_000);
         let _first = admission.admit_at(address("2001:db8::1"), 0).unwrap();
-        assert_eq!(admission.admit_at(address("2001:db8::ffff:1"), 0).unwrap_err(), Refusal::ConnectionsPerAddress);
+        assert_eq!(
+            admission.admit_at(address("2001:db8::ffff:1"), 0).unwrap_err().reason,
+            Reason::ConnectionsPerAddress
+        );
         assert!(admission.admit_at(address("2001:db8:0:1::1"), 0).is_ok());
     }
 
@@ -219,7 +185,7 @@ mod tests {
         let _kept: Vec<_> = (0..2).map(|_| admission.admit_at(address("10.0.0.1"), 0).unwrap()).collect();
         assert_eq!(
             admission.admit_at(address("10.0.0.1"), 0).unwrap_err(),
-            Refusal::ConnectsPerSecond { retry_ms: 500 }
+            Refused::new(Reason::ConnectsPerSecond).after(500)
         );
         assert!(admission.admit_at(address("10.0.0.1"), 500_000).is_ok());
     }
@@ -228,9 +194,8 @@ mod tests {
     fn a_draining_node_takes_nobody_and_says_when_to_come_back() {
         let admission = admission(100, 100, 100);
         admission.close();
-        let refusal = admission.admit_at(address("10.0.0.1"), 0).unwrap_err();
-        let answer = refusal.answer(&Metrics::new());
-        assert_eq!((answer.status.as_u16(), answer.retry_after_s), (503, Some(1)));
+        let refused = admission.admit_at(address("10.0.0.1"), 0).unwrap_err();
+        assert_eq!((refused.reason.row().status, refused.retry_ms), (Some(503), Some(1_000)));
         admission.open();
         assert!(admission.admit_at(address("10.0.0.1"), 0).is_ok());
     }

@@ -1,57 +1,108 @@
-//! The cluster's reasons as errors of a client's protocol: the one place where they are mapped.
+//! What somebody is told who is refused something: a reason of the table, with what the occasion adds to it. Here it
+//! becomes an `error` frame; `http/error.rs` makes an answer of it.
 
+use std::borrow::Cow;
+
+use super::access::Denied;
 use crate::{
     logic::{entry::EndReason, request::SlotError},
-    wire::command::{ClientError, Detail, RequestId},
+    store::StoreError,
+    wire::{
+        command::{ClientError, Detail, RequestId},
+        reason::Reason,
+    },
 };
 
-/// An error without a place in the frame.
-pub fn error(id: RequestId, code: &'static str, message: impl Into<String>) -> ClientError {
-    ClientError { id, code, message: message.into(), detail: Vec::new(), retry_after_ms: None }
+/// A refusal. Each but `UnknownOutcome` means: certainly not done.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Refused {
+    /// Why.
+    pub reason: Reason,
+    /// For people.
+    pub words: Cow<'static, str>,
+    /// After how many milliseconds a retry makes sense, if it does.
+    pub retry_ms: Option<u64>,
+    /// The field of the request that is to blame, if one is.
+    pub field: Option<&'static str>,
 }
 
-/// An error of one field.
-pub fn field_error(id: RequestId, code: &'static str, field: &str, message: impl Into<String>) -> ClientError {
-    let message = message.into();
-    let detail = vec![Detail { loc: vec![field.to_owned()], msg: message.clone(), kind: code }];
-    ClientError { id, code, message, detail, retry_after_ms: None }
-}
+impl Refused {
+    /// As the table says it.
+    pub fn new(reason: Reason) -> Self {
+        let row = reason.row();
+        Self { reason, words: row.words.into(), retry_ms: row.retry_ms, field: None }
+    }
 
-/// Why a slot did not do it. Each but `unknown_outcome` means: certainly not done.
-pub fn slot_error(id: RequestId, reason: &SlotError) -> ClientError {
-    let retry = |code, message: &str, after_ms| ClientError {
-        retry_after_ms: Some(after_ms),
-        ..error(id.clone(), code, message)
-    };
-    match reason {
-        SlotError::Busy => retry("busy", "too much is waiting for this group: not done, try again", 100),
-        SlotError::Unavailable | SlotError::NotPrimary { .. } => {
-            retry("unavailable", "no node can serve this part of the cluster now: not done, try again", 1_000)
-        }
-        SlotError::StoreUnavailable(reason) => retry(
-            "store_unavailable",
-            &format!("the session store did not take or give the session ({reason}): not done, try again"),
-            1_000,
-        ),
-        SlotError::NotEnoughCopies { copies, min_copies } => retry(
-            "not_enough_copies",
-            &format!("{copies} nodes would hold the message, {min_copies} are required: not done, try again"),
-            1_000,
-        ),
-        SlotError::Unknown => retry(
-            "unknown_outcome",
-            "no answer in time: it may or may not have been done. Repeat it; a publish with the same key is never made twice",
-            0,
-        ),
-        SlotError::NoSession => error(id, "no_session", "there is no such session (any more)"),
-        SlotError::SessionEnded(reason) => error(id, "session_ended", ended(*reason)),
-        SlotError::TooManyGroups => error(id, "too_many_groups", TOO_MANY_GROUPS),
+    /// In words that fit the occasion.
+    pub fn saying(reason: Reason, words: impl Into<Cow<'static, str>>) -> Self {
+        Self { words: words.into(), ..Self::new(reason) }
+    }
+
+    /// A field is to blame.
+    #[must_use]
+    pub fn at(self, field: &'static str) -> Self {
+        Self { field: Some(field), ..self }
+    }
+
+    /// A retry makes sense after this time.
+    #[must_use]
+    pub fn after(self, retry_ms: u64) -> Self {
+        Self { retry_ms: Some(retry_ms), ..self }
+    }
+
+    /// Whether the session is not there any more.
+    pub fn is_session_over(&self) -> bool {
+        matches!(self.reason, Reason::NoSession | Reason::SessionEnded)
+    }
+
+    /// As the answer to a client's request.
+    pub fn frame(self, id: RequestId) -> ClientError {
+        let Self { reason, words, retry_ms, field } = self;
+        let message = words.into_owned();
+        let detail =
+            field.map(|field| Detail { loc: vec![field.to_owned()], msg: message.clone(), kind: reason.code() });
+        ClientError { id, reason, message, detail: detail.into_iter().collect(), retry_after_ms: retry_ms }
     }
 }
 
-/// To a join beyond the bound.
-pub const TOO_MANY_GROUPS: &str =
-    "the session has as many groups as one may have (limits.groups_per_session): leave some first";
+impl From<SlotError> for Refused {
+    fn from(error: SlotError) -> Self {
+        match error {
+            SlotError::Busy => Self::new(Reason::Busy),
+            SlotError::Unavailable | SlotError::NotPrimary { .. } => Self::new(Reason::Unavailable),
+            SlotError::StoreUnavailable(reason) => Self::saying(
+                Reason::StoreUnavailable,
+                format!("the session store did not take or give the session ({reason}): not done, try again"),
+            ),
+            SlotError::NotEnoughCopies { copies, min_copies } => Self::saying(
+                Reason::NotEnoughCopies,
+                format!("{copies} nodes would hold the message, {min_copies} are required: not done, try again"),
+            ),
+            SlotError::Unknown => Self::new(Reason::UnknownOutcome),
+            SlotError::NoSession => Self::new(Reason::NoSession),
+            SlotError::SessionEnded(reason) => Self::saying(Reason::SessionEnded, ended(reason)),
+            SlotError::TooManyGroups => Self::new(Reason::TooManyGroups),
+        }
+    }
+}
+
+impl From<StoreError> for Refused {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Unavailable(reason) | StoreError::Refused(reason) => SlotError::StoreUnavailable(reason).into(),
+            StoreError::Corrupt(reason) => {
+                tracing::error!(reason, "the store gave something that cannot be read");
+                Self::new(Reason::Internal)
+            }
+        }
+    }
+}
+
+impl From<Denied> for Refused {
+    fn from(denied: Denied) -> Self {
+        Self::saying(Reason::Forbidden, denied.to_string()).at("group")
+    }
+}
 
 /// How a session ended, for people.
 pub fn ended(reason: EndReason) -> &'static str {
@@ -60,5 +111,21 @@ pub fn ended(reason: EndReason) -> &'static str {
         EndReason::Expired => "the session has reached the end of its time to live",
         EndReason::Idle => "the session was idle for too long",
         EndReason::NotStored => "the session was created but could not be stored",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_field_that_is_to_blame_is_named() {
+        let frame = Refused::from(Denied::Nobody).frame(Some("7".into()));
+        assert_eq!((frame.reason, frame.detail[0].loc.as_slice()), (Reason::Forbidden, &["group".to_owned()][..]));
+        assert_eq!(frame.detail[0].kind, "forbidden");
+        let frame = Refused::from(SlotError::Busy).frame(None);
+        assert_eq!((frame.reason, frame.detail.len(), frame.retry_after_ms), (Reason::Busy, 0, Some(100)));
+        let frame = Refused::new(Reason::RateLimited).after(7).frame(None);
+        assert_eq!(frame.retry_after_ms, Some(7));
     }
 }

@@ -20,6 +20,7 @@ use crate::{
     cluster::health::{Health, NodeHealth, report},
     id::{Member, NodeId, SlotId},
     logic::map::ClusterMap,
+    wire::reason::Reason,
 };
 
 pub(super) fn table() -> Vec<Route> {
@@ -93,7 +94,7 @@ async fn map(State(api): State<Arc<Api>>) -> Result<Json<MapView>, ApiError> {
     let map = api.maps.borrow().clone();
     let Some(map) = map else {
         let msg = "this node has no cluster map yet: try again";
-        return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", msg).retry_after(1));
+        return Err(ApiError::saying(Reason::Unavailable, msg));
     };
     Ok(Json(MapView {
         version: map.version,
@@ -115,7 +116,7 @@ async fn health(State(api): State<Arc<Api>>) -> Json<Health> {
 async fn drain(State(api): State<Arc<Api>>, InPath(node): InPath<NodeId>) -> Result<Response, ApiError> {
     if !is_known(&api, &node)? {
         let msg = format!("{node} is not heard, so it cannot be told to drain: its slots are taken over without that");
-        return Err(ApiError::at(StatusCode::CONFLICT, loc!["path", "node"], "node_dead", msg));
+        return Err(ApiError::at(Reason::NodeDead, loc!["path", "node"], msg));
     }
     api.control.drain(&node).await.map_err(refused)?;
     Ok((StatusCode::ACCEPTED, Json(Draining { node, state: "draining" })).into_response())
@@ -128,7 +129,7 @@ async fn drain(State(api): State<Arc<Api>>, InPath(node): InPath<NodeId>) -> Res
 async fn forget(State(api): State<Arc<Api>>, InPath(node): InPath<NodeId>) -> Result<StatusCode, ApiError> {
     if is_known(&api, &node)? {
         let msg = format!("{node} is alive: drain it and stop it first");
-        return Err(ApiError::at(StatusCode::CONFLICT, loc!["path", "node"], "node_alive", msg));
+        return Err(ApiError::at(Reason::NodeAlive, loc!["path", "node"], msg));
     }
     api.control.forget(&node).await.map_err(refused)?;
     Ok(StatusCode::NO_CONTENT)
@@ -149,14 +150,14 @@ fn is_known(api: &Api, node: &NodeId) -> Result<bool, ApiError> {
         Some(alive) => Ok(alive),
         None if in_map => Ok(false),
         None => {
-            let msg = "there is no such node: /v1/cluster/nodes lists those there are";
-            Err(ApiError::at(StatusCode::NOT_FOUND, loc!["path", "node"], "no_node", msg))
+            let msg = Reason::NoNode.row().words;
+            Err(ApiError::at(Reason::NoNode, loc!["path", "node"], msg))
         }
     }
 }
 
 fn refused(reason: String) -> ApiError {
-    ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "refused", reason).retry_after(1)
+    ApiError::saying(Reason::Refused, reason)
 }
 
 fn assignments(map: &ClusterMap) -> Vec<Assignment> {

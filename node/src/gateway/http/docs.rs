@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use axum::{
     Json, Router as Routes,
     extract::Path,
-    http::{HeaderName, HeaderValue, StatusCode, header},
+    http::{HeaderName, HeaderValue, header},
     response::{Html, IntoResponse, Redirect, Response},
     routing::get,
 };
@@ -24,6 +24,7 @@ use super::{
     error::{ApiError, ErrorBody, loc},
     groups, messages, probes, sessions, table,
 };
+use crate::wire::reason::Reason;
 
 const PAGE_POLICY: &str =
     "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; frame-ancestors 'none'";
@@ -129,7 +130,7 @@ fn asset(file: &str) -> Response {
         "docs.js" => ("text/javascript; charset=utf-8", include_str!("docs/docs.js")),
         _ => {
             let msg = "there is no such file among the documents: they begin at /docs/";
-            return ApiError::at(StatusCode::NOT_FOUND, loc!["path", "file"], "not_found", msg).into_response();
+            return ApiError::at(Reason::NotFound, loc!["path", "file"], msg).into_response();
         }
     };
     page([(header::CONTENT_TYPE, HeaderValue::from_static(content_type))], text)

@@ -1,5 +1,4 @@
-//! Why a call over HTTP was refused: one shape for every error, `{"detail": [{loc, msg, type}]}`, and the one place
-//! where the cluster's reasons become status codes.
+//! Why a call over HTTP was refused: one shape for every error, `{"detail": [{loc, msg, type}]}`.
 
 use axum::{
     Json,
@@ -9,10 +8,7 @@ use axum::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::{
-    logic::{entry::EndReason, request::SlotError},
-    store::StoreError,
-};
+use crate::{gateway::door::reasons::Refused, logic::request::SlotError, store::StoreError, wire::reason::Reason};
 
 /// The longest message that echoes something a client sent, in bytes.
 const MESSAGE_MAX_BYTES: usize = 400;
@@ -109,83 +105,76 @@ pub struct ApiError {
     pub status: StatusCode,
     /// What is wrong; never empty.
     pub detail: Vec<Problem>,
-    /// When to come back, where that helps.
-    pub retry_after_s: Option<u32>,
+    /// When to come back, in seconds, where that helps.
+    pub retry_after_s: Option<u64>,
 }
 
 impl ApiError {
-    /// An error that no part of the request is to blame for.
-    pub fn new(status: StatusCode, kind: &'static str, msg: impl AsRef<str>) -> Self {
-        Self::at(status, Vec::new(), kind, msg)
+    /// An error that no part of the request is to blame for, as the table says it.
+    pub fn new(reason: Reason) -> Self {
+        Refused::new(reason).into()
+    }
+
+    /// The same, in words that fit the occasion.
+    pub fn saying(reason: Reason, msg: impl AsRef<str>) -> Self {
+        Self::at(reason, Vec::new(), msg)
     }
 
     /// An error of a part of the request.
-    pub fn at(status: StatusCode, loc: Vec<Loc>, kind: &'static str, msg: impl AsRef<str>) -> Self {
-        Self { status, detail: vec![Problem::new(loc, kind, msg)], retry_after_s: None }
+    pub fn at(reason: Reason, loc: Vec<Loc>, msg: impl AsRef<str>) -> Self {
+        let row = reason.row();
+        Self {
+            status: status(reason),
+            detail: vec![Problem::new(loc, row.code, msg)],
+            retry_after_s: row.retry_ms.map(whole_seconds),
+        }
     }
 
     /// What validation found.
     pub fn invalid(detail: Vec<Problem>) -> Self {
-        let only_size = detail.iter().all(|problem| problem.kind == "too_large");
-        let status = if only_size { StatusCode::PAYLOAD_TOO_LARGE } else { StatusCode::UNPROCESSABLE_ENTITY };
-        Self { status, detail, retry_after_s: None }
-    }
-
-    /// A retry makes sense.
-    #[must_use]
-    pub fn retry_after(mut self, seconds: u32) -> Self {
-        self.retry_after_s = Some(seconds);
-        self
+        let only_size = detail.iter().all(|problem| problem.kind == Reason::TooLarge.code());
+        Self { status: status(if only_size { Reason::TooLarge } else { Reason::Invalid }), detail, retry_after_s: None }
     }
 
     /// A fault of Roost's own; the log has more.
     pub fn internal() -> Self {
-        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "a fault of this server: its log says more")
+        Self::new(Reason::Internal)
+    }
+}
+
+/// What is never said over HTTP is a fault of Roost's own there.
+fn status(reason: Reason) -> StatusCode {
+    let status = reason.row().status.and_then(|status| StatusCode::from_u16(status).ok());
+    status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+}
+
+/// `Retry-After` counts in seconds, and at once is too soon for it.
+fn whole_seconds(ms: u64) -> u64 {
+    ms.div_ceil(1_000).max(1)
+}
+
+impl From<Refused> for ApiError {
+    fn from(refused: Refused) -> Self {
+        let retry_after_s = refused.retry_ms.map(whole_seconds);
+        Self { retry_after_s, ..Self::saying(refused.reason, &refused.words) }
     }
 }
 
 impl From<SlotError> for ApiError {
     fn from(error: SlotError) -> Self {
-        let unavailable = |kind, msg: &str| Self::new(StatusCode::SERVICE_UNAVAILABLE, kind, msg).retry_after(1);
-        match error {
-            SlotError::Busy => unavailable("busy", "too much is waiting here: not done, try again"),
-            SlotError::Unavailable | SlotError::NotPrimary { .. } => {
-                unavailable("unavailable", "no node can serve this part of the cluster now: not done, try again")
-            }
-            SlotError::StoreUnavailable(reason) => unavailable(
-                "store_unavailable",
-                &format!("the session store did not take or give the session ({reason}): not done, try again"),
-            ),
-            SlotError::NotEnoughCopies { copies, min_copies } => unavailable(
-                "not_enough_copies",
-                &format!("{copies} nodes would hold the message, {min_copies} are required: not done, try again"),
-            ),
-            SlotError::Unknown => Self::new(
-                StatusCode::GATEWAY_TIMEOUT,
-                "unknown_outcome",
-                "no answer in time: it may or may not have been done. Repeat it; a publish with the same key is never made twice",
-            )
-            .retry_after(1),
-            SlotError::NoSession => Self::new(StatusCode::NOT_FOUND, "no_session", "there is no such session"),
-            SlotError::SessionEnded(reason) => Self::new(StatusCode::GONE, "session_ended", ended(reason)),
-            SlotError::TooManyGroups => Self::new(
-                StatusCode::CONFLICT,
-                "too_many_groups",
-                "the session has as many groups as one may have (limits.groups_per_session): leave some first",
-            ),
-        }
+        Refused::from(error).into()
     }
 }
 
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
-        match error {
-            StoreError::Unavailable(reason) | StoreError::Refused(reason) => SlotError::StoreUnavailable(reason).into(),
-            StoreError::Corrupt(reason) => {
-                tracing::error!(reason, "the store gave something that cannot be read");
-                Self::internal()
-            }
-        }
+        Refused::from(error).into()
+    }
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        ApiError::from(self).into_response()
     }
 }
 
@@ -203,15 +192,6 @@ impl IntoResponse for ApiError {
     }
 }
 
-fn ended(reason: EndReason) -> &'static str {
-    match reason {
-        EndReason::Ended => "the session was ended",
-        EndReason::Expired => "the session has reached the end of its time to live",
-        EndReason::Idle => "the session was idle for too long",
-        EndReason::NotStored => "the session was created but could not be stored",
-    }
-}
-
 /// At most so many bytes of a text, cut between characters.
 fn shortened(text: &str, max_bytes: usize) -> String {
     if text.len() <= max_bytes {
@@ -223,6 +203,7 @@ fn shortened(text: &str, max_bytes: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::logic::entry::EndReason;
 
     #[test]
     fn every_reason_has_a_status_and_a_type() {

@@ -28,6 +28,7 @@ use super::{
 use crate::{
     id::{GroupName, NodeId, SessionId},
     metrics::Limit,
+    wire::reason::Reason,
 };
 
 /// Arrays and objects within each other in a body; what receives a message may be weaker than what takes it in.
@@ -44,8 +45,7 @@ pub async fn require_key(State(api): State<Arc<Api>>, request: Request, next: Ne
 }
 
 fn check_key(keys: &[String], headers: &HeaderMap) -> Result<(), ApiError> {
-    let unauthorized =
-        |msg: &str| Err(ApiError::at(StatusCode::UNAUTHORIZED, loc!["header", "authorization"], "unauthorized", msg));
+    let unauthorized = |msg: &str| Err(ApiError::at(Reason::Unauthorized, loc!["header", "authorization"], msg));
     let by_name = headers.get("x-api-key").map(|value| value.as_bytes());
     let bearer = headers.get(header::AUTHORIZATION).map(|value| value.as_bytes()).and_then(|value| {
         let (scheme, key) = value.split_at_checked("bearer ".len())?;
@@ -319,7 +319,7 @@ impl<T: DeserializeOwned> FromRequest<Arc<Api>> for JsonBody<T> {
         // A body that trickles in is not waited for longer than a hello is.
         let read = tokio::time::timeout(Duration::from_millis(limits.handshake_ms), read).await.unwrap_or_else(|_| {
             api.metrics.limit_hit(Limit::HandshakeMs);
-            Err(ApiError::at(StatusCode::REQUEST_TIMEOUT, loc!["body"], "timeout", "the body did not arrive in time"))
+            Err(ApiError::at(Reason::Timeout, loc!["body"], Reason::Timeout.row().words))
         });
         if matches!(&read, Err(error) if error.status == StatusCode::PAYLOAD_TOO_LARGE) {
             api.metrics.limit_hit(Limit::BodyBytes);
@@ -329,9 +329,7 @@ impl<T: DeserializeOwned> FromRequest<Arc<Api>> for JsonBody<T> {
 }
 
 fn check_content_type(headers: &HeaderMap) -> Result<(), ApiError> {
-    let unsupported = |name: &str, msg: &str| {
-        Err(ApiError::at(StatusCode::UNSUPPORTED_MEDIA_TYPE, loc!["header", name], "content_type", msg))
-    };
+    let unsupported = |name: &str, msg: &str| Err(ApiError::at(Reason::ContentType, loc!["header", name], msg));
     if headers.get(header::CONTENT_ENCODING).is_some_and(|value| value != "identity") {
         return unsupported("content-encoding", "send the body as it is, without Content-Encoding");
     }
@@ -353,7 +351,7 @@ fn check_content_type(headers: &HeaderMap) -> Result<(), ApiError> {
 async fn read_body(request: Request<Body>, limit: usize) -> Result<bytes::Bytes, ApiError> {
     let too_large = || {
         let msg = format!("the body may have at most {limit} bytes (limits.body_bytes)");
-        ApiError::at(StatusCode::PAYLOAD_TOO_LARGE, loc!["body"], "too_large", msg)
+        ApiError::at(Reason::TooLarge, loc!["body"], msg)
     };
     let announced =
         request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
@@ -364,8 +362,8 @@ async fn read_body(request: Request<Body>, limit: usize) -> Result<bytes::Bytes,
     let (mut kept, mut seen) = (BytesMut::new(), 0);
     let mut pieces = request.into_body().into_data_stream();
     while let Some(piece) = pieces.next().await {
-        let piece = piece
-            .map_err(|_| ApiError::at(StatusCode::BAD_REQUEST, loc!["body"], "incomplete", "the body broke off"))?;
+        let piece =
+            piece.map_err(|_| ApiError::at(Reason::Incomplete, loc!["body"], Reason::Incomplete.row().words))?;
         seen += piece.len();
         // A client that is still sending when the connection closes would see that, and not the answer: what is too much
         // is read away, within reason.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::{
     Json,
     extract::{RawQuery, State},
-    http::{Method, StatusCode},
+    http::Method,
 };
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -20,11 +20,13 @@ use super::{
 };
 use crate::{
     cluster::view::ClusterView,
+    gateway::service::By,
     id::{Epoch, GroupName, NodeId, Position, SessionId},
     logic::{
         entry::{Message, Presence},
-        request::{self, GroupInfo, ReadGroup, ReadHistory, ReadMembers},
+        request::{self, GroupInfo},
     },
+    wire::reason::Reason,
 };
 
 pub(super) fn table() -> Vec<Route> {
@@ -180,20 +182,13 @@ async fn list(State(api): State<Arc<Api>>, RawQuery(raw): RawQuery) -> Result<Js
 #[utoipa::path(get, path = "/v1/groups/{group}", tag = "groups", params(("group" = String, Path, description = "The group", example = "chat:lobby")),
     responses((status = 200, description = "The group", body = OneGroup), (status = 404, description = "No such group: nobody is in it and no message is kept", body = ErrorBody)))]
 async fn info(State(api): State<Arc<Api>>, InPath(group): InPath<GroupName>) -> Result<Json<OneGroup>, ApiError> {
-    let request = (group.clone(), ReadGroup);
-    match api.ask(api.group_slot(&group), request).await? {
-        Some(info) => {
-            let (nodes, nodes_complete) = subscribers(&api.view.borrow(), &group);
-            let GroupSummary { group, epoch, head, kept, members } = summary(info);
-            Ok(Json(OneGroup { group, epoch, head, kept, members, nodes, nodes_complete }))
-        }
-        None => Err(ApiError::at(
-            StatusCode::NOT_FOUND,
-            loc!["path", "group"],
-            "no_group",
-            "there is no such group: nobody is in it and no message is kept",
-        )),
-    }
+    let found = api.service.group(&group).await.map_err(|refused| match refused.reason {
+        Reason::NoGroup => ApiError::at(Reason::NoGroup, loc!["path", "group"], &refused.words),
+        _ => refused.into(),
+    })?;
+    let (nodes, nodes_complete) = subscribers(&api.view.borrow(), &group);
+    let GroupSummary { group, epoch, head, kept, members } = summary(found);
+    Ok(Json(OneGroup { group, epoch, head, kept, members, nodes, nodes_complete }))
 }
 
 /// Reads a group's messages, oldest first.
@@ -218,8 +213,8 @@ async fn history(
     }
     query.done()?;
     let since = epoch.zip(offset).map(|(epoch, offset)| Position { epoch, offset });
-    let request = (group.clone(), ReadHistory { since, limit });
-    let request::History { position, complete, messages } = api.ask(api.group_slot(&group), request).await?;
+    let request::History { position, complete, messages } =
+        api.service.history(&By::Server, &group, since, limit).await?;
     Ok(Json(History {
         epoch: position.map(|position| position.epoch.to_string()),
         head: position.map_or(0, |position| position.offset),
@@ -240,8 +235,7 @@ async fn members(
     let after = query.parsed("after", session_id);
     let limit = query.limit();
     query.done()?;
-    let request = (group.clone(), ReadMembers { after, limit });
-    let request::MemberPage { members, more } = api.ask(api.group_slot(&group), request).await?;
+    let request::MemberPage { members, more } = api.service.members(&By::Server, &group, after, limit).await?;
     let next = members.last().map(|last| last.session).filter(|_| more);
     Ok(Json(MemberPage { members: members.into_iter().map(member).collect::<Result<_, _>>()?, next }))
 }

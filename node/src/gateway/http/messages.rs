@@ -17,14 +17,14 @@ use super::{
     Api, Route,
     error::{ApiError, ErrorBody, Loc, Problem, Problems, loc},
     extract::{InPath, JsonBody, Object, UserName, group_name},
-    in_order,
 };
 use crate::{
     clock,
-    gateway::publish_key::publish_key,
+    gateway::service::{self, By, in_order},
     id::{GroupName, SessionId},
-    logic::request::{self, ReadSession, SlotError},
+    logic::request,
     metrics::Limit,
+    wire::reason::Reason,
 };
 
 const KEY_MAX_BYTES: usize = 200;
@@ -175,9 +175,10 @@ async fn to_session(
 ) -> Result<Json<Published>, ApiError> {
     let publish = checked(&api, message)?;
     // A message that nobody will ever read is an error of the caller's. Where it cannot be told now, the message counts.
-    let known = api.ask(api.session_slot(id), (id, ReadSession)).await;
-    if let Err(error @ (SlotError::NoSession | SlotError::SessionEnded(_))) = known {
-        return Err(error.into());
+    if let Err(refused) = api.service.session(id).await
+        && refused.is_session_over()
+    {
+        return Err(refused.into());
     }
     Ok(Json(send(&api, GroupName::of_session(id), publish).await?))
 }
@@ -198,8 +199,11 @@ async fn broadcast(State(api): State<Arc<Api>>, JsonBody(body): JsonBody<NewBroa
             Err(msg) => problems.value(loc!["body", "groups", index], msg),
         }
     }
-    let publish =
-        Publish { data: data(&api, &body.data, || loc!["body"], &mut problems), key: body.key, min_copies: 1 };
+    let publish = service::NewMessage {
+        data: data(&api, &body.data, || loc!["body"], &mut problems),
+        key: body.key,
+        min_copies: 1,
+    };
     check_key(publish.key.as_deref(), || loc!["body"], &mut problems);
     problems.refuse()?;
     let sends = groups.into_iter().map(|group| {
@@ -216,13 +220,16 @@ async fn broadcast(State(api): State<Arc<Api>>, JsonBody(body): JsonBody<NewBroa
 async fn batch(State(api): State<Arc<Api>>, JsonBody(body): JsonBody<NewBatch>) -> Result<Response, ApiError> {
     let mut problems = Problems::default();
     count(body.publishes.len(), BATCH_MAX, "publishes", &mut problems);
-    let mut by_group: BTreeMap<GroupName, Vec<(usize, Publish)>> = BTreeMap::new();
+    let mut by_group: BTreeMap<GroupName, Vec<(usize, service::NewMessage)>> = BTreeMap::new();
     for (index, Object(item)) in body.publishes.into_iter().take(BATCH_MAX).enumerate() {
         let at = || loc!["body", "publishes", index];
         let data = data(&api, &item.data, at, &mut problems);
         check_key(item.key.as_deref(), at, &mut problems);
         if let Some(group) = problems.take(|| loc!["body", "publishes", index, "group"], group_name(&item.group)) {
-            by_group.entry(group).or_default().push((index, Publish { data, key: item.key, min_copies: 1 }));
+            by_group
+                .entry(group)
+                .or_default()
+                .push((index, service::NewMessage { data, key: item.key, min_copies: 1 }));
         }
     }
     problems.refuse()?;
@@ -237,7 +244,7 @@ async fn batch(State(api): State<Arc<Api>>, JsonBody(body): JsonBody<NewBatch>) 
 async fn one_by_one(
     api: &Api,
     group: GroupName,
-    publishes: Vec<(usize, Publish)>,
+    publishes: Vec<(usize, service::NewMessage)>,
     until_ms: u64,
 ) -> Vec<(usize, PublishResult)> {
     let mut results = Vec::with_capacity(publishes.len());
@@ -247,28 +254,18 @@ async fn one_by_one(
             stopped = Some("the batch took too long: not done, repeat it with the same keys");
         }
         let outcome = match stopped {
-            Some(why) => Err(ApiError::new(StatusCode::FAILED_DEPENDENCY, "not_tried", why)),
+            Some(why) => Err(ApiError::saying(Reason::NotTried, why)),
             None => send(api, group.clone(), publish).await,
         };
         if outcome.is_err() {
-            stopped.get_or_insert(
-                "an earlier publish to this group was not accepted: not done, repeat the batch with the same keys",
-            );
+            stopped.get_or_insert(Reason::NotTried.row().words);
         }
         results.push((index, result(group.clone(), outcome)));
     }
     results
 }
 
-/// A publish that was found valid.
-#[derive(Clone, Debug)]
-struct Publish {
-    data: Bytes,
-    key: Option<String>,
-    min_copies: u8,
-}
-
-fn checked(api: &Api, message: NewMessage) -> Result<Publish, ApiError> {
+fn checked(api: &Api, message: NewMessage) -> Result<service::NewMessage, ApiError> {
     let mut problems = Problems::default();
     let data = data(api, &message.data, || loc!["body"], &mut problems);
     check_key(message.key.as_deref(), || loc!["body"], &mut problems);
@@ -281,28 +278,11 @@ fn checked(api: &Api, message: NewMessage) -> Result<Publish, ApiError> {
         );
     }
     problems.refuse()?;
-    Ok(Publish { data, key: message.key, min_copies })
+    Ok(service::NewMessage { data, key: message.key, min_copies })
 }
 
-async fn send(api: &Api, group: GroupName, publish: Publish) -> Result<Published, ApiError> {
-    let namespace = api.config.namespace(group.namespace());
-    let request = (
-        group.clone(),
-        request::Publish {
-            key: publish_key(None, publish.key.as_deref()),
-            data: publish.data,
-            from: None,
-            retention: namespace.retention(),
-            min_copies: namespace.min_copies.max(publish.min_copies),
-        },
-    );
-    let answer = api.ask(api.group_slot(&group), request).await;
-    api.metrics.publish_outcome(match &answer {
-        Ok(_) => "accepted",
-        Err(SlotError::Unknown) => "unknown",
-        Err(_) => "refused",
-    });
-    let request::Published { position, copies } = answer?;
+async fn send(api: &Api, group: GroupName, message: service::NewMessage) -> Result<Published, ApiError> {
+    let request::Published { position, copies } = api.service.publish(&By::Server, &group, message).await?;
     Ok(Published { epoch: position.epoch.to_string(), offset: position.offset, copies })
 }
 
@@ -322,7 +302,7 @@ fn data(api: &Api, raw: &RawValue, at: impl FnOnce() -> Vec<Loc>, problems: &mut
         let mut place = at();
         place.push(Loc::from("data"));
         let msg = format!("a message has at most {limit} bytes (limits.message_bytes), this has {}", text.len());
-        problems.add(Problem::new(place, "too_large", msg));
+        problems.add(Problem::new(place, Reason::TooLarge.code(), msg));
         return Bytes::new();
     }
     Bytes::copy_from_slice(text.as_bytes())

@@ -1,7 +1,7 @@
 //! HTTP: what backends call under `/v1`, what probes and balancers ask, and the documents. Every route stands in one
 //! table, and a test holds the table and the OpenAPI document to each other.
 //!
-//! Nothing here keeps state: a call is checked, asked of the primary of its slot through [`AskSlots`], and answered.
+//! Nothing here keeps state: a call is checked, asked of the primary of its slot through [`Service`], and answered.
 
 pub mod cluster;
 pub mod docs;
@@ -12,14 +12,14 @@ pub mod messages;
 pub mod probes;
 pub mod sessions;
 
-use std::{any::Any, fmt, future::Future, sync::Arc, time::Duration};
+use std::{any::Any, fmt, sync::Arc};
 
 use async_trait::async_trait;
 use axum::{
     Router as Routes,
     extract::{MatchedPath, Request, State},
     handler::Handler,
-    http::{HeaderValue, Method, StatusCode, Uri, header},
+    http::{HeaderValue, Method, Uri, header},
     middleware::{Next, from_fn, from_fn_with_state},
     response::{IntoResponse, Response},
     routing::{MethodFilter, MethodRouter, on},
@@ -34,27 +34,22 @@ use self::{
 use crate::{
     cluster::{health::LocalFacts, view::SharedView},
     config::Config,
-    id::{GroupName, NodeId, SessionId, SlotId},
-    logic::{
-        map::SharedMap,
-        request::{Ask, GroupInfo, SlotAnswer, SlotError, SlotRequest},
-    },
-    metrics::{Limit, Metrics},
-    router::{self, Router},
-    store::Store,
+    gateway::service::Service,
+    id::NodeId,
+    logic::{map::SharedMap, request::GroupInfo},
+    metrics::Metrics,
     token::Keyring,
+    wire::reason::Reason,
 };
 
 /// What the handlers work with; one for each node.
 pub struct Api {
-    /// Brings requests to the slots' primaries.
-    pub slots: Arc<dyn AskSlots>,
+    /// What is done for backends as for clients.
+    pub service: Service,
     /// This node's configuration.
     pub config: Arc<Config>,
     /// Signs the tokens of new sessions.
     pub keyring: Arc<Keyring>,
-    /// For the list of a user's sessions; sessions themselves are read from their slots.
-    pub store: Arc<dyn Store>,
     /// The newest map that this node has.
     pub maps: watch::Receiver<Option<SharedMap>>,
     /// The newest gossip view.
@@ -68,20 +63,6 @@ pub struct Api {
 impl fmt::Debug for Api {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Api").finish_non_exhaustive()
-    }
-}
-
-/// Brings a request to the primary of its slot.
-#[async_trait]
-pub trait AskSlots: Send + Sync + 'static {
-    /// As [`Router::carry`].
-    async fn call(&self, slot: SlotId, request: SlotRequest, deadline: Duration) -> Result<SlotAnswer, SlotError>;
-}
-
-#[async_trait]
-impl AskSlots for Router {
-    async fn call(&self, slot: SlotId, request: SlotRequest, deadline: Duration) -> Result<SlotAnswer, SlotError> {
-        self.carry(slot, request, deadline, None).await
     }
 }
 
@@ -110,33 +91,6 @@ pub struct GroupPage {
     pub more: bool,
     /// Nodes that did not answer: groups of theirs may be missing.
     pub missing_nodes: Vec<NodeId>,
-}
-
-impl Api {
-    /// Asks a slot's primary, within the configured deadline.
-    pub async fn ask<R: Ask>(&self, slot: SlotId, ask: R) -> Result<R::Answer, SlotError> {
-        let deadline = Duration::from_millis(self.config.limits.request_ms);
-        let answer = router::typed(self.slots.call(slot, ask.into_request(), deadline).await);
-        match answer {
-            Err(SlotError::Unknown) => self.metrics.limit_hit(Limit::RequestMs),
-            Err(SlotError::TooManyGroups) => self.metrics.limit_hit(Limit::GroupsPerSession),
-            _ => {}
-        }
-        answer
-    }
-
-    fn group_slot(&self, group: &GroupName) -> SlotId {
-        group.slot(self.slot_count())
-    }
-
-    fn session_slot(&self, session: SessionId) -> SlotId {
-        session.slot(self.slot_count())
-    }
-
-    /// The map knows how many there really are; the configuration only how many a new cluster gets.
-    fn slot_count(&self) -> u16 {
-        self.maps.borrow().as_ref().map_or(self.config.cluster.slots, |map| map.slot_count())
-    }
 }
 
 /// A line of the table of routes.
@@ -192,12 +146,12 @@ pub fn routes(api: Arc<Api>) -> Routes {
 
 async fn no_such_path(uri: Uri) -> ApiError {
     let msg = format!("there is nothing at {}: /docs lists what there is", uri.path());
-    ApiError::at(StatusCode::NOT_FOUND, loc!["path"], "not_found", msg)
+    ApiError::at(Reason::NotFound, loc!["path"], msg)
 }
 
 async fn no_such_method(method: Method, uri: Uri) -> ApiError {
     let msg = format!("{} does not take {method}: the Allow header lists what it takes", uri.path());
-    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", msg)
+    ApiError::saying(Reason::MethodNotAllowed, msg)
 }
 
 /// No answer is to be guessed at or kept by what stands between, unless its handler says otherwise.
@@ -224,12 +178,6 @@ async fn count_answer(
 fn panicked(_: Box<dyn Any + Send>) -> Response {
     // The panic hook has logged it.
     ApiError::internal().into_response()
-}
-
-/// Runs futures, so many at a time, and gives their results in the order of the futures.
-async fn in_order<T>(at_once: usize, futures: impl IntoIterator<Item = impl Future<Output = T>>) -> Vec<T> {
-    use futures_util::StreamExt;
-    futures_util::stream::iter(futures).buffered(at_once).collect().await
 }
 
 #[cfg(test)]

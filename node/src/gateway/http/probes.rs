@@ -19,6 +19,7 @@ use super::{
 use crate::{
     cluster::{health::Status, view::StoreView},
     metrics::CONTENT_TYPE,
+    wire::reason::Reason,
 };
 
 pub(super) fn table() -> Vec<Route> {
@@ -99,7 +100,7 @@ async fn livez() -> Json<Probe> {
 async fn readyz(State(api): State<Arc<Api>>) -> Result<Json<Probe>, ApiError> {
     match api.control.ready() {
         Ok(()) => Ok(Json(Probe { status: "ready" })),
-        Err(reason) => Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "not_ready", reason).retry_after(1)),
+        Err(reason) => Err(ApiError::saying(Reason::NotReady, reason)),
     }
 }
 

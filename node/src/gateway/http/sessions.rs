@@ -18,17 +18,18 @@ use super::{
     Api, Route,
     error::{ApiError, ErrorBody, Problem, Problems, loc},
     extract::{InPath, JsonBody, Object, Query, UserName, check_user, group_name, session_id},
-    in_order,
 };
 use crate::{
     clock,
     config::SessionConfig,
+    gateway::service::SessionsOfUser,
     id::{GroupName, SessionId},
     logic::{
         entry::{Grant, SessionChange, SessionRecord},
-        request::{ChangeSession, CreateSession, Done, EndSession, ReadSession, SessionView, SlotError},
+        request::SessionView,
     },
     metrics::Limit,
+    wire::reason::Reason,
 };
 
 /// Ten years; a session that lives longer is a mistake in the unit.
@@ -37,8 +38,6 @@ const TTL_MAX_S: u64 = 10 * 366 * 24 * 3600;
 const ATTRIBUTES_MAX_BYTES: usize = 8 << 10;
 const GRANTS_MAX: usize = 100;
 const PATTERN_MAX_BYTES: usize = 200;
-/// How many sessions of a user are asked for at once.
-const AT_ONCE: usize = 32;
 
 pub(super) fn table() -> Vec<Route> {
     vec![
@@ -224,16 +223,7 @@ async fn create(State(api): State<Arc<Api>>, JsonBody(new): JsonBody<NewSession>
         grants,
     };
     let id = record.id;
-    let created = api.ask(api.session_slot(id), (id, CreateSession { record })).await;
-    let created = created.map_err(|error| match error {
-        // Perhaps it was made, but nobody has its token: it ends by itself, and another may be made.
-        SlotError::Unknown => SlotError::StoreUnavailable(format!(
-            "it was not known to be stored within {} ms (limits.request_ms)",
-            api.config.limits.request_ms
-        )),
-        error => error,
-    })?;
-    let session = session(created)?;
+    let session = session(api.service.create(record, None).await?)?;
     let token = api.keyring.sign(id);
     let headers = [
         (header::LOCATION, HeaderValue::try_from(format!("/v1/sessions/{id}")).map_err(|_| ApiError::internal())?),
@@ -246,8 +236,7 @@ async fn create(State(api): State<Arc<Api>>, JsonBody(new): JsonBody<NewSession>
 #[utoipa::path(get, path = "/v1/sessions/{id}", tag = "sessions", params(("id" = String, Path, description = "The session's id", example = "0b5f6f0e-5a3c-4a57-9d6e-7f3c2a1b0c9d")),
     responses((status = 200, description = "The session", body = OneSession), (status = 404, description = "No such session", body = ErrorBody), (status = 410, description = "The session is over", body = ErrorBody)))]
 async fn read(State(api): State<Arc<Api>>, InPath(id): InPath<SessionId>) -> Result<Json<OneSession>, ApiError> {
-    let answer = api.ask(api.session_slot(id), (id, ReadSession)).await?;
-    Ok(Json(OneSession { session: session(answer)? }))
+    Ok(Json(OneSession { session: session(api.service.session(id).await?)? }))
 }
 
 /// Changes a session; its client is told at once.
@@ -288,10 +277,8 @@ async fn change(
 #[utoipa::path(delete, path = "/v1/sessions/{id}", tag = "sessions", params(("id" = String, Path, description = "The session's id", example = "0b5f6f0e-5a3c-4a57-9d6e-7f3c2a1b0c9d")),
     responses((status = 204, description = "It is over"), (status = 404, description = "No such session", body = ErrorBody)))]
 async fn end(State(api): State<Arc<Api>>, InPath(id): InPath<SessionId>) -> Result<StatusCode, ApiError> {
-    match api.ask(api.session_slot(id), (id, EndSession)).await {
-        Ok(Done) | Err(SlotError::SessionEnded(_)) => Ok(StatusCode::NO_CONTENT),
-        Err(error) => Err(error.into()),
-    }
+    api.service.end(id).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 /// Has a session join a group, its client too.
@@ -334,21 +321,9 @@ async fn of_user(
     let after = query.parsed("after", session_id);
     let limit = query.limit() as usize;
     query.done()?;
-    let mut ids = api.store.sessions_of_user(&user, after, limit + 1).await?;
-    let more = ids.len() > limit;
-    ids.truncate(limit);
-    let reads = ids.iter().copied().map(|id| api.ask(api.session_slot(id), (id, ReadSession)));
-    let mut page =
-        SessionPage { sessions: Vec::new(), unavailable: Vec::new(), next: ids.last().copied().filter(|_| more) };
-    for (id, answer) in ids.iter().zip(in_order(AT_ONCE, reads).await) {
-        match answer {
-            Ok(answer) => page.sessions.push(session(answer)?),
-            // It ended since the store was asked, or the store has not been told yet.
-            Err(SlotError::NoSession | SlotError::SessionEnded(_)) => {}
-            Err(_) => page.unavailable.push(*id),
-        }
-    }
-    Ok(Json(page))
+    let SessionsOfUser { sessions, unavailable, next } = api.service.of_user(&user, after, limit).await?;
+    let sessions = sessions.into_iter().map(session).collect::<Result<_, _>>()?;
+    Ok(Json(SessionPage { sessions, unavailable, next }))
 }
 
 /// Ends all sessions of a user. Where some could not be ended the answer is 503: repeat the call.
@@ -358,34 +333,11 @@ async fn end_of_user(
     State(api): State<Arc<Api>>,
     InPath(UserName(user)): InPath<UserName>,
 ) -> Result<Json<EndedSessions>, ApiError> {
-    const PAGE: usize = 200;
-    let (mut ended, mut failed, mut after) = (0, 0, None);
-    loop {
-        let ids = api.store.sessions_of_user(&user, after, PAGE).await?;
-        let ends = ids.iter().copied().map(|id| api.ask(api.session_slot(id), (id, EndSession)));
-        for answer in in_order(AT_ONCE, ends).await {
-            match answer {
-                Ok(_) => ended += 1,
-                Err(SlotError::NoSession | SlotError::SessionEnded(_)) => {}
-                Err(_) => failed += 1,
-            }
-        }
-        // One page of failures is enough to know that now is not the time.
-        if ids.len() < PAGE || failed > 0 {
-            break;
-        }
-        after = ids.last().copied();
-    }
-    if failed > 0 {
-        let msg = format!("{ended} sessions of the user were ended, at least {failed} could not be: repeat the call");
-        return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", msg).retry_after(1));
-    }
-    Ok(Json(EndedSessions { ended }))
+    Ok(Json(EndedSessions { ended: api.service.end_of_user(&user).await? }))
 }
 
 async fn changed(api: &Api, id: SessionId, change: SessionChange) -> Result<Json<OneSession>, ApiError> {
-    let answer = api.ask(api.session_slot(id), (id, ChangeSession { change })).await?;
-    Ok(Json(OneSession { session: session(answer)? }))
+    Ok(Json(OneSession { session: session(api.service.change(id, change).await?)? }))
 }
 
 fn session(view: SessionView) -> Result<Session, ApiError> {
@@ -439,7 +391,7 @@ fn attributes(raw: &RawValue, problems: &mut Problems) -> Bytes {
     }
     if text.len() > ATTRIBUTES_MAX_BYTES {
         let msg = format!("attributes have at most {ATTRIBUTES_MAX_BYTES} bytes, these have {}", text.len());
-        problems.add(Problem::new(loc!["body", "attributes"], "too_large", msg));
+        problems.add(Problem::new(loc!["body", "attributes"], Reason::TooLarge.code(), msg));
     }
     Bytes::copy_from_slice(text.as_bytes())
 }

@@ -6,7 +6,7 @@ use tokio::sync::oneshot;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use super::{
-    Answer, Ask, Counters, Join, JoinOutcome, Page, add,
+    Answer, Counters, Join, JoinOutcome, Page, add,
     requests::{Requests, Single, What},
 };
 use crate::{
@@ -20,6 +20,7 @@ use crate::{
     wire::{
         command::{ClientError, Event, RequestId},
         plain,
+        reason::Reason,
     },
 };
 
@@ -64,8 +65,8 @@ enum ListenerState {
 }
 
 /// What a group works with.
-pub(super) struct Surroundings<'a, A> {
-    pub(super) requests: &'a mut Requests<A>,
+pub(super) struct Surroundings<'a> {
+    pub(super) requests: &'a mut Requests,
     pub(super) counters: &'a Counters,
     /// Kept for its memory; empty between uses.
     pub(super) out: &'a mut Vec<Output>,
@@ -106,7 +107,7 @@ impl Group {
         self.feed.subscriber_count()
     }
 
-    pub(super) fn join<A: Ask>(&mut self, now_ms: u64, join: Join, around: &mut Surroundings<'_, A>) {
+    pub(super) fn join(&mut self, now_ms: u64, join: Join, around: &mut Surroundings<'_>) {
         let Join { outbox, request, member, since, page, report, .. } = join;
         let subscriber = outbox.connection;
         let state = ListenerState::Joining;
@@ -115,13 +116,13 @@ impl Group {
     }
 
     /// There is room for a page of what the connection is behind with.
-    pub(super) fn room<A: Ask>(
+    pub(super) fn room(
         &mut self,
         now_ms: u64,
         subscriber: Subscriber,
         page: Page,
         report: oneshot::Sender<JoinOutcome>,
-        around: &mut Surroundings<'_, A>,
+        around: &mut Surroundings<'_>,
     ) {
         let behind = |listener: &&mut Listener| listener.state == ListenerState::Behind;
         if let Some(listener) = self.listeners.get_mut(&subscriber).filter(behind) {
@@ -131,7 +132,7 @@ impl Group {
     }
 
     /// Steps the feed and does what it says; a connection that takes nothing more leaves at once.
-    pub(super) fn handle<A: Ask>(&mut self, now_ms: u64, input: Input, around: &mut Surroundings<'_, A>) {
+    pub(super) fn handle(&mut self, now_ms: u64, input: Input, around: &mut Surroundings<'_>) {
         let first_ended = around.ended.len();
         let mut done = first_ended;
         if let Input::Unsubscribe { subscriber, .. } = &input
@@ -160,7 +161,7 @@ impl Group {
         }
     }
 
-    fn step<A: Ask>(&mut self, now_ms: u64, input: Input, around: &mut Surroundings<'_, A>) {
+    fn step(&mut self, now_ms: u64, input: Input, around: &mut Surroundings<'_>) {
         let mut out = std::mem::take(around.out);
         self.feed.handle(now_ms, input, &mut out);
         for output in out.drain(..) {
@@ -169,7 +170,7 @@ impl Group {
         *around.out = out;
     }
 
-    fn perform<A: Ask>(&mut self, output: Output, around: &mut Surroundings<'_, A>) {
+    fn perform(&mut self, output: Output, around: &mut Surroundings<'_>) {
         let single =
             |attempt, subscriber, what| Single { slot: self.slot, group: self.name.clone(), attempt, subscriber, what };
         match output {
@@ -221,12 +222,12 @@ impl Group {
         }
     }
 
-    fn join_failed<A: Ask>(
+    fn join_failed(
         &mut self,
         subscriber: Subscriber,
         request: RequestId,
         error: &SlotError,
-        around: &mut Surroundings<'_, A>,
+        around: &mut Surroundings<'_>,
     ) {
         add(&around.counters.joins_failed, 1);
         let error_frame = plain::encode(&Event::Error(refusal(request, &self.name, error)));
@@ -243,7 +244,7 @@ impl Group {
         }
     }
 
-    fn tell<A: Ask>(&mut self, to: To, notice: Notice, around: &mut Surroundings<'_, A>) {
+    fn tell(&mut self, to: To, notice: Notice, around: &mut Surroundings<'_>) {
         let counters = around.counters;
         match (&to, &notice) {
             (To::AllBut(_), Notice::Message { .. }) => add(&counters.messages, 1),
@@ -280,13 +281,13 @@ impl Group {
     }
 
     /// A frame for many. `before` is set where it is a message: the position that it follows.
-    fn broadcast<A: Ask>(
+    fn broadcast(
         &mut self,
         except: &[Subscriber],
         before: Option<Position>,
         frame: &Utf8Bytes,
         hears: impl Fn(&Listener) -> bool,
-        around: &mut Surroundings<'_, A>,
+        around: &mut Surroundings<'_>,
     ) {
         let lags = before.filter(|_| self.lags);
         let mut reached = 0;
@@ -322,13 +323,7 @@ impl Group {
 
     /// A message for one that was missed. What does not fit is told later, whatever the namespace says of slow consumers:
     /// it is the node that sets the pace of a replay.
-    fn replay<A: Ask>(
-        &mut self,
-        subscriber: Subscriber,
-        before: Position,
-        frame: Utf8Bytes,
-        around: &mut Surroundings<'_, A>,
-    ) {
+    fn replay(&mut self, subscriber: Subscriber, before: Position, frame: Utf8Bytes, around: &mut Surroundings<'_>) {
         let Some(listener) = self.listeners.get_mut(&subscriber) else { return };
         if listener.state != ListenerState::Live {
             return;
@@ -342,21 +337,21 @@ impl Group {
 
     /// The connection had no room for what follows `before`, and is told no later message. The feed hears of it when it
     /// has said all.
-    fn park<A: Ask>(&mut self, subscriber: Subscriber, before: Position, around: &mut Surroundings<'_, A>) {
+    fn park(&mut self, subscriber: Subscriber, before: Position, around: &mut Surroundings<'_>) {
         if let Some(listener) = self.listeners.get_mut(&subscriber) {
             listener.state = ListenerState::Behind;
             around.full.push((subscriber, before));
         }
     }
 
-    fn tell_one<A: Ask>(&mut self, subscriber: Subscriber, frame: Utf8Bytes, around: &mut Surroundings<'_, A>) {
+    fn tell_one(&mut self, subscriber: Subscriber, frame: Utf8Bytes, around: &mut Surroundings<'_>) {
         if self.listeners.get(&subscriber).is_some_and(|listener| !listener.outbox.push(frame)) {
             self.drop_listener(subscriber, around);
         }
     }
 
     /// The connection takes nothing more. The feed hears of it when it has said all.
-    fn drop_listener<A: Ask>(&mut self, subscriber: Subscriber, around: &mut Surroundings<'_, A>) {
+    fn drop_listener(&mut self, subscriber: Subscriber, around: &mut Surroundings<'_>) {
         self.listeners.remove(&subscriber);
         add(&around.counters.dropped, 1);
         around.ended.push(subscriber);
@@ -376,13 +371,13 @@ fn event(group: &GroupName, notice: Notice) -> Event {
 }
 
 fn refusal(id: RequestId, group: &GroupName, error: &SlotError) -> ClientError {
-    let (code, why, retry_after_ms) = match error {
-        SlotError::Busy => ("busy", "too much is waiting for it", 500),
-        SlotError::Unknown => ("unknown_outcome", "its node did not answer in time", 1_000),
-        _ => ("unavailable", "no node can serve it now", 1_000),
+    let (reason, why, retry_after_ms) = match error {
+        SlotError::Busy => (Reason::Busy, "too much is waiting for it", 500),
+        SlotError::Unknown => (Reason::UnknownOutcome, "its node did not answer in time", 1_000),
+        _ => (Reason::Unavailable, "no node can serve it now", 1_000),
     };
     let message = format!("the group {group} was not joined: {why}; join it again after retry_after_ms");
-    ClientError { id, code, message, detail: Vec::new(), retry_after_ms: Some(retry_after_ms) }
+    ClientError { id, reason, message, detail: Vec::new(), retry_after_ms: Some(retry_after_ms) }
 }
 
 /// Messages as frames, while clients catch up: after a node's death thousands ask for the same ones.

@@ -8,8 +8,9 @@ use std::{
 
 use tokio::sync::{Semaphore, mpsc};
 
-use super::{Answer, Ask, Input};
+use super::{Answer, Input};
 use crate::{
+    gateway::ask::Ask,
     id::{AttachmentNumber, GroupName, Position, SessionId, SlotId},
     logic::{
         entry::Presence,
@@ -33,11 +34,10 @@ const LEAVE_TRIES: u32 = 3;
 const LEAVE_PAUSE: Duration = Duration::from_millis(500);
 
 /// A shard's requests.
-pub(super) struct Requests<A> {
-    ask: A,
+pub(super) struct Requests {
+    ask: Ask,
     inbox: mpsc::Sender<Input>,
     tasks: Tasks,
-    deadline: Duration,
     permits: Arc<Semaphore>,
     registers: BTreeMap<SlotId, Vec<(GroupName, Attempt, Position)>>,
     unregisters: BTreeMap<SlotId, Vec<(GroupName, Attempt)>>,
@@ -58,14 +58,13 @@ pub(super) enum What {
     Leave { session: SessionId, attachment: AttachmentNumber },
 }
 
-impl<A: Ask> Requests<A> {
-    pub(super) fn new(ask: A, inbox: mpsc::Sender<Input>, tasks: Tasks, deadline: Duration) -> Self {
+impl Requests {
+    pub(super) fn new(ask: Ask, inbox: mpsc::Sender<Input>, tasks: Tasks) -> Self {
         let permits = Arc::new(Semaphore::new(IN_FLIGHT));
         Self {
             ask,
             inbox,
             tasks,
-            deadline,
             permits,
             registers: BTreeMap::new(),
             unregisters: BTreeMap::new(),
@@ -100,17 +99,17 @@ impl<A: Ask> Requests<A> {
             let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
                 return;
             };
-            let (ask, inbox, deadline) = (self.ask.clone(), self.inbox.clone(), self.deadline);
+            let (ask, inbox) = (self.ask.clone(), self.inbox.clone());
             let task = self.next();
             self.tasks.spawn_detached("hub_request", async move {
                 let answer = match task {
-                    Task::Register { slot, interests } => register(&ask, slot, interests, deadline).await,
+                    Task::Register { slot, interests } => register(&ask, slot, interests).await,
                     Task::Unregister { slot, asked } => {
                         let groups = asked.iter().map(|(group, _)| group.clone()).collect();
-                        let _ = Box::pin(ask.ask(slot, Unregister(groups), deadline)).await;
+                        let _ = ask.upkeep(slot, Unregister(groups)).await;
                         Answer::Unregistered { slot, asked }
                     }
-                    Task::Single(single) => single_request(&ask, single, deadline).await,
+                    Task::Single(single) => single_request(&ask, single).await,
                     Task::Nothing => return,
                 };
                 drop(permit);
@@ -146,30 +145,25 @@ fn take_some<T>(queued: &mut BTreeMap<SlotId, Vec<T>>) -> Option<(SlotId, Vec<T>
     Some((slot, entry.remove()))
 }
 
-async fn register<A: Ask>(
-    ask: &A,
-    slot: SlotId,
-    interests: Vec<(GroupName, Attempt, Position)>,
-    deadline: Duration,
-) -> Answer {
+async fn register(ask: &Ask, slot: SlotId, interests: Vec<(GroupName, Attempt, Position)>) -> Answer {
     let asked = interests.iter().map(|(group, attempt, _)| (group.clone(), *attempt)).collect();
     let interests = interests.into_iter().map(|(group, _, since)| Interest { group, since: Some(since) }).collect();
-    let result = Box::pin(ask.ask(slot, Register(interests), deadline)).await;
+    let result = ask.upkeep(slot, Register(interests)).await;
     Answer::Registered { slot, asked, result }
 }
 
-async fn single_request<A: Ask>(ask: &A, single: Single, deadline: Duration) -> Answer {
+async fn single_request(ask: &Ask, single: Single) -> Answer {
     let Single { slot, group, attempt, subscriber, what } = single;
     match what {
         What::Join { member, since } => {
             let request = (group.clone(), Join { member, since });
-            let result = Box::pin(ask.ask(slot, request, deadline)).await;
+            let result = ask.of_slot(slot, request, None).await;
             Answer::Joined { slot, group, attempt, subscriber, result }
         }
         What::Leave { session, attachment } => {
             for tries in 1..=LEAVE_TRIES {
                 let request = (group.clone(), Leave { session, attachment });
-                match Box::pin(ask.ask(slot, request, deadline)).await {
+                match ask.upkeep(slot, request).await {
                     Ok(_) => break,
                     Err(error) if tries == LEAVE_TRIES => {
                         tracing::warn!(%group, %session, ?error, "a session could not be taken out of a group's presence");

@@ -10,7 +10,7 @@ use std::{
 use tokio::sync::{mpsc, watch};
 
 use super::{
-    Answer, Ask, Connections, Counters, Counts, Input, Join,
+    Answer, Connections, Counters, Counts, Input, Join,
     group::{Group, Surroundings},
     requests::Requests,
 };
@@ -38,9 +38,9 @@ const BATCH: usize = 256;
 const PARTIAL_BYTES: usize = 2 << 20;
 
 /// Owns the groups of its slots.
-pub(super) struct Shard<A> {
+pub(super) struct Shard {
     inbox: mpsc::Receiver<Input>,
-    requests: Requests<A>,
+    requests: Requests,
     maps: Watched<Option<SharedMap>>,
     view: Watched<SharedView>,
     slots: BTreeMap<SlotId, Slot>,
@@ -86,10 +86,10 @@ impl<T> Watched<T> {
     }
 }
 
-impl<A: Ask> Shard<A> {
+impl Shard {
     pub(super) fn new(
         inbox: mpsc::Receiver<Input>,
-        requests: Requests<A>,
+        requests: Requests,
         maps: watch::Receiver<Option<SharedMap>>,
         view: watch::Receiver<SharedView>,
         config: Arc<Config>,
@@ -373,7 +373,7 @@ impl<A: Ask> Shard<A> {
     }
 
     /// Does something with a group, where it is known, and keeps the shard's indexes true.
-    fn with_group(&mut self, id: SlotId, name: &GroupName, act: impl FnOnce(&mut Group, &mut Surroundings<'_, A>)) {
+    fn with_group(&mut self, id: SlotId, name: &GroupName, act: impl FnOnce(&mut Group, &mut Surroundings<'_>)) {
         let Some(group) = self.slots.get_mut(&id).and_then(|slot| slot.groups.get_mut(name)) else {
             return;
         };

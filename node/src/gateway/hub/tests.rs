@@ -2,22 +2,26 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use async_trait::async_trait;
 use proptest::prelude::*;
 use tokio::sync::watch;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
+use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::{
     cluster::view::{ClusterView, NodeState, NodeView, SharedView, StoreView},
     config::{LimitsConfig, SlowConsumer},
-    gateway::client::replays::Replays,
+    gateway::{
+        ask::{self, Primaries},
+        client::replays::Replays,
+    },
     id::NodeId,
     logic::{
         map::ClusterMap,
         request::{Done, GroupRequest, Join, Leave, SlotAnswer, SlotRequest},
     },
     metrics::Metrics,
-    router,
 };
 
 const EPOCH: Epoch = Epoch(7);
@@ -39,19 +43,15 @@ struct ScriptState {
     down: bool,
 }
 
-impl Ask for Script {
-    async fn ask<R: request::Ask>(
+#[async_trait]
+impl Primaries for Script {
+    async fn call(
         &self,
         _slot: SlotId,
-        request: R,
+        request: SlotRequest,
         _deadline: Duration,
-    ) -> Result<R::Answer, SlotError> {
-        router::typed(self.answer(request.into_request()).await)
-    }
-}
-
-impl Script {
-    async fn answer(&self, request: SlotRequest) -> Result<SlotAnswer, SlotError> {
+        _over: Option<&CancellationToken>,
+    ) -> ask::Answer {
         tokio::task::yield_now().await;
         let mut state = self.state.lock().unwrap();
         state.asked.push(request.clone());
@@ -164,7 +164,8 @@ impl Bench {
         let (view_sender, view) = watch::channel(Arc::new(ClusterView { me: member("me"), nodes }));
         let (script, tasks) = (Script::default(), Tasks::new());
         let slots = config.cluster.slots;
-        let hub = Hub::start_with(script.clone(), 2, map, view, Arc::new(config), tasks.clone());
+        let ask = Ask::new(Arc::new(script.clone()), map.clone(), &config, Metrics::new());
+        let hub = Hub::start_with(ask, 2, map, view, Arc::new(config), tasks.clone());
         hub.peer_connected(&member("p")).await;
         hub.peer_connected(&member("q")).await;
         Self { script, hub, maps, _view: view_sender, tasks, slots }
@@ -346,12 +347,7 @@ async fn a_connection_that_is_gone_has_no_subscriptions() {
     bench.hub.left_all(1).await;
     assert_eq!(bench.hub.membership(), BTreeMap::from([(one.clone(), 1), (two.clone(), 1)]));
     a.take();
-    b.cut(crate::gateway::client::outbox::Closing {
-        code: crate::wire::command::ByeCode::Idle,
-        reason: String::new(),
-        reconnect: true,
-        after_ms: 0,
-    });
+    b.cut(crate::gateway::client::outbox::Closing::new(crate::wire::reason::Reason::Idle));
     bench.publish(&one).await;
     wait_until("the closing connection was noticed", || bench.hub.membership() == BTreeMap::from([(two.clone(), 1)]))
         .await;

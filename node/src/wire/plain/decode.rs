@@ -13,14 +13,11 @@ use uuid::Uuid;
 use super::{DEPTH_MAX, ID_MAX_BYTES, LIMIT_DEFAULT, LIMIT_MAX, Limits};
 use crate::{
     id::{Epoch, GroupName, Position, SessionId},
-    wire::command::{ClientError, Command, Detail, RequestId},
+    wire::{
+        command::{ClientError, Command, Detail, RequestId},
+        reason::Reason,
+    },
 };
-
-/// The error code of a frame that is not a JSON object at all: whoever sends it does not speak this protocol.
-pub const BAD_JSON: &str = "bad_json";
-
-/// The error code of a frame with faults in its fields: the connection goes on.
-pub const INVALID: &str = "invalid";
 
 /// So many fields of a frame are looked at; no type has half as many.
 const FIELDS_MAX: usize = 16;
@@ -42,7 +39,7 @@ pub fn decode(text: &str, limits: &Limits) -> Result<Command, ClientError> {
     if let Err(fault) = read {
         return Err(ClientError {
             id,
-            code: BAD_JSON,
+            reason: Reason::BadJson,
             message: format!("{fault}; a frame is one JSON object, for instance {{\"type\":\"heartbeat\"}}"),
             detail: vec![Detail { loc: Vec::new(), msg: fault, kind: "json" }],
             retry_after_ms: None,
@@ -127,7 +124,7 @@ impl Faults {
             [one] => told(one),
             [first, rest @ ..] => format!("{} (and {} more)", told(first), rest.len() + self.more),
         };
-        ClientError { id, code: INVALID, message, detail: self.details, retry_after_ms: None }
+        ClientError { id, reason: Reason::Invalid, message, detail: self.details, retry_after_ms: None }
     }
 }
 

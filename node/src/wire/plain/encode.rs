@@ -3,7 +3,6 @@
 use bytes::Bytes;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
-use super::bye_name;
 use crate::{
     id::{Epoch, GroupName},
     logic::entry::{Message, Presence},
@@ -142,11 +141,11 @@ impl Frame {
                 self.position(group, *epoch, *offset);
             }
             Event::Displaced => self.begin("displaced", &None),
-            Event::Bye { code, reason, reconnect, after_ms } => {
+            Event::Bye { reason, words, after_ms } => {
                 self.begin("bye", &None);
-                self.text("code", bye_name(*code));
-                self.text("reason", reason);
-                self.bool("reconnect", *reconnect);
+                self.text("code", reason.code());
+                self.text("reason", words);
+                self.bool("reconnect", reason.comes_back());
                 self.number("after_ms", *after_ms);
             }
             Event::Welcome { .. }
@@ -162,7 +161,7 @@ impl Frame {
 
     fn error(&mut self, error: &ClientError) {
         self.begin("error", &error.id);
-        self.text("code", error.code);
+        self.text("code", error.reason.code());
         self.text("message", &error.message);
         self.list("detail", &error.detail, |frame, detail| {
             // The first field of an object: no comma before it.

@@ -7,7 +7,10 @@ use super::*;
 use crate::{
     id::{Epoch, GroupName, Position, SessionId},
     logic::entry::{Message, Presence, Publisher},
-    wire::command::{ClientError, Command, Detail, Event, RequestId},
+    wire::{
+        command::{ClientError, Command, Detail, Event, RequestId},
+        reason::Reason,
+    },
 };
 
 const LIMITS: Limits = Limits { message_bytes: 64 << 10 };
@@ -81,12 +84,12 @@ fn reads_each_command() {
 }
 
 /// The faults of a frame as `field.path type`.
-fn faults(frame: &str) -> (RequestId, &'static str, Vec<String>) {
+fn faults(frame: &str) -> (RequestId, Reason, Vec<String>) {
     let error = decode(frame, &LIMITS).expect_err(frame);
     assert!(!error.message.is_empty());
     (
         error.id,
-        error.code,
+        error.reason,
         error.detail.iter().map(|detail| format!("{} {}", detail.loc.join("."), detail.kind)).collect(),
     )
 }
@@ -97,7 +100,7 @@ fn names_the_field_at_fault() {
         let (id, code, found) = faults(frame);
         assert_eq!(
             (id, code, found),
-            (wanted_id, INVALID, wanted.iter().map(|&text| text.to_owned()).collect()),
+            (wanted_id, Reason::Invalid, wanted.iter().map(|&text| text.to_owned()).collect()),
             "{frame}"
         );
     };
@@ -181,7 +184,7 @@ fn names_the_nearest_known_word() {
 fn tells_what_is_not_json_apart_and_keeps_the_id() {
     let check = |frame: &str, wanted: RequestId| {
         let (id, code, _) = faults(frame);
-        assert_eq!((id, code), (wanted, BAD_JSON), "{frame}");
+        assert_eq!((id, code), (wanted, Reason::BadJson), "{frame}");
     };
     check("", None);
     check("hello", None);
@@ -213,7 +216,7 @@ fn a_depth_bomb_is_refused_and_harms_nobody() {
         let bomb = format!(r#"{{"{field}":{}{}}}"#, "[".repeat(60_000), "]".repeat(60_000));
         assert!(decode(&bomb, &LIMITS).is_err());
     }
-    assert_eq!(faults(&"[".repeat(128 << 10)).1, BAD_JSON);
+    assert_eq!(faults(&"[".repeat(128 << 10)).1, Reason::BadJson);
     // Brackets in strings are no levels.
     let text = format!(r#"{{"type":"publish","group":"g","data":"{}\"["}}"#, "[".repeat(1_000));
     assert!(decode(&text, &LIMITS).is_ok());
@@ -299,7 +302,7 @@ fn writes_each_answer() {
     check(
         Event::Error(ClientError {
             id: id("6"),
-            code: "invalid",
+            reason: Reason::Invalid,
             message: "m".into(),
             detail,
             retry_after_ms: Some(50),
@@ -346,7 +349,7 @@ fn writes_each_push() {
     );
     check(Event::Displaced, json!({"type":"displaced"}));
     check(
-        Event::Bye { code: ByeCode::SlowConsumer, reason: "r".into(), reconnect: true, after_ms: 9 },
+        Event::Bye { reason: Reason::SlowConsumer, words: "r".into(), after_ms: 9 },
         json!({"type":"bye","code":"slow_consumer","reason":"r","reconnect":true,"after_ms":9}),
     );
 }
@@ -356,28 +359,6 @@ fn broken_bytes_from_a_peer_do_not_panic() {
     let message = Message { offset: 4, data: Bytes::from_static(b"\"\xff\""), from: None, at_ms: 7 };
     let frame = encode(&Event::Message { group: group("g"), epoch: Epoch(1), message });
     assert!(serde_json::from_str::<Value>(&frame).is_ok());
-}
-
-#[test]
-fn each_bye_has_a_close_code_of_its_own() {
-    use ByeCode::*;
-    let all = [
-        Draining,
-        Displaced,
-        SessionEnded,
-        HelloTimeout,
-        Idle,
-        SlowConsumer,
-        BadFrame,
-        RateLimited,
-        Unauthorized,
-        Unavailable,
-    ];
-    let codes: std::collections::BTreeSet<_> = all.iter().map(|&code| close_code(code)).collect();
-    let names: std::collections::BTreeSet<_> = all.iter().map(|&code| bye_name(code)).collect();
-    assert!(
-        codes.len() == all.len() && names.len() == all.len() && codes.iter().all(|code| (4000..5000).contains(code))
-    );
 }
 
 const VALID: [&str; 6] = [

@@ -41,13 +41,13 @@ fn displace(number: AttachmentNumber) -> Push {
 }
 
 /// What the client gets last, and with which code it is closed.
-fn goodbye(outbox: &Outbox) -> (Vec<String>, Option<ByeCode>) {
+fn goodbye(outbox: &Outbox) -> (Vec<String>, Option<Reason>) {
     let batch = outbox.take();
-    (batch.frames.iter().map(|frame| frame.as_str().to_owned()).collect(), batch.closing.map(|closing| closing.code))
+    (batch.frames.iter().map(|frame| frame.as_str().to_owned()).collect(), batch.closing.map(|closing| closing.reason))
 }
 
-fn said_displaced() -> (Vec<String>, Option<ByeCode>) {
-    (vec![r#"{"type":"displaced"}"#.to_owned()], Some(ByeCode::Displaced))
+fn said_displaced() -> (Vec<String>, Option<Reason>) {
+    (vec![r#"{"type":"displaced"}"#.to_owned()], Some(Reason::Displaced))
 }
 
 async fn confirmed(bench: &Bench, number: AttachmentNumber) {
@@ -110,7 +110,7 @@ async fn news_that_overtakes_the_attachment_is_not_forgotten() {
     push(&bench, Push::Session(SESSION, SessionPush::Ended { reason: EndReason::Expired })).await;
     let (six, outbox_6, _record) = attachment(6, 3);
     assert_eq!(attachments.insert(six), Err(NotAttached::Ended(EndReason::Expired)));
-    assert_eq!(goodbye(&outbox_6), (vec![], Some(ByeCode::SessionEnded)));
+    assert_eq!(goodbye(&outbox_6), (vec![], Some(Reason::SessionEnded)));
     bench.end().await;
 }
 
@@ -124,7 +124,7 @@ async fn a_session_that_ends_or_changes_is_told_to_its_connection() {
     assert!(changed.has_changed().unwrap());
     assert_eq!(changed.borrow().last_used_ms, 5);
     push(&bench, Push::Session(SESSION, SessionPush::Ended { reason: EndReason::Ended })).await;
-    assert_eq!(goodbye(&outbox), (vec![], Some(ByeCode::SessionEnded)));
+    assert_eq!(goodbye(&outbox), (vec![], Some(Reason::SessionEnded)));
     assert!(bench.hub.attachments().is_empty());
     bench.end().await;
 }

@@ -4,28 +4,31 @@ mod answers;
 mod document;
 mod validation;
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Mutex};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Mutex, time::Duration};
 
 use axum::{
     body::{Body, to_bytes},
     http::{Request as HttpRequest, response::Parts},
 };
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 use uuid::Uuid;
 
 use super::*;
 use crate::{
     cluster::view::{ClusterView, Load, NodeState, NodeView, StoreView},
-    id::{Epoch, Generation, Member, Position},
+    gateway::ask::{Ask, Primaries},
+    id::{Epoch, Generation, GroupName, Member, Position, SessionId, SlotId},
     logic::{
         entry::{EndReason, Message, Presence, SessionRecord},
         map::ClusterMap,
         request::{
             CreateSession, Done, GroupRequest, History, MemberPage, Publish, Published, SessionRequest, SessionView,
+            SlotAnswer, SlotError, SlotRequest,
         },
     },
-    store::{MapChange, StoreError, WriteVersion},
+    store::{MapChange, Store, StoreError, WriteVersion},
 };
 
 const KEY: &str = "test-key-0123456789";
@@ -41,8 +44,8 @@ struct Fake {
 }
 
 #[async_trait]
-impl AskSlots for Fake {
-    async fn call(&self, _: SlotId, request: SlotRequest, _: Duration) -> Answer {
+impl Primaries for Fake {
+    async fn call(&self, _: SlotId, request: SlotRequest, _: Duration, _: Option<&CancellationToken>) -> Answer {
         let answer = (self.answer)(&request);
         self.asked.lock().unwrap().push(request);
         match answer {
@@ -223,14 +226,16 @@ impl Server {
         let nodes = nodes.into_iter().map(|(name, alive)| (node(name), node_view(name, alive))).collect();
         let (views, view) = watch::channel(Arc::new(ClusterView { me, nodes }));
         let fake = Arc::new(Fake { answer: Box::new(answer), asked: Mutex::default() });
+        let (config, metrics) = (Arc::new(config), Metrics::new());
+        let ask = Ask::new(fake.clone(), maps.clone(), &config, metrics.clone());
+        let service = Service::new(ask, config.clone(), Arc::new(FakeStore), metrics.clone());
         let routes = routes(Arc::new(Api {
-            slots: fake.clone(),
-            config: Arc::new(config),
+            service,
+            config,
             keyring: Arc::new(keyring()),
-            store: Arc::new(FakeStore),
             maps,
             view,
-            metrics: Metrics::new(),
+            metrics,
             control: Arc::new(FakeControl { ready }),
         }));
         Self { routes, fake, _held: (map, views) }

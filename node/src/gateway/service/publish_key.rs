@@ -8,7 +8,7 @@ use crate::id::{PublishKey, SessionId};
 ///
 /// A cryptographic hash, cut: with a weaker one a client could find a key of its own that collides with the next one of
 /// somebody else, whose publish would then be taken for a repeat and dropped.
-pub fn publish_key(session: Option<SessionId>, key: Option<&str>) -> PublishKey {
+pub(super) fn publish_key(session: Option<SessionId>, key: Option<&str>) -> PublishKey {
     let Some(key) = key else { return PublishKey(rand::random()) };
     let mut hash = Sha256::new();
     match session {

@@ -1,0 +1,150 @@
+//! A connection whose session is attached, until it ends: frames become jobs, and what the jobs say is written.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::watch;
+
+use super::{
+    hello::Opened,
+    jobs::{Client, Job},
+    lanes::Lanes,
+    socket::{Ending, Heard, Over, Socket, read},
+};
+use crate::{
+    gateway::door::reasons::Refused,
+    logic::entry::SessionRecord,
+    metrics::Limit,
+    wire::{
+        command::{Command, Event},
+        reason::Reason,
+    },
+};
+
+/// Serves an attached client until the connection ends. `early`: a frame that came before the welcome.
+pub(super) async fn talk(socket: &mut Socket, opened: Opened, early: Option<Bytes>) -> Over {
+    let Opened { client, changes, welcome, restore } = opened;
+    client.tell(&welcome);
+    let mut lanes = Lanes::new(&client.gateway.config.limits);
+    for (group, since) in restore {
+        // Only requests are ever given back.
+        let _ = lanes.add(group, Job::Restore { since });
+    }
+    let mut talk = Talk { socket, client, lanes, changes: Some(changes) };
+    let over = talk.run(early).await;
+    match over {
+        Err(Some(ending)) => talk.socket.last_words(ending).await,
+        Err(None) => None,
+        Ok(over) => over,
+    }
+}
+
+struct Talk<'a> {
+    socket: &'a mut Socket,
+    client: Arc<Client>,
+    lanes: Lanes,
+    changes: Option<watch::Receiver<Arc<SessionRecord>>>,
+}
+
+impl Talk<'_> {
+    /// Until the connection ends: by what was written, or (the error) by what the client sent, before which what is queued
+    /// is still written.
+    async fn run(&mut self, early: Option<Bytes>) -> Result<Over, Over> {
+        if let Some(text) = early {
+            self.frame(&text)?;
+        }
+        loop {
+            self.lanes.start(&self.client);
+            tokio::select! {
+                () = self.client.outbox.ready() => match self.socket.write().await {
+                    Ok(behind) => {
+                        for group in behind {
+                            // Only requests are ever given back.
+                            let _ = self.lanes.add(group, Job::Replay);
+                        }
+                    }
+                    Err(over) => return Ok(over),
+                },
+                heard = self.socket.next() => {
+                    if let Heard::Frame(text) = heard? {
+                        self.frame(&text)?;
+                    }
+                }
+                () = self.lanes.finished(), if self.lanes.is_busy() => {}
+                () = changed(&mut self.changes) => self.record_changed(),
+            }
+        }
+    }
+
+    /// Deals with a frame.
+    fn frame(&mut self, text: &Bytes) -> Result<(), Over> {
+        let wait_ms = self.socket.counted()?;
+        let limits = &self.client.gateway.config.limits;
+        let command = match read(text, limits.message_bytes) {
+            Ok(command) => command,
+            Err(error) if error.reason == Reason::BadJson => {
+                let ending = Ending::bad_frame(error.message.clone());
+                return Err(Some(ending.after(&Event::Error(error))));
+            }
+            Err(error) => {
+                if error.detail.iter().any(|detail| detail.kind == "too_long" && detail.loc == ["data"]) {
+                    self.client.gateway.metrics.limit_hit(Limit::MessageBytes);
+                }
+                self.client.tell(&Event::Error(error));
+                return Ok(());
+            }
+        };
+        if let Some(wait_ms) = wait_ms {
+            let words = format!(
+                "more than {} operations a second (limits.operations_per_s): not done, try again later",
+                limits.operations_per_s
+            );
+            self.refuse(&command, Refused::saying(Reason::RateLimited, words).after(wait_ms));
+            return Ok(());
+        }
+        self.command(command);
+        Ok(())
+    }
+
+    fn command(&mut self, command: Command) {
+        let (group, job) = match command {
+            Command::Hello { .. } => return self.refuse(&command, Refused::new(Reason::HelloAgain)),
+            Command::Heartbeat { id } => return self.client.tell(&Event::Heartbeat { id }),
+            Command::Join { id, group, since } => (group, Job::Join { id, since }),
+            Command::Leave { id, group } => (group, Job::Leave { id }),
+            Command::Publish { id, group, data, key } => (group, Job::Publish { id, data, key }),
+            Command::History { id, group, since, limit } => (group, Job::History { id, since, limit }),
+            Command::Members { id, group, after, limit } => (group, Job::Members { id, after, limit }),
+        };
+        if let Err(job) = self.lanes.add(group, job) {
+            self.client.gateway.metrics.limit_hit(Limit::RequestsInFlight);
+            let words = "too many requests of this connection are under way (limits.requests_in_flight): not done, wait for answers";
+            self.client.tell(&Event::Error(Refused::saying(Reason::Busy, words).frame(job.id().clone())));
+        }
+    }
+
+    fn refuse(&self, command: &Command, refused: Refused) {
+        self.client.tell(&Event::Error(refused.frame(command.id().clone())));
+    }
+
+    /// The session's record was changed over HTTP, or there will be no more changes.
+    fn record_changed(&mut self) {
+        let Some(changes) = &mut self.changes else { return };
+        if changes.has_changed().is_err() {
+            self.changes = None;
+            return;
+        }
+        let record = changes.borrow_and_update().clone();
+        for group in self.client.record_changed(&record) {
+            let _ = self.lanes.add(group, Job::Reconcile);
+        }
+    }
+}
+
+/// Waits for a change, or for the end of changes; for ever where that has been seen. Cancel-safe.
+async fn changed(changes: &mut Option<watch::Receiver<Arc<SessionRecord>>>) {
+    match changes {
+        Some(changes) => drop(changes.changed().await),
+        None => std::future::pending().await,
+    }
+}

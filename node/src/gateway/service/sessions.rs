@@ -1,0 +1,144 @@
+//! Sessions: made, read, changed, ended; attached and detached; those of a user.
+
+use tokio_util::sync::CancellationToken;
+
+use super::{Service, in_order};
+use crate::{
+    gateway::door::reasons::Refused,
+    id::{AttachmentNumber, GroupName, SessionId},
+    logic::{
+        entry::{SessionChange, SessionRecord},
+        request::{
+            Attach, Attached, ChangeSession, CreateSession, Detach, Done, EndSession, ReadSession, RecordJoin,
+            RecordLeave, SessionView, SlotError,
+        },
+    },
+    wire::reason::Reason,
+};
+
+/// How many sessions of a user are asked for at once.
+const AT_ONCE: usize = 32;
+/// How many sessions of a user are ended in one round.
+const END_PAGE: usize = 200;
+
+/// A page of a user's sessions.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct SessionsOfUser {
+    /// By id.
+    pub sessions: Vec<SessionView>,
+    /// Those that could not be read now.
+    pub unavailable: Vec<SessionId>,
+    /// Where the next page begins; nothing at the end.
+    pub next: Option<SessionId>,
+}
+
+impl Service {
+    /// Creates a session and stores it. Once `over` is cancelled nothing is tried again.
+    pub async fn create(
+        &self,
+        record: SessionRecord,
+        over: Option<&CancellationToken>,
+    ) -> Result<SessionView, Refused> {
+        let id = record.id;
+        let created = self.ask.of_session(id, CreateSession { record }, over).await;
+        let created = created.map_err(|error| match error {
+            // Perhaps it was made, but nobody has its token: it ends by itself, and another may be made.
+            SlotError::Unknown => SlotError::StoreUnavailable(format!(
+                "it was not known to be stored within {} ms (limits.request_ms)",
+                self.config.limits.request_ms
+            )),
+            error => error,
+        });
+        Ok(created?)
+    }
+
+    /// Reads a session.
+    pub async fn session(&self, session: SessionId) -> Result<SessionView, Refused> {
+        Ok(self.ask.of_session(session, ReadSession, None).await?)
+    }
+
+    /// Changes a session; stored before the answer.
+    pub async fn change(&self, session: SessionId, change: SessionChange) -> Result<SessionView, Refused> {
+        Ok(self.ask.of_session(session, ChangeSession { change }, None).await?)
+    }
+
+    /// Ends a session. Whether it was this call that ended it; one that had ended before is no error.
+    pub async fn end(&self, session: SessionId) -> Result<bool, Refused> {
+        match self.ask.of_session(session, EndSession, None).await {
+            Ok(Done) => Ok(true),
+            Err(SlotError::SessionEnded(_)) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Gives a session to a connection. Once `over` is cancelled nothing is tried again.
+    pub async fn attach(
+        &self,
+        session: SessionId,
+        connection: u64,
+        over: &CancellationToken,
+    ) -> Result<Attached, Refused> {
+        Ok(self.ask.of_session(session, Attach { connection, waited_ms: 0 }, Some(over)).await?)
+    }
+
+    /// The connection of this attachment is gone.
+    pub async fn detach(&self, session: SessionId, attachment: AttachmentNumber) -> Result<(), Refused> {
+        self.ask.of_session(session, Detach { attachment }, None).await?;
+        Ok(())
+    }
+
+    /// Writes into a session's record that it is in a group.
+    pub async fn enter(&self, session: SessionId, group: GroupName) -> Result<(), Refused> {
+        self.ask.of_session(session, RecordJoin { group }, None).await?;
+        Ok(())
+    }
+
+    /// Writes into a session's record that it is not in a group any more.
+    pub async fn leave(&self, session: SessionId, group: GroupName) -> Result<(), Refused> {
+        self.ask.of_session(session, RecordLeave { group }, None).await?;
+        Ok(())
+    }
+
+    /// Reads the sessions of a user, by id, at most `limit` of them.
+    pub async fn of_user(&self, user: &str, after: Option<SessionId>, limit: usize) -> Result<SessionsOfUser, Refused> {
+        let mut ids = self.store.sessions_of_user(user, after, limit + 1).await?;
+        let more = ids.len() > limit;
+        ids.truncate(limit);
+        let mut page = SessionsOfUser { next: ids.last().copied().filter(|_| more), ..SessionsOfUser::default() };
+        let reads = ids.iter().copied().map(|id| self.session(id));
+        for (id, read) in ids.iter().zip(in_order(AT_ONCE, reads).await) {
+            match read {
+                Ok(session) => page.sessions.push(session),
+                // It ended since the store was asked, or the store has not been told yet.
+                Err(refused) if refused.is_session_over() => {}
+                Err(_) => page.unavailable.push(*id),
+            }
+        }
+        Ok(page)
+    }
+
+    /// Ends all sessions of a user; how many this call ended. `Unavailable` where some could not be ended.
+    pub async fn end_of_user(&self, user: &str) -> Result<u64, Refused> {
+        let (mut ended, mut failed, mut after) = (0, 0, None);
+        loop {
+            let ids = self.store.sessions_of_user(user, after, END_PAGE).await?;
+            for result in in_order(AT_ONCE, ids.iter().copied().map(|id| self.end(id))).await {
+                match result {
+                    Ok(by_this_call) => ended += u64::from(by_this_call),
+                    Err(refused) if refused.is_session_over() => {}
+                    Err(_) => failed += 1,
+                }
+            }
+            // One page of failures is enough to know that now is not the time.
+            if ids.len() < END_PAGE || failed > 0 {
+                break;
+            }
+            after = ids.last().copied();
+        }
+        if failed == 0 {
+            return Ok(ended);
+        }
+        let words = format!("{ended} sessions of the user were ended, at least {failed} could not be: repeat the call");
+        Err(Refused::saying(Reason::Unavailable, words))
+    }
+}
