@@ -356,8 +356,8 @@ pub const TABLE: &[Planted] = &[
         &[edit(
             "logic/feed/position.rs",
             "            self.catch_up(attempt, point, out);",
-            r#"            if planted!("LosesThePosition") && point.head > position.offset {
-                self.position = Some(Position { epoch: point.epoch, offset: point.head });
+            r#"            if planted!("LosesThePosition") && point.up_to > position.offset {
+                self.position = Some(Position { epoch: point.epoch, offset: point.up_to });
             } else {
                 self.catch_up(attempt, point, out);
             }"#,
@@ -417,11 +417,12 @@ pub const TABLE: &[Planted] = &[
         10,
         &[edit(
             "logic/primary/joins.rs",
-            "let (epoch, mut head) = (log.epoch(), log.head());",
-            r#"let (epoch, mut head) = (log.epoch(), log.head());
+            "        let mut up_to = head;\n",
+            r#"        let mut up_to = head;
         if planted!("JoinsBeyondCommit") {
-            head += self.replica.uncommitted() as u64;
-        }"#,
+            up_to += self.replica.uncommitted() as u64;
+        }
+"#,
         )],
     ),
     bug(

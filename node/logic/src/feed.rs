@@ -28,7 +28,7 @@ use buffers::{Held, Recent};
 
 use super::{
     entry::{Message, Presence},
-    request::{JoinPoint, PAGE_BYTES, SlotError},
+    request::{JoinPoint, SlotError},
 };
 use crate::id::{AttachmentNumber, Epoch, Position, SessionId, Term};
 
@@ -64,8 +64,6 @@ pub struct FeedSettings {
     pub join_ms: u64,
     /// For each of the two buffers.
     pub bounds: Bounds,
-    /// What a primary's answer to a join carries, about.
-    pub page_bytes: usize,
 }
 
 impl Default for FeedSettings {
@@ -81,7 +79,6 @@ impl Default for FeedSettings {
             answer_ms: 12_000,
             join_ms: 8_000,
             bounds: Bounds { messages: 4_096, bytes: 4 << 20 },
-            page_bytes: PAGE_BYTES,
         }
     }
 }
@@ -122,8 +119,6 @@ pub enum Input {
         attempt: Attempt,
         /// The answer.
         result: Result<JoinPoint, SlotError>,
-        /// The answer was too large to hold all: what it does not tell has to be asked for.
-        partial: bool,
     },
     /// To [`Output::AskUnregister`], whatever the answer.
     UnregisterAnswer {
@@ -441,10 +436,7 @@ impl Feed {
                 self.join_answer(now_ms, attempt, subscriber, result, out);
                 self.depart_after_join(attempt, subscriber, out);
             }
-            Input::RegisterAnswer { attempt, result, partial } => {
-                self.register_again |= partial && result.is_ok();
-                self.register_answer(now_ms, attempt, result, out);
-            }
+            Input::RegisterAnswer { attempt, result } => self.register_answer(now_ms, attempt, result, out),
             Input::UnregisterAnswer { attempt } => {
                 if self.unregistering == Some(attempt) {
                     self.unregistering = None;

@@ -338,7 +338,7 @@ impl World {
     pub(super) fn registered(&mut self, node: usize, asked: &Asked, result: Result<Vec<JoinPoint>, SlotError>) {
         let point = |points: Vec<JoinPoint>| points.into_iter().next().ok_or(SlotError::Unavailable);
         let result = result.and_then(point);
-        let input = feed::Input::RegisterAnswer { attempt: asked.attempt, result, partial: false };
+        let input = feed::Input::RegisterAnswer { attempt: asked.attempt, result };
         self.feed(node, &asked.group, input);
     }
 

@@ -159,13 +159,15 @@ impl Feed {
             Ok(point) => point,
             Err(_) => return self.retry(now_ms),
         };
+        // What it does not tell has to be asked for.
+        self.register_again |= point.is_partial();
         if point.epoch == position.epoch {
             self.catch_up(attempt, point, out);
         } else {
-            let position = Position { epoch: point.epoch, offset: point.head };
+            let position = Position { epoch: point.epoch, offset: point.up_to };
             self.position = Some(position);
             self.log_known_at = self.last_attempt;
-            self.recent.restart(point.head);
+            self.recent.restart(point.up_to);
             self.ahead.clear();
             self.tell_all(Notice::Reset(position), out);
         }
@@ -174,14 +176,14 @@ impl Feed {
 
     /// Delivers what an answer brought, and declares what it proves to be gone.
     pub(super) fn catch_up(&mut self, attempt: Attempt, point: JoinPoint, out: &mut Vec<Output>) {
-        let JoinPoint { epoch, head, messages, .. } = point;
-        let behind = self.position.map_or(head, |position| position.offset);
-        for message in contiguous_up_to(head, messages, behind) {
+        let JoinPoint { epoch, up_to, messages, .. } = point;
+        let behind = self.position.map_or(up_to, |position| position.offset);
+        for message in contiguous_up_to(up_to, messages, behind) {
             self.held.insert(epoch, message, attempt);
         }
         self.deliver_held(out);
-        while let Some(position) = self.position.filter(|position| position.offset < head) {
-            let next = self.held.first_after(position).map_or(head, |offset| (offset - 1).min(head));
+        while let Some(position) = self.position.filter(|position| position.offset < up_to) {
+            let next = self.held.first_after(position).map_or(up_to, |offset| (offset - 1).min(up_to));
             self.declare_gap(position, next, out);
             self.deliver_held(out);
         }

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use proptest::prelude::*;
 
 use super::*;
-use crate::{id::GroupName, request::MESSAGE_OVERHEAD_BYTES};
+use crate::id::GroupName;
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -124,7 +124,7 @@ fn message(epoch: Epoch, offset: u64) -> Message {
 impl World {
     fn new() -> Self {
         let bounds = Bounds { messages: 8, bytes: 1 << 20 };
-        let settings = FeedSettings { bounds, page_bytes: PAGE * MESSAGE_OVERHEAD_BYTES, ..FeedSettings::default() };
+        let settings = FeedSettings { bounds, ..FeedSettings::default() };
         Self {
             feed: Feed::new(settings, 0),
             now_ms: 0,
@@ -274,18 +274,14 @@ impl World {
             let recovered =
                 since.is_none_or(|since| since.epoch == epoch && since.offset <= head && since.offset + 1 >= kept);
             let messages: Vec<_> = (first..=head).map(|offset| message(epoch, offset)).take(PAGE).collect();
-            let head = messages.last().map_or(head, |message| message.offset);
-            JoinPoint { group: GroupName::parse("g").unwrap(), epoch, head, recovered, messages }
+            let up_to = messages.last().map_or(head, |message| message.offset);
+            JoinPoint { group: GroupName::parse("g").unwrap(), epoch, head, up_to, recovered, messages }
         };
         let answer = match request {
             Output::AskJoin { attempt, subscriber, since, .. } => {
                 Input::JoinAnswer { attempt, subscriber, result: Ok(point(since)) }
             }
-            Output::AskRegister { attempt, since } => {
-                let point = point(Some(since));
-                let partial = point.messages.len() == PAGE;
-                Input::RegisterAnswer { attempt, result: Ok(point), partial }
-            }
+            Output::AskRegister { attempt, since } => Input::RegisterAnswer { attempt, result: Ok(point(Some(since))) },
             Output::AskUnregister { attempt } => Input::UnregisterAnswer { attempt },
             other => panic!("{other:?} was asked"),
         };
@@ -295,7 +291,7 @@ impl World {
                 Input::JoinAnswer { attempt, subscriber, result: Err(SlotError::Unavailable) }
             }
             Input::RegisterAnswer { attempt, .. } if lost => {
-                Input::RegisterAnswer { attempt, result: Err(SlotError::Unknown), partial: false }
+                Input::RegisterAnswer { attempt, result: Err(SlotError::Unknown) }
             }
             answer => answer,
         });

@@ -229,23 +229,23 @@ impl Feed {
                 return;
             }
             // An answer that does not bring the client on, and cannot have it live either.
-            Some(_) if point.head < self.recent.floor && point.messages.is_empty() => {
+            Some(_) if point.up_to < self.recent.floor && point.messages.is_empty() => {
                 return self.pause_join(now_ms, subscriber, out);
             }
             Some(_) | None => {}
         }
         let first = self.position.is_none();
-        if first && point.fills(self.settings.page_bytes) {
-            // The log may go on after it: this is a place for the client, but not for the feed.
+        if first && point.is_partial() {
+            // The log goes on after it: this is a place for the client, but not for the feed.
             self.complete_join(subscriber, point, None, out);
             return self.joining_changed();
         }
-        let position = *self.position.get_or_insert(Position { epoch: point.epoch, offset: point.head });
+        let position = *self.position.get_or_insert(Position { epoch: point.epoch, offset: point.up_to });
         if first {
             self.log_known_at = self.last_attempt;
-            self.recent.restart(point.head);
+            self.recent.restart(point.up_to);
             self.renew_at_ms = self.next_renewal(now_ms);
-        } else if point.head > position.offset {
+        } else if point.up_to > position.offset {
             self.behind_until_ms.get_or_insert(now_ms + self.settings.settle_ms);
         }
         self.complete_join(subscriber, point, Some(position), out);
@@ -278,7 +278,7 @@ impl Feed {
         out: &mut Vec<Output>,
     ) {
         let Some(joining) = self.joining.remove(&subscriber) else { return };
-        let JoinPoint { epoch, head, recovered, messages, .. } = point;
+        let JoinPoint { epoch, up_to: head, recovered, messages, .. } = point;
         let since = joining.since.filter(|since| since.epoch == epoch && since.offset <= head);
         // Only what is proven by the messages themselves is claimed.
         let kept = contiguous_up_to(head, messages, since.map_or(head, |since| since.offset));

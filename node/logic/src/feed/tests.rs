@@ -6,7 +6,6 @@ use super::*;
 use crate::{
     entry::Message,
     id::{GroupName, SessionId},
-    request::PAGE_BYTES,
 };
 
 const E1: Epoch = Epoch(1);
@@ -18,7 +17,7 @@ fn message(offset: u64) -> Message {
 
 fn point(epoch: Epoch, head: u64, recovered: bool, messages: impl IntoIterator<Item = u64>) -> JoinPoint {
     let group = GroupName::parse("g").unwrap();
-    JoinPoint { group, epoch, head, recovered, messages: messages.into_iter().map(message).collect() }
+    JoinPoint { group, epoch, head, up_to: head, recovered, messages: messages.into_iter().map(message).collect() }
 }
 
 fn at(epoch: Epoch, offset: u64) -> Position {
@@ -118,18 +117,16 @@ fn joined(attempt: u64, subscriber: u64, point: JoinPoint) -> Input {
 }
 
 fn registered(attempt: u64, point: JoinPoint) -> Input {
-    Input::RegisterAnswer { attempt, result: Ok(point), partial: false }
+    Input::RegisterAnswer { attempt, result: Ok(point) }
 }
 
 fn deliver(epoch: Epoch, offset: u64) -> Input {
     Input::Deliver { epoch, message: message(offset), term: 1 }
 }
 
-/// A page that is too large for there to be nothing after it.
+/// A page after which there is more.
 fn full_page(epoch: Epoch, offset: u64) -> JoinPoint {
-    let mut page = point(epoch, offset, true, [offset]);
-    page.messages[0].data = vec![b'1'; PAGE_BYTES].into();
-    page
+    JoinPoint { head: offset + 1, ..point(epoch, offset, true, [offset]) }
 }
 
 #[test]
@@ -369,7 +366,7 @@ fn a_failed_registration_is_repeated_and_the_clients_are_told_when_it_takes_long
         }
         if said.iter().any(|said| said.starts_with("ask register")) {
             let attempt = bench.feed.last_attempt;
-            bench.check(Input::RegisterAnswer { attempt, result: Err(SlotError::Unavailable), partial: false }, &[]);
+            bench.check(Input::RegisterAnswer { attempt, result: Err(SlotError::Unavailable) }, &[]);
         }
         let wake = bench.feed.next_wake().unwrap();
         said = bench.pass(wake);
@@ -501,7 +498,7 @@ fn the_buffers_are_bounded_and_what_falls_out_is_had_again() {
 fn an_answer_that_could_not_hold_all_is_followed_by_another_request() {
     let mut bench = Bench::live(E1, 5);
     bench.check(Input::Disrupted, &["ask register 2: since 1:5"]);
-    let partial = Input::RegisterAnswer { attempt: 2, result: Ok(point(E1, 6, true, [6])), partial: true };
+    let partial = registered(2, JoinPoint { head: 8, ..point(E1, 6, true, [6]) });
     bench.check(partial, &["all: message 1:6", "ask register 3: since 1:6"]);
     bench.check(registered(3, point(E1, 8, true, [7, 8])), &["all: message 1:7", "all: message 1:8"]);
 }

@@ -104,7 +104,7 @@ impl Reigning<'_> {
     fn join_point(&mut self, now: Now, gateway: &Member, interest: Interest, budget: &mut usize) -> Option<JoinPoint> {
         let Interest { group, since } = interest;
         let log = &self.replica.state()?.group(&group)?.log;
-        let (epoch, mut head) = (log.epoch(), log.head());
+        let (epoch, head) = (log.epoch(), log.head());
         let (recovered, mut messages) = match since {
             None => (true, Vec::new()),
             Some(since) if since.epoch == epoch => {
@@ -120,14 +120,13 @@ impl Reigning<'_> {
             before > 0
         });
         let fitting = fits.count();
+        let mut up_to = head;
         if fitting < messages.len() {
-            // The gateway sees that this is not all by what it knows of the group, or the next message's offset, or its
-            // own clock, and asks for the rest.
             messages.truncate(fitting);
-            head = messages.last().map_or_else(|| since.map_or(head, |since| since.offset), |message| message.offset);
+            up_to = messages.last().map_or_else(|| since.map_or(head, |since| since.offset), |message| message.offset);
         }
         self.groups.idle.remove(&group);
         self.groups.interests.entry(group.clone()).or_default().insert(gateway.clone(), now.mono_ms);
-        Some(JoinPoint { group, epoch, head, recovered, messages })
+        Some(JoinPoint { group, epoch, head, up_to, recovered, messages })
     }
 }

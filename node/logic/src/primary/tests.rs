@@ -256,12 +256,12 @@ fn pages(bytes_each: usize, messages: u64) -> Vec<usize> {
         let Ok(SlotAnswer::Joined(point)) = bench.answer_to("g", join) else { panic!("no page") };
         assert!(point.recovered);
         let offsets: Vec<_> = point.messages.iter().map(|message| message.offset).collect();
-        assert_eq!(offsets, (at.offset + 1..=point.head).collect::<Vec<_>>(), "it accounts for all up to its head");
-        assert!(point.head == head || point.fills(PAGE_BYTES), "it shows that there is more");
+        assert_eq!(offsets, (at.offset + 1..=point.up_to).collect::<Vec<_>>(), "it accounts for all up to there");
+        assert_eq!((point.head, point.is_partial()), (head, point.up_to < head), "it shows that there is more");
         let (data, overhead) = (offsets.len() * bytes_each, offsets.len() * MESSAGE_OVERHEAD_BYTES);
         assert!(data + overhead < PAGE_BYTES + bytes_each + MESSAGE_OVERHEAD_BYTES, "{} messages", offsets.len());
         pages.push(offsets.len());
-        at.offset = point.head;
+        at.offset = point.up_to;
     }
     pages
 }

@@ -97,20 +97,21 @@ pub struct JoinPoint {
     pub group: GroupName,
     /// The log it is in now.
     pub epoch: Epoch,
-    /// Its last offset: what follows is delivered. Where more was missed than one answer carries, the last offset that
-    /// this one accounts for: to be asked for again, since there.
+    /// The log's last offset: what follows is delivered.
     pub head: u64,
-    /// Every message after `since` up to `head` is in `messages` (always so without a `since`).
+    /// The last offset that this answer accounts for. Before `head` where more was missed than one answer carries: the rest
+    /// is to be asked for, since there.
+    pub up_to: u64,
+    /// Every message after `since` up to `up_to` is in `messages` (always so without a `since`).
     pub recovered: bool,
-    /// What was missed and is still there, oldest first, contiguous, ending at `head` (or empty).
+    /// What was missed and is still there, oldest first, contiguous, ending at `up_to` (or empty).
     pub messages: Vec<Message>,
 }
 
 impl JoinPoint {
-    /// Whether the messages fill a page of so many bytes: there may be more than this answer carries.
-    pub fn fills(&self, page_bytes: usize) -> bool {
-        let bytes = self.messages.iter().map(|message| message.data.len() + super::MESSAGE_OVERHEAD_BYTES);
-        bytes.sum::<usize>() >= page_bytes
+    /// Whether there is more than this answer carries.
+    pub fn is_partial(&self) -> bool {
+        self.up_to < self.head
     }
 }
 

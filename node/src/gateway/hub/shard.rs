@@ -23,7 +23,7 @@ use crate::{
     logic::{
         feed::{self, Attempt, FeedSettings, Output},
         map::SharedMap,
-        request::{JoinPoint, MESSAGE_OVERHEAD_BYTES, SlotError},
+        request::{JoinPoint, SlotError},
     },
     wire::{
         command::{Event, RequestId},
@@ -33,9 +33,6 @@ use crate::{
 
 /// Inputs taken from the inbox at once.
 const BATCH: usize = 256;
-
-/// A primary's answer to a registration is cut at some size. Past this, it may have been: what is missing is asked for.
-const PARTIAL_BYTES: usize = 2 << 20;
 
 /// Owns the groups of its slots.
 pub(super) struct Shard {
@@ -242,17 +239,10 @@ impl Shard {
             Ok(points) => (points.into_iter(), SlotError::Unknown),
             Err(error) => (Vec::new().into_iter(), error),
         };
-        let bytes: usize = points
-            .as_slice()
-            .iter()
-            .flat_map(|point| &point.messages)
-            .map(|message| message.data.len() + MESSAGE_OVERHEAD_BYTES)
-            .sum();
-        let partial = bytes >= PARTIAL_BYTES;
         for (group, attempt) in asked {
             // They come in the order of the interests; one that does not is not believed.
             let result = points.next().filter(|point| point.group == group).ok_or_else(|| error.clone());
-            self.feed(slot, &group, feed::Input::RegisterAnswer { attempt, result, partial });
+            self.feed(slot, &group, feed::Input::RegisterAnswer { attempt, result });
         }
     }
 

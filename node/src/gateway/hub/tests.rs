@@ -78,8 +78,9 @@ impl ScriptState {
         let since = since.map_or(log.len(), |since| since.offset as usize);
         let page = if page == 0 { usize::MAX } else { page };
         let messages: Vec<_> = log.iter().skip(since.max(trimmed)).take(page).cloned().collect();
-        let head = messages.last().map_or(log.len() as u64, |last| last.offset);
-        JoinPoint { group, epoch: EPOCH, head, recovered: since >= trimmed, messages }
+        let head = log.len() as u64;
+        let up_to = messages.last().map_or(head, |last| last.offset);
+        JoinPoint { group, epoch: EPOCH, head, up_to, recovered: since >= trimmed, messages }
     }
 }
 
