@@ -13,15 +13,15 @@ function el(tag, attributes = {}, ...children) {
     if (typeof value === "function") made.addEventListener(name, value);
     else if (value !== undefined && value !== false) made.setAttribute(name, value === true ? "" : value);
   }
-  made.append(...children.flat().filter((child) => child !== undefined && child !== ""));
+  made.append(...children.flat(Infinity).filter((child) => child !== undefined && child !== ""));
   return made;
 }
 
-/** Text with `code` in backquotes, one paragraph for each blank line. */
-function prose(text = "") {
-  return text.split(/\n\s*\n/).filter(Boolean).map((paragraph) =>
-    el("p", {}, paragraph.split(/`([^`]+)`/).map((part, at) => (at % 2 ? el("code", {}, part) : part))));
-}
+/** Text with `code` in backquotes. */
+const inline = (text = "") => text.split(/`([^`]+)`/).map((part, at) => (at % 2 ? el("code", {}, part) : part));
+
+/** The same, one paragraph for each blank line. */
+const prose = (text = "") => text.split(/\n\s*\n/).filter(Boolean).map((paragraph) => el("p", {}, inline(paragraph)));
 
 function resolve(schema) {
   if (!schema?.$ref) return schema ?? {};
@@ -176,7 +176,7 @@ function responsesOf({ operation }) {
   return [el("h3", {}, "Answers"), Object.entries(operation.responses ?? {}).map(([status, found]) => {
     const response = resolve(found);
     const schemas = Object.entries(response.content ?? {});
-    const line = [el("code", {}, status), " ", response.description ?? ""];
+    const line = [el("code", {}, status), " ", inline(response.description)];
     const type = schemas.map(([media, { schema }]) => ` ${schema ? typeOf(schema) : media}`).join();
     const within = schemas.map(([, { schema }]) => (schema ? fields(schema) : "")).filter(Boolean);
     const summary = [...line, el("span", { class: "faint" }, type)];
@@ -211,7 +211,7 @@ function show(described) {
   const inside = el("div", {});
   return el("details", { class: "operation", id, toggle: fill }, el("summary", {},
     el("span", { class: `method ${method}` }, method.toUpperCase()), el("span", { class: "path" }, path),
-    el("span", { class: "faint" }, operation.summary ?? "")), inside);
+    el("span", { class: "faint" }, inline(operation.summary))), inside);
 }
 
 /** Opens the operation that the address names. */
