@@ -3,6 +3,7 @@
 //! Names are those of the verb chain (publish, order, replicate, deliver). Labels take few values, all from this program
 //! and never from a client: a stranger must not make series.
 
+mod hub;
 mod store;
 
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
+pub use self::hub::HubMetrics;
 pub use self::store::{InFlight, StoreMetrics};
 use crate::cluster::view::StoreView;
 
@@ -179,10 +181,8 @@ pub struct Metrics {
     pub connects_refused: Family<ReasonLabel, Counter>,
     /// Sessions in memory, of the slots that this node is primary of.
     pub sessions: Gauge,
-    /// Messages handed to clients.
-    pub deliveries: Counter,
-    /// Subscriptions that lagged: no room for a message, caught up from the history later.
-    pub lagged: Counter,
+    /// Deliveries to clients.
+    pub hub: HubMetrics,
     /// Memory that replays take.
     pub replay_bytes: Gauge,
     /// Pages of replays that wait for their turn.
@@ -225,8 +225,7 @@ impl Metrics {
             connections: Gauge::default(),
             connects_refused: Family::default(),
             sessions: Gauge::default(),
-            deliveries: Counter::default(),
-            lagged: Counter::default(),
+            hub: HubMetrics::default(),
             replay_bytes: Gauge::default(),
             replays_waiting: Gauge::default(),
             publishes_ordered: Counter::default(),
@@ -265,12 +264,6 @@ impl Metrics {
             "sessions",
             "Sessions in memory, of the slots that this node is primary of",
             self.sessions.clone(),
-        );
-        registry.register("deliveries", "Messages handed to clients", self.deliveries.clone());
-        registry.register(
-            "lagged",
-            "Subscriptions without room for a message, to be caught up from the history",
-            self.lagged.clone(),
         );
         registry.register("replay_bytes", "Memory that replays take (limits.replay_bytes)", self.replay_bytes.clone());
         registry.register(
@@ -311,6 +304,7 @@ impl Metrics {
         ] {
             registry.register_with_unit(name, help, Unit::Seconds, histogram.clone());
         }
+        self.hub.register(registry);
         self.store.register(registry);
     }
 
@@ -390,7 +384,7 @@ mod tests {
     fn encodes_what_was_counted() {
         let metrics = Metrics::new();
         metrics.connections.set(3);
-        metrics.deliveries.inc_by(7);
+        metrics.hub.deliveries.inc_by(7);
         metrics.limit_hit(Limit::FrameBytes);
         metrics.limit_hit(Limit::FrameBytes);
         metrics.connect_refused("connections");

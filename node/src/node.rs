@@ -264,7 +264,7 @@ impl Node {
         let router = Router::new(me.clone(), maps.subscribe(), mesh.clone(), slots.clone());
         let ask = Ask::new(Arc::new(router.clone()), maps.subscribe(), &config, metrics.clone());
         let service = Service::new(ask.clone(), config.clone(), store, metrics.clone());
-        let hub = Hub::start(ask, maps.subscribe(), gossip.view(), config.clone(), tasks.clone());
+        let hub = Hub::start(ask, maps.subscribe(), gossip.view(), config.clone(), metrics.hub.clone(), tasks.clone());
         local.wire(hub.clone(), router.clone());
         let gateway = Arc::new(Gateway {
             node: me.node.clone(),

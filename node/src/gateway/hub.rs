@@ -12,13 +12,11 @@ pub(super) mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
     thread::available_parallelism,
 };
 
+use prometheus_client::metrics::counter::Counter;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use self::{requests::Requests, shard::Shard};
@@ -36,6 +34,7 @@ use crate::{
         map::SharedMap,
         request::{GroupPush, JoinPoint, Push, SlotError},
     },
+    metrics::HubMetrics,
     tasks::Tasks,
     wire::command::RequestId,
 };
@@ -53,31 +52,6 @@ pub struct Hub {
 /// What a join or a page of a replay came to: the client was told it, or why not.
 pub type JoinOutcome = Result<(), SlotError>;
 
-/// What was done since the start.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct HubCounters {
-    /// Messages handed to connections.
-    pub deliveries: u64,
-    /// Messages that came from primaries, once for all subscribers.
-    pub messages: u64,
-    /// Joins answered.
-    pub joins: u64,
-    /// Joins refused.
-    pub joins_failed: u64,
-    /// Registrations asked of primaries.
-    pub registrations: u64,
-    /// Gaps declared to clients.
-    pub gaps: u64,
-    /// Resets declared, one for all subscribers of the group.
-    pub resets: u64,
-    /// Groups that went stale.
-    pub stale: u64,
-    /// Subscriptions that ended because the connection took nothing more.
-    pub dropped: u64,
-    /// Subscriptions without room for a message, to be caught up from the history.
-    pub lagged: u64,
-}
-
 impl Hub {
     /// Starts the shards and the attachments' upkeep.
     pub fn start(
@@ -85,10 +59,11 @@ impl Hub {
         maps: watch::Receiver<Option<SharedMap>>,
         view: watch::Receiver<SharedView>,
         config: Arc<Config>,
+        metrics: HubMetrics,
         tasks: Tasks,
     ) -> Self {
         let shards = available_parallelism().map_or(1, usize::from);
-        Self::start_with(ask, shards, maps, view, config, tasks)
+        Self::start_with(ask, shards, maps, view, config, metrics, tasks)
     }
 
     pub(super) fn start_with(
@@ -97,9 +72,9 @@ impl Hub {
         maps: watch::Receiver<Option<SharedMap>>,
         view: watch::Receiver<SharedView>,
         config: Arc<Config>,
+        metrics: HubMetrics,
         tasks: Tasks,
     ) -> Self {
-        let counters = Arc::new(Counters::default());
         let started = (0..shards.max(1)).map(|_| {
             let (sender, inbox) = mpsc::channel(INBOX);
             let requests = Requests::new(ask.clone(), sender.clone(), tasks.clone());
@@ -111,12 +86,12 @@ impl Hub {
                 view.clone(),
                 Arc::clone(&config),
                 Arc::clone(&counts),
-                Arc::clone(&counters),
+                metrics.clone(),
             );
             tasks.spawn("hub_shard", shard.run());
             ShardHandle { inbox: sender, counts }
         });
-        let shards = Shards { shards: started.collect(), ask: ask.clone(), counters };
+        let shards = Shards { shards: started.collect(), ask: ask.clone() };
         let attachments = Attachments::start(ask, shards.clone(), &config, tasks);
         Self { shards, attachments }
     }
@@ -232,11 +207,6 @@ impl Hub {
             self.shards.shards.iter().map(|shard| shard.counts.lock().unwrap_or_else(PoisonError::into_inner).len());
         counts.sum()
     }
-
-    /// What was done since the start.
-    pub fn counters(&self) -> HubCounters {
-        self.shards.counters.snapshot()
-    }
 }
 
 /// The way to the shards.
@@ -244,7 +214,6 @@ impl Hub {
 pub(super) struct Shards {
     shards: Arc<[ShardHandle]>,
     ask: Ask,
-    counters: Arc<Counters>,
 }
 
 /// How many connections follow each group of a shard.
@@ -357,38 +326,6 @@ enum Answer {
 /// Index from connections to their groups; a shard's own.
 type Connections = BTreeMap<u64, BTreeSet<(SlotId, GroupName)>>;
 
-#[derive(Debug, Default)]
-struct Counters {
-    deliveries: AtomicU64,
-    messages: AtomicU64,
-    joins: AtomicU64,
-    joins_failed: AtomicU64,
-    registrations: AtomicU64,
-    gaps: AtomicU64,
-    resets: AtomicU64,
-    stale: AtomicU64,
-    dropped: AtomicU64,
-    lagged: AtomicU64,
-}
-
-impl Counters {
-    fn snapshot(&self) -> HubCounters {
-        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        HubCounters {
-            deliveries: read(&self.deliveries),
-            messages: read(&self.messages),
-            joins: read(&self.joins),
-            joins_failed: read(&self.joins_failed),
-            registrations: read(&self.registrations),
-            gaps: read(&self.gaps),
-            resets: read(&self.resets),
-            stale: read(&self.stale),
-            dropped: read(&self.dropped),
-            lagged: read(&self.lagged),
-        }
-    }
-}
-
-fn add(counter: &AtomicU64, count: u64) {
-    counter.fetch_add(count, Ordering::Relaxed);
+fn add(counter: &Counter, count: u64) {
+    counter.inc_by(count);
 }

@@ -124,14 +124,11 @@ impl Beat {
     async fn say(self) {
         let mut every = tokio::time::interval(SAY);
         every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let (mut deliveries, mut publishes, mut lagged) = (0, 0, 0);
+        let (mut deliveries, mut publishes) = (0, 0);
         loop {
             every.tick().await;
             let counts = self.slots.counts().await;
-            let hub = self.gateway.hub.counters();
-            let (delivered, ordered) = (hub.deliveries, self.metrics.publishes_ordered.get());
-            self.metrics.deliveries.inc_by(delivered.saturating_sub(deliveries));
-            self.metrics.lagged.inc_by(hub.lagged.saturating_sub(lagged));
+            let (delivered, ordered) = (self.metrics.hub.deliveries.get(), self.metrics.publishes_ordered.get());
             self.metrics.replay_bytes.set(self.gateway.replays.held_bytes() as i64);
             self.metrics.replays_waiting.set(self.gateway.replays.waiting() as i64);
             let mut groups = self.gateway.hub.membership();
@@ -144,7 +141,7 @@ impl Beat {
                 publishes_per_s: ordered.saturating_sub(publishes),
                 lag_ms: self.lag_ms.load(Ordering::Relaxed),
             };
-            (deliveries, publishes, lagged) = (delivered, ordered, hub.lagged);
+            (deliveries, publishes) = (delivered, ordered);
             self.metrics.sessions.set(counts.sessions as i64);
             self.metrics.set_slots(counts.primary as usize, counts.replica as usize, 0);
             self.metrics.event_loop_lag_ms.set(load.lag_ms as i64);

@@ -6,7 +6,7 @@ use tokio::sync::oneshot;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use super::{
-    Answer, Counters, Join, JoinOutcome, Page, add,
+    Answer, HubMetrics, Join, JoinOutcome, Page, add,
     requests::{Requests, Single, What},
 };
 use crate::{
@@ -67,7 +67,7 @@ enum ListenerState {
 /// What a group works with.
 pub(super) struct Surroundings<'a> {
     pub(super) requests: &'a mut Requests,
-    pub(super) counters: &'a Counters,
+    pub(super) counters: &'a HubMetrics,
     /// Kept for its memory; empty between uses.
     pub(super) out: &'a mut Vec<Output>,
     /// Requests that were refused at once.

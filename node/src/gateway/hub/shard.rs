@@ -10,7 +10,7 @@ use std::{
 use tokio::sync::{mpsc, watch};
 
 use super::{
-    Answer, Connections, Counters, Counts, Input, Join,
+    Answer, Connections, Counts, HubMetrics, Input, Join,
     group::{Group, Surroundings},
     requests::Requests,
 };
@@ -53,7 +53,7 @@ pub(super) struct Shard {
     noticed_after_ms: u64,
     config: Arc<Config>,
     counts: Counts,
-    counters: Arc<Counters>,
+    counters: HubMetrics,
     out: Vec<Output>,
     /// The highest number of a request by a feed that is no more.
     last_attempt: Attempt,
@@ -91,7 +91,7 @@ impl Shard {
         view: watch::Receiver<SharedView>,
         config: Arc<Config>,
         counts: Counts,
-        counters: Arc<Counters>,
+        counters: HubMetrics,
     ) -> Self {
         let request_ms = config.limits.request_ms;
         let me = view.borrow().me.clone();
@@ -368,7 +368,7 @@ impl Shard {
             return;
         };
         let (mut refused, mut ended, mut full) = (Vec::new(), Vec::new(), Vec::new());
-        let (requests, counters, out) = (&mut self.requests, &*self.counters, &mut self.out);
+        let (requests, counters, out) = (&mut self.requests, &self.counters, &mut self.out);
         act(
             group,
             &mut Surroundings { requests, counters, out, refused: &mut refused, ended: &mut ended, full: &mut full },

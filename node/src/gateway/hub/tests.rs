@@ -122,6 +122,7 @@ impl Script {
 pub(crate) struct Bench {
     pub(crate) script: Script,
     pub(crate) hub: Hub,
+    metrics: Arc<Metrics>,
     maps: watch::Sender<Option<SharedMap>>,
     _view: watch::Sender<SharedView>,
     tasks: Tasks,
@@ -163,13 +164,13 @@ impl Bench {
         let (maps, map) = watch::channel(Some(Arc::new(map)));
         let nodes = ["me", "p", "q"].into_iter().map(node).collect();
         let (view_sender, view) = watch::channel(Arc::new(ClusterView { me: member("me"), nodes }));
-        let (script, tasks) = (Script::default(), Tasks::new());
+        let (script, tasks, metrics) = (Script::default(), Tasks::new(), Metrics::new());
         let slots = config.cluster.slots;
-        let ask = Ask::new(Arc::new(script.clone()), map.clone(), &config, Metrics::new());
-        let hub = Hub::start_with(ask, 2, map, view, Arc::new(config), tasks.clone());
+        let ask = Ask::new(Arc::new(script.clone()), map.clone(), &config, metrics.clone());
+        let hub = Hub::start_with(ask, 2, map, view, Arc::new(config), metrics.hub.clone(), tasks.clone());
         hub.peer_connected(&member("p")).await;
         hub.peer_connected(&member("q")).await;
-        Self { script, hub, maps, _view: view_sender, tasks, slots }
+        Self { script, hub, metrics, maps, _view: view_sender, tasks, slots }
     }
 
     async fn publish(&self, group: &GroupName) {
@@ -251,8 +252,8 @@ async fn a_message_goes_to_all_who_have_joined_as_one_frame() {
     assert_eq!(to_a[0].as_str().as_ptr(), to_b[0].as_str().as_ptr(), "encoded once");
     assert_eq!(bench.hub.membership(), BTreeMap::from([(chat, 2), (other, 1)]));
     assert_eq!(frames(&c, 1).await, ["joined 0"]);
-    let counters = bench.hub.counters();
-    assert_eq!((counters.deliveries, counters.messages, counters.joins), (5, 2, 3));
+    let counted = &bench.metrics.hub;
+    assert_eq!((counted.deliveries.get(), counted.messages.get(), counted.joins.get()), (5, 2, 3));
     bench.end().await;
 }
 
@@ -352,7 +353,7 @@ async fn a_connection_that_is_gone_has_no_subscriptions() {
     bench.publish(&one).await;
     wait_until("the closing connection was noticed", || bench.hub.membership() == BTreeMap::from([(two.clone(), 1)]))
         .await;
-    assert_eq!(bench.hub.counters().dropped, 1);
+    assert_eq!(bench.metrics.hub.dropped.get(), 1);
     assert!(a.take().frames.is_empty());
     bench.end().await;
 }
@@ -489,7 +490,7 @@ async fn a_slow_consumer_lags_where_its_namespace_says_so_and_is_caught_up() {
         let push = bench.script.publish_sized(&lag, 100);
         bench.push(&lag, push).await;
     }
-    wait_until("it lags", || bench.hub.counters().lagged == 1).await;
+    wait_until("it lags", || bench.metrics.hub.lagged.get() == 1).await;
     let queued = reader.outbox.queued_bytes();
     assert!(queued <= 2_000 + 100, "half of it, and `stale`: {queued}");
     let presence =
@@ -502,7 +503,7 @@ async fn a_slow_consumer_lags_where_its_namespace_says_so_and_is_caught_up() {
     bench.publish(&lag).await;
     wait_until("it is live", || reader.outbox.queued_bytes() > 0).await;
     reader.read_until(&bench.hub, 41).await;
-    assert_eq!((reader.replays.held_bytes(), bench.hub.counters().lagged), (0, 1));
+    assert_eq!((reader.replays.held_bytes(), bench.metrics.hub.lagged.get()), (0, 1));
     bench.end().await;
 }
 
@@ -518,7 +519,7 @@ async fn a_slow_consumer_is_closed_where_its_namespace_does_not_say_otherwise() 
     }
     wait_until("it is closed", || outbox.is_closing()).await;
     wait_until("it is not followed", || bench.hub.membership().is_empty()).await;
-    assert_eq!((bench.hub.counters().lagged, bench.hub.counters().dropped), (0, 1));
+    assert_eq!((bench.metrics.hub.lagged.get(), bench.metrics.hub.dropped.get()), (0, 1));
     bench.end().await;
 }
 
