@@ -1,21 +1,19 @@
 //! Brings a request to the primary of its slot, here or elsewhere, and tries again while the map changes.
 
 use std::{
-    collections::BTreeMap,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
+use futures_util::future::BoxFuture;
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     clock,
-    id::{Member, NodeId, SlotId},
+    id::{Member, NodeId, SlotId, Term},
     logic::{
+        asking::{Asking, Attempt, Input, Output, Outstanding},
         map::SharedMap,
         request::{self, Ask, Attach, SessionRequest, SlotAnswer, SlotError, SlotRequest},
     },
@@ -23,11 +21,6 @@ use crate::{
     slots::Slots,
     wire::peer::{NodeAnswer, NodeRequest, PeerFrame},
 };
-
-/// One attempt at a primary that is believed to be there takes no longer; then the map is looked at again.
-const ATTEMPT: Duration = Duration::from_millis(1_500);
-/// Between attempts while nothing is known to have changed.
-const AGAIN: Duration = Duration::from_millis(25);
 
 type Answer = Result<SlotAnswer, SlotError>;
 
@@ -52,15 +45,8 @@ struct Shared {
     maps: watch::Receiver<Option<SharedMap>>,
     mesh: Mesh,
     slots: Slots,
-    next_id: AtomicU64,
-    /// Requests at peers, by id. Bounded by who may ask: connections and HTTP requests are.
-    waiting: Mutex<BTreeMap<u64, Waiting>>,
-}
-
-#[derive(Debug)]
-struct Waiting {
-    peer: NodeId,
-    reply: Reply,
+    /// What peers were asked. Bounded by who may ask: connections and HTTP requests are.
+    outstanding: Mutex<Outstanding<Reply>>,
 }
 
 #[derive(Debug)]
@@ -69,25 +55,22 @@ enum Reply {
     Node(oneshot::Sender<NodeAnswer>),
 }
 
-/// What one attempt came to.
-enum Attempt {
-    Answered(Answer),
-    /// Nobody was asked.
-    NotSent,
-    /// It was asked, and the answer did not come.
-    Lost,
+/// Whom one attempt asks.
+struct Asked {
+    attempt: Attempt,
+    to: Member,
+    term: Term,
+    wait_ms: u64,
 }
 
 impl Router {
     /// A router for this process.
     pub fn new(me: Member, maps: watch::Receiver<Option<SharedMap>>, mesh: Mesh, slots: Slots) -> Self {
-        let (next_id, waiting) = (AtomicU64::new(1), Mutex::default());
-        Self { shared: Arc::new(Shared { me, maps, mesh, slots, next_id, waiting }) }
+        Self { shared: Arc::new(Shared { me, maps, mesh, slots, outstanding: Mutex::default() }) }
     }
 
-    /// Asks the slot's primary and waits for the answer, at most until the deadline. `NotPrimary` and lost answers are
-    /// tried again inside; past the deadline the answer is `Unknown` for something that may have been done.
-    /// Nothing is tried again once `over` is cancelled: an attempt that is under way is waited for.
+    /// Asks the slot's primary and waits for the answer, at most until the deadline: drives one [`Asking`]. Once `over` is
+    /// cancelled nothing is tried again; an attempt that is under way is waited for.
     pub async fn call<R: Ask>(
         &self,
         slot: SlotId,
@@ -102,91 +85,62 @@ impl Router {
     pub async fn carry(
         &self,
         slot: SlotId,
-        mut request: SlotRequest,
+        request: SlotRequest,
         deadline: Duration,
         over: Option<&CancellationToken>,
     ) -> Answer {
-        let (asked_ms, until) = (clock::mono_ms(), clock::deadline(deadline));
         let mut maps = self.shared.maps.clone();
-        let mut may_be_done = false;
+        let mut asking = Asking::new(clock::mono_ms(), deadline.as_millis() as u64, rand::random());
+        let mut under_way: Option<BoxFuture<'_, Input<SlotAnswer>>> = None;
+        let (mut out, mut is_over) = (Vec::new(), false);
+        asking.handle(clock::mono_ms(), map_of(&mut maps, slot), &mut out);
         loop {
-            let map = maps.borrow_and_update().clone();
-            let assignment = map.as_ref().and_then(|map| map.slot(slot)).cloned();
-            let attempt = match assignment {
-                Some(assignment) => {
-                    if let SlotRequest::Session(_, SessionRequest::Attach(Attach { waited_ms, .. })) = &mut request {
-                        *waited_ms = clock::mono_ms().saturating_sub(asked_ms) as u32;
+            for output in out.drain(..) {
+                match output {
+                    Output::Send { attempt, to, term, wait_ms, waited_ms } => {
+                        let asked = Asked { attempt, to, term, wait_ms };
+                        let request = with_waited(request.clone(), waited_ms);
+                        under_way = Some(Box::pin(self.attempt(slot, asked, request)));
                     }
-                    let left = until.saturating_duration_since(clock::deadline(Duration::ZERO)).min(ATTEMPT);
-                    let attempt = self.attempt(slot, assignment.term, &assignment.primary, left, request.clone());
-                    // A primary that has been replaced will not answer: look at every new map.
-                    let replaced = async {
-                        while maps.changed().await.is_ok() {
-                            let now = maps.borrow().as_ref().and_then(|map| map.slot(slot)).map(|slot| slot.term);
-                            if now != Some(assignment.term) {
-                                return;
-                            }
-                        }
-                        std::future::pending::<()>().await;
-                    };
-                    tokio::select! {
-                        attempt = attempt => attempt,
-                        () = replaced => Attempt::Lost,
-                        () = tokio::time::sleep_until(until) => Attempt::Lost,
+                    Output::FetchMap { from, newer_than } => {
+                        let _ = self.shared.mesh.send(&from.node, 0, &PeerFrame::FetchMap { newer_than });
                     }
+                    Output::Done(answer) => return answer,
                 }
-                None => Attempt::NotSent,
-            };
-            match attempt {
-                Attempt::Answered(Err(SlotError::NotPrimary { map_version })) => {
-                    if map.is_none_or(|map| map.version < map_version) {
-                        self.fetch_map(slot);
-                    }
-                }
-                Attempt::Answered(answer) => return answer,
-                Attempt::NotSent => {}
-                Attempt::Lost => may_be_done = true,
             }
-            let changed = tokio::time::timeout(AGAIN, maps.changed());
-            let is_over = async {
-                match over {
-                    Some(over) => over.cancelled().await,
-                    None => std::future::pending().await,
-                }
-            };
-            tokio::select! {
+            let wake_ms = asking.wake_ms().unwrap_or(0);
+            let wake = clock::deadline(Duration::from_millis(wake_ms.saturating_sub(clock::mono_ms())));
+            let input = tokio::select! {
                 biased;
-                () = is_over => break,
-                () = tokio::time::sleep_until(until) => break,
-                _ = changed => {}
-            }
+                input = outcome(&mut under_way) => input,
+                () = cancelled(over), if !is_over => {
+                    is_over = true;
+                    Input::Over
+                }
+                () = newer(&mut maps) => map_of(&mut maps, slot),
+                () = tokio::time::sleep_until(wake) => Input::Due,
+            };
+            asking.handle(clock::mono_ms(), input, &mut out);
         }
-        Err(if may_be_done { SlotError::Unknown } else { SlotError::Unavailable })
     }
 
-    /// Nobody waits for the answer for longer than `wait`, nor may the request be carried out later.
-    async fn attempt(
-        &self,
-        slot: SlotId,
-        term: u64,
-        primary: &Member,
-        wait: Duration,
-        request: SlotRequest,
-    ) -> Attempt {
-        if *primary == self.shared.me {
-            let answer = self.shared.slots.request_here(slot, term, request).await;
-            return answer.await.map_or(Attempt::Lost, Attempt::Answered);
+    /// Nobody waits for the answer for longer than `wait_ms`, nor may the request be carried out later.
+    async fn attempt(&self, slot: SlotId, asked: Asked, request: SlotRequest) -> Input<SlotAnswer> {
+        let Asked { attempt, to, term, wait_ms } = asked;
+        let answered = |answer: Result<Answer, _>| match answer {
+            Ok(result) => Input::Answered { attempt, result },
+            Err(oneshot::error::RecvError { .. }) => Input::Lost { attempt },
+        };
+        if to == self.shared.me {
+            return answered(self.shared.slots.request_here(slot, term, request).await.await);
         }
         let (reply, answer) = oneshot::channel();
-        let ticket = self.enter(&primary.node, Reply::Slot(reply));
-        let (sent_ms, wait_ms) = (clock::mono_ms(), wait.as_millis() as u32);
+        let ticket = self.enter(&to.node, Reply::Slot(reply));
+        let (sent_ms, wait_ms) = (clock::mono_ms(), wait_ms as u32);
         let frame = PeerFrame::Request { id: ticket.id, slot, term, sent_ms, wait_ms, request };
-        if self.shared.mesh.send(&primary.node, slot, &frame).is_err() {
-            return Attempt::NotSent;
-        }
-        match tokio::time::timeout(wait, answer).await {
-            Ok(Ok(answer)) => Attempt::Answered(answer),
-            _ => Attempt::Lost,
+        match self.shared.mesh.send(&to.node, slot, &frame) {
+            Ok(()) => answered(answer.await),
+            Err(_) => Input::NotSent { attempt },
         }
     }
 
@@ -200,21 +154,22 @@ impl Router {
 
     /// A peer has answered.
     pub fn answered(&self, from: &NodeId, id: u64, result: Answer) {
-        if let Some(Waiting { reply: Reply::Slot(reply), .. }) = self.take(from, id) {
+        if let Some(Reply::Slot(reply)) = self.outstanding().answered(from, id) {
             let _ = reply.send(result);
         }
     }
 
     /// A peer has answered.
     pub fn node_answered(&self, from: &NodeId, id: u64, answer: NodeAnswer) {
-        if let Some(Waiting { reply: Reply::Node(reply), .. }) = self.take(from, id) {
+        if let Some(Reply::Node(reply)) = self.outstanding().answered(from, id) {
             let _ = reply.send(answer);
         }
     }
 
     /// Answers that this peer has sent may be lost: whoever waits for one asks again.
     pub fn peer_disrupted(&self, peer: &NodeId) {
-        self.waiting().retain(|_, waiting| waiting.peer != *peer);
+        let lost = self.outstanding().disrupted(peer);
+        drop(lost);
     }
 
     /// The map as this node knows it.
@@ -222,30 +177,58 @@ impl Router {
         self.shared.maps.borrow().clone()
     }
 
-    fn fetch_map(&self, slot: SlotId) {
-        let Some(map) = self.map() else { return };
-        if let Some(assignment) = map.slot(slot) {
-            let _ =
-                self.shared.mesh.send(&assignment.primary.node, 0, &PeerFrame::FetchMap { newer_than: map.version });
-        }
-    }
-
     fn enter(&self, peer: &NodeId, reply: Reply) -> Ticket<'_> {
-        let id = self.shared.next_id.fetch_add(1, Ordering::Relaxed);
-        self.waiting().insert(id, Waiting { peer: peer.clone(), reply });
-        Ticket { router: self, id }
+        Ticket { router: self, id: self.outstanding().ask(peer, reply) }
     }
 
-    fn take(&self, from: &NodeId, id: u64) -> Option<Waiting> {
-        let mut waiting = self.waiting();
-        // An answer from another than the one asked is nobody's.
-        if waiting.get(&id).is_some_and(|waiting| waiting.peer == *from) { waiting.remove(&id) } else { None }
-    }
-
-    fn waiting(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, Waiting>> {
+    fn outstanding(&self) -> MutexGuard<'_, Outstanding<Reply>> {
         // No code panics while it holds this lock, and the map is whole at every step.
-        self.shared.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared.outstanding.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+type Maps = watch::Receiver<Option<SharedMap>>;
+
+/// What the newest map says of a slot.
+fn map_of(maps: &mut Maps, slot: SlotId) -> Input<SlotAnswer> {
+    let map = maps.borrow_and_update();
+    let assignment = map.as_ref().and_then(|map| map.slot(slot));
+    let primary = assignment.map(|assignment| (assignment.primary.clone(), assignment.term));
+    Input::Map { version: map.as_ref().map_or(0, |map| map.version), primary }
+}
+
+/// Waits for another map; for ever where there will be none. Cancel-safe.
+async fn newer(maps: &mut Maps) {
+    if maps.changed().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Waits for what becomes of the attempt that is under way; for ever where there is none. Cancel-safe.
+async fn outcome(under_way: &mut Option<BoxFuture<'_, Input<SlotAnswer>>>) -> Input<SlotAnswer> {
+    match under_way {
+        Some(attempt) => {
+            let input = attempt.await;
+            *under_way = None;
+            input
+        }
+        None => std::future::pending().await,
+    }
+}
+
+async fn cancelled(over: Option<&CancellationToken>) {
+    match over {
+        Some(over) => over.cancelled().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// An attach says for how long its client has been waiting.
+fn with_waited(mut request: SlotRequest, waited_ms: u64) -> SlotRequest {
+    if let SlotRequest::Session(_, SessionRequest::Attach(Attach { waited_ms: waited, .. })) = &mut request {
+        *waited = waited_ms as u32;
+    }
+    request
 }
 
 /// Forgets the request when nobody waits for it any more.
@@ -256,6 +239,6 @@ struct Ticket<'a> {
 
 impl Drop for Ticket<'_> {
     fn drop(&mut self) {
-        self.router.waiting().remove(&self.id);
+        self.router.outstanding().forget(self.id);
     }
 }

@@ -585,6 +585,81 @@ pub const TABLE: &[Planted] = &[
         )],
     ),
     bug(
+        "RefusesWhatWasLost",
+        "S3: a publish is said to be refused, although an earlier attempt at it was carried out",
+        400,
+        &[edit(
+            "logic/asking.rs",
+            "Err(SlotError::Busy | SlotError::Unavailable | SlotError::NotEnoughCopies { .. }) if self.may_be_done => {",
+            r#"Err(SlotError::Busy | SlotError::Unavailable | SlotError::NotEnoughCopies { .. })
+                if self.may_be_done && !planted!("RefusesWhatWasLost") =>
+            {"#,
+        )],
+    ),
+    bug(
+        "RefusesWhatWasOrdered",
+        "S3: a publish that a deposed primary had ordered is said to be refused, and its successor commits it",
+        1_000,
+        &[edit(
+            "logic/asking.rs",
+            "self.may_be_done |= ordered;",
+            r#"self.may_be_done |= ordered && !planted!("RefusesWhatWasOrdered");"#,
+        )],
+    ),
+    bug(
+        "AsksForTheGone",
+        "S7: an attach is sent again though its client is gone, and displaces the client's later connection",
+        100,
+        &[edit(
+            "logic/asking.rs",
+            "                self.is_over = true;",
+            r#"                self.is_over = !planted!("AsksForTheGone");"#,
+        )],
+    ),
+    bug(
+        "GivesNumbersAgain",
+        "S3: the answer to an attempt that was given up is taken for the answer to another request",
+        100,
+        &[edit(
+            "logic/asking/outstanding.rs",
+            "        self.last += 1;",
+            r#"        self.last = match planted!("GivesNumbersAgain") {
+            true => (1..).find(|number| !self.asked.contains_key(number)).unwrap_or(0),
+            false => self.last + 1,
+        };"#,
+        )],
+    ),
+    bug(
+        "LosesGoodbyes",
+        "sessions: a goodbye that was not heard is not said again, and the session stays attached",
+        400,
+        &[edit(
+            "logic/attachments/goodbyes.rs",
+            "        if is_heard(result) {",
+            r#"        if is_heard(result) || planted!("LosesGoodbyes") {"#,
+        )],
+    ),
+    bug(
+        "LeavesUnknownAttaches",
+        "sessions: an attach of unknown outcome is not undone, and its client is gone",
+        1_000,
+        &[edit(
+            "logic/attachments.rs",
+            "if error == SlotError::Unknown {",
+            r#"if error == SlotError::Unknown && !planted!("LeavesUnknownAttaches") {"#,
+        )],
+    ),
+    bug(
+        "ForgetsNews",
+        "S7: that an attachment is displaced is forgotten when it is heard before the answer that made it",
+        400,
+        &[edit(
+            "logic/attachments.rs",
+            "news.displaced = news.displaced.max(number);",
+            r#"news.displaced = if planted!("ForgetsNews") { 0 } else { news.displaced.max(number) };"#,
+        )],
+    ),
+    bug(
         "OnlyClientsKnow",
         "S2: messages are left out, and the simulator's own books do not show it: only the history checker does",
         10,

@@ -239,6 +239,17 @@ pub enum SessionEntry {
         /// Its gateway says so; else the gateway is believed dead, and the connection may be open still.
         closed: bool,
     },
+    /// The connection is gone, and its gateway does not know whether it was attached: where it is, that is undone.
+    Withdraw {
+        /// The gateway.
+        gateway: Member,
+        /// Its number for the connection.
+        connection: u64,
+        /// When, in milliseconds since 1970.
+        at_ms: u64,
+        /// When the session's presence ends.
+        grace_until_ms: u64,
+    },
     /// A gateway has cut off a displaced attachment.
     Closed {
         /// The gateway.

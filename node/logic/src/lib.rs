@@ -1,6 +1,9 @@
 //! The pure cores: events in, effects out. No clock, no async, no randomness without a passed seed, no logging, no
 //! iteration over hash maps. Each has exactly one shell, in the crate `roost`; the simulator is another.
 
+pub mod asking;
+pub mod attachments;
+mod chance;
 pub mod entry;
 pub mod feed;
 pub mod id;

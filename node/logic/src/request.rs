@@ -86,6 +86,8 @@ pub enum SlotError {
     NotPrimary {
         /// The version that the refusing node knows.
         map_version: u64,
+        /// It was ordered, and the term ended before it was answered: it may be done.
+        ordered: bool,
     },
     /// Too much is waiting for this slot: ask again later.
     Busy,

@@ -140,7 +140,7 @@ impl Session {
     /// otherwise. The connection of the last attachment takes it up again under its number: its gateway was believed dead
     /// and is not.
     ///
-    /// Not done, and nothing, where this was asked for in vain for a while, and meanwhile a later connection was given the
+    /// Not done, and nothing, where its gateway has said that the connection is gone; and where this was asked for in vain for a while, and meanwhile a later connection was given the
     /// session: its client has most likely gone there. It is not said to be displaced, so that it may come again if not.
     pub fn attach(&mut self, gateway: Member, connection: u64, since_ms: u64, at_ms: u64) -> Option<Attachment> {
         let retried = since_ms + OVERTAKEN_AFTER_MS <= at_ms;
@@ -149,6 +149,10 @@ impl Session {
             return None;
         }
         let again = self.last.as_ref().filter(|last| last.gateway == gateway && last.connection == connection).cloned();
+        if again.is_some() && self.closed {
+            // What its gateway asked before it said that the connection is gone comes after that.
+            return None;
+        }
         let was_closed = std::mem::take(&mut self.closed);
         self.stage = Stage::Attached;
         self.record.last_used_ms = self.record.last_used_ms.max(at_ms);
@@ -205,6 +209,14 @@ impl Session {
             self.record.last_used_ms = self.record.last_used_ms.max(at_ms);
         }
         live
+    }
+
+    /// The connection is gone, as its gateway says, which does not know under which number it was attached, if it was.
+    /// Whether that was the live attachment.
+    pub fn withdraw(&mut self, gateway: &Member, connection: u64, at_ms: u64, until_ms: u64) -> bool {
+        let last = self.last.as_ref().filter(|last| last.gateway == *gateway && last.connection == connection);
+        let number = last.map(|last| last.number);
+        number.is_some_and(|number| self.detach(number, at_ms, until_ms, true))
     }
 
     /// The grace has passed: its groups no longer show it. Whether the store should hear when it was last used: from here it
@@ -347,6 +359,22 @@ mod tests {
         );
         assert!(session.detach(session.last_number(), 7_000, 8_000, true));
         assert!(session.attach(gateway(1), 3, 200, 7_100).is_some(), "nobody else is there");
+    }
+
+    #[test]
+    fn an_attach_that_nobody_heard_the_end_of_is_undone_and_no_other() {
+        let mut session = session();
+        session.attach(gateway(1), 5, 10, 10);
+        assert!(!session.withdraw(&gateway(1), 6, 20, 50) && !session.withdraw(&other_gateway(), 5, 20, 50));
+        assert!(session.attachment().is_some());
+        assert!(session.withdraw(&gateway(1), 5, 20, 50));
+        assert_eq!(session.stage, Stage::Grace { until_ms: 50 });
+        assert_eq!(session.attach(gateway(1), 5, 25, 25), None, "what was asked for it before comes late");
+        assert_eq!(session.stage, Stage::Grace { until_ms: 50 });
+        session.attach(other_gateway(), 7, 30, 30);
+        assert!(session.open.is_empty(), "nobody is waited for");
+        assert!(!session.withdraw(&gateway(1), 5, 40, 60), "it is elsewhere");
+        assert!(session.attachment().is_some());
     }
 
     #[test]

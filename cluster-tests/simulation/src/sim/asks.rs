@@ -1,28 +1,28 @@
-//! What a gateway asks of primaries: asked again under newer maps and after silence until there is an answer or it is
-//! given up, as the product's router does.
+//! What a gateway asks of primaries: the shell of [`Asking`], as the product's router is.
 
 use roost_logic::{
+    asking::{Asking, Attempt, Input, Output},
+    attachments,
     feed::{self, Subscriber},
-    id::{AttachmentNumber, GroupName, Member, Position, PublishKey, SessionId, SlotId},
+    id::{GroupName, Member, NodeId, Position, PublishKey, SessionId, SlotId, Term},
     request::{Answer, Ask as Question, Attach, History, SessionRequest, SlotAnswer, SlotError, SlotRequest},
 };
 
-use super::{gateway::Asked, network::Frame, node::Input, world::World};
+use super::{gateway, network::Frame, node, world::World};
 
-const ATTEMPT_MS: u64 = 600;
 const GIVE_UP_MS: u64 = 5_000;
 
 /// What the answer is for.
 #[derive(Clone, Debug)]
 pub(super) enum Purpose {
-    Register(Asked),
-    Unregister(Asked),
+    Register(gateway::Asked),
+    Unregister(gateway::Asked),
     Join {
-        asked: Asked,
+        asked: gateway::Asked,
         subscriber: Subscriber,
     },
     Leave {
-        asked: Asked,
+        asked: gateway::Asked,
         subscriber: Subscriber,
     },
     Publish {
@@ -40,10 +40,10 @@ pub(super) enum Purpose {
     Attach {
         connection: u64,
     },
-    Detach {
-        session: SessionId,
-        number: AttachmentNumber,
+    Goodbye {
+        number: u64,
     },
+    Renew,
     /// A group's slot is asked to take a presence out, for the slot of the session.
     Depart {
         slot: SlotId,
@@ -59,15 +59,19 @@ pub(super) enum Purpose {
     Nothing,
 }
 
-/// Under way.
+/// A request that is being asked.
 #[derive(Debug)]
 pub(super) struct Ask {
     purpose: Purpose,
     slot: SlotId,
     request: SlotRequest,
-    attempt: u64,
-    give_up_at: u64,
+    core: Asking,
+    /// When it is to be woken.
+    wake_ms: Option<u64>,
 }
+
+/// Which attempt at which request.
+pub(super) type Asked = (u64, Attempt);
 
 impl World {
     pub(super) fn ask(&mut self, node: usize, purpose: Purpose, slot: SlotId, request: impl Question) {
@@ -75,79 +79,126 @@ impl World {
     }
 
     pub(super) fn ask_slot(&mut self, node: usize, purpose: Purpose, slot: SlotId, request: SlotRequest) {
-        let give_up_at = self.now + GIVE_UP_MS;
+        let core = Asking::new(self.now, GIVE_UP_MS, self.random.number());
         let process = self.process(node);
         process.next_ask += 1;
         let id = process.next_ask;
-        process.asks.insert(id, Ask { purpose, slot, request, attempt: 0, give_up_at });
-        self.try_ask(node, id);
+        process.asks.insert(id, Ask { purpose, slot, request, core, wake_ms: None });
+        let map = self.map_for(node, slot);
+        self.asking(node, id, map);
     }
 
-    fn try_ask(&mut self, node: usize, id: u64) {
+    /// There is another map.
+    pub(super) fn asks_learn_map(&mut self, node: usize) {
+        let asks: Vec<_> = self.process(node).asks.iter().map(|(id, ask)| (*id, ask.slot)).collect();
+        for (id, slot) in asks {
+            let map = self.map_for(node, slot);
+            self.asking(node, id, map);
+        }
+    }
+
+    fn map_for(&self, node: usize, slot: SlotId) -> Input<SlotAnswer> {
+        let map = self.nodes[node].process.as_ref().and_then(|process| process.map.as_ref());
+        Input::Map { version: map.map_or(0, |map| map.version), primary: self.primary(node, slot) }
+    }
+
+    /// Answers of a node may be lost.
+    pub(super) fn asks_disrupted(&mut self, node: usize, from: &NodeId) {
+        for (id, attempt) in self.process(node).outstanding.disrupted(from) {
+            self.asking(node, id, Input::Lost { attempt });
+        }
+    }
+
+    pub(super) fn answered(&mut self, node: usize, from: &Member, number: u64, result: Result<SlotAnswer, SlotError>) {
+        if let Some((id, attempt)) = self.process(node).outstanding.answered(&from.node, number) {
+            self.asking(node, id, Input::Answered { attempt, result });
+        }
+    }
+
+    pub(super) fn ask_due(&mut self, node: usize, id: u64) {
         let now = self.now;
-        let Some(ask) = self.process(node).asks.get_mut(&id) else { return };
-        ask.attempt += 1;
-        if let SlotRequest::Session(_, SessionRequest::Attach(Attach { waited_ms, .. })) = &mut ask.request {
-            *waited_ms = (now + GIVE_UP_MS).saturating_sub(ask.give_up_at) as u32;
-        }
-        let (attempt, slot, request) = (ask.attempt, ask.slot, ask.request.clone());
-        let mut wait = 100;
-        if let Some((primary, term)) = self.primary(node, slot) {
-            self.send(node, &primary, Frame::Request { id, slot, term, request });
-            wait = ATTEMPT_MS;
-        }
-        self.input_after(wait, node, Input::AskDue { id, attempt });
-    }
-
-    pub(super) fn ask_due(&mut self, node: usize, id: u64, attempt: u64) {
-        let now = self.now;
-        let Some(ask) = self.process(node).asks.get(&id).filter(|ask| ask.attempt == attempt) else { return };
-        if ask.give_up_at <= now {
-            self.complete(node, id, Err(SlotError::Unknown));
-        } else {
-            self.try_ask(node, id);
-        }
-    }
-
-    pub(super) fn answered(&mut self, node: usize, from: &Member, id: u64, result: Result<SlotAnswer, SlotError>) {
-        let known = self.process(node).map.as_ref().map_or(0, |map| map.version);
-        let Some(ask) = self.process(node).asks.get_mut(&id) else { return };
-        let pause = match &result {
-            Err(SlotError::NotPrimary { .. }) => 20,
-            Err(SlotError::Busy | SlotError::Unavailable) => 100,
-            _ => return self.complete(node, id, result),
-        };
-        ask.attempt += 1;
-        let attempt = ask.attempt;
-        if let Err(SlotError::NotPrimary { map_version }) = result
-            && map_version > known
+        if let Some(ask) = self.process(node).asks.get_mut(&id)
+            && ask.wake_ms.is_some_and(|wake_ms| wake_ms <= now)
         {
-            self.send(node, from, Frame::FetchMap { newer_than: known });
+            ask.wake_ms = None;
+            self.asking(node, id, Input::Due);
         }
-        let after = self.random.waiting(pause);
-        self.input_after(after, node, Input::AskDue { id, attempt });
+    }
+
+    /// The client that this was asked for is gone.
+    pub(super) fn give_up(&mut self, node: usize, connection: u64) {
+        let of = |ask: &Ask| matches!(ask.purpose, Purpose::Attach { connection: other } if other == connection);
+        let asks = self.process(node).asks.iter().filter(|(_, ask)| of(ask));
+        for id in asks.map(|(id, _)| *id).collect::<Vec<_>>() {
+            self.asking(node, id, Input::Over);
+        }
+    }
+
+    fn asking(&mut self, node: usize, id: u64, input: Input<SlotAnswer>) {
+        let now = self.now;
+        let mut out = Vec::new();
+        let Some(ask) = self.process(node).asks.get_mut(&id) else { return };
+        ask.core.handle(now, input, &mut out);
+        for output in out {
+            match output {
+                Output::Send { attempt, to, term, waited_ms, .. } => {
+                    if !self.try_ask(node, id, attempt, (&to, term), waited_ms) {
+                        self.asking(node, id, Input::NotSent { attempt });
+                    }
+                }
+                Output::FetchMap { from, newer_than } => {
+                    self.send(node, &from, Frame::FetchMap { newer_than });
+                }
+                Output::Done(result) => return self.complete(node, id, result),
+            }
+        }
+        let Some(ask) = self.process(node).asks.get_mut(&id) else { return };
+        if let Some(wake_ms) = ask.core.wake_ms()
+            && ask.wake_ms.is_none_or(|planned| wake_ms < planned)
+        {
+            ask.wake_ms = Some(wake_ms);
+            self.input_after(wake_ms.saturating_sub(now).max(1), node, node::Input::AskDue(id));
+        }
+    }
+
+    /// Whether there is a way to whom it asks.
+    fn try_ask(&mut self, node: usize, id: u64, attempt: Attempt, to: (&Member, Term), waited_ms: u64) -> bool {
+        let (to, term) = to;
+        let Some(ask) = self.process(node).asks.get(&id) else { return false };
+        let (slot, mut request) = (ask.slot, ask.request.clone());
+        if let SlotRequest::Session(_, SessionRequest::Attach(Attach { waited_ms: waited, .. })) = &mut request {
+            *waited = waited_ms as u32;
+        }
+        self.check_asker(&request);
+        let outstanding = &mut self.process(node).outstanding;
+        let number = outstanding.ask(&to.node, (id, attempt));
+        let sent = self.send(node, to, Frame::Request { id: number, slot, term, request });
+        if !sent {
+            self.process(node).outstanding.forget(number);
+        }
+        sent
     }
 
     fn complete(&mut self, node: usize, id: u64, result: Result<SlotAnswer, SlotError>) {
-        let Some(Ask { purpose, slot, request, .. }) = self.process(node).asks.remove(&id) else { return };
+        let Some(Ask { purpose, .. }) = self.process(node).asks.remove(&id) else { return };
         match purpose {
             Purpose::Register(asked) => self.registered(node, &asked, read(result)),
-            Purpose::Unregister(Asked { group, attempt }) => {
+            Purpose::Unregister(gateway::Asked { group, attempt }) => {
                 self.feed(node, &group, feed::Input::UnregisterAnswer { attempt });
             }
             Purpose::Join { asked, subscriber } => self.joined(node, &asked, subscriber, read(result)),
-            Purpose::Leave { asked: Asked { group, attempt }, subscriber } => {
+            Purpose::Leave { asked: gateway::Asked { group, attempt }, subscriber } => {
                 self.feed(node, &group, feed::Input::LeaveAnswer { attempt, subscriber });
             }
             Purpose::Publish { publisher, key, sending } => self.published(publisher, (key, sending), read(result)),
             Purpose::Create { session, id } => self.created(session, id, &result),
             Purpose::End { session } => self.ended(session, &result),
             Purpose::Attach { connection } => self.attached(node, connection, read(result)),
-            Purpose::Detach { session, number } => {
-                if result == Err(SlotError::Unknown) {
-                    self.ask_slot(node, Purpose::Detach { session, number }, slot, request);
-                }
+            Purpose::Goodbye { number } => {
+                let result = result.map(|_| ());
+                self.attachments(node, attachments::Input::Said { number, result });
             }
+            Purpose::Renew => self.attachments(node, attachments::Input::Renewed),
             Purpose::Depart { slot, session, group } => {
                 let groups = if result.is_ok() { vec![group] } else { Vec::new() };
                 self.departed(node, slot, session, groups);

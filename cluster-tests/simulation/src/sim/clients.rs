@@ -134,7 +134,14 @@ impl World {
         result: Result<Published, SlotError>,
     ) {
         let publisher = &mut self.publishers[number];
-        let Ok(Published { position, copies }) = result else { return };
+        let Published { position, copies } = match result {
+            Ok(published) => published,
+            Err(SlotError::Unknown | SlotError::NotPrimary { .. }) => return,
+            Err(_) => {
+                self.ledger.count("publishes refused");
+                return self.seen.refused(self.now, key, sending);
+            }
+        };
         self.seen.answered(self.now, key, sending, position, copies);
         if publisher.key != key || !publisher.waiting {
             return;

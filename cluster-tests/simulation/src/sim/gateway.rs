@@ -1,9 +1,10 @@
 //! A gateway's following of groups: the real feeds, driven as the product's hub drives them, with listeners that take
 //! part in groups, leave, and resume at other nodes from where they stopped.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use roost_logic::{
+    attachments,
     feed::{self, Attempt, Feed, FeedSettings, Notice, Output, Subscriber, To},
     id::{GroupName, Member, Position, SlotId, Term},
     request::{
@@ -342,21 +343,27 @@ impl World {
         self.feed(node, &asked.group, input);
     }
 
-    pub(super) fn pushed(&mut self, node: usize, from: &Member, slot: SlotId, term: Term, push: Push) {
+    pub(super) fn pushed(&mut self, node: usize, slot: SlotId, term: Term, push: Push) {
         match push {
             Push::Group(group, GroupPush::Deliver { epoch, message }) => {
                 self.feed(node, &group, feed::Input::Deliver { epoch, message, term });
             }
             Push::Session(session, SessionPush::Displace { attachment }) => {
-                self.displaced(node, from, slot, session, attachment)
+                self.attachments(node, attachments::Input::Displaced { slot, session, number: attachment });
             }
-            Push::Session(session, SessionPush::Ended { .. }) => self.session_over(node, session),
-            Push::Group(_, GroupPush::Member { .. }) | Push::Session(_, SessionPush::Changed { .. }) => {}
+            Push::Session(session, SessionPush::Ended { reason }) => {
+                self.attachments(node, attachments::Input::Ended { slot, session, reason });
+            }
+            Push::Session(_, SessionPush::Changed { record }) => {
+                self.attachments(node, attachments::Input::Changed { slot, record: Arc::new(record) });
+            }
+            Push::Group(_, GroupPush::Member { .. }) => {}
         }
     }
 
     pub(super) fn peer_lost(&mut self, node: usize, from: usize) {
         let id = self.nodes[from].id.clone();
+        self.asks_disrupted(node, &id);
         let heard = &mut self.process(node).heard;
         let lost: BTreeSet<_> = heard.iter().filter(|member| member.node == id).cloned().collect();
         heard.retain(|member| !lost.contains(member));

@@ -31,7 +31,7 @@ impl Frame {
     /// The ordered lane that it goes by; answers go by ways of their own.
     fn lane(&self) -> Option<SlotId> {
         match self {
-            Self::Replication { slot, .. } | Self::Push { slot, .. } => Some(*slot),
+            Self::Replication { slot, .. } | Self::Push { slot, .. } | Self::Request { slot, .. } => Some(*slot),
             _ => None,
         }
     }
@@ -53,15 +53,15 @@ pub(super) struct Link {
 }
 
 impl World {
-    /// Sends a frame, without any promise.
-    pub(super) fn send(&mut self, from: usize, receiver: &Member, frame: Frame) {
-        let Some(process) = &self.nodes[from].process else { return };
+    /// Sends a frame, without any promise. Whether there was a way at least.
+    pub(super) fn send(&mut self, from: usize, receiver: &Member, frame: Frame) -> bool {
+        let Some(process) = &self.nodes[from].process else { return false };
         let (sender, receiver) = (process.member.clone(), receiver.clone());
         let to = self.node_number(&receiver);
         let harsh = self.profile.harsh.filter(|_| from != to && matches!(frame, Frame::Replication { .. }));
         if !self.links[from][to].up && from != to {
             self.ledger.count("frames without a link");
-            return;
+            return false;
         }
         let mut delay = if from == to { self.random.below(2) } else { self.random.waiting(self.profile.delay_ms) };
         if from != to && self.random.permille(self.profile.slow) {
@@ -71,7 +71,7 @@ impl World {
         if let Some(harsh) = harsh {
             if self.random.permille(harsh.lose) {
                 self.ledger.count("replication messages lost");
-                return;
+                return true;
             }
             if self.random.permille(harsh.repeat) {
                 self.ledger.count("replication messages repeated");
@@ -86,7 +86,7 @@ impl World {
                 self.ledger.count_if(self.now + delay < *latest, "replication messages reordered");
                 *latest = (self.now + delay).max(*latest);
                 self.after(delay, Event::Arrive { from, to, sender, receiver, connection: None, frame });
-                return;
+                return true;
             }
         }
         let mut at = self.now + delay;
@@ -97,6 +97,7 @@ impl World {
         }
         let connection = Some(self.links[from][to].connection);
         self.after(at - self.now, Event::Arrive { from, to, sender, receiver, connection, frame });
+        true
     }
 
     pub(super) fn arrive(

@@ -7,9 +7,11 @@ use std::{
 };
 
 use roost_logic::{
+    asking::Outstanding,
+    attachments::{self, Attachments},
     entry::SessionRecord,
     feed::{self, Attempt},
-    id::{AttachmentNumber, Generation, GroupName, Index, Member, SessionId, SlotId, Term},
+    id::{Generation, GroupName, Index, Member, SessionId, SlotId, Term},
     map::SlotAssignment,
     primary::{SlotCore, SlotInput, SlotOutput, Ticket},
     request::{
@@ -19,11 +21,10 @@ use roost_logic::{
 };
 
 use super::{
-    asks::{Ask, Purpose},
+    asks::{Ask, Asked, Purpose},
     checks::{Life, Publish, Seen},
     gateway::Followed,
     network::Frame,
-    sessions::Connection,
     steward::Steward,
     store::{MapChange, Operation, SessionWrite},
     world::{Event, SharedMap, World},
@@ -49,10 +50,7 @@ pub(super) enum Input {
     Tick,
     Round,
     Flush(SlotId),
-    AskDue {
-        id: u64,
-        attempt: u64,
-    },
+    AskDue(u64),
     Saved {
         slot: SlotId,
         session: SessionId,
@@ -79,6 +77,7 @@ pub(super) enum Input {
         connection: u64,
     },
     Disconnect(u64),
+    Attachments(attachments::Input),
 }
 
 /// What a process believes of another node.
@@ -118,15 +117,13 @@ pub(super) struct Process {
     next_ticket: Ticket,
     pub(super) asks: BTreeMap<u64, Ask>,
     pub(super) next_ask: u64,
+    pub(super) outstanding: Outstanding<Asked>,
     pub(super) steward: Steward,
     pub(super) feeds: BTreeMap<GroupName, Followed>,
     pub(super) last_attempt: Attempt,
     /// Members with a connection to this one.
     pub(super) heard: BTreeSet<Member>,
-    pub(super) connections: BTreeMap<u64, Connection>,
-    /// What was heard of sessions, perhaps before the answer to their attach: displaced up to here.
-    pub(super) news: BTreeMap<SessionId, AttachmentNumber>,
-    pub(super) renew_at_ms: u64,
+    pub(super) attachments: Attachments,
 }
 
 impl World {
@@ -166,19 +163,19 @@ impl World {
             next_ticket: 0,
             asks: BTreeMap::new(),
             next_ask: 0,
+            outstanding: Outstanding::default(),
             steward: Steward::default(),
             feeds: BTreeMap::new(),
             last_attempt: 0,
             heard: BTreeSet::new(),
-            connections: BTreeMap::new(),
-            news: BTreeMap::new(),
-            renew_at_ms: 0,
+            attachments: Attachments::default(),
         });
         self.nodes[node].inbox.clear();
         self.reset_links_of(node);
         self.ask_store(node, Operation::ReadMap);
         let (tick, round) = (self.random.below(TICK_MS), self.random.below(self.profile.round_ms));
         self.input_after(tick, node, Input::Tick);
+        self.input_after(tick, node, Input::Attachments(attachments::Input::Tick));
         self.input_after(round, node, Input::Round);
     }
 
@@ -188,6 +185,7 @@ impl World {
             Input::Frame { from, frame } => self.frame(node, from, frame),
             Input::PeerConnected(from) => {
                 self.process(node).heard.insert(from.clone());
+                self.asks_disrupted(node, &from.node);
                 self.disrupted(node, Some(&from));
             }
             Input::PeerLost(from) => self.peer_lost(node, from),
@@ -197,7 +195,6 @@ impl World {
             Input::Gossip { from, map_version, draining } => self.gossip(node, &from, map_version, draining),
             Input::Tick => {
                 self.all_slots(node, |_| SlotInput::Tick);
-                self.renew(node);
                 self.input_after(TICK_MS, node, Input::Tick);
             }
             Input::Round => {
@@ -208,7 +205,7 @@ impl World {
                 self.process(node).flush_due[usize::from(slot)] = false;
                 self.flush(node, slot);
             }
-            Input::AskDue { id, attempt } => self.ask_due(node, id, attempt),
+            Input::AskDue(id) => self.ask_due(node, id),
             Input::Saved { slot, session, index, ok } => {
                 self.slot_input(
                     node,
@@ -225,6 +222,12 @@ impl World {
             Input::Client(purpose, slot, request) => self.ask_slot(node, purpose, slot, request),
             Input::Connect { session, connection } => self.connect(node, session, connection),
             Input::Disconnect(connection) => self.disconnect(node, connection),
+            Input::Attachments(input) => {
+                if input == attachments::Input::Tick {
+                    self.input_after(attachments::TICK_MS, node, Input::Attachments(attachments::Input::Tick));
+                }
+                self.attachments(node, input);
+            }
         }
     }
 
@@ -239,7 +242,7 @@ impl World {
                 self.slot_input(node, slot, SlotInput::Request { ticket, from, term, request });
             }
             Frame::Response { id, result } => self.answered(node, &from, id, result),
-            Frame::Push { slot, term, push } => self.pushed(node, &from, slot, term, push),
+            Frame::Push { slot, term, push } => self.pushed(node, slot, term, push),
             Frame::FetchMap { newer_than } => {
                 if let Some(map) = self.process(node).map.clone().filter(|map| map.version > newer_than) {
                     self.send(node, &from, Frame::Map(map));
@@ -265,6 +268,7 @@ impl World {
         let version = map.version;
         let assignment = |slot: SlotId| map.slots[usize::from(slot)].clone();
         self.all_slots(node, |slot| SlotInput::Map { version, assignment: assignment(slot) });
+        self.asks_learn_map(node);
         self.disrupted(node, None);
     }
 
@@ -299,7 +303,9 @@ impl World {
     fn perform(&mut self, node: usize, slot: SlotId, outputs: Vec<SlotOutput>) {
         for output in outputs {
             match output {
-                SlotOutput::Send { to, message } => self.send(node, &to, Frame::Replication { slot, message }),
+                SlotOutput::Send { to, message } => {
+                    self.send(node, &to, Frame::Replication { slot, message });
+                }
                 SlotOutput::Answer { ticket, result } => self.answer(node, slot, ticket, result),
                 SlotOutput::Push { to, term, push } => {
                     match &push {

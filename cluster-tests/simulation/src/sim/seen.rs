@@ -57,6 +57,14 @@ impl ClientLog {
         }
     }
 
+    /// A publisher is told that this sending was certainly not carried out.
+    pub(super) fn refused(&mut self, now: u64, key: PublishKey, attempt: usize) {
+        if let Some(index) = self.publishes.get(&key) {
+            let attempt = &mut self.history.publishes[*index].attempts[attempt];
+            (attempt.answered_us, attempt.outcome) = (now * 1_000, Outcome::Refused);
+        }
+    }
+
     /// A listener is told something; joining begins a connection.
     pub(super) fn told(
         &mut self,

@@ -1,14 +1,15 @@
-//! Sessions: what gateways know of their connections, and the clients that open and close them.
+//! Sessions: the shell of a gateway's [`attachments::Attachments`], and the clients that open and close connections.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{collections::BTreeSet, sync::Arc};
 
 use bytes::Bytes;
 use roost_logic::{
+    attachments,
     entry::{SessionChange, SessionRecord},
     id::{AttachmentNumber, GroupName, Member, SessionId, SlotId},
     request::{
         Ask, Attach, Attached, ChangeSession, ConfirmDisplaced, CreateSession, Detach, EndSession, Leave, ReadSession,
-        RecordJoin, RecordLeave, Renew, SlotAnswer, SlotError,
+        RecordJoin, RecordLeave, Renew, SessionRequest, SlotAnswer, SlotError, SlotRequest, Withdraw,
     },
     session::Session,
 };
@@ -17,137 +18,98 @@ use uuid::Uuid;
 use super::{
     asks::Purpose,
     clients::SessionClient,
-    node::Input,
+    node::{self, Input},
     world::{Event, World},
 };
 
-const RENEW_MS: u64 = 2_000;
-
-/// A socket.
-#[derive(Debug)]
-pub(super) struct Connection {
-    pub(super) session: SessionId,
-    /// Nothing before the primary has answered.
-    pub(super) number: Option<AttachmentNumber>,
-    /// The client went before the answer came.
-    closed: bool,
-    opened_ms: u64,
-}
+/// A cut connection's socket is gone after at most this time.
+const CLOSE_MS: u64 = 50;
 
 impl World {
     pub(super) fn connect(&mut self, node: usize, session: SessionId, connection: u64) {
-        let opened_ms = self.now;
-        let there = Connection { session, number: None, closed: false, opened_ms };
-        self.process(node).connections.insert(connection, there);
-        self.attach(node, session, connection);
+        if self.gone.contains_key(&connection) {
+            return;
+        }
+        self.opened_ms.insert(connection, self.now);
+        let slot = session.slot(self.profile.slots);
+        self.attachments(node, attachments::Input::Open { connection, session, slot });
     }
 
-    fn attach(&mut self, node: usize, session: SessionId, connection: u64) {
-        let slot = session.slot(self.profile.slots);
-        self.ask(node, Purpose::Attach { connection }, slot, (session, Attach { connection, waited_ms: 0 }));
+    /// The client's socket closes.
+    pub(super) fn disconnect(&mut self, node: usize, connection: u64) {
+        self.gone.insert(connection, self.now);
+        self.attachments(node, attachments::Input::Gone { connection });
     }
 
     pub(super) fn attached(&mut self, node: usize, connection: u64, result: Result<Attached, SlotError>) {
-        let Some(there) = self.process(node).connections.get_mut(&connection) else { return };
-        let session = there.session;
-        match result {
-            Ok(Attached { attachment, .. }) if there.closed => {
-                self.process(node).connections.remove(&connection);
-                self.detach(node, session, attachment);
+        let result = result.map(|Attached { record, attachment }| (attachment, Arc::new(record)));
+        self.attachments(node, attachments::Input::Answered { connection, result });
+    }
+
+    pub(super) fn attachments(&mut self, node: usize, input: attachments::Input) {
+        let now = self.now;
+        let mut out = Vec::new();
+        self.process(node).attachments.handle(now, input, &mut out);
+        for output in out {
+            self.perform_attachments(node, output);
+        }
+    }
+
+    fn perform_attachments(&mut self, node: usize, output: attachments::Output) {
+        use attachments::{Goodbye, Input, Output};
+        match output {
+            Output::Attach { connection, session, slot } => {
+                let request = (session, Attach { connection, waited_ms: 0 });
+                self.ask(node, Purpose::Attach { connection }, slot, request);
             }
-            Ok(Attached { attachment, .. }) => {
-                let opened_ms = there.opened_ms;
-                let process = self.process(node);
-                if process.news.get(&session).is_some_and(|displaced| *displaced >= attachment) {
-                    // It was displaced before it was there.
-                    process.connections.remove(&connection);
-                    return;
-                }
-                let earlier = |there: &Connection| {
-                    there.session == session && there.number.is_some_and(|number| number < attachment)
+            Output::GiveUp { connection } => self.give_up(node, connection),
+            Output::Attached { connection, record } => self.check_opened(connection, record.id),
+            Output::Cut { connection, why } => {
+                self.ledger.count_if(why == attachments::Cut::Displaced, "attachments displaced");
+                let after = self.random.below(CLOSE_MS);
+                self.input_after(after, node, node::Input::Disconnect(connection));
+            }
+            Output::Unsubscribe { connection } => {
+                let after = self.random.below(3);
+                self.input_after(after, node, node::Input::Attachments(Input::Unsubscribed { connection }));
+            }
+            Output::Say { number, slot, goodbye } => {
+                let request = match goodbye {
+                    Goodbye::Detach(session, attachment) => (session, Detach { attachment }).into_request(),
+                    Goodbye::Confirm(session, attachment) => (session, ConfirmDisplaced { attachment }).into_request(),
+                    Goodbye::Withdraw(session, connection) => {
+                        self.ledger.count("attaches withdrawn");
+                        (session, Withdraw { connection }).into_request()
+                    }
                 };
-                process.connections.retain(|_, there| !earlier(there));
-                if let Some(there) = process.connections.get_mut(&connection) {
-                    there.number = Some(attachment);
-                }
-                self.ledger.count("attachments");
-                let over = |client: &&SessionClient| {
-                    client.id == session && client.ended_ms.is_some_and(|ended_ms| ended_ms < opened_ms)
-                };
-                if let Some(client) = self.sessions.iter().find(over) {
-                    let what = format!("a session that has ended attaches: {client:?}");
-                    self.ledger.fail(what);
-                }
+                self.ask_slot(node, Purpose::Goodbye { number }, slot, request);
             }
-            // It may have been done, and only the answer tells under which number it can be undone.
-            Err(SlotError::Unknown) => {
-                there.closed = true;
-                self.attach(node, session, connection);
+            Output::Renew { slot, attachments } => {
+                self.ask(node, Purpose::Renew, slot, Renew(attachments));
             }
-            _ => {
-                self.process(node).connections.remove(&connection);
-            }
+            Output::Refused { .. } | Output::Changed { .. } => {}
         }
     }
 
-    pub(super) fn disconnect(&mut self, node: usize, connection: u64) {
-        let Some(there) = self.process(node).connections.get_mut(&connection) else { return };
-        let session = there.session;
-        match there.number {
-            None => there.closed = true,
-            Some(number) => {
-                self.process(node).connections.remove(&connection);
-                self.detach(node, session, number);
-            }
+    fn check_opened(&mut self, connection: u64, session: SessionId) {
+        self.ledger.count("attachments");
+        let opened_ms = self.opened_ms.get(&connection).copied().unwrap_or(0);
+        let over = |client: &&SessionClient| {
+            client.id == session && client.ended_ms.is_some_and(|ended_ms| ended_ms < opened_ms)
+        };
+        if let Some(client) = self.sessions.iter().find(over) {
+            let what = format!("a session that has ended attaches: {client:?}");
+            self.ledger.fail(what);
         }
     }
 
-    fn detach(&mut self, node: usize, session: SessionId, number: AttachmentNumber) {
-        let slot = session.slot(self.profile.slots);
-        let request = (session, Detach { attachment: number });
-        self.ask(node, Purpose::Detach { session, number }, slot, request);
-    }
-
-    /// The primary says that the session has attached elsewhere.
-    pub(super) fn displaced(
-        &mut self,
-        node: usize,
-        _from: &Member,
-        slot: SlotId,
-        session: SessionId,
-        attachment: AttachmentNumber,
-    ) {
-        let process = self.process(node);
-        let news = process.news.entry(session).or_default();
-        *news = attachment.max(*news);
-        let before = process.connections.len();
-        let stays = |there: &Connection| there.session != session || there.number.is_none_or(|own| own > attachment);
-        process.connections.retain(|_, there| stays(there));
-        let closed = process.connections.len() < before;
-        self.ledger.count_if(closed, "attachments displaced");
-        self.ask(node, Purpose::Nothing, slot, (session, ConfirmDisplaced { attachment }));
-    }
-
-    pub(super) fn session_over(&mut self, node: usize, session: SessionId) {
-        self.process(node).connections.retain(|_, there| there.session != session || there.number.is_none());
-    }
-
-    /// Says now and then which attachments it still has.
-    pub(super) fn renew(&mut self, node: usize) {
-        let (now, slots) = (self.now, self.profile.slots);
-        let process = self.process(node);
-        if process.renew_at_ms > now {
-            return;
-        }
-        process.renew_at_ms = now + RENEW_MS;
-        let mut by_slot: BTreeMap<SlotId, Vec<_>> = BTreeMap::new();
-        for (connection, there) in &process.connections {
-            if let Some(number) = there.number {
-                by_slot.entry(there.session.slot(slots)).or_default().push((there.session, number, *connection));
-            }
-        }
-        for (slot, attachments) in by_slot {
-            self.ask(node, Purpose::Nothing, slot, Renew(attachments));
+    /// The later connection of a client wins: an attach is not sent for one that is gone.
+    pub(super) fn check_asker(&mut self, request: &SlotRequest) {
+        if let SlotRequest::Session(session, SessionRequest::Attach(Attach { connection, .. })) = request
+            && let Some(gone_ms) = self.gone.get(connection)
+        {
+            let what = format!("S7: {session} is asked for connection {connection}, which is gone since {gone_ms} ms");
+            self.ledger.fail(what);
         }
     }
 
@@ -288,8 +250,8 @@ impl World {
             if other.member == *gateway || !alive.contains(&other.member) {
                 continue;
             }
-            for there in other.connections.values().filter(|there| there.session == session) {
-                if let Some(number) = there.number.filter(|number| *number < attachment)
+            for (_, _, number) in other.attachments.connections().filter(|(_, of, _)| *of == session) {
+                if let Some(number) = number.filter(|number| *number < attachment)
                     && !self.ledger.may_be_open(session, &other.member, number, life, now)
                 {
                     open.push(format!("{number} at {}", other.member));
@@ -303,6 +265,18 @@ impl World {
         }
     }
 
+    /// A session whose slot has it as attached to a connection that its living gateway does not have.
+    pub(super) fn unattended(&self) -> Option<String> {
+        self.sessions.iter().find_map(|client| {
+            let state = self.serving_core(client.id.slot(self.profile.slots))?.replica().state()?;
+            let known = state.session(client.id)?.attachment()?;
+            let gateway = self.nodes[self.running(&known.gateway)?].process.as_ref()?;
+            let is_there = gateway.attachments.connections().any(|(connection, ..)| connection == known.connection);
+            (!is_there)
+                .then(|| format!("nobody has told the slot of {} that its attachment is over: {known:?}", client.id))
+        })
+    }
+
     /// What is not well yet with a session, when all should be.
     pub(super) fn session_unrest(&self, client: &SessionClient) -> Option<String> {
         let session = client.id;
@@ -310,9 +284,9 @@ impl World {
             .nodes
             .iter()
             .filter_map(|node| node.process.as_ref())
-            .flat_map(|process| process.connections.iter().map(move |(number, there)| (&process.member, number, there)))
-            .filter(|(_, _, there)| there.session == session)
-            .map(|(member, connection, there)| (member.clone(), *connection, there.number))
+            .flat_map(|process| process.attachments.connections().map(|there| (process.member.clone(), there)))
+            .filter(|(_, (_, of, _))| *of == session)
+            .map(|(member, (connection, _, number))| (member, connection, number))
             .collect();
         let slot = session.slot(self.profile.slots);
         let state = self.serving_core(slot)?.replica().state()?.session(session);

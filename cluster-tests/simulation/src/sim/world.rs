@@ -31,6 +31,9 @@ use super::{
 const WALL_MS: u64 = 1_700_000_000_000;
 /// After the faults, everything has to be well again within so long.
 const REST_MS: u64 = 60_000;
+/// What a gateway has to tell a slot of its connections is told within this time after the last fault. The slot lets go by
+/// itself of what is not renewed, but later.
+const GOODBYE_MS: u64 = 15_000;
 const LOOK_MS: u64 = 250;
 /// Shorter than the feeds' interval of renewal.
 const FINALE_MS: u64 = 2_000;
@@ -123,6 +126,9 @@ pub(super) struct World {
     pub(super) publishers: Vec<Publisher>,
     pub(super) listeners: Vec<Listener>,
     pub(super) sessions: Vec<SessionClient>,
+    /// When each connection of a session was opened, and since when its client is gone.
+    pub(super) opened_ms: BTreeMap<u64, u64>,
+    pub(super) gone: BTreeMap<u64, u64>,
     pub(super) next_number: u64,
     pub(super) ledger: Ledger,
     pub(super) seen: ClientLog,
@@ -180,6 +186,8 @@ impl World {
             publishers: Vec::new(),
             listeners: Vec::new(),
             sessions: Vec::new(),
+            opened_ms: BTreeMap::new(),
+            gone: BTreeMap::new(),
             next_number: 1,
             ledger: Ledger::new(profile.retention, profile.slot.group_idle_ms),
             seen: ClientLog::new(),
@@ -280,6 +288,10 @@ impl World {
     fn look(&mut self, deadline: u64) -> bool {
         self.after(LOOK_MS, Event::Look);
         match self.finale {
+            None if self.now >= deadline - REST_MS + GOODBYE_MS && self.unattended().is_some() => {
+                let what = self.unattended().unwrap_or_default();
+                self.ledger.fail(format!("{GOODBYE_MS} ms after the last fault: {what}"));
+            }
             None => match self.unrest() {
                 None => {
                     self.finale = Some(self.now + FINALE_MS);

@@ -17,6 +17,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use self::reign::{Reign, Reigning};
 use super::{
     Now,
+    chance::Chance,
     entry::SessionRecord,
     map::{MapRequest, SlotAssignment},
     replication::{Replica, ReplicaLimits, ReplicaOutput, ReplicationMessage},
@@ -162,7 +163,7 @@ pub enum SlotOutput {
 pub struct SlotCore {
     settings: SlotSettings,
     replica: Replica,
-    random: u64,
+    chance: Chance,
     map_version: u64,
     alive: Arc<BTreeSet<Member>>,
     ticks: u64,
@@ -174,7 +175,8 @@ impl SlotCore {
     /// A slot that this node holds nothing of. `seed` is for the epochs that it makes.
     pub fn new(slot: SlotId, me: Member, settings: SlotSettings, seed: u64) -> Self {
         let replica = Replica::new(slot, me, settings.replica_timeout_ms);
-        Self { settings, replica, random: seed, map_version: 0, alive: Arc::default(), ticks: 0, reign: None }
+        let chance = Chance::new(seed);
+        Self { settings, replica, chance, map_version: 0, alive: Arc::default(), ticks: 0, reign: None }
     }
 
     /// The same with other bounds for its copy.
@@ -275,8 +277,9 @@ impl SlotCore {
             return;
         }
         let ended = std::mem::replace(&mut self.reign, term.map(|term| Reign::new(term, now)));
-        for ticket in ended.map(Reign::into_tickets).unwrap_or_default() {
-            self.refuse(ticket, out);
+        for (ticket, ordered) in ended.map(Reign::into_tickets).unwrap_or_default() {
+            let error = SlotError::NotPrimary { map_version: self.map_version, ordered };
+            out.push(SlotOutput::Answer { ticket, result: Err(error) });
         }
     }
 
@@ -291,7 +294,7 @@ impl SlotCore {
             settings: &self.settings,
             alive: &self.alive,
             map_version: self.map_version,
-            random: &mut self.random,
+            chance: &mut self.chance,
         })
     }
 
@@ -300,8 +303,9 @@ impl SlotCore {
         groups::info(self.replica.state()?, name)
     }
 
+    /// Nothing was done.
     fn refuse(&self, ticket: Ticket, out: &mut Vec<SlotOutput>) {
-        let error = SlotError::NotPrimary { map_version: self.map_version };
+        let error = SlotError::NotPrimary { map_version: self.map_version, ordered: false };
         out.push(SlotOutput::Answer { ticket, result: Err(error) });
     }
 }

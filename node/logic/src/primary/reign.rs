@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{SlotOutput, SlotSettings, Ticket, groups::GroupPending, sessions::SessionPending};
 use crate::{
     Now,
+    chance::Chance,
     entry::{Entry, GroupEntry, SessionEntry},
     id::{AttachmentNumber, Epoch, GroupName, Index, Member, SessionId, Term},
     replication::Replica,
@@ -102,8 +103,9 @@ impl Reign {
         Self { term, since_ms: now.mono_ms, groups: GroupsReign::default(), sessions: SessionsReign::default() }
     }
 
-    /// Ends it. Whom nobody will answer any more: every field is named here, so that none is forgotten.
-    pub(super) fn into_tickets(self) -> Vec<Ticket> {
+    /// Ends it. Whom nobody will answer any more: every field is named here, so that none is forgotten. With each whether
+    /// what it asked may be ordered: the next primary may have taken the entry over, and then it is done.
+    pub(super) fn into_tickets(self) -> Vec<(Ticket, bool)> {
         let Self { term: _, since_ms: _, groups, sessions } = self;
         let GroupsReign { pending, interests: _, idle: _, forgetting: _, tidied: _ } = groups;
         let mut tickets: Vec<Ticket> = pending.into_values().filter_map(GroupPending::into_ticket).collect();
@@ -121,11 +123,11 @@ impl Reign {
             given_up: _,
         } = sessions;
         tickets.extend(pending.into_values().flat_map(SessionPending::into_tickets));
-        tickets.extend(loading.into_values().flatten().map(|asked| asked.ticket));
         tickets.extend(saving.into_values().flatten().map(|(ticket, _)| ticket));
         let answers = displacing.into_values().flat_map(|displacing| displacing.answers);
         tickets.extend(answers.map(|(ticket, _)| ticket));
-        tickets
+        let waiting = loading.into_values().flatten().map(|asked| (asked.ticket, false));
+        tickets.into_iter().map(|ticket| (ticket, true)).chain(waiting).collect()
     }
 }
 
@@ -141,7 +143,7 @@ pub(super) struct Reigning<'a> {
     /// The processes believed to be alive.
     pub(super) alive: &'a BTreeSet<Member>,
     pub(super) map_version: u64,
-    pub(super) random: &'a mut u64,
+    pub(super) chance: &'a mut Chance,
 }
 
 impl Reigning<'_> {
@@ -226,7 +228,13 @@ impl Reigning<'_> {
     }
 
     pub(super) fn refuse(&self, ticket: Ticket, out: &mut Vec<SlotOutput>) {
-        let error = SlotError::NotPrimary { map_version: self.map_version };
+        let error = SlotError::NotPrimary { map_version: self.map_version, ordered: false };
+        out.push(SlotOutput::Answer { ticket, result: Err(error) });
+    }
+
+    /// It is done here. Whether it lasts the next primary has to say.
+    pub(super) fn leave_open(&self, ticket: Ticket, out: &mut Vec<SlotOutput>) {
+        let error = SlotError::NotPrimary { map_version: self.map_version, ordered: true };
         out.push(SlotOutput::Answer { ticket, result: Err(error) });
     }
 
@@ -234,12 +242,7 @@ impl Reigning<'_> {
         self.replica.state()
     }
 
-    /// The next epoch: splitmix64 (Steele, Lea, Flood 2014) over the seed.
     pub(super) fn new_epoch(&mut self) -> Epoch {
-        *self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = *self.random;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        Epoch(z ^ (z >> 31))
+        Epoch(self.chance.number())
     }
 }

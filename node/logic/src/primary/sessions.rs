@@ -12,7 +12,7 @@ use crate::{
     id::{AttachmentNumber, GroupName, Index, Member, SessionId},
     request::{
         Attach, Attached, ChangeSession, ConfirmDisplaced, CreateSession, Detach, Done, EndSession, Push, ReadSession,
-        RecordJoin, RecordLeave, SessionPush, SessionRequest, SessionView, SlotAnswer, SlotError,
+        RecordJoin, RecordLeave, SessionPush, SessionRequest, SessionView, SlotAnswer, SlotError, Withdraw,
     },
     session::{Session, Stage},
     slot::SessionEffect,
@@ -70,6 +70,11 @@ impl Reigning<'_> {
             (SessionRequest::Detach(Detach { attachment }), _) => {
                 let grace_until_ms = at_ms + self.settings.resume_grace_ms;
                 let entry = SessionEntry::Detach { attachment, at_ms, grace_until_ms, closed: true };
+                self.order_session(session, entry, Some(SessionPending::Done(ticket)));
+            }
+            (SessionRequest::Withdraw(Withdraw { connection }), _) => {
+                let grace_until_ms = at_ms + self.settings.resume_grace_ms;
+                let entry = SessionEntry::Withdraw { gateway: from, connection, at_ms, grace_until_ms };
                 self.order_session(session, entry, Some(SessionPending::Done(ticket)));
             }
             (SessionRequest::ConfirmDisplaced(ConfirmDisplaced { attachment }), _) => {
@@ -142,7 +147,11 @@ impl Reigning<'_> {
     fn request_unknown(&mut self, session: SessionId, asked: Asked, out: &mut Vec<SlotOutput>) {
         match asked.request {
             SessionRequest::CreateSession(create) => self.create(asked.ticket, session, create, out),
-            SessionRequest::Detach(_) | SessionRequest::ConfirmDisplaced(_) => {
+            // While the session is being loaded, an attach of it may be waiting: what withdraws it comes after it.
+            SessionRequest::Withdraw(_) if self.sessions.loading.contains_key(&session) => {
+                self.sessions.loading.entry(session).or_default().push(asked);
+            }
+            SessionRequest::Detach(_) | SessionRequest::Withdraw(_) | SessionRequest::ConfirmDisplaced(_) => {
                 out.push(SlotOutput::Answer { ticket: asked.ticket, result: Ok(SlotAnswer::Done(Done)) });
             }
             SessionRequest::ReadSession(_)
@@ -191,7 +200,7 @@ impl Reigning<'_> {
                 let entry = SessionEntry::Put { record, stored: true };
                 return self.order_session(session, entry, Some(SessionPending::Loaded(waiting)));
             }
-            Ok(Some(_)) => SlotError::NotPrimary { map_version: self.map_version },
+            Ok(Some(_)) => SlotError::NotPrimary { map_version: self.map_version, ordered: false },
             Ok(None) => SlotError::NoSession,
             Err(reason) => SlotError::StoreUnavailable(reason),
         };
@@ -359,7 +368,7 @@ impl Reigning<'_> {
         out: &mut Vec<SlotOutput>,
     ) {
         let Some(view) = self.view(session) else {
-            return self.refuse(ticket, out);
+            return self.leave_open(ticket, out);
         };
         let answer = Attached { record: view.record, attachment };
         let until_ms = now.mono_ms + DISPLACE_MS;
@@ -485,7 +494,7 @@ impl Reigning<'_> {
         let known = self.state().and_then(|state| state.session(session));
         let Some(known) = known else {
             if let Some((ticket, _)) = waiting {
-                self.refuse(ticket, out);
+                self.leave_open(ticket, out);
             }
             return;
         };

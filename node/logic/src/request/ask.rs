@@ -5,7 +5,7 @@ use super::{
     group::{History, Join, Leave, MemberPage, Publish, Published, ReadGroup, ReadHistory, ReadMembers},
     session::{
         Attach, Attached, ChangeSession, ConfirmDisplaced, CreateSession, Detach, EndSession, ReadSession, RecordJoin,
-        RecordLeave,
+        RecordLeave, Withdraw,
     },
 };
 use crate::id::{AttachmentNumber, GroupName, SessionId};
@@ -112,6 +112,7 @@ asks!(AskSession, SessionRequest:
     EndSession => Done,
     Attach => Attached,
     Detach => Done,
+    Withdraw => Done,
     ConfirmDisplaced => Done,
     RecordJoin => Done,
     RecordLeave => Done,

@@ -23,6 +23,8 @@ pub enum SessionRequest {
     /// → [`super::Done`]
     Detach(Detach),
     /// → [`super::Done`]
+    Withdraw(Withdraw),
+    /// → [`super::Done`]
     ConfirmDisplaced(ConfirmDisplaced),
     /// → [`super::Done`]
     RecordJoin(RecordJoin),
@@ -67,6 +69,13 @@ pub struct Attach {
 pub struct Detach {
     /// Which attachment.
     pub attachment: AttachmentNumber,
+}
+
+/// The client of an attach whose outcome its gateway does not know is gone: what came of it is undone.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Withdraw {
+    /// The gateway's number for the connection.
+    pub connection: u64,
 }
 
 /// The gateway has cut this attachment off.

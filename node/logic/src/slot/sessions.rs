@@ -75,6 +75,7 @@ fn outlives_end(entry: &SessionEntry) -> bool {
         | SessionEntry::End { .. }
         | SessionEntry::Attach { .. }
         | SessionEntry::Detach { .. }
+        | SessionEntry::Withdraw { .. }
         | SessionEntry::GraceOver { .. }
         | SessionEntry::Join { .. }
         | SessionEntry::Leave { .. }
@@ -107,6 +108,10 @@ fn change(session: &mut Session, index: Index, entry: SessionEntry) -> SessionEf
         }
         SessionEntry::Detach { attachment, at_ms, grace_until_ms, closed } => {
             session.detach(attachment, at_ms, grace_until_ms, closed)
+                && session.should_note(session.record.last_used_ms)
+        }
+        SessionEntry::Withdraw { gateway, connection, at_ms, grace_until_ms } => {
+            session.withdraw(&gateway, connection, at_ms, grace_until_ms)
                 && session.should_note(session.record.last_used_ms)
         }
         SessionEntry::Closed { gateway, attachment } => {

@@ -215,7 +215,7 @@ mod tests {
         }
         check(SlotError::Busy, 503, "busy", true);
         check(SlotError::Unavailable, 503, "unavailable", true);
-        check(SlotError::NotPrimary { map_version: 3 }, 503, "unavailable", true);
+        check(SlotError::NotPrimary { map_version: 3, ordered: false }, 503, "unavailable", true);
         check(SlotError::StoreUnavailable("down".to_owned()), 503, "store_unavailable", true);
         check(SlotError::NotEnoughCopies { copies: 1, min_copies: 2 }, 503, "not_enough_copies", true);
         check(SlotError::Unknown, 504, "unknown_outcome", true);

@@ -1,0 +1,243 @@
+//! One request, told what happens to it step by step.
+
+use super::*;
+use crate::id::NodeId;
+
+type Answer = Result<&'static str, SlotError>;
+
+const LIMIT_MS: u64 = 5_000;
+
+struct Bench {
+    asking: Asking,
+    now_ms: u64,
+    out: Vec<Output<&'static str>>,
+}
+
+fn member(name: &str) -> Member {
+    Member { node: NodeId::parse(name).unwrap(), generation: 1 }
+}
+
+fn not_primary(map_version: u64, ordered: bool) -> Answer {
+    Err(SlotError::NotPrimary { map_version, ordered })
+}
+
+impl Bench {
+    /// Asks `p`, the primary in term 1 of the map 1.
+    fn new() -> Self {
+        let mut bench = Self { asking: Asking::new(0, LIMIT_MS, 7), now_ms: 0, out: Vec::new() };
+        bench.map(1, "p", 1);
+        bench.sent(1, "p", 1, 0);
+        bench
+    }
+
+    fn handle(&mut self, input: Input<&'static str>) {
+        self.asking.handle(self.now_ms, input, &mut self.out);
+    }
+
+    fn map(&mut self, version: u64, primary: &str, term: Term) {
+        self.handle(Input::Map { version, primary: Some((member(primary), term)) });
+    }
+
+    fn answer(&mut self, attempt: Attempt, result: Answer) {
+        self.handle(Input::Answered { attempt, result });
+    }
+
+    /// Lets time pass until it wants to be woken.
+    fn sleep(&mut self) {
+        self.now_ms = self.asking.wake_ms().expect("it goes on");
+        self.handle(Input::Due);
+    }
+
+    #[track_caller]
+    fn sent(&mut self, attempt: Attempt, to: &str, term: Term, waited_ms: u64) {
+        let wait_ms = ATTEMPT_MS.min(LIMIT_MS - self.now_ms);
+        let send = Output::Send { attempt, to: member(to), term, wait_ms, waited_ms };
+        assert_eq!(std::mem::take(&mut self.out), [send]);
+    }
+
+    #[track_caller]
+    fn done(&mut self, answer: Answer) {
+        assert_eq!(std::mem::take(&mut self.out), [Output::Done(answer)]);
+        assert_eq!(self.asking.wake_ms(), None);
+    }
+
+    #[track_caller]
+    fn waits(&self) {
+        assert_eq!(self.out, []);
+    }
+}
+
+#[test]
+fn the_first_answer_ends_it_refusals_too() {
+    let refusals = [SlotError::Busy, SlotError::Unavailable, SlotError::NoSession, SlotError::TooManyGroups];
+    for answer in refusals.into_iter().map(Err).chain([Ok("done")]) {
+        let mut bench = Bench::new();
+        bench.answer(1, answer.clone());
+        bench.done(answer);
+        for late in [Input::Due, Input::Over, Input::Lost { attempt: 1 }] {
+            bench.handle(late);
+        }
+        bench.map(2, "q", 2);
+        bench.waits();
+    }
+}
+
+#[test]
+fn it_asks_again_whom_a_newer_map_names() {
+    let mut bench = Bench::new();
+    bench.answer(1, not_primary(3, false));
+    assert_eq!(std::mem::take(&mut bench.out), [Output::FetchMap { from: member("p"), newer_than: 1 }]);
+    bench.now_ms = 5;
+    bench.map(2, "p", 1);
+    bench.waits();
+    bench.map(3, "q", 2);
+    bench.sent(2, "q", 2, 5);
+    bench.map(2, "p", 1);
+    bench.waits();
+    bench.answer(2, Ok("done"));
+    bench.done(Ok("done"));
+}
+
+#[test]
+fn a_primary_that_is_replaced_is_not_waited_for_and_its_late_word_does_not_count() {
+    let mut bench = Bench::new();
+    bench.now_ms = 700;
+    bench.map(2, "q", 2);
+    bench.sent(2, "q", 2, 700);
+    for late in [Err(SlotError::Busy), not_primary(2, false), Ok("done")] {
+        bench.answer(1, late);
+        bench.waits();
+    }
+    bench.answer(2, Ok("done"));
+    bench.done(Ok("done"));
+}
+
+#[test]
+fn not_done_is_not_said_when_an_earlier_attempt_may_have_been_carried_out() {
+    for refusal in [SlotError::Busy, SlotError::Unavailable, SlotError::NotEnoughCopies { copies: 1, min_copies: 2 }] {
+        let mut bench = Bench::new();
+        bench.handle(Input::Lost { attempt: 1 });
+        let mut attempt = 1;
+        while bench.out != [Output::Done(Err(SlotError::Unknown))] {
+            bench.out.clear();
+            bench.sleep();
+            if let [Output::Send { attempt: now, .. }] = &bench.out[..] {
+                attempt = *now;
+                bench.out.clear();
+                bench.answer(attempt, Err(refusal.clone()));
+            }
+        }
+        assert_eq!(bench.now_ms, LIMIT_MS);
+        assert!(attempt > 10, "it went on asking: {attempt}");
+    }
+    for refusal in [SlotError::StoreUnavailable("down".to_owned()), SlotError::TooManyGroups] {
+        let mut bench = Bench::new();
+        bench.answer(1, not_primary(1, true));
+        bench.waits();
+        bench.sleep();
+        bench.out.clear();
+        bench.answer(2, Err(refusal));
+        bench.done(Err(SlotError::Unknown));
+    }
+}
+
+#[test]
+fn at_the_deadline_it_is_refused_if_nobody_was_reached_and_unknown_otherwise() {
+    let check = |fails: fn(Attempt) -> Input<&'static str>, expected: SlotError| {
+        let mut bench = Bench::new();
+        let mut attempt = 1;
+        while bench.asking.wake_ms().is_some() {
+            bench.handle(fails(attempt));
+            bench.out.clear();
+            bench.sleep();
+            if let Some(Output::Send { attempt: now, .. }) = bench.out.first() {
+                attempt = *now;
+            }
+        }
+        bench.done(Err(expected));
+        assert_eq!(bench.now_ms, LIMIT_MS);
+    };
+    check(|attempt| Input::NotSent { attempt }, SlotError::Unavailable);
+    check(|attempt| Input::Answered { attempt, result: not_primary(1, false) }, SlotError::Unavailable);
+    check(|attempt| Input::Answered { attempt, result: not_primary(1, true) }, SlotError::Unknown);
+    check(|attempt| Input::Lost { attempt }, SlotError::Unknown);
+    // Nothing is heard at all.
+    check(|_| Input::Due, SlotError::Unknown);
+}
+
+#[test]
+fn once_its_asker_is_gone_nothing_is_tried_again() {
+    // Between two attempts it ends at once.
+    let mut bench = Bench::new();
+    bench.handle(Input::NotSent { attempt: 1 });
+    bench.handle(Input::Over);
+    bench.done(Err(SlotError::Unavailable));
+    // What is under way is waited for: it may have been done, and then has to be undone.
+    let mut bench = Bench::new();
+    bench.handle(Input::Over);
+    bench.waits();
+    bench.answer(1, Ok("done"));
+    bench.done(Ok("done"));
+    let fails = [Input::Lost { attempt: 1 }, Input::Answered { attempt: 1, result: not_primary(1, true) }];
+    for input in fails {
+        let mut bench = Bench::new();
+        bench.handle(Input::Over);
+        bench.handle(input);
+        bench.done(Err(SlotError::Unknown));
+    }
+    let mut bench = Bench::new();
+    bench.handle(Input::Over);
+    bench.map(2, "q", 2);
+    bench.done(Err(SlotError::Unknown));
+    let mut bench = Bench { asking: Asking::new(0, LIMIT_MS, 7), now_ms: 0, out: Vec::new() };
+    bench.handle(Input::Over);
+    bench.done(Err(SlotError::Unavailable));
+}
+
+#[test]
+fn pauses_grow_differ_and_begin_anew_with_another_primary() {
+    let pauses = |seed: u64| {
+        let mut asking = Asking::new(0, LIMIT_MS, seed);
+        let (mut now_ms, mut pauses, mut out) = (0, Vec::new(), Vec::new());
+        asking.handle::<&str>(0, Input::Map { version: 1, primary: Some((member("p"), 1)) }, &mut out);
+        for attempt in 1..=8 {
+            asking.handle::<&str>(now_ms, Input::NotSent { attempt }, &mut out);
+            let until_ms = asking.wake_ms().unwrap();
+            pauses.push(until_ms - now_ms);
+            now_ms = until_ms;
+            asking.handle::<&str>(now_ms, Input::Due, &mut out);
+        }
+        pauses
+    };
+    for seed in 0..50 {
+        for (pause_ms, most_ms) in pauses(seed).into_iter().zip([25, 50, 100, 200, 200, 200, 200, 200]) {
+            assert!((most_ms / 2..=most_ms).contains(&pause_ms), "{pause_ms} of {most_ms}");
+        }
+    }
+    assert_ne!(pauses(1), pauses(2));
+    let mut bench = Bench::new();
+    for attempt in 1..=5 {
+        bench.handle(Input::NotSent { attempt });
+        bench.sleep();
+    }
+    bench.map(2, "q", 2);
+    bench.handle(Input::NotSent { attempt: 7 });
+    assert!(bench.asking.wake_ms().unwrap() <= bench.now_ms + PAUSE_MS);
+}
+
+#[test]
+fn an_answer_goes_to_who_asked_and_comes_from_who_was_asked() {
+    let (p, q) = (member("p").node, member("q").node);
+    let mut outstanding = Outstanding::default();
+    let (first, second, third) =
+        (outstanding.ask(&p, "first"), outstanding.ask(&q, "second"), outstanding.ask(&p, "third"));
+    assert_eq!(outstanding.answered(&q, first), None, "another was asked");
+    assert_eq!(outstanding.answered(&p, first), Some("first"));
+    assert_eq!(outstanding.answered(&p, first), None, "only once");
+    let fourth = outstanding.ask(&p, "fourth");
+    assert!(fourth > third, "no number is given again");
+    outstanding.forget(fourth);
+    assert_eq!(outstanding.answered(&p, fourth), None);
+    assert_eq!(outstanding.disrupted(&p), ["third"]);
+    assert_eq!(outstanding.answered(&q, second), Some("second"));
+}

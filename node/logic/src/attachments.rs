@@ -1,0 +1,459 @@
+//! Which connections of this gateway have which sessions, from a client's first word to the goodbye.
+//!
+//! A connection is *opening* while its session's slot is asked, then *attached*, and *over* from when it is cut until it is
+//! gone. News of a session and the answer that attaches it come by different ways, and so in any order: what is heard while a
+//! connection opens is kept with it. A connection is cut in the very step that brings the news, so that nothing reaches it
+//! afterwards (S7). Its subscriptions end next, and only then is the slot told, which lets the new attachment proceed.
+//!
+//! What a slot has to hear is said until it answers: that a connection is cut, or gone, or that an attach of unknown outcome
+//! is not wanted any more.
+
+mod goodbyes;
+#[cfg(test)]
+mod tests;
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use self::goodbyes::Goodbyes;
+use super::{
+    entry::{EndReason, SessionRecord},
+    request::SlotError,
+};
+use crate::id::{AttachmentNumber, SessionId, SlotId};
+
+/// Between two [`Input::Tick`], in milliseconds.
+pub const TICK_MS: u64 = 250;
+/// Every attachment is renewed once in this number of ticks (5 s), the slots one after the other.
+const RENEWAL_TICKS: u16 = 20;
+/// Renewals under way at once. Past it slots wait for their next turn.
+const RENEWALS_AT_ONCE: usize = 128;
+/// Attachments in one renewal.
+const ATTACHMENTS_IN_ONE: usize = 500;
+
+/// Session, attachment and connection.
+pub type Renewal = (SessionId, AttachmentNumber, u64);
+
+/// Something that a slot has to hear of this gateway.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Goodbye {
+    /// The connection of this attachment is gone.
+    Detach(SessionId, AttachmentNumber),
+    /// This attachment and earlier ones are cut off.
+    Confirm(SessionId, AttachmentNumber),
+    /// The client of this connection is gone, and what came of its attach is not known.
+    Withdraw(SessionId, u64),
+}
+
+/// Why a connection is cut.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Cut {
+    /// The session has attached from another connection.
+    Displaced,
+    /// The session is over.
+    Ended(EndReason),
+}
+
+/// What happens to the connections. Each has a number that no other has had.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Input {
+    /// A client asks for its session.
+    Open {
+        /// Whose.
+        connection: u64,
+        /// Which.
+        session: SessionId,
+        /// The session's.
+        slot: SlotId,
+    },
+    /// To [`Output::Attach`].
+    Answered {
+        /// Whose.
+        connection: u64,
+        /// The attachment.
+        result: Result<(AttachmentNumber, Arc<SessionRecord>), SlotError>,
+    },
+    /// The client is gone, and with it all that it had asked for.
+    Gone {
+        /// Which.
+        connection: u64,
+    },
+    /// The session has attached elsewhere: this attachment and earlier ones get nothing more.
+    Displaced {
+        /// The session's.
+        slot: SlotId,
+        /// Which.
+        session: SessionId,
+        /// The attachment.
+        number: AttachmentNumber,
+    },
+    /// The session is over.
+    Ended {
+        /// The session's.
+        slot: SlotId,
+        /// Which.
+        session: SessionId,
+        /// Why.
+        reason: EndReason,
+    },
+    /// The record was changed over HTTP.
+    Changed {
+        /// The session's.
+        slot: SlotId,
+        /// As it is now.
+        record: Arc<SessionRecord>,
+    },
+    /// To [`Output::Unsubscribe`].
+    Unsubscribed {
+        /// Which.
+        connection: u64,
+    },
+    /// To [`Output::Say`].
+    Said {
+        /// Its number.
+        number: u64,
+        /// What the slot answered.
+        result: Result<(), SlotError>,
+    },
+    /// To [`Output::Renew`], whatever came of it.
+    Renewed,
+    /// Time has passed; every [`TICK_MS`].
+    Tick,
+}
+
+/// What is to be done.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Output {
+    /// Ask the slot for the session.
+    Attach {
+        /// For whom.
+        connection: u64,
+        /// Which.
+        session: SessionId,
+        /// The session's.
+        slot: SlotId,
+    },
+    /// Do not try that again: the client is gone, and may be elsewhere by now. What is under way is waited for.
+    GiveUp {
+        /// For whom.
+        connection: u64,
+    },
+    /// The session is this connection's.
+    Attached {
+        /// Whose.
+        connection: u64,
+        /// As far as it is known here.
+        record: Arc<SessionRecord>,
+    },
+    /// It is not, for this reason.
+    Refused {
+        /// Whose.
+        connection: u64,
+        /// Why.
+        error: SlotError,
+    },
+    /// Nothing more may reach the connection but the reason why.
+    Cut {
+        /// Which.
+        connection: u64,
+        /// Why.
+        why: Cut,
+    },
+    /// Tell the connection of the new record.
+    Changed {
+        /// Which.
+        connection: u64,
+        /// As it is now.
+        record: Arc<SessionRecord>,
+    },
+    /// End the connection's subscriptions.
+    Unsubscribe {
+        /// Which.
+        connection: u64,
+    },
+    /// Tell the slot.
+    Say {
+        /// For the answer.
+        number: u64,
+        /// Whom.
+        slot: SlotId,
+        /// What.
+        goodbye: Goodbye,
+    },
+    /// Tell the slot which attachments are here: one that has lost sight of them learns of them, and one that has given a
+    /// session elsewhere says so again.
+    Renew {
+        /// Whom.
+        slot: SlotId,
+        /// What is here.
+        attachments: Vec<Renewal>,
+    },
+}
+
+#[derive(Debug)]
+struct Connection {
+    session: SessionId,
+    slot: SlotId,
+    stage: Stage,
+}
+
+#[derive(Debug)]
+enum Stage {
+    Opening(News),
+    Attached(AttachmentNumber),
+    /// Cut, and not gone yet.
+    Over,
+}
+
+/// What was heard while a connection was opening.
+#[derive(Debug, Default)]
+struct News {
+    gone: bool,
+    displaced: AttachmentNumber,
+    ended: Option<EndReason>,
+    record: Option<Arc<SessionRecord>>,
+}
+
+/// The attachments of a gateway. See the module.
+#[derive(Debug, Default)]
+pub struct Attachments {
+    connections: BTreeMap<u64, Connection>,
+    /// The connection of each session that is attached here.
+    attached: BTreeMap<SlotId, BTreeMap<SessionId, u64>>,
+    count: usize,
+    /// The connections that are opening, by session.
+    opening: BTreeMap<SessionId, Vec<u64>>,
+    /// What is said once a connection's subscriptions have ended.
+    leaving: BTreeMap<u64, Vec<(SlotId, Goodbye)>>,
+    goodbyes: Goodbyes,
+    ticks: u16,
+    renewals: usize,
+}
+
+impl Attachments {
+    /// Takes an input.
+    ///
+    /// # Panics
+    ///
+    /// Where a connection's number is given twice at a time, which is a fault of the shell.
+    pub fn handle(&mut self, now_ms: u64, input: Input, out: &mut Vec<Output>) {
+        match input {
+            Input::Open { connection, session, slot } => {
+                let stage = Stage::Opening(News::default());
+                let before = self.connections.insert(connection, Connection { session, slot, stage });
+                assert!(before.is_none(), "connection {connection} opens twice: {before:?}");
+                self.opening.entry(session).or_default().push(connection);
+                out.push(Output::Attach { connection, session, slot });
+            }
+            Input::Answered { connection, result } => self.answered(connection, result, out),
+            Input::Gone { connection } => self.gone(connection, out),
+            Input::Displaced { slot, session, number } => self.displaced(slot, session, number, out),
+            Input::Ended { slot, session, reason } => self.ended(slot, session, reason, out),
+            Input::Changed { slot, record } => self.changed(slot, &record, out),
+            Input::Unsubscribed { connection } => {
+                for (slot, goodbye) in self.leaving.remove(&connection).unwrap_or_default() {
+                    self.goodbyes.add(slot, goodbye);
+                }
+            }
+            Input::Said { number, result } => self.goodbyes.said(now_ms, number, &result),
+            Input::Renewed => self.renewals -= 1,
+            Input::Tick => self.renew(out),
+        }
+        self.goodbyes.flush(now_ms, out);
+    }
+
+    /// The connections that are not over, each with its session and, where it is attached, the number.
+    pub fn connections(&self) -> impl Iterator<Item = (u64, SessionId, Option<AttachmentNumber>)> {
+        self.connections.iter().filter_map(|(connection, there)| match there.stage {
+            Stage::Opening(_) => Some((*connection, there.session, None)),
+            Stage::Attached(number) => Some((*connection, there.session, Some(number))),
+            Stage::Over => None,
+        })
+    }
+
+    /// How many sessions are attached.
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Whether none is.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    fn answered(
+        &mut self,
+        connection: u64,
+        result: Result<(AttachmentNumber, Arc<SessionRecord>), SlotError>,
+        out: &mut Vec<Output>,
+    ) {
+        let Some(there) = self.connections.get_mut(&connection) else { return };
+        let (session, slot) = (there.session, there.slot);
+        let Stage::Opening(news) = &mut there.stage else { return };
+        let news = std::mem::take(news);
+        self.opened(session, connection);
+        match result {
+            Ok((number, _)) if news.gone => {
+                self.connections.remove(&connection);
+                self.goodbyes.add(slot, Goodbye::Detach(session, number));
+            }
+            Ok((number, record)) => match (news.ended, self.is_displaced(slot, session, number, &news)) {
+                (Some(reason), _) => self.cut_unattached(connection, Cut::Ended(reason), out),
+                (None, true) => self.cut_unattached(connection, Cut::Displaced, out),
+                (None, false) => {
+                    let later = news.record.filter(|news| news.last_used_ms > record.last_used_ms);
+                    let record = later.unwrap_or(record);
+                    self.attach((slot, session, number), connection, out);
+                    out.push(Output::Attached { connection, record });
+                }
+            },
+            Err(error) => {
+                self.connections.remove(&connection);
+                if error == SlotError::Unknown {
+                    // Only the slot knows what came of it, and under which number.
+                    self.goodbyes.add(slot, Goodbye::Withdraw(session, connection));
+                }
+                if !news.gone {
+                    out.push(Output::Refused { connection, error });
+                }
+            }
+        }
+    }
+
+    fn is_displaced(&self, slot: SlotId, session: SessionId, number: AttachmentNumber, news: &News) -> bool {
+        news.displaced >= number || self.number_here(slot, session).is_some_and(|(_, here)| here > number)
+    }
+
+    fn attach(
+        &mut self,
+        (slot, session, number): (SlotId, SessionId, AttachmentNumber),
+        connection: u64,
+        out: &mut Vec<Output>,
+    ) {
+        if let Some((earlier, _)) = self.number_here(slot, session) {
+            // The slot knows that there is an earlier one. It asks for its end, and is told then.
+            self.cut(earlier, Cut::Displaced, None, out);
+        }
+        if let Some(there) = self.connections.get_mut(&connection) {
+            there.stage = Stage::Attached(number);
+            self.attached.entry(slot).or_default().insert(session, connection);
+            self.count += 1;
+        }
+    }
+
+    fn gone(&mut self, connection: u64, out: &mut Vec<Output>) {
+        let Some(there) = self.connections.get_mut(&connection) else { return };
+        let (session, slot) = (there.session, there.slot);
+        match &mut there.stage {
+            Stage::Opening(news) => {
+                news.gone = true;
+                return out.push(Output::GiveUp { connection });
+            }
+            Stage::Attached(number) => {
+                let goodbye = Goodbye::Detach(session, *number);
+                self.leaving.entry(connection).or_default().push((slot, goodbye));
+                self.forget_attached(slot, session);
+            }
+            Stage::Over => {}
+        }
+        self.connections.remove(&connection);
+        // Requests that were under way when it was cut may have subscribed it again.
+        out.push(Output::Unsubscribe { connection });
+    }
+
+    fn displaced(&mut self, slot: SlotId, session: SessionId, number: AttachmentNumber, out: &mut Vec<Output>) {
+        for connection in self.opening.get(&session).into_iter().flatten() {
+            if let Some(Connection { stage: Stage::Opening(news), .. }) = self.connections.get_mut(connection) {
+                news.displaced = news.displaced.max(number);
+            }
+        }
+        let goodbye = (slot, Goodbye::Confirm(session, number));
+        match self.number_here(slot, session) {
+            Some((connection, here)) if here <= number => self.cut(connection, Cut::Displaced, Some(goodbye), out),
+            _ => self.goodbyes.add(slot, goodbye.1),
+        }
+    }
+
+    fn ended(&mut self, slot: SlotId, session: SessionId, reason: EndReason, out: &mut Vec<Output>) {
+        for connection in self.opening.get(&session).into_iter().flatten() {
+            if let Some(Connection { stage: Stage::Opening(news), .. }) = self.connections.get_mut(connection) {
+                news.ended = Some(reason);
+            }
+        }
+        if let Some((connection, _)) = self.number_here(slot, session) {
+            self.cut(connection, Cut::Ended(reason), None, out);
+        }
+    }
+
+    fn changed(&mut self, slot: SlotId, record: &Arc<SessionRecord>, out: &mut Vec<Output>) {
+        for connection in self.opening.get(&record.id).into_iter().flatten() {
+            if let Some(Connection { stage: Stage::Opening(news), .. }) = self.connections.get_mut(connection) {
+                news.record = Some(record.clone());
+            }
+        }
+        if let Some((connection, _)) = self.number_here(slot, record.id) {
+            out.push(Output::Changed { connection, record: record.clone() });
+        }
+    }
+
+    /// An attached connection gets nothing more. What its slot is to hear of it is said when its subscriptions have ended.
+    fn cut(&mut self, connection: u64, why: Cut, goodbye: Option<(SlotId, Goodbye)>, out: &mut Vec<Output>) {
+        let Some(there) = self.connections.get_mut(&connection) else { return };
+        there.stage = Stage::Over;
+        let (session, slot) = (there.session, there.slot);
+        self.forget_attached(slot, session);
+        self.leaving.entry(connection).or_default().extend(goodbye);
+        out.extend([Output::Cut { connection, why }, Output::Unsubscribe { connection }]);
+    }
+
+    /// It was over before it was there.
+    fn cut_unattached(&mut self, connection: u64, why: Cut, out: &mut Vec<Output>) {
+        self.connections.remove(&connection);
+        out.push(Output::Cut { connection, why });
+    }
+
+    fn opened(&mut self, session: SessionId, connection: u64) {
+        if let Some(connections) = self.opening.get_mut(&session) {
+            connections.retain(|other| *other != connection);
+            if connections.is_empty() {
+                self.opening.remove(&session);
+            }
+        }
+    }
+
+    fn forget_attached(&mut self, slot: SlotId, session: SessionId) {
+        if let Some(sessions) = self.attached.get_mut(&slot) {
+            self.count -= usize::from(sessions.remove(&session).is_some());
+            if sessions.is_empty() {
+                self.attached.remove(&slot);
+            }
+        }
+    }
+
+    /// The connection that the session is attached to here, and its number.
+    fn number_here(&self, slot: SlotId, session: SessionId) -> Option<(u64, AttachmentNumber)> {
+        let connection = *self.attached.get(&slot)?.get(&session)?;
+        match self.connections.get(&connection)?.stage {
+            Stage::Attached(number) => Some((connection, number)),
+            Stage::Opening(_) | Stage::Over => None,
+        }
+    }
+
+    fn renew(&mut self, out: &mut Vec<Output>) {
+        self.ticks = (self.ticks + 1) % RENEWAL_TICKS;
+        for (slot, sessions) in self.attached.iter().filter(|(slot, _)| *slot % RENEWAL_TICKS == self.ticks) {
+            let number = |connection| match self.connections.get(connection)?.stage {
+                Stage::Attached(number) => Some(number),
+                Stage::Opening(_) | Stage::Over => None,
+            };
+            let here = sessions.iter();
+            let here = here.filter_map(|(session, connection)| Some((*session, number(connection)?, *connection)));
+            for attachments in here.collect::<Vec<_>>().chunks(ATTACHMENTS_IN_ONE) {
+                if self.renewals >= RENEWALS_AT_ONCE {
+                    return;
+                }
+                self.renewals += 1;
+                out.push(Output::Renew { slot: *slot, attachments: attachments.to_vec() });
+            }
+        }
+    }
+}

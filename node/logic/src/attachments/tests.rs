@@ -1,0 +1,196 @@
+//! A gateway's connections, told what happens to them step by step.
+
+use bytes::Bytes;
+use uuid::Uuid;
+
+use super::*;
+
+const SESSION: SessionId = SessionId(Uuid::from_u128(5));
+const SLOT: SlotId = 3;
+
+#[derive(Default)]
+struct Bench {
+    core: Attachments,
+    now_ms: u64,
+    out: Vec<Output>,
+}
+
+fn record(last_used_ms: u64) -> Arc<SessionRecord> {
+    Arc::new(SessionRecord {
+        id: SESSION,
+        user: "u".to_owned(),
+        created_ms: 0,
+        expires_ms: 0,
+        idle_ttl_ms: 0,
+        last_used_ms,
+        attributes: Bytes::from_static(b"{}"),
+        groups: Default::default(),
+        grants: Vec::new(),
+    })
+}
+
+fn displaced(number: AttachmentNumber) -> Input {
+    Input::Displaced { slot: SLOT, session: SESSION, number }
+}
+
+fn ended() -> Input {
+    Input::Ended { slot: SLOT, session: SESSION, reason: EndReason::Expired }
+}
+
+fn say(number: u64, goodbye: Goodbye) -> Output {
+    Output::Say { number, slot: SLOT, goodbye }
+}
+
+fn cut(connection: u64, why: Cut) -> Output {
+    Output::Cut { connection, why }
+}
+
+impl Bench {
+    #[track_caller]
+    fn gives(&mut self, input: Input, expected: &[Output]) {
+        self.core.handle(self.now_ms, input, &mut self.out);
+        assert_eq!(std::mem::take(&mut self.out), expected);
+    }
+
+    #[track_caller]
+    fn open(&mut self, connection: u64) {
+        let expected = Output::Attach { connection, session: SESSION, slot: SLOT };
+        self.gives(Input::Open { connection, session: SESSION, slot: SLOT }, &[expected]);
+    }
+
+    #[track_caller]
+    fn answer(&mut self, connection: u64, number: AttachmentNumber, expected: &[Output]) {
+        self.gives(Input::Answered { connection, result: Ok((number, record(10))) }, expected);
+    }
+
+    #[track_caller]
+    fn attached(&mut self, connection: u64, number: AttachmentNumber) {
+        self.open(connection);
+        self.answer(connection, number, &[Output::Attached { connection, record: record(10) }]);
+    }
+}
+
+#[test]
+fn a_displaced_connection_is_cut_and_unsubscribed_before_that_is_confirmed() {
+    let mut bench = Bench::default();
+    bench.attached(1, 4);
+    bench.gives(displaced(3), &[say(1, Goodbye::Confirm(SESSION, 3))]);
+    bench.gives(displaced(4), &[cut(1, Cut::Displaced), Output::Unsubscribe { connection: 1 }]);
+    assert!(bench.core.is_empty());
+    bench.gives(Input::Unsubscribed { connection: 1 }, &[say(2, Goodbye::Confirm(SESSION, 4))]);
+    bench.gives(Input::Gone { connection: 1 }, &[Output::Unsubscribe { connection: 1 }]);
+    bench.gives(Input::Unsubscribed { connection: 1 }, &[]);
+}
+
+#[test]
+fn a_later_attachment_here_displaces_the_earlier_in_whatever_order_they_come() {
+    let mut bench = Bench::default();
+    bench.attached(1, 4);
+    bench.open(2);
+    bench.open(3);
+    let earlier = [cut(1, Cut::Displaced), Output::Unsubscribe { connection: 1 }];
+    let expected: Vec<_> =
+        earlier.into_iter().chain([Output::Attached { connection: 2, record: record(10) }]).collect();
+    bench.answer(2, 5, &expected);
+    bench.answer(3, 3, &[cut(3, Cut::Displaced)]);
+    assert_eq!((bench.core.len(), bench.core.connections().next()), (1, Some((2, SESSION, Some(5)))));
+}
+
+#[test]
+fn news_that_overtakes_the_attachment_counts() {
+    let mut bench = Bench::default();
+    bench.open(1);
+    bench.gives(displaced(4), &[say(1, Goodbye::Confirm(SESSION, 4))]);
+    bench.answer(1, 4, &[cut(1, Cut::Displaced)]);
+    for (connection, used_ms, latest_ms) in [(2, 9, 10), (3, 11, 11)] {
+        bench.open(connection);
+        bench.gives(Input::Changed { slot: SLOT, record: record(used_ms) }, &[]);
+        bench.answer(connection, 5, &[Output::Attached { connection, record: record(latest_ms) }]);
+        bench.gives(Input::Gone { connection }, &[Output::Unsubscribe { connection }]);
+    }
+    bench.open(4);
+    bench.gives(ended(), &[]);
+    bench.answer(4, 6, &[cut(4, Cut::Ended(EndReason::Expired))]);
+    assert_eq!(bench.core.connections().count(), 0);
+}
+
+#[test]
+fn news_goes_to_the_connection_that_has_the_session() {
+    let mut bench = Bench::default();
+    bench.attached(1, 4);
+    let changed = Output::Changed { connection: 1, record: record(5) };
+    bench.gives(Input::Changed { slot: SLOT, record: record(5) }, &[changed]);
+    let cut = cut(1, Cut::Ended(EndReason::Expired));
+    bench.gives(ended(), &[cut, Output::Unsubscribe { connection: 1 }]);
+    bench.gives(Input::Unsubscribed { connection: 1 }, &[]);
+    bench.gives(Input::Changed { slot: SLOT, record: record(6) }, &[]);
+}
+
+#[test]
+fn what_came_of_an_attach_whose_client_is_gone_is_undone() {
+    let mut bench = Bench::default();
+    bench.open(1);
+    bench.gives(Input::Gone { connection: 1 }, &[Output::GiveUp { connection: 1 }]);
+    bench.answer(1, 4, &[say(1, Goodbye::Detach(SESSION, 4))]);
+    bench.open(2);
+    bench.gives(Input::Gone { connection: 2 }, &[Output::GiveUp { connection: 2 }]);
+    let unknown = Input::Answered { connection: 2, result: Err(SlotError::Unknown) };
+    bench.gives(unknown, &[say(2, Goodbye::Withdraw(SESSION, 2))]);
+    // A client that is still there is told, and closed.
+    bench.open(3);
+    let refused = Output::Refused { connection: 3, error: SlotError::Unknown };
+    let unknown = Input::Answered { connection: 3, result: Err(SlotError::Unknown) };
+    bench.gives(unknown, &[refused, say(3, Goodbye::Withdraw(SESSION, 3))]);
+    bench.open(4);
+    let refused = Output::Refused { connection: 4, error: SlotError::Busy };
+    bench.gives(Input::Answered { connection: 4, result: Err(SlotError::Busy) }, &[refused]);
+    assert_eq!(bench.core.connections().count(), 0);
+}
+
+#[test]
+fn a_goodbye_is_said_until_it_is_heard() {
+    let mut bench = Bench::default();
+    bench.attached(1, 4);
+    bench.gives(Input::Gone { connection: 1 }, &[Output::Unsubscribe { connection: 1 }]);
+    let goodbye = Goodbye::Detach(SESSION, 4);
+    bench.gives(Input::Unsubscribed { connection: 1 }, &[say(1, goodbye)]);
+    let mut number = 1;
+    for pause_ms in [250, 500, 1_000, 2_000, 4_000, 4_000] {
+        bench.gives(Input::Said { number, result: Err(SlotError::Unknown) }, &[]);
+        bench.now_ms += pause_ms - 1;
+        bench.gives(Input::Tick, &[]);
+        bench.now_ms += 1;
+        number += 1;
+        bench.gives(Input::Tick, &[say(number, goodbye)]);
+    }
+    // Another slot does not wait for this one.
+    let other = Input::Displaced { slot: 9, session: SESSION, number: 1 };
+    let to_other = Output::Say { number: number + 1, slot: 9, goodbye: Goodbye::Confirm(SESSION, 1) };
+    bench.gives(other, &[to_other]);
+    bench.gives(Input::Said { number, result: Err(SlotError::NoSession) }, &[]);
+    bench.now_ms += 60_000;
+    bench.gives(Input::Tick, &[]);
+}
+
+#[test]
+fn every_attachment_is_renewed_once_in_a_round() {
+    let mut bench = Bench::default();
+    bench.attached(1, 4);
+    let mut renewals = Vec::new();
+    for _ in 0..RENEWAL_TICKS * 2 {
+        bench.core.handle(0, Input::Tick, &mut renewals);
+    }
+    let renewal = Output::Renew { slot: SLOT, attachments: vec![(SESSION, 4, 1)] };
+    assert_eq!(renewals, [renewal.clone(), renewal]);
+    // At most so many at a time.
+    renewals.clear();
+    for _ in 0..u16::try_from(RENEWALS_AT_ONCE).unwrap() * RENEWAL_TICKS {
+        bench.core.handle(0, Input::Tick, &mut renewals);
+    }
+    assert_eq!(renewals.len(), RENEWALS_AT_ONCE - 2);
+    bench.core.handle(0, Input::Renewed, &mut renewals);
+    for _ in 0..RENEWAL_TICKS {
+        bench.core.handle(0, Input::Tick, &mut renewals);
+    }
+    assert_eq!(renewals.len(), RENEWALS_AT_ONCE - 1);
+}
