@@ -5,7 +5,9 @@
 //! the node's own hub is behind, for that.
 
 use std::{
+    any::Any,
     collections::{BTreeMap, BTreeSet},
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::Arc,
     time::Duration,
 };
@@ -18,7 +20,7 @@ use crate::{
     logic::{
         map::{MapRequest, SharedMap},
         primary::{SlotCore, SlotInput, SlotOutput, SlotSettings},
-        replication::ReplicationMessage,
+        replication::{Replica, ReplicationMessage},
         request::{GroupInfo, GroupRequest, Push, SessionRequest, SlotAnswer, SlotError, SlotRequest},
     },
     metrics::Metrics,
@@ -282,7 +284,7 @@ impl Worker {
             }
             for slot in touched {
                 if let Some(core) = self.slots.get_mut(&slot) {
-                    core.flush(clock::now(), &mut self.outputs);
+                    watched(slot, core, |core| core.flush(clock::now(), &mut self.outputs));
                     self.perform(slot).await;
                 }
             }
@@ -335,8 +337,9 @@ impl Worker {
                 }
             }
             WorkerInput::Alive(alive) => {
-                for core in self.slots.values_mut() {
-                    core.handle(clock::now(), SlotInput::Alive(alive.clone()), &mut self.outputs);
+                for (slot, core) in &mut self.slots {
+                    let input = SlotInput::Alive(alive.clone());
+                    watched(*slot, core, |core| core.handle(clock::now(), input, &mut self.outputs));
                 }
             }
             WorkerInput::LinkReset(member) => {
@@ -382,7 +385,7 @@ impl Worker {
     async fn handle(&mut self, slot: SlotId, input: SlotInput, touched: &mut BTreeSet<SlotId>) {
         // A slot that the cluster does not have: a peer's mistake, refused by dropping it.
         let Some(core) = self.slots.get_mut(&slot) else { return };
-        core.handle(clock::now(), input, &mut self.outputs);
+        watched(slot, core, |core| core.handle(clock::now(), input, &mut self.outputs));
         touched.insert(slot);
         if !self.outputs.is_empty() {
             self.perform(slot).await;
@@ -484,6 +487,22 @@ impl Worker {
     }
 }
 
+/// Has the core do something. Where a broken invariant ends that, the log says in which slot; the panic goes on, and ends the
+/// node ([`Tasks::spawn`]): a state that cannot be must not be replicated.
+fn watched(slot: SlotId, core: &mut SlotCore, work: impl FnOnce(&mut SlotCore)) {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| work(core))) {
+        tracing::error!("{}", broken(slot, core.replica(), panic.as_ref()));
+        resume_unwind(panic);
+    }
+}
+
+fn broken(slot: SlotId, replica: &Replica, panic: &(dyn Any + Send)) -> String {
+    let said = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+    let (term, entry, uncommitted) = (replica.term(), replica.applied(), replica.uncommitted());
+    let what = said.unwrap_or("a panic that says nothing");
+    format!("slot {slot}, term {term}, entry {entry} ({uncommitted} after it): {what}")
+}
+
 /// For whoever waits for the session. It travels between nodes, so it has an end.
 fn reason(error: &StoreError) -> String {
     match error {
@@ -493,5 +512,28 @@ fn reason(error: &StoreError) -> String {
             tracing::error!(reason, "the store's content cannot be read");
             "its content cannot be read: the log of the node that asked says more".to_owned()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_broken_invariant_is_told_with_its_place_and_goes_on() {
+        let me = Member { node: NodeId::parse("n1").unwrap(), generation: 1 };
+        let settings = SlotSettings {
+            replica_timeout_ms: 1,
+            resume_grace_ms: 1,
+            memory_ttl_ms: 1,
+            group_idle_ms: 1,
+            queue: 1,
+            groups_per_session: 1,
+        };
+        let mut core = SlotCore::new(7, me, settings, 1);
+        let panic = catch_unwind(AssertUnwindSafe(|| watched(7, &mut core, |_| panic!("offsets follow each other"))));
+        let panic = panic.unwrap_err();
+        let told = broken(7, core.replica(), panic.as_ref());
+        assert_eq!(told, "slot 7, term 0, entry 0 (0 after it): offsets follow each other");
     }
 }

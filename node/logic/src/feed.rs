@@ -525,6 +525,7 @@ impl Feed {
 
     fn next_attempt(&mut self) -> Attempt {
         self.last_attempt += 1;
+        assert!(self.log_known_at < self.last_attempt, "attempts grow");
         self.last_attempt
     }
 

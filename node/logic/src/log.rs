@@ -1,7 +1,7 @@
 //! A group's log: one epoch, offsets 1, 2, 3, …, a ring of the recent messages and the window in which a repeated
 //! publish is recognised.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -35,6 +35,21 @@ pub struct GroupLogSnapshot {
     retention: Retention,
     /// Key, offset and time of each publish in the window, oldest first.
     window: Vec<(PublishKey, u64, u64)>,
+}
+
+impl GroupLogSnapshot {
+    /// Whether it is one that a log can have made. It comes from a peer.
+    pub fn is_sound(&self) -> bool {
+        let Self { head, ring, window, .. } = self;
+        let Some(before) = head.checked_sub(ring.len() as u64) else { return false };
+        let contiguous = ring.iter().zip(before + 1..).all(|(message, offset)| message.offset == offset);
+        let keys: BTreeSet<_> = window.iter().map(|(key, ..)| key).collect();
+        // Far below where the next offset would not fit.
+        *head < u64::MAX / 2
+            && contiguous
+            && keys.len() == window.len()
+            && window.iter().all(|(_, offset, _)| offset <= head)
+    }
 }
 
 /// What a log has after a position.
@@ -109,13 +124,17 @@ impl GroupLog {
             return (offset, None);
         }
         self.head += 1;
+        assert!(self.ring.back().is_none_or(|last| last.offset + 1 == self.head), "offsets follow each other");
         let message = Message { offset: self.head, data, from, at_ms };
         self.bytes += message.data.len() as u64;
         self.ring.push_back(message.clone());
-        self.window.insert(key, self.head);
+        let repeated = self.window.insert(key, self.head);
+        assert!(repeated.is_none(), "a key in the window is a repeat");
         self.window_order.push_back((key, at_ms));
+        assert_eq!(self.window.len(), self.window_order.len(), "the window's keys and their order are the same");
         self.retention = retention;
         self.trim_ring(at_ms);
+        assert!(self.kept() <= self.head, "no more messages are kept than there were");
         (self.head, Some(message))
     }
 
@@ -127,15 +146,16 @@ impl GroupLog {
 
     /// Whether [`GroupLog::trim`] would drop something.
     pub fn is_overdue(&self, at_ms: u64) -> bool {
-        self.ring.front().is_some_and(|oldest| oldest.at_ms + self.retention.age_ms < at_ms)
-            || self.window_order.front().is_some_and(|(_, at)| at + WINDOW_MS < at_ms)
+        self.ring.front().is_some_and(|oldest| oldest.at_ms.saturating_add(self.retention.age_ms) < at_ms)
+            || self.window_order.front().is_some_and(|(_, at)| at.saturating_add(WINDOW_MS) < at_ms)
     }
 
     /// What follows an offset of this epoch, at most `limit` messages.
     pub fn since(&self, offset: u64, limit: usize) -> Since {
         let first_kept = self.head + 1 - self.kept();
+        assert!(self.ring.front().is_none_or(|oldest| oldest.offset == first_kept), "the ring ends at the head");
         let complete = offset <= self.head && offset + 1 >= first_kept;
-        let skip = (offset + 1).saturating_sub(first_kept) as usize;
+        let skip = offset.saturating_add(1).saturating_sub(first_kept) as usize;
         Since { complete, messages: self.ring.iter().skip(skip).take(limit).cloned().collect() }
     }
 
@@ -173,9 +193,11 @@ impl GroupLog {
             if keep {
                 break;
             }
+            assert!(oldest.data.len() as u64 <= self.bytes, "what is dropped was counted");
             self.bytes -= oldest.data.len() as u64;
             self.ring.pop_front();
         }
+        assert!(!self.ring.is_empty() || self.bytes == 0, "an empty ring has no bytes");
     }
 
     fn trim_window(&mut self, at_ms: u64) {
@@ -183,7 +205,8 @@ impl GroupLog {
             if self.window_order.len() <= WINDOW_PUBLISHES && at.saturating_add(WINDOW_MS) >= at_ms {
                 break;
             }
-            self.window.remove(key);
+            let known = self.window.remove(key);
+            assert!(known.is_some(), "what is in the window's order is in the window");
             self.window_order.pop_front();
         }
     }
@@ -228,6 +251,26 @@ mod tests {
         log.trim(1_001);
         assert_eq!(offsets(log.since(4, 9)), (false, vec![]));
         assert_eq!(offsets(log.since(5, 9)), (true, vec![]));
+    }
+
+    #[test]
+    fn a_snapshot_that_no_log_made_is_not_sound() {
+        let mut log = GroupLog::new(Epoch(1));
+        for key in 0..5 {
+            publish(&mut log, key, 0);
+        }
+        let sound = log.snapshot();
+        assert!(sound.is_sound());
+        let check = |what: &str, spoil: fn(&mut GroupLogSnapshot)| {
+            let mut spoiled = sound.clone();
+            spoil(&mut spoiled);
+            assert!(!spoiled.is_sound(), "{what}");
+        };
+        check("a hole", |log| log.ring[1].offset += 1);
+        check("not up to the head", |log| log.head += 1);
+        check("more than there were", |log| log.head = 2);
+        check("a key twice", |log| log.window.push(log.window[0]));
+        check("a publish to come", |log| log.window[0].1 = 6);
     }
 
     proptest! {

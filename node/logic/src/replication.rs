@@ -188,6 +188,7 @@ impl Held {
     fn apply_to(&mut self, index: Index, mut effects: impl FnMut(Index, Effect)) {
         while self.applied < index.min(self.last()) {
             self.applied += 1;
+            assert!(self.log_first <= self.applied, "an entry that is not applied is not released");
             let entry = &self.log[(self.applied - self.log_first) as usize];
             let effect = self.state.apply(self.applied, Entry::clone(entry));
             effects(self.applied, effect);
@@ -199,6 +200,8 @@ impl Held {
         while self.log_first <= index.min(self.applied) && self.log.pop_front().is_some() {
             self.log_first += 1;
         }
+        assert!(self.log_first <= self.applied + 1, "only applied entries are released");
+        assert!(self.applied <= self.last(), "what is applied is held");
     }
 
     /// Rule 5: what it holds uncommitted gives way to what the new primary holds, once that is all here. Whether it is.
@@ -219,14 +222,18 @@ impl Held {
             return false;
         }
         let keep = with.base.max(self.applied);
+        assert!(self.synced_term < term, "it reconciles once with each primary");
         self.log.truncate((keep + 1).saturating_sub(self.log_first) as usize);
         self.extend(with.base + 1, staged.entries);
+        assert!(with.until <= self.last(), "all that the new primary took over is here");
+        assert!(self.applied <= self.last(), "what is applied stays");
         (self.synced_term, self.sync) = (term, sync);
         true
     }
 
     /// Takes the entries that it does not have yet; those it has are the same ones.
     fn extend(&mut self, first: Index, entries: Vec<Arc<Entry>>) {
+        assert!(first <= self.last() + 1, "entries follow each other: {first} after {}", self.last());
         let have = (self.last() + 1).saturating_sub(first) as usize;
         self.log.extend(entries.into_iter().skip(have));
     }
@@ -327,6 +334,11 @@ impl Replica {
         self.primary.as_ref().map(|primary| primary.term)
     }
 
+    /// The highest term whose primary this node has followed or been.
+    pub fn term(&self) -> Term {
+        self.accepted_term
+    }
+
     /// How many nodes could take over with every committed entry (the primary included): the `copies` of an answer.
     pub fn copies(&self) -> u8 {
         self.assignment.as_ref().map_or(0, |assignment| assignment.in_sync.len().min(255) as u8)
@@ -346,7 +358,9 @@ impl Replica {
     pub fn order(&mut self, entry: Entry) -> Option<Index> {
         self.serving()?;
         let held = self.held.as_mut()?;
+        let before = held.last();
         held.log.push_back(Arc::new(entry));
+        assert_eq!(held.last(), before + 1, "indexes follow each other");
         Some(held.last())
     }
 
@@ -388,6 +402,7 @@ impl Replica {
         let Some(held) = self.held.as_mut() else {
             return;
         };
+        assert!(self.accepted_term < assignment.term, "terms never go back");
         self.accepted_term = assignment.term;
         held.synced_term = assignment.term;
         held.sync = assignment.changed_at;
@@ -429,6 +444,7 @@ impl Replica {
         {
             return;
         }
+        assert!(self.accepted_term <= term, "terms never go back");
         self.accepted_term = term;
         self.primary = None;
         let answer = match message {
@@ -440,7 +456,7 @@ impl Replica {
                     .held
                     .as_ref()
                     .is_none_or(|held| (held.synced_term, held.sync, held.last()) < (term, sync, index));
-                if newer {
+                if newer && state.is_sound(index) {
                     self.held = Some(Held::new(lineage, term, sync, SlotState::restore(state), index));
                 }
                 self.held.as_ref().filter(|held| held.sync == sync).map(|held| (sync, held.last(), false))
@@ -510,6 +526,8 @@ impl Replica {
         progress.acked = progress.acked.max(index);
         progress.floor = progress.acked;
         progress.sent = if gap { progress.acked } else { progress.sent.max(progress.acked) };
+        assert!(progress.acked <= progress.sent, "nothing is acknowledged that was not sent");
+        assert!(progress.sent <= held.last(), "nothing is sent that is not held");
         if !progress.required && progress.acked + self.limits.nearly_there >= held.last() {
             // Rule 3: required from here on, before anyone is asked to make it in-sync.
             progress.required = true;
@@ -525,6 +543,7 @@ impl Replica {
         let required = primary.members.values().filter(|progress| progress.required);
         let everywhere = required.map(|progress| if progress.mode == Mode::Stream { progress.acked } else { 0 });
         let commit = everywhere.min().unwrap_or_else(|| held.last());
+        assert!(commit <= held.last(), "nothing is committed that is not held: {commit} of {}", held.last());
         held.apply_to(commit, |index, effect| out.push(ReplicaOutput::Committed { index, effect }));
         let kept_for = primary.members.values().map(|progress| progress.floor).min().unwrap_or(held.applied);
         held.release(kept_for);
@@ -539,6 +558,8 @@ impl Replica {
         };
         let ready = progress.required && progress.mode == Mode::Stream && progress.acked >= progress.required_from;
         if ready && (progress.asked_ms == 0 || progress.asked_ms + ASK_AGAIN_MS <= now.mono_ms) {
+            assert!(progress.required, "a member is required before it is in-sync (rule 3)");
+            assert!(progress.acked >= progress.required_from, "it has acknowledged a sync (rule 3)");
             progress.asked_ms = now.mono_ms.max(1);
             let (slot, changed_at) = (self.slot, assignment.changed_at);
             out.push(ReplicaOutput::Ask(MapRequest::Promote { slot, changed_at, learner: learner.clone() }));
@@ -653,6 +674,8 @@ fn append(
     limits: ReplicaLimits,
 ) -> ReplicationMessage {
     let first = progress.sent + 1;
+    assert!(held.log_first <= first, "what a member needs is not released: {first} before {}", held.log_first);
+    assert!(first <= held.last() + 1, "nothing is sent that is not held");
     let mut bytes = 0;
     let skip = (first - held.log_first) as usize;
     let fits = |entry: &&Arc<Entry>| {
@@ -662,6 +685,7 @@ fn append(
     };
     let entries: Vec<_> = held.log.iter().skip(skip).take(limits.append_entries).take_while(fits).cloned().collect();
     progress.sent += entries.len() as u64;
+    assert!(!entries.is_empty() || progress.sent == held.last(), "an append brings a member on");
     progress.told_commit = held.applied;
     ReplicationMessage::Append { term, sync: progress.sync, reconcile, first, commit: held.applied, entries }
 }

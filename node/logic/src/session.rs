@@ -119,7 +119,11 @@ impl Session {
     }
 
     /// The record is other than the store has it.
+    ///
+    /// # Panics
+    /// Where the entry is from before the last change: entries are applied in the order of the log.
     pub fn mark_changed(&mut self, index: Index) {
+        assert!(self.changed <= index, "changed by an entry from before: {index} after {}", self.changed);
         self.changed = index;
         self.noted_ms = self.record.last_used_ms;
     }
@@ -143,7 +147,7 @@ impl Session {
     /// Not done, and nothing, where its gateway has said that the connection is gone; and where this was asked for in vain for a while, and meanwhile a later connection was given the
     /// session: its client has most likely gone there. It is not said to be displaced, so that it may come again if not.
     pub fn attach(&mut self, gateway: Member, connection: u64, since_ms: u64, at_ms: u64) -> Option<Attachment> {
-        let retried = since_ms + OVERTAKEN_AFTER_MS <= at_ms;
+        let retried = since_ms.saturating_add(OVERTAKEN_AFTER_MS) <= at_ms;
         let is_other = |live: &&Attachment| live.gateway != gateway || live.connection != connection;
         if retried && self.attachment().filter(is_other).is_some_and(|live| since_ms < live.since_ms) {
             return None;
@@ -159,7 +163,8 @@ impl Session {
         if again.is_some() {
             return again;
         }
-        let number = at_ms.max(self.last_number() + 1);
+        let number = at_ms.max(self.last_number().saturating_add(1));
+        assert!(self.last_number() < number || number == u64::MAX, "attachment numbers grow");
         // A node that has started anew has no earlier connections.
         self.open.retain(|other, _| other.node != gateway.node || other.generation >= gateway.generation);
         let now = Attachment { number, gateway, connection, since_ms };

@@ -4,7 +4,7 @@
 mod groups;
 mod sessions;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -41,6 +41,20 @@ pub enum Effect {
     Group(GroupName, GroupEffect),
     /// For this session.
     Session(SessionId, SessionEffect),
+}
+
+impl SlotSnapshot {
+    /// Whether it is one that a slot can have made whose last entry is this one. It comes from a peer: one that is not must
+    /// not be restored.
+    pub fn is_sound(&self, index: Index) -> bool {
+        let names: BTreeSet<_> = self.groups.iter().map(|(name, ..)| name).collect();
+        let ids: BTreeSet<_> = self.sessions.iter().map(|session| session.record.id).collect();
+        index < u64::MAX / 2
+            && names.len() == self.groups.len()
+            && ids.len() == self.sessions.len()
+            && self.groups.iter().all(|(_, log, _)| log.is_sound())
+            && self.sessions.iter().all(|session| session.changed <= index)
+    }
 }
 
 impl SlotState {
@@ -87,7 +101,7 @@ impl SlotState {
         }
     }
 
-    /// From a primary's snapshot.
+    /// From a primary's snapshot, which is sound.
     pub fn restore(snapshot: SlotSnapshot) -> Self {
         let groups = snapshot.groups.into_iter().map(|(name, log, members)| {
             let members = members.into_iter().map(|member| (member.session, member)).collect();

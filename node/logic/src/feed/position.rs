@@ -84,6 +84,8 @@ impl Feed {
     /// Moves the position by one message.
     pub(super) fn deliver(&mut self, epoch: Epoch, message: Message, out: &mut Vec<Output>) {
         let offset = message.offset;
+        let follows = |position: Position| position.epoch != epoch || position.offset + 1 == offset;
+        assert!(self.position.is_none_or(follows), "messages are delivered without a hole");
         self.position = Some(Position { epoch, offset });
         if self.joining.is_empty() {
             self.recent.floor = offset;
@@ -113,6 +115,7 @@ impl Feed {
     /// Declares everything up to and with `to` missing to those who have not had it.
     pub(super) fn declare_gap(&mut self, position: Position, to: u64, out: &mut Vec<Output>) {
         let epoch = position.epoch;
+        assert!(position.offset < to, "a gap is of something");
         let ahead = std::mem::take(&mut self.ahead);
         if self.live.len() > ahead.len() {
             let except = ahead.keys().copied().collect();

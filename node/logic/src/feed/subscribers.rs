@@ -305,7 +305,8 @@ impl Feed {
             out.push(Output::Behind { subscriber });
             return;
         };
-        self.live.insert(subscriber);
+        let was_live = !self.live.insert(subscriber);
+        assert!(!was_live && !self.behind.contains_key(&subscriber), "who joins is neither live nor behind");
         out.extend(self.recent.after(head).map(|message| one(Notice::Message { epoch, message: message.clone() })));
         if head > position.offset {
             self.ahead.insert(subscriber, head);

@@ -121,16 +121,17 @@ impl Reigning<'_> {
         match pending {
             None => {}
             Some(GroupPending::Publish(ticket)) => {
-                let published = position.map(|position| Published { position, copies: self.replica.copies() });
-                let result = published.map(SlotAnswer::Published).ok_or(SlotError::Unknown);
-                out.push(SlotOutput::Answer { ticket, result });
+                let Some(position) = position else { unreachable!("a publish has come to no position") };
+                let published = Published { position, copies: self.replica.copies() };
+                out.push(SlotOutput::Answer { ticket, result: Ok(SlotAnswer::Published(published)) });
             }
             Some(GroupPending::Follow(following)) => self.follow(now, following, out),
             Some(GroupPending::Leave(ticket)) => {
                 out.push(SlotOutput::Answer { ticket, result: Ok(SlotAnswer::Done(Done)) });
             }
             Some(GroupPending::Forget) => {
-                self.groups.forgetting.remove(&group);
+                let was_ordered = self.groups.forgetting.remove(&group);
+                assert!(was_ordered, "an end is committed once");
                 self.groups.idle.remove(&group);
             }
         }

@@ -82,7 +82,8 @@ impl Reigning<'_> {
             last = self.replica.order(Entry::Group(group, GroupEntry::Open { epoch }));
         }
         if let Some(index) = last {
-            self.groups.pending.insert(index, GroupPending::Follow(following));
+            let earlier = self.groups.pending.insert(index, GroupPending::Follow(following));
+            assert!(earlier.is_none(), "one waits for an entry");
             return;
         }
         let (ticket, answer) = match following {
@@ -125,6 +126,8 @@ impl Reigning<'_> {
             messages.truncate(fitting);
             up_to = messages.last().map_or_else(|| since.map_or(head, |since| since.offset), |message| message.offset);
         }
+        assert!(up_to <= head, "an answer accounts for what there is");
+        assert!(messages.last().is_none_or(|last| last.offset == up_to), "its messages end where it says");
         self.groups.idle.remove(&group);
         self.groups.interests.entry(group.clone()).or_default().insert(gateway.clone(), now.mono_ms);
         Some(JoinPoint { group, epoch, head, up_to, recovered, messages })

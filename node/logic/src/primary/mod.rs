@@ -276,6 +276,8 @@ impl SlotCore {
         if term == self.reign.as_ref().map(|reign| reign.term) {
             return;
         }
+        let before = self.reign.as_ref().map_or(0, |reign| reign.term);
+        assert!(term.is_none_or(|term| before < term), "terms never go back: {term:?} after {before}");
         let ended = std::mem::replace(&mut self.reign, term.map(|term| Reign::new(term, now)));
         for (ticket, ordered) in ended.map(Reign::into_tickets).unwrap_or_default() {
             let error = SlotError::NotPrimary { map_version: self.map_version, ordered };
@@ -284,10 +286,11 @@ impl SlotCore {
     }
 
     fn reigning(&mut self) -> Option<Reigning<'_>> {
-        let Reign { term, since_ms, groups, sessions } = self.reign.as_mut()?;
+        let Reign { term, since_ms, committed, groups, sessions } = self.reign.as_mut()?;
         Some(Reigning {
             term: *term,
             since_ms: *since_ms,
+            committed,
             groups,
             sessions,
             replica: &mut self.replica,

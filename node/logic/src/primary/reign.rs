@@ -19,6 +19,8 @@ pub(super) struct Reign {
     pub(super) term: Term,
     /// When it began.
     pub(super) since_ms: u64,
+    /// The last entry whose commit was heard of.
+    pub(super) committed: Index,
     pub(super) groups: GroupsReign,
     pub(super) sessions: SessionsReign,
 }
@@ -100,13 +102,19 @@ pub(super) struct Renewal {
 
 impl Reign {
     pub(super) fn new(term: Term, now: Now) -> Self {
-        Self { term, since_ms: now.mono_ms, groups: GroupsReign::default(), sessions: SessionsReign::default() }
+        Self {
+            term,
+            since_ms: now.mono_ms,
+            committed: 0,
+            groups: GroupsReign::default(),
+            sessions: SessionsReign::default(),
+        }
     }
 
     /// Ends it. Whom nobody will answer any more: every field is named here, so that none is forgotten. With each whether
     /// what it asked may be ordered: the next primary may have taken the entry over, and then it is done.
     pub(super) fn into_tickets(self) -> Vec<(Ticket, bool)> {
-        let Self { term: _, since_ms: _, groups, sessions } = self;
+        let Self { term: _, since_ms: _, committed: _, groups, sessions } = self;
         let GroupsReign { pending, interests: _, idle: _, forgetting: _, tidied: _ } = groups;
         let mut tickets: Vec<Ticket> = pending.into_values().filter_map(GroupPending::into_ticket).collect();
         let SessionsReign {
@@ -127,7 +135,10 @@ impl Reign {
         let answers = displacing.into_values().flat_map(|displacing| displacing.answers);
         tickets.extend(answers.map(|(ticket, _)| ticket));
         let waiting = loading.into_values().flatten().map(|asked| (asked.ticket, false));
-        tickets.into_iter().map(|ticket| (ticket, true)).chain(waiting).collect()
+        let tickets: Vec<_> = tickets.into_iter().map(|ticket| (ticket, true)).chain(waiting).collect();
+        let once: BTreeSet<_> = tickets.iter().map(|(ticket, _)| ticket).collect();
+        assert_eq!(once.len(), tickets.len(), "a ticket waits in one place");
+        tickets
     }
 }
 
@@ -136,6 +147,7 @@ impl Reign {
 pub(super) struct Reigning<'a> {
     pub(super) term: Term,
     pub(super) since_ms: u64,
+    pub(super) committed: &'a mut Index,
     pub(super) groups: &'a mut GroupsReign,
     pub(super) sessions: &'a mut SessionsReign,
     pub(super) replica: &'a mut Replica,
@@ -189,7 +201,8 @@ impl Reigning<'_> {
     pub(super) fn order_group(&mut self, group: GroupName, entry: GroupEntry, pending: Option<GroupPending>) {
         let index = self.replica.order(Entry::Group(group, entry));
         if let (Some(index), Some(pending)) = (index, pending) {
-            self.groups.pending.insert(index, pending);
+            let earlier = self.groups.pending.insert(index, pending);
+            assert!(earlier.is_none(), "one waits for an entry");
         }
     }
 
@@ -197,7 +210,8 @@ impl Reigning<'_> {
     pub(super) fn order_session(&mut self, session: SessionId, entry: SessionEntry, pending: Option<SessionPending>) {
         let index = self.replica.order(Entry::Session(session, entry));
         if let (Some(index), Some(pending)) = (index, pending) {
-            self.sessions.pending.insert(index, pending);
+            let earlier = self.sessions.pending.insert(index, pending);
+            assert!(earlier.is_none(), "one waits for an entry");
         }
     }
 
@@ -206,11 +220,14 @@ impl Reigning<'_> {
     pub(super) fn order_once(&mut self, session: SessionId, entry: SessionEntry) {
         if let Some(index) = self.replica.order(Entry::Session(session, entry)) {
             self.sessions.timers.insert(session);
+            assert!(self.replica.applied() < index, "what is ordered is not committed yet");
             self.sessions.pending.insert(index, SessionPending::Timer);
         }
     }
 
     pub(super) fn committed(&mut self, now: Now, index: Index, effect: Effect, out: &mut Vec<SlotOutput>) {
+        assert!(*self.committed < index, "entries are committed in their order: {index} after {}", *self.committed);
+        *self.committed = index;
         match effect {
             Effect::Group(group, effect) => {
                 let pending = self.groups.pending.remove(&index);

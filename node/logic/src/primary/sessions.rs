@@ -308,9 +308,10 @@ impl Reigning<'_> {
                 self.over(index, session, ticket, out);
             }
             (Some(SessionPending::Attach(ticket)), None) => {
-                if let SessionEffect::Attached { attachment, displaced } = effect {
-                    self.attached(now, (ticket, session), attachment.number, displaced, out);
-                }
+                let SessionEffect::Attached { attachment, displaced } = effect else {
+                    unreachable!("an attach has come to {effect:?}");
+                };
+                self.attached(now, (ticket, session), attachment.number, displaced, out);
             }
             (Some(SessionPending::Done(ticket)), None) => {
                 out.push(SlotOutput::Answer { ticket, result: Ok(SlotAnswer::Done(Done)) });
