@@ -244,11 +244,6 @@ impl Reigning<'_> {
         out.push(SlotOutput::Push { to: to.clone(), term: self.term, push });
     }
 
-    pub(super) fn refuse(&self, ticket: Ticket, out: &mut Vec<SlotOutput>) {
-        let error = SlotError::NotPrimary { map_version: self.map_version, ordered: false };
-        out.push(SlotOutput::Answer { ticket, result: Err(error) });
-    }
-
     /// It is done here. Whether it lasts the next primary has to say.
     pub(super) fn leave_open(&self, ticket: Ticket, out: &mut Vec<SlotOutput>) {
         let error = SlotError::NotPrimary { map_version: self.map_version, ordered: true };
