@@ -13,14 +13,15 @@ use std::{
 mod table;
 
 /// What is copied, from the root of the workspace, and the module that it becomes.
-const SOURCES: [(&str, &str); 4] = [
+const SOURCES: [(&str, &str); 5] = [
     ("node/logic/src", "logic"),
     ("cluster-tests/simulation/src/history.rs", "history/mod.rs"),
     ("cluster-tests/simulation/src/history", "history"),
     ("cluster-tests/simulation/src/sim", "sim"),
+    ("cluster-tests/simulation/src/explore", "explore"),
 ];
 /// The files that stand for their folders.
-const MODULES: [&str; 3] = ["logic/lib.rs", "history/mod.rs", "sim/mod.rs"];
+const MODULES: [&str; 4] = ["logic/lib.rs", "history/mod.rs", "sim/mod.rs", "explore/mod.rs"];
 
 fn main() -> ExitCode {
     match copy() {

@@ -34,7 +34,7 @@ macro_rules! planted {
 mod copies {
     include!(concat!(env!("OUT_DIR"), "/modules.rs"));
 }
-pub use copies::{history, logic, sim};
+pub use copies::{explore, history, logic, sim};
 
 /// What is done here goes with this bug, or without any.
 pub fn with<T>(bug: Option<&'static str>, run: impl FnOnce() -> T) -> T {

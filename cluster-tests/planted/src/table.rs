@@ -262,14 +262,21 @@ pub const TABLE: &[Planted] = &[
         "TakesOldMaps",
         "rules 2 and 3: an old version of the map is taken for news",
         180,
-        &[edit(
-            "sim/node.rs",
-            "if self.process(node).map.as_ref().is_some_and(|known| known.version >= map.version) {",
-            r#"if self.process(node).map.as_ref().is_some_and(|known| match planted!("TakesOldMaps") {
+        &[
+            edit(
+                "sim/node.rs",
+                "if self.process(node).map.as_ref().is_some_and(|known| known.version >= map.version) {",
+                r#"if self.process(node).map.as_ref().is_some_and(|known| match planted!("TakesOldMaps") {
             true => known.version == map.version,
             false => known.version >= map.version,
         }) {"#,
-        )],
+            ),
+            edit(
+                "explore/world.rs",
+                "if self.copies.map(*map).changed_at > copy.version() {",
+                r#"if planted!("TakesOldMaps") || self.copies.map(*map).changed_at > copy.version() {"#,
+            ),
+        ],
     ),
     bug(
         "CarriesOutOldRequests",

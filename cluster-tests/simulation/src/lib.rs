@@ -2,5 +2,6 @@
 //! of `roost-logic` through seeded faults. Nothing here knows the product's shells, so that a change of a core is tested
 //! within seconds.
 
+pub mod explore;
 pub mod history;
 pub mod sim;

@@ -1,5 +1,5 @@
 //! The planner: from the map, who is there, and what the primaries ask for, to the next map. Pure; anyone may run it,
-//! and safety never depends on who did (the compare-and-set decides). DESIGN.md, section 3.
+//! and safety never depends on who did (the compare-and-set decides).
 //!
 //! What a plan may do to a slot is narrow, and the tests hold it to that:
 //! - a new primary is a member of the in-sync set of the map before (rule 4), unless all of these are known to be lost,

@@ -9,6 +9,7 @@
 //! which appends carry and acknowledgements echo: an acknowledgement from before a member was dropped and came back
 //! counts for nothing.
 
+mod look;
 #[cfg(test)]
 mod tests;
 
@@ -137,7 +138,7 @@ pub enum ReplicaOutput {
 }
 
 /// See the module.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Replica {
     slot: SlotId,
     me: Member,
@@ -151,7 +152,7 @@ pub struct Replica {
 }
 
 /// What this node holds of the slot.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Held {
     lineage: u64,
     /// The term and episode whose primary's log this is a prefix of.
@@ -167,7 +168,7 @@ struct Held {
     staged: Option<Staged>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Staged {
     term: Term,
     sync: u64,
@@ -240,7 +241,7 @@ impl Held {
 }
 
 /// What only a primary has.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Primary {
     term: Term,
     /// What it had not committed when it took over is committed before it serves.
@@ -248,7 +249,7 @@ struct Primary {
     members: BTreeMap<Member, Progress>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Progress {
     sync: u64,
     mode: Mode,
