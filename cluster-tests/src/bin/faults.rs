@@ -10,7 +10,7 @@ use cluster_tests::{
     faults::{
         catalogue::{ALL, Fault},
         scene::Scene,
-        table::{Played, Row, document, markdown},
+        table::{Played, Row, document},
     },
     network::{Network, STORE_RELAYS, enter},
     relay::Mode,
@@ -80,10 +80,10 @@ fn main() -> Result<ExitCode> {
         }
         anyhow::Ok(())
     })?;
-    println!("{}", markdown(&played));
+    let cores = std::thread::available_parallelism()?.get();
+    let text = document(&played, cores, start.elapsed().as_secs().div_ceil(60));
+    println!("{text}");
     if let Some(file) = table {
-        let cores = std::thread::available_parallelism()?.get();
-        let text = document(&played, cores, start.elapsed().as_secs().div_ceil(60));
         std::fs::write(&file, text).with_context(|| format!("writing {}", file.display()))?;
     }
     let failed: Vec<&str> = played.iter().filter(|one| one.outcome.is_err()).map(|one| one.fault).collect();

@@ -1,4 +1,4 @@
-//! The table of what was seen: one row for each fault.
+//! What was seen of each fault: a table, and the details below it.
 
 use std::{fmt::Write, time::Duration};
 
@@ -34,69 +34,84 @@ pub struct Played {
     pub outcome: anyhow::Result<Row>,
 }
 
-/// The table with what a reader needs to know about it.
+/// What was played and what it means, the table, and what was seen of each fault.
 pub fn document(played: &[Played], cores: usize, minutes: u64) -> String {
-    let failed = played.iter().filter(|one| one.outcome.is_err()).count();
-    format!(
+    let failed: Vec<&str> = played.iter().filter(|one| one.outcome.is_err()).map(|one| one.fault).collect();
+    let fell_short = match failed.len() {
+        0 => "Nothing fell short.".to_owned(),
+        count => format!("{count} fell short: {}.", failed.join(", ")),
+    };
+    let mut text = format!(
         "# Faults of real processes, and what was seen\n\n\
-         Made by `scripts/faults --table cluster-tests/FAULTS.md`: {} faults in {minutes} minutes on {cores} cores, which nodes, \
-         clients and Cassandra shared; {failed} failed. `scripts/faults NAME` plays one of them again.\n\n\
-         Three nodes where nothing else is said, each a process in a network namespace, over one real Cassandra; on each a \
-         publisher (50 messages a second to 12 groups in turn) and a subscriber to all groups, which leave a node of which they \
-         hear nothing for 4 s. After each fault all is healed, every publish answered, and the history of what all clients saw \
-         is checked for S1 to S8 of the promises: no acknowledged message missing, none twice, none out of order, no hole \
-         that was not announced.\n\n\
-         - *a node says so*: until the first node that answers reports that something is wrong, and what it says first.\n\
-         - *acknowledged again*: from the fault's beginning until publishes that began after it were acknowledged in every \
-         group, by whichever node they went to.\n\
-         - *told `stale`*: until the last client that was told of a group it does not hear knew it.\n\
-         - *healed*: from the fault's end, restarts included, until every node reports green and every subscriber got more of \
-         every group.\n\n{}",
+         {} faults were played one after the other, each on a cluster under load, and then healed. \
+         Made by `scripts/faults --table cluster-tests/FAULTS.md` in {minutes} minutes; `scripts/faults NAME` plays one again. \
+         Unless a fault says otherwise there are three nodes, each a process in a network namespace, over one real Cassandra, on \
+         {cores} cores that nodes, clients and Cassandra share. \
+         *S1–S8 hold* means that every publish was answered, and that in what all clients saw no acknowledged message is \
+         missing, none comes twice or out of order, and no hole goes unannounced. \
+         {fell_short}\n\n{}",
         played.len(),
         markdown(played),
-    )
-}
-
-/// The table in Markdown, its heading included.
-pub fn markdown(played: &[Played]) -> String {
-    let mut text = String::from(
-        "| fault | what happened | a node says so | acknowledged again in every group | told `stale` | healed | publishes, repeats | deliveries | resumes | resets, gaps | fewest copies | verdict |\n\
-         | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
     );
-    for Played { fault, outcome } in played {
-        let _ = match outcome {
-            Ok(row) => writeln!(text, "{}", line(row)),
-            Err(error) => writeln!(text, "| {fault} | {} | | | | | | | | | | **failed** |", cell(&first_line(error))),
-        };
+    text += "\nRecovery is the time from the fault's beginning until publishes that began after it were acknowledged in every \
+             group, by whichever node they went to.\n\n\
+             On each node there is a publisher (50 messages a second to 12 groups in turn) and a subscriber to all groups. They \
+             leave a node of which they hear nothing for 4 s. Below:\n\n\
+             - *a node says so*: until the first node that answers reports that something is wrong, and what it says first.\n\
+             - *told `stale`*: until the last client that was told of a group it does not hear knew it.\n\
+             - *healed*: from the fault's end, restarts included, until every node reports green and every subscriber got more \
+             of every group.\n";
+    for one in played {
+        details(one, &mut text);
     }
     text
 }
 
-fn line(row: &Row) -> String {
-    let Row { fault, what, noticed, acknowledged_again: again, told_stale, healed, summary, notes } = row;
-    let Summary { acked, repeats, delivered, resumes, resets, gaps, not_recovered, fewest_copies, .. } = summary;
-    let mut what = (*what).to_owned();
-    for note in notes {
-        what += "; ";
-        what += note;
+/// The table in Markdown, its heading included.
+fn markdown(played: &[Played]) -> String {
+    let mut text = String::from("| fault | verdict | recovery |\n| --- | --- | --- |\n");
+    for Played { fault, outcome } in played {
+        let (verdict, recovery) = match outcome {
+            Ok(row) => ("S1–S8 hold".to_owned(), again(row.acknowledged_again)),
+            Err(error) => (format!("**failed**: {}", cell(&first_line(error))), "–".to_owned()),
+        };
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "| {fault} | {verdict} | {recovery} |");
     }
-    let noticed = noticed.as_ref().map_or("–".to_owned(), |(after, says)| format!("{}: {says}", seconds(*after)));
-    let again = match again.count {
-        1 => seconds_of(again.max_us),
-        count => {
-            format!("{count} times: p50 {}, p99 {}", seconds_of(again.p50_us), seconds_of(again.p99_us))
+    text
+}
+
+fn again(spread: Spread) -> String {
+    match spread.count {
+        1 => seconds_of(spread.max_us),
+        count => format!("{count} times: p50 {}, p99 {}", seconds_of(spread.p50_us), seconds_of(spread.p99_us)),
+    }
+}
+
+/// What was seen of a fault, under a heading of its own.
+fn details(Played { fault, outcome }: &Played, text: &mut String) {
+    let row = match outcome {
+        Ok(row) => row,
+        Err(error) => {
+            let _ = writeln!(text, "\n## {fault}\n- failed: {}", cell(&first_line(error)));
+            return;
         }
     };
+    let Row { what, noticed, told_stale, healed, summary, notes, .. } = row;
+    let Summary { acked, repeats, delivered, resumes, resets, gaps, not_recovered, fewest_copies, .. } = summary;
+    let what: String = [*what].into_iter().chain(notes.iter().map(String::as_str)).collect::<Vec<_>>().join("; ");
+    let noticed = noticed.as_ref().map_or("–".to_owned(), |(after, says)| format!("{}: {says}", seconds(*after)));
     let stale = told_stale.map_or("–".to_owned(), seconds);
     let copies = fewest_copies.map_or("–".to_owned(), |copies| copies.to_string());
     let lost =
         if *not_recovered > 0 { format!(", {not_recovered} told that not all can be had") } else { String::new() };
-    format!(
-        "| {fault} | {} | {} | {again} | {stale} | {} | {acked}, {repeats} | {delivered} | {resumes}{lost} | {resets}, {gaps} | {copies} | S1–S8 hold |",
-        cell(&what),
-        cell(&noticed),
-        seconds(*healed),
-    )
+    let (what, noticed, healed) = (cell(&what), cell(&noticed), seconds(*healed));
+    let _ = writeln!(
+        text,
+        "\n## {fault}\n- what happened: {what}\n- a node says so: {noticed}\n- told `stale`: {stale}\n- healed: {healed}\n\
+         - publishes {acked}, repeats {repeats}; deliveries {delivered}; resumes {resumes}{lost}; resets {resets}, gaps {gaps}; \
+         fewest copies {copies}"
+    );
 }
 
 /// As it may stand in a table.
@@ -137,14 +152,15 @@ mod tests {
             notes: vec!["seen\ntoo".to_owned()],
         };
         let failed = Played { fault: "d", outcome: Err(anyhow::anyhow!("e\nf")) };
-        let text = markdown(&[Played { fault: "a", outcome: Ok(row) }, failed]);
-        let cells = |line: &str| line.replace("\\|", "").matches('|').count();
-        let counts: Vec<usize> = text.lines().map(cells).collect();
-        assert!(counts.windows(2).all(|pair| pair[0] == pair[1]), "{text}");
-        assert_eq!(counts.len(), 4);
+        let text = document(&[Played { fault: "a", outcome: Ok(row) }, failed], 2, 3);
+        let rows: Vec<&str> = text.lines().filter(|line| line.starts_with('|')).collect();
+        let cells = |line: &&str| line.replace("\\|", "").matches('|').count();
+        assert_eq!(rows.iter().map(cells).collect::<Vec<_>>(), [4; 4], "{text}");
         assert!(
-            text.contains("2 times: p50 2.0 s") && text.contains("1.2 s: xxx") && text.contains("b \\| c"),
+            text.contains("| a | S1–S8 hold | 2 times: p50 2.0 s") && text.contains("| d | **failed**: e | – |"),
             "{text}"
         );
+        assert!(text.contains("1 fell short: d.") && text.contains("- failed: e\n"), "{text}");
+        assert!(text.contains("1.2 s: xxx") && text.contains("b \\| c; seen too"), "{text}");
     }
 }
