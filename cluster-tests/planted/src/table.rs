@@ -5,7 +5,7 @@
 pub struct Planted {
     /// What `planted!` calls it.
     pub name: &'static str,
-    /// The rule of replication (DESIGN.md, section 3) or the promise (section 2) that it breaks.
+    /// The rule of replication (`node/ALGORITHM.md`) or the promise (README.md) that it breaks.
     pub breaks: &'static str,
     /// One of the first so many seeds has to find it: about three times as many as were needed.
     pub seeds: u64,

@@ -1,4 +1,4 @@
-//! What publishers and subscribers saw, and the checker that proves DESIGN.md's promises from it.
+//! What publishers and subscribers saw, and the checker that proves the README's promises from it.
 //!
 //! A test (or the simulator) writes down each publish with its attempts and each connection with what it was told, in
 //! order. [`History::check`] then proves S1–S6 and S8, and S7 as far as the displaced connection's own log shows it, or
@@ -196,7 +196,7 @@ pub struct Replay {
     pub messages: Vec<(u64, Arc<str>)>,
 }
 
-/// The promises, by their names in DESIGN.md.
+/// The promises, by their names in the README.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Rule {
     /// At one position nobody ever sees two different messages.

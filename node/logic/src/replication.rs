@@ -1,9 +1,7 @@
-//! One node's copy of a slot, by the six rules of the design (section 3): commit before deliver, shrink late, expand
-//! early, only an in-sync member takes over, reconcile before the first acknowledgement, members named by generation.
+//! One node's copy of a slot. `node/ALGORITHM.md` tells the algorithm: the words, the six rules that the comments here name
+//! by number, the race that each prevents, and the life of a publish, a take-over and a move.
 //!
-//! Primary-backup with a configuration service, as in PacificA (Lin et al., 2008); reconciling by term as in Kafka's
-//! KIP-101. The configuration is the cluster map, whose `changed_at` here plays the part of the model's version
-//! (`replication_model.py`): what is asked of the steward under one assignment is never carried out under another.
+//! What is asked of the steward under one assignment, which `changed_at` names, is never carried out under another.
 //!
 //! Every episode in which the primary brings a member up to date has a number, `sync` (the `changed_at` that began it),
 //! which appends carry and acknowledgements echo: an acknowledgement from before a member was dropped and came back

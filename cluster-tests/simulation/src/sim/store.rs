@@ -164,7 +164,7 @@ impl World {
         }
     }
 
-    /// The rules for every change of the map (DESIGN.md section 3), whoever proposed it.
+    /// The rules for every change of the map (`node/ALGORITHM.md`), whoever proposed it.
     fn map_changes(&mut self, before: Option<&ClusterMap>, next: &ClusterMap) {
         self.ledger.count("map changes");
         let Some(before) = before else {
