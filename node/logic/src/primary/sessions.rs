@@ -147,8 +147,10 @@ impl Reigning<'_> {
     fn request_unknown(&mut self, session: SessionId, asked: Asked, out: &mut Vec<SlotOutput>) {
         match asked.request {
             SessionRequest::CreateSession(create) => self.create(asked.ticket, session, create, out),
-            // While the session is being loaded, an attach of it may be waiting: what withdraws it comes after it.
-            SessionRequest::Withdraw(_) if self.sessions.loading.contains_key(&session) => {
+            // The session is being loaded for an attach or a renewal. What undoes that comes after it.
+            SessionRequest::Detach(_) | SessionRequest::Withdraw(_)
+                if self.sessions.loading.contains_key(&session) || self.sessions.renewals.contains_key(&session) =>
+            {
                 self.sessions.loading.entry(session).or_default().push(asked);
             }
             SessionRequest::Detach(_) | SessionRequest::Withdraw(_) | SessionRequest::ConfirmDisplaced(_) => {
