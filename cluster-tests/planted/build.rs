@@ -47,6 +47,7 @@ fn copy() -> Result<(), Vec<String>> {
     }
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed=src/table.rs");
+    println!("cargo::rerun-if-changed=src/table");
     plant(&mut files)?;
     let mut modules = String::new();
     for module in MODULES {

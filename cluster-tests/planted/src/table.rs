@@ -32,8 +32,24 @@ const fn edit(file: &'static str, from: &'static str, to: &'static str) -> Edit 
     Edit { file, from, to }
 }
 
+#[path = "table/groups.rs"]
+mod groups;
+
 /// All of them.
-pub const TABLE: &[Planted] = &[
+pub const TABLE: &[Planted] = &all();
+
+const fn all() -> [Planted; OTHERS.len() + groups::TABLE.len()] {
+    let mut all = [OTHERS[0]; OTHERS.len() + groups::TABLE.len()];
+    let mut at = 0;
+    while at < all.len() {
+        all[at] = if at < OTHERS.len() { OTHERS[at] } else { groups::TABLE[at - OTHERS.len()] };
+        at += 1;
+    }
+    all
+}
+
+/// In replication, the map, slots and sessions.
+const OTHERS: &[Planted] = &[
     bug(
         "CommitsAlone",
         "rule 1: committed before every in-sync member has it",
@@ -352,102 +368,6 @@ pub const TABLE: &[Planted] = &[
             let learners = u8::from(planted!("CountsTheLearner") && assignment.learner.is_some());
             assignment.in_sync.len().min(255) as u8 + learners
         })"#,
-        )],
-    ),
-    bug(
-        "LosesThePosition",
-        "S2: a gateway goes on from the head when the primary has changed",
-        10,
-        &[edit(
-            "logic/feed/position.rs",
-            "            self.catch_up(attempt, point, out);",
-            r#"            if planted!("LosesThePosition") && point.up_to > position.offset {
-                self.position = Some(Position { epoch: point.epoch, offset: point.up_to });
-            } else {
-                self.catch_up(attempt, point, out);
-            }"#,
-        )],
-    ),
-    bug(
-        "DeafToDisruption",
-        "S8: a gateway does not register again when the primary has changed",
-        300,
-        &[edit(
-            "logic/feed.rs",
-            "            Input::Disrupted => {\n                self.failures = 0;\n                self.register(now_ms, out);",
-            r#"            Input::Disrupted => {
-                self.failures = 0;
-                if !planted!("DeafToDisruption") {
-                    self.register(now_ms, out);
-                }"#,
-        )],
-    ),
-    bug(
-        "DropsTheSuspected",
-        "S8: a gateway wrongly believed dead gets nothing more, and is not told",
-        1_940,
-        &[edit(
-            "logic/primary/timers.rs",
-            "restarted || renewed_ms + UNRENEWED_MS <= now.mono_ms",
-            r#"restarted
-                || planted!("DropsTheSuspected") && !alive.is_empty() && !alive.contains(gateway)
-                || renewed_ms + UNRENEWED_MS <= now.mono_ms"#,
-        )],
-    ),
-    bug(
-        "SilentGap",
-        "S2: what retention does not keep is skipped without a word",
-        460,
-        &[edit(
-            "logic/feed/position.rs",
-            "if self.live.len() > ahead.len() {",
-            r#"if self.live.len() > ahead.len() && !planted!("SilentGap") {"#,
-        )],
-    ),
-    bug(
-        "SilentReset",
-        "S2: another log begins without a word",
-        10,
-        &[edit(
-            "logic/feed/position.rs",
-            "self.tell_all(Notice::Reset(position), out);",
-            r#"if !planted!("SilentReset") {
-                self.tell_all(Notice::Reset(position), out);
-            }"#,
-        )],
-    ),
-    bug(
-        "JoinsBeyondCommit",
-        "S8: a join point lies beyond what is committed",
-        10,
-        &[edit(
-            "logic/primary/joins.rs",
-            "        let mut up_to = head;\n",
-            r#"        let mut up_to = head;
-        if planted!("JoinsBeyondCommit") {
-            up_to += self.replica.uncommitted() as u64;
-        }
-"#,
-        )],
-    ),
-    bug(
-        "RecoveredAnyway",
-        "S6: `recovered: true` where the ring no longer holds what was missed",
-        80,
-        &[edit(
-            "logic/feed/subscribers.rs",
-            "let recovered = recovered && (joining.since.is_none() || whole);",
-            r#"let recovered = recovered && (joining.since.is_none() || whole) || planted!("RecoveredAnyway") && since.is_some();"#,
-        )],
-    ),
-    bug(
-        "CompleteAnyway",
-        "S6: a history is called complete where the ring no longer holds its begin",
-        70,
-        &[edit(
-            "logic/log.rs",
-            "let complete = offset <= self.head && offset + 1 >= first_kept;",
-            r#"let complete = offset <= self.head && (planted!("CompleteAnyway") || offset + 1 >= first_kept);"#,
         )],
     ),
     bug(

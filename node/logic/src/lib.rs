@@ -6,6 +6,7 @@ pub mod attachments;
 mod chance;
 pub mod entry;
 pub mod feed;
+pub mod following;
 pub mod id;
 pub mod log;
 pub mod map;

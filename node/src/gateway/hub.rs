@@ -1,4 +1,4 @@
-//! Delivers to the connections of this node: the shell of [`crate::logic::feed`], one for each group that has subscribers.
+//! Delivers to the connections of this node: the shell of [`crate::logic::following`].
 //!
 //! The groups are shared out among as many tasks as there are cores, by slot. Such a shard never waits for anything but its
 //! inbox: what it asks of the cluster runs in tasks of its own, bounded in number, and comes back through that inbox. The
@@ -11,7 +11,7 @@ mod shard;
 pub(super) mod tests;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
     thread::available_parallelism,
 };
@@ -27,12 +27,12 @@ use super::{
 use crate::{
     cluster::view::SharedView,
     config::Config,
-    id::{AttachmentNumber, Epoch, GroupName, Member, Position, SessionId, SlotId, Term},
+    id::{AttachmentNumber, GroupName, Member, Position, SessionId, SlotId, Term},
     logic::{
-        entry::{Message, Presence},
-        feed::Attempt,
+        entry::Presence,
+        following,
         map::SharedMap,
-        request::{GroupPush, JoinPoint, Push, SlotError},
+        request::{GroupPush, Push, SlotError},
     },
     metrics::HubMetrics,
     tasks::Tasks,
@@ -77,7 +77,7 @@ impl Hub {
     ) -> Self {
         let started = (0..shards.max(1)).map(|_| {
             let (sender, inbox) = mpsc::channel(INBOX);
-            let requests = Requests::new(ask.clone(), sender.clone(), tasks.clone());
+            let requests = Requests { ask: ask.clone(), inbox: sender.clone(), tasks: tasks.clone() };
             let counts = Arc::default();
             let shard = Shard::new(
                 inbox,
@@ -168,10 +168,12 @@ impl Hub {
     pub async fn push(&self, slot: SlotId, term: Term, push: Push) {
         match push {
             Push::Group(group, GroupPush::Deliver { epoch, message }) => {
-                self.shards.send(slot, Input::Deliver { slot, term, group, epoch, message }).await;
+                let input = following::Input::Deliver { slot, term, group, epoch, message };
+                self.shards.send(slot, Input::Following(input)).await;
             }
             Push::Group(group, GroupPush::Member { joined, member }) => {
-                self.shards.send(slot, Input::Member { slot, group, joined, member }).await;
+                let input = following::Input::Member { slot, group, joined, member };
+                self.shards.send(slot, Input::Following(input)).await;
             }
             Push::Session(session, push) => self.attachments.push(slot, session, push),
         }
@@ -180,14 +182,14 @@ impl Hub {
     /// There is a new connection from this node; what it sent before may be lost.
     pub async fn peer_connected(&self, from: &Member) {
         for shard in self.shards.shards.iter() {
-            shard.send(Input::PeerConnected(from.clone())).await;
+            shard.send(Input::Following(following::Input::PeerConnected(from.clone()))).await;
         }
     }
 
     /// The connection from this node is gone.
     pub async fn peer_lost(&self, from: &Member) {
         for shard in self.shards.shards.iter() {
-            shard.send(Input::PeerLost(from.clone())).await;
+            shard.send(Input::Following(following::Input::PeerLost(from.clone()))).await;
         }
     }
 
@@ -285,22 +287,8 @@ enum Input {
         connection: u64,
         done: oneshot::Sender<()>,
     },
-    Deliver {
-        slot: SlotId,
-        term: Term,
-        group: GroupName,
-        epoch: Epoch,
-        message: Message,
-    },
-    Member {
-        slot: SlotId,
-        group: GroupName,
-        joined: bool,
-        member: Presence,
-    },
-    PeerConnected(Member),
-    PeerLost(Member),
-    Answer(Answer),
+    /// What the core takes as it is.
+    Following(following::Input),
 }
 
 #[derive(Debug)]
@@ -313,18 +301,6 @@ struct Join {
     page: Option<Page>,
     report: Option<oneshot::Sender<JoinOutcome>>,
 }
-
-/// What became of a request.
-#[derive(Debug)]
-enum Answer {
-    Joined { slot: SlotId, group: GroupName, attempt: Attempt, subscriber: u64, result: Result<JoinPoint, SlotError> },
-    Registered { slot: SlotId, asked: Vec<(GroupName, Attempt)>, result: Result<Vec<JoinPoint>, SlotError> },
-    Unregistered { slot: SlotId, asked: Vec<(GroupName, Attempt)> },
-    Left { slot: SlotId, group: GroupName, attempt: Attempt, subscriber: u64 },
-}
-
-/// Index from connections to their groups; a shard's own.
-type Connections = BTreeMap<u64, BTreeSet<(SlotId, GroupName)>>;
 
 fn add(counter: &Counter, count: u64) {
     counter.inc_by(count);

@@ -2,29 +2,20 @@
 
 use roost_logic::{
     asking::{Asking, Attempt, Input, Output},
-    attachments,
-    feed::{self, Subscriber},
+    attachments, following,
     id::{GroupName, Member, NodeId, Position, PublishKey, SessionId, SlotId, Term},
     request::{Answer, Ask as Question, Attach, History, SessionRequest, SlotAnswer, SlotError, SlotRequest},
 };
 
-use super::{gateway, network::Frame, node, world::World};
+use super::{network::Frame, node, world::World};
 
-const GIVE_UP_MS: u64 = 5_000;
+pub(super) const GIVE_UP_MS: u64 = 5_000;
 
 /// What the answer is for.
 #[derive(Clone, Debug)]
 pub(super) enum Purpose {
-    Register(gateway::Asked),
-    Unregister(gateway::Asked),
-    Join {
-        asked: gateway::Asked,
-        subscriber: Subscriber,
-    },
-    Leave {
-        asked: gateway::Asked,
-        subscriber: Subscriber,
-    },
+    /// What is asked of the groups that this gateway follows.
+    Follow(following::Ask),
     Publish {
         publisher: usize,
         key: PublishKey,
@@ -182,14 +173,7 @@ impl World {
     fn complete(&mut self, node: usize, id: u64, result: Result<SlotAnswer, SlotError>) {
         let Some(Ask { purpose, .. }) = self.process(node).asks.remove(&id) else { return };
         match purpose {
-            Purpose::Register(asked) => self.registered(node, &asked, read(result)),
-            Purpose::Unregister(gateway::Asked { group, attempt }) => {
-                self.feed(node, &group, feed::Input::UnregisterAnswer { attempt });
-            }
-            Purpose::Join { asked, subscriber } => self.joined(node, &asked, subscriber, read(result)),
-            Purpose::Leave { asked: gateway::Asked { group, attempt }, subscriber } => {
-                self.feed(node, &group, feed::Input::LeaveAnswer { attempt, subscriber });
-            }
+            Purpose::Follow(ask) => self.follow(node, following::Input::Answered(follow_answer(ask, result))),
             Purpose::Publish { publisher, key, sending } => self.published(publisher, (key, sending), read(result)),
             Purpose::Create { session, id } => self.created(session, id, &result),
             Purpose::End { session } => self.ended(session, &result),
@@ -221,4 +205,28 @@ fn read<A: Answer>(result: Result<SlotAnswer, SlotError>) -> Result<A, SlotError
     result.map(|answer| {
         A::read(answer).unwrap_or_else(|other| panic!("answered something else than was asked: {other:?}"))
     })
+}
+
+/// What a gateway asks of the groups that it follows, as it travels.
+pub(super) fn follow_request(ask: &following::Ask) -> (SlotId, SlotRequest) {
+    match ask {
+        following::Ask::Register { slot, request, .. } => (*slot, request.clone().into_request()),
+        following::Ask::Unregister { slot, request, .. } => (*slot, request.clone().into_request()),
+        following::Ask::Join { asked, request, .. } => {
+            (asked.slot, (asked.group.clone(), request.clone()).into_request())
+        }
+        following::Ask::Leave { asked, request, .. } => (asked.slot, (asked.group.clone(), *request).into_request()),
+    }
+}
+
+fn follow_answer(ask: following::Ask, result: Result<SlotAnswer, SlotError>) -> following::Answer {
+    use following::{Answer, Ask};
+    match ask {
+        Ask::Register { slot, asked, .. } => Answer::Registered { slot, asked, result: read(result) },
+        Ask::Unregister { slot, asked, .. } => Answer::Unregistered { slot, asked },
+        Ask::Join { asked, subscriber, .. } => Answer::Joined { asked, subscriber, result: read(result) },
+        Ask::Leave { asked, subscriber, request, tries } => {
+            Answer::Left { asked, subscriber, request, tries, result: read(result) }
+        }
+    }
 }

@@ -44,6 +44,8 @@ pub(super) enum Told {
         to: u64,
     },
     Reset(Position),
+    /// The primary cannot be heard.
+    Stale,
     /// Nothing up to here is missing.
     Live(Position),
 }
@@ -262,6 +264,10 @@ impl Ledger {
                 self.count("resets");
                 let life = |position: Position| self.lives.get(&(group.clone(), position.epoch));
                 (before.epoch != to.epoch && life(before) < life(*to), *to)
+            }
+            (Told::Stale, Some(before)) => {
+                self.count("listeners told stale");
+                (true, before)
             }
             (Told::Live(at), Some(before)) => (before.epoch == at.epoch && before.offset >= at.offset, before),
             (_, None) => {

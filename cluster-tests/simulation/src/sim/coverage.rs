@@ -53,6 +53,8 @@ pub const COVERAGE: &[&str] = &[
     "resumes",
     "resets",
     "gaps",
+    "gateways cut off from a primary",
+    "listeners told stale",
     "groups forgotten",
     "histories read",
     "histories not complete",

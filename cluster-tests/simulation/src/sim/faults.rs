@@ -182,6 +182,9 @@ impl World {
         if !std::mem::take(&mut self.nodes[node].paused) {
             return;
         }
+        if let Some(process) = &mut self.nodes[node].process {
+            process.cut_off.clear();
+        }
         while let Some(input) = self.nodes[node].inbox.pop_front() {
             self.input(node, input);
         }

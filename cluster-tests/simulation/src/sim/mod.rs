@@ -3,7 +3,7 @@
 //! done. Everything follows from one number, so that a failure can be looked at again.
 //!
 //! The reading order: [`run`], `world` (the queue of events), `node` (a process around the cores), `network`, `store`,
-//! `steward`, `gateway`, `sessions` and `clients`, `faults`, and at last `checks` and `rest`: what must hold. `schedule` and
+//! `steward`, `gateway`, `sessions` and `clients`, `faults`, and at last `checks`, `heard` and `rest`: what must hold. `schedule` and
 //! `shrink` cut a failing run down to what it needs.
 
 mod asks;
@@ -12,6 +12,7 @@ mod clients;
 mod coverage;
 mod faults;
 mod gateway;
+mod heard;
 mod network;
 mod node;
 mod random;

@@ -43,6 +43,10 @@ pub(super) struct Link {
     /// The number of the present connection.
     connection: u64,
     up: bool,
+    /// Who has dialled it.
+    dialled_by: Option<Member>,
+    /// When it last began to carry anything.
+    pub(super) good_ms: u64,
     /// Nothing gets through.
     pub(super) blocked: bool,
     /// What waits at the block; it gets through when that ends before the connection does.
@@ -50,6 +54,13 @@ pub(super) struct Link {
     lanes: BTreeMap<SlotId, u64>,
     /// When the last of what the world treats harshly arrives.
     latest: BTreeMap<SlotId, u64>,
+}
+
+impl Link {
+    /// Whether what this member sends gets through.
+    pub(super) fn carries(&self, sender: &Member) -> bool {
+        self.up && !self.blocked && self.dialled_by.as_ref() == Some(sender)
+    }
 }
 
 impl World {
@@ -136,9 +147,9 @@ impl World {
         link.held.clear();
         link.lanes.clear();
         let connection = link.connection;
-        if let Some(process) = &self.nodes[to].process {
+        if let (Some(peer), Some(process)) = (link.dialled_by.take(), &self.nodes[to].process) {
             let generation = process.member.generation;
-            self.give(to, generation, Input::PeerLost(from));
+            self.give(to, generation, Input::PeerLost(peer));
         }
         let after = 1 + self.random.waiting(100);
         self.after(after, Event::Dial { from, to, connection });
@@ -158,6 +169,8 @@ impl World {
         }
         self.links[from][to].up = true;
         let (sender, receiver) = (self.process(from).member.clone(), self.process(to).member.clone());
+        self.links[from][to].dialled_by = Some(sender.clone());
+        self.links[from][to].good_ms = self.now;
         self.give(to, receiver.generation, Input::PeerConnected(sender.clone()));
         self.give(from, sender.generation, Input::LinkReset(receiver));
     }
@@ -193,6 +206,7 @@ impl World {
         for &(from, to) in links {
             let link = &mut self.links[from][to];
             link.blocked = false;
+            link.good_ms = self.now;
             for (sender, receiver, frame) in std::mem::take(&mut link.held) {
                 let generation = receiver.generation;
                 self.give(to, generation, Input::Frame { from: sender, frame });

@@ -10,7 +10,7 @@ use roost_logic::{
     asking::Outstanding,
     attachments::{self, Attachments},
     entry::SessionRecord,
-    feed::{self, Attempt},
+    following::{self, Following},
     id::{Generation, GroupName, Index, Member, SessionId, SlotId, Term},
     map::SlotAssignment,
     primary::{SlotCore, SlotInput, SlotOutput, Ticket},
@@ -23,7 +23,7 @@ use roost_logic::{
 use super::{
     asks::{Ask, Asked, Purpose},
     checks::{Life, Publish, Seen},
-    gateway::Followed,
+    heard::CutOff,
     network::Frame,
     steward::Steward,
     store::{MapChange, Operation, SessionWrite},
@@ -40,7 +40,7 @@ pub(super) enum Input {
         frame: Frame,
     },
     PeerConnected(Member),
-    PeerLost(usize),
+    PeerLost(Member),
     LinkReset(Member),
     Gossip {
         from: Member,
@@ -66,11 +66,9 @@ pub(super) enum Input {
     MapChanged(MapChange),
     /// A client asks its gateway for something.
     Client(Purpose, SlotId, SlotRequest),
-    Feed {
-        group: GroupName,
-        input: feed::Input,
-    },
-    FeedWake(GroupName),
+    Follow(following::Input),
+    FlushFollowing,
+    WakeFollowing,
     /// A client opens or closes a connection.
     Connect {
         session: SessionId,
@@ -119,10 +117,10 @@ pub(super) struct Process {
     pub(super) next_ask: u64,
     pub(super) outstanding: Outstanding<Asked>,
     pub(super) steward: Steward,
-    pub(super) feeds: BTreeMap<GroupName, Followed>,
-    pub(super) last_attempt: Attempt,
-    /// Members with a connection to this one.
-    pub(super) heard: BTreeSet<Member>,
+    pub(super) following: Following,
+    pub(super) following_flush_due: bool,
+    pub(super) following_wake_ms: Option<u64>,
+    pub(super) cut_off: CutOff,
     pub(super) attachments: Attachments,
 }
 
@@ -146,6 +144,7 @@ impl World {
             })
             .collect();
         let slots = usize::from(self.profile.slots);
+        let following = Following::new(member.clone(), self.profile.following);
         let alive = BTreeSet::from([member.clone()]);
         let joins = member.generation == 1 && !self.resting && self.now > 2_000;
         self.ledger.count_if(member.generation > 1, "restarts with a new generation");
@@ -165,9 +164,10 @@ impl World {
             next_ask: 0,
             outstanding: Outstanding::default(),
             steward: Steward::default(),
-            feeds: BTreeMap::new(),
-            last_attempt: 0,
-            heard: BTreeSet::new(),
+            following,
+            following_flush_due: false,
+            following_wake_ms: None,
+            cut_off: CutOff::default(),
             attachments: Attachments::default(),
         });
         self.nodes[node].inbox.clear();
@@ -184,17 +184,21 @@ impl World {
         match input {
             Input::Frame { from, frame } => self.frame(node, from, frame),
             Input::PeerConnected(from) => {
-                self.process(node).heard.insert(from.clone());
                 self.asks_disrupted(node, &from.node);
-                self.disrupted(node, Some(&from));
+                self.follow(node, following::Input::PeerConnected(from));
             }
-            Input::PeerLost(from) => self.peer_lost(node, from),
-            Input::Feed { group, input } => self.feed(node, &group, input),
-            Input::FeedWake(group) => self.wake_feed(node, &group),
+            Input::PeerLost(from) => {
+                self.asks_disrupted(node, &from.node);
+                self.follow(node, following::Input::PeerLost(from));
+            }
+            Input::Follow(input) => self.follow(node, input),
+            Input::FlushFollowing => self.flush_following(node),
+            Input::WakeFollowing => self.wake_following(node),
             Input::LinkReset(member) => self.all_slots(node, |_| SlotInput::LinkReset(member.clone())),
             Input::Gossip { from, map_version, draining } => self.gossip(node, &from, map_version, draining),
             Input::Tick => {
                 self.all_slots(node, |_| SlotInput::Tick);
+                self.check_stale(node);
                 self.input_after(TICK_MS, node, Input::Tick);
             }
             Input::Round => {
@@ -269,7 +273,7 @@ impl World {
         let assignment = |slot: SlotId| map.slots[usize::from(slot)].clone();
         self.all_slots(node, |slot| SlotInput::Map { version, assignment: assignment(slot) });
         self.asks_learn_map(node);
-        self.disrupted(node, None);
+        self.follow(node, following::Input::Map(map));
     }
 
     fn all_slots(&mut self, node: usize, input: impl Fn(SlotId) -> SlotInput) {
@@ -455,7 +459,7 @@ impl World {
             process.alive = Arc::new(alive);
             let alive = process.alive.clone();
             self.all_slots(node, |_| SlotInput::Alive(alive.clone()));
-            self.look_at_primaries(node);
+            self.follow(node, following::Input::Alive(alive));
         }
         if !ahead.is_empty() {
             let peer = ahead.swap_remove(self.random.index(ahead.len()));

@@ -106,7 +106,7 @@ impl World {
             let (group, slot) = &self.groups[listener.group];
             let state = self.serving_core(*slot).and_then(|core| core.replica().state());
             let head = state.and_then(|state| state.group(group)).map(|group| group.log.position());
-            if !listener.live || head != listener.position {
+            if !listener.live || listener.stale || head != listener.position {
                 return Some(format!("the head of {group} is {head:?}, and there is {listener:?}"));
             }
         }

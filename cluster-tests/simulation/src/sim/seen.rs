@@ -93,6 +93,7 @@ impl ClientLog {
             }
             Told::Gap { epoch, from, to } => Seen::Gap { group, epoch: *epoch, from: *from, to: *to },
             Told::Reset(to) => Seen::Reset { group, to: *to },
+            Told::Stale => Seen::Stale { group },
             Told::Live(at) => Seen::Live { group, at: *at },
         };
         if let Some(connection) = self.last.get(&listener) {

@@ -1,9 +1,9 @@
 //! What a run is like. Each seed switches every kind of fault on or off and sets its rate, because some bugs show only
 //! where other faults do not get in the way (swarm testing: Groce et al., 2012).
 
-use roost_logic::{primary::SlotSettings, replication::ReplicaLimits};
+use roost_logic::{following::FollowingSettings, primary::SlotSettings, replication::ReplicaLimits};
 
-use super::{faults::Fault, random::Random};
+use super::{asks::GIVE_UP_MS, faults::Fault, random::Random};
 
 /// One run's circumstances. Times in milliseconds, chances in a thousand; a mean interval of `None` is never.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -86,6 +86,8 @@ pub(super) struct Profile {
     pub slot: SlotSettings,
     /// Of the copies.
     pub limits: ReplicaLimits,
+    /// Of what gateways follow.
+    pub following: FollowingSettings,
 }
 
 /// See [`Profile::harsh`].
@@ -185,10 +187,18 @@ impl Profile {
             } else {
                 ReplicaLimits::default()
             },
+            following: FollowingSettings::default(),
         };
         // Drawn after all else, so that seeds from before it was there are what they were.
         profile.slot.group_idle_ms = random.between(500, 8_000);
+        profile.following.noticed_after_ms = profile.keep_alive_ms;
+        profile.following.feed.answer_ms = GIVE_UP_MS * 2 + 2_000;
+        profile.following.feed.join_ms = GIVE_UP_MS + 3_000;
         profile.visitors = if random.permille(300) { random.between(1, 3) as usize } else { 0 };
+        if random.permille(200) {
+            profile.following.in_flight = random.between(1, 3) as usize;
+            profile.following.groups_at_once = random.between(1, 2) as usize;
+        }
         profile
     }
 }

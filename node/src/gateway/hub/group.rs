@@ -1,20 +1,18 @@
-//! One group with subscribers here: its feed, and the outboxes that what the feed says goes to.
+//! One group with subscribers here: the outboxes that what is told of it goes to.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use tokio::sync::oneshot;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
-use super::{
-    Answer, HubMetrics, Join, JoinOutcome, Page, add,
-    requests::{Requests, Single, What},
-};
+use super::{HubMetrics, JoinOutcome, Page, add};
 use crate::{
     gateway::client::outbox::{Offered, Outbox},
     id::{Epoch, GroupName, Position, SlotId},
     logic::{
         entry::Message,
-        feed::{Attempt, Feed, FeedSettings, Input, Notice, Output, Subscriber, To},
+        feed::{Notice, Subscriber, To},
+        following::Input,
         request::SlotError,
     },
     wire::{
@@ -34,15 +32,8 @@ pub(super) struct Group {
     name: GroupName,
     /// A connection without room for a message falls behind; otherwise it ends.
     lags: bool,
-    feed: Feed,
     listeners: BTreeMap<Subscriber, Listener>,
     frames: Frames,
-    /// Who was told a join or a page in this step.
-    answered: Option<Subscriber>,
-    /// When the feed was told to the shard's timers to wake.
-    pub(super) wake: Option<u64>,
-    /// As told to the shard's counts.
-    pub(super) counted: usize,
 }
 
 struct Listener {
@@ -65,186 +56,110 @@ enum ListenerState {
 }
 
 /// What a group works with.
-pub(super) struct Surroundings<'a> {
-    pub(super) requests: &'a mut Requests,
+pub(super) struct Around<'a> {
     pub(super) counters: &'a HubMetrics,
-    /// Kept for its memory; empty between uses.
-    pub(super) out: &'a mut Vec<Output>,
-    /// Requests that were refused at once.
-    pub(super) refused: &'a mut Vec<Answer>,
-    /// Connections whose subscription has ended here.
-    pub(super) ended: &'a mut Vec<Subscriber>,
-    /// Connections without room for a message, and what they were told last.
-    pub(super) full: &'a mut Vec<(Subscriber, Position)>,
+    /// What the core is to hear before its next input: who had no room, and who takes nothing more.
+    pub(super) back: &'a mut Vec<Input>,
 }
 
 impl Group {
-    pub(super) fn new(
-        slot: SlotId,
-        name: GroupName,
-        lags: bool,
-        settings: FeedSettings,
-        last_attempt: Attempt,
-    ) -> Self {
-        let (listeners, frames) = (BTreeMap::new(), Frames::default());
-        let feed = Feed::new(settings, last_attempt);
-        Self { slot, name, lags, feed, listeners, frames, answered: None, wake: None, counted: 0 }
+    pub(super) fn new(slot: SlotId, name: GroupName, lags: bool) -> Self {
+        Self { slot, name, lags, listeners: BTreeMap::new(), frames: Frames::default() }
     }
 
-    pub(super) fn next_wake(&self) -> Option<u64> {
-        self.feed.next_wake()
+    pub(super) fn slot(&self) -> SlotId {
+        self.slot
     }
 
-    pub(super) fn last_attempt(&self) -> Attempt {
-        self.feed.last_attempt()
+    pub(super) fn is_empty(&self) -> bool {
+        self.listeners.is_empty()
     }
 
-    pub(super) fn is_over(&self) -> bool {
-        self.feed.is_over()
+    /// Whether frames are kept for clients that catch up.
+    pub(super) fn keeps_frames(&self) -> bool {
+        !self.frames.frames.is_empty()
     }
 
-    pub(super) fn subscriber_count(&self) -> usize {
-        self.feed.subscriber_count()
+    /// Nobody catches up any more.
+    pub(super) fn drop_frames(&mut self) {
+        self.frames = Frames::default();
     }
 
-    pub(super) fn join(&mut self, now_ms: u64, join: Join, around: &mut Surroundings<'_>) {
-        let Join { outbox, request, member, since, page, report, .. } = join;
-        let subscriber = outbox.connection;
-        let state = ListenerState::Joining;
-        self.listeners.insert(subscriber, Listener { outbox, state, page, report });
-        self.handle(now_ms, Input::Subscribe { subscriber, request, member, since }, around);
-    }
-
-    /// There is room for a page of what the connection is behind with.
-    pub(super) fn room(
+    pub(super) fn add(
         &mut self,
-        now_ms: u64,
-        subscriber: Subscriber,
-        page: Page,
-        report: oneshot::Sender<JoinOutcome>,
-        around: &mut Surroundings<'_>,
+        outbox: Arc<Outbox>,
+        page: Option<Page>,
+        report: Option<oneshot::Sender<JoinOutcome>>,
     ) {
+        let state = ListenerState::Joining;
+        self.listeners.insert(outbox.connection, Listener { outbox, state, page, report });
+    }
+
+    pub(super) fn remove(&mut self, subscriber: Subscriber) {
+        self.listeners.remove(&subscriber);
+    }
+
+    /// There is room for a page of what the connection is behind with. Whether it is behind.
+    pub(super) fn room(&mut self, subscriber: Subscriber, page: Page, report: oneshot::Sender<JoinOutcome>) -> bool {
         let behind = |listener: &&mut Listener| listener.state == ListenerState::Behind;
-        if let Some(listener) = self.listeners.get_mut(&subscriber).filter(behind) {
-            (listener.page, listener.report) = (Some(page), Some(report));
-            self.handle(now_ms, Input::Room { subscriber }, around);
-        }
-    }
-
-    /// Steps the feed and does what it says; a connection that takes nothing more leaves at once.
-    pub(super) fn handle(&mut self, now_ms: u64, input: Input, around: &mut Surroundings<'_>) {
-        let first_ended = around.ended.len();
-        let mut done = first_ended;
-        if let Input::Unsubscribe { subscriber, .. } = &input
-            && self.listeners.remove(subscriber).is_some()
-        {
-            around.ended.push(*subscriber);
-            done += 1;
-        }
-        self.step(now_ms, input, around);
-        if let Some(listener) = self.answered.take().and_then(|subscriber| self.listeners.get_mut(&subscriber)) {
-            // What was not needed.
-            listener.page = None;
-        }
-        loop {
-            if let Some((subscriber, at)) = around.full.pop() {
-                self.step(now_ms, Input::Lag { subscriber, at }, around);
-            } else if let Some(subscriber) = around.ended.get(done).copied() {
-                done += 1;
-                self.step(now_ms, Input::Unsubscribe { subscriber, leave: None }, around);
-            } else {
-                break;
-            }
-        }
-        if !self.feed.has_joining() {
-            self.frames.clear();
-        }
-    }
-
-    fn step(&mut self, now_ms: u64, input: Input, around: &mut Surroundings<'_>) {
-        let mut out = std::mem::take(around.out);
-        self.feed.handle(now_ms, input, &mut out);
-        for output in out.drain(..) {
-            self.perform(output, around);
-        }
-        *around.out = out;
-    }
-
-    fn perform(&mut self, output: Output, around: &mut Surroundings<'_>) {
-        let single =
-            |attempt, subscriber, what| Single { slot: self.slot, group: self.name.clone(), attempt, subscriber, what };
-        match output {
-            Output::AskJoin { attempt, subscriber, member, since } => {
-                let refused = around.requests.single(single(attempt, subscriber, What::Join { member, since }));
-                around.refused.extend(refused);
-            }
-            Output::AskLeave { attempt, subscriber, session, attachment } => {
-                let refused = around.requests.single(single(attempt, subscriber, What::Leave { session, attachment }));
-                around.refused.extend(refused);
-            }
-            Output::AskRegister { attempt, since } => {
-                add(&around.counters.registrations, 1);
-                around.requests.register(self.slot, self.name.clone(), attempt, since);
-            }
-            Output::AskUnregister { attempt } => around.requests.unregister(self.slot, self.name.clone(), attempt),
-            Output::Joined { subscriber, request, epoch, offset, recovered } => {
-                add(&around.counters.joins, 1);
-                self.answer(subscriber);
-                let event = Event::Joined { id: request, group: self.name.clone(), epoch, offset, recovered };
-                self.tell_one(subscriber, plain::encode(&event), around);
-            }
-            Output::Replay { subscriber } => self.answer(subscriber),
-            Output::ReplayFailed { subscriber, error } => {
-                if let Some(listener) = self.listeners.get_mut(&subscriber) {
-                    listener.page = None;
-                    // Whoever asked may have gone.
-                    let _ = listener.report.take().map(|report| report.send(Err(error)));
-                }
-            }
-            Output::Behind { subscriber } => {
-                if let Some(listener) = self.listeners.get_mut(&subscriber) {
-                    listener.state = ListenerState::Behind;
-                    listener.outbox.behind(self.name.clone());
-                }
-            }
-            Output::JoinFailed { subscriber, request, error } => self.join_failed(subscriber, request, &error, around),
-            Output::Tell { to, notice } => self.tell(to, notice, around),
-        }
+        let Some(listener) = self.listeners.get_mut(&subscriber).filter(behind) else { return false };
+        (listener.page, listener.report) = (Some(page), Some(report));
+        true
     }
 
     /// The connection is told something that was asked for it, and all that follows.
-    fn answer(&mut self, subscriber: Subscriber) {
+    pub(super) fn answer(&mut self, subscriber: Subscriber) {
         if let Some(listener) = self.listeners.get_mut(&subscriber) {
             listener.state = ListenerState::Live;
             // Whoever asked may have gone.
             let _ = listener.report.take().map(|report| report.send(Ok(())));
-            self.answered = Some(subscriber);
         }
     }
 
-    fn join_failed(
+    /// All of the answer was told: what was not needed of its page goes back.
+    pub(super) fn is_answered(&mut self, subscriber: Subscriber) {
+        if let Some(listener) = self.listeners.get_mut(&subscriber) {
+            listener.page = None;
+        }
+    }
+
+    pub(super) fn replay_failed(&mut self, subscriber: Subscriber, error: SlotError) {
+        if let Some(listener) = self.listeners.get_mut(&subscriber) {
+            listener.page = None;
+            // Whoever asked may have gone.
+            let _ = listener.report.take().map(|report| report.send(Err(error)));
+        }
+    }
+
+    /// The connection is told nothing until there is room for a page.
+    pub(super) fn is_behind(&mut self, subscriber: Subscriber) {
+        if let Some(listener) = self.listeners.get_mut(&subscriber) {
+            listener.state = ListenerState::Behind;
+            listener.outbox.behind(self.name.clone());
+        }
+    }
+
+    pub(super) fn join_failed(
         &mut self,
         subscriber: Subscriber,
         request: RequestId,
-        error: &SlotError,
-        around: &mut Surroundings<'_>,
+        error: SlotError,
+        overtaken: bool,
+        around: &mut Around<'_>,
     ) {
-        add(&around.counters.joins_failed, 1);
-        let error_frame = plain::encode(&Event::Error(refusal(request, &self.name, error)));
-        if self.feed.follows(subscriber) {
-            // Another join of the same connection has taken its place and goes on.
-            return self.tell_one(subscriber, error_frame, around);
+        let frame = plain::encode(&Event::Error(refusal(request, &self.name, &error)));
+        if overtaken {
+            return self.tell_one(subscriber, frame, around);
         }
-        if let Some(mut listener) = self.listeners.remove(&subscriber) {
+        if let Some(listener) = self.listeners.get_mut(&subscriber) {
             if let Some(report) = listener.report.take() {
-                let _ = report.send(Err(error.clone()));
+                let _ = report.send(Err(error));
             }
-            listener.outbox.push(error_frame);
-            around.ended.push(subscriber);
+            listener.outbox.push(frame);
         }
     }
 
-    fn tell(&mut self, to: To, notice: Notice, around: &mut Surroundings<'_>) {
+    pub(super) fn tell(&mut self, name: GroupName, to: To, notice: Notice, around: &mut Around<'_>) {
         let counters = around.counters;
         match (&to, &notice) {
             (To::AllBut(_), Notice::Message { .. }) => add(&counters.messages, 1),
@@ -260,7 +175,7 @@ impl Group {
         };
         let frame = match (&to, notice) {
             (To::One(_), Notice::Message { epoch, message }) => self.frames.get(&self.name, epoch, message),
-            (_, notice) => plain::encode(&event(&self.name, notice)),
+            (_, notice) => plain::encode(&event(name, notice)),
         };
         match (to, before) {
             (To::One(subscriber), Some(before)) => self.replay(subscriber, before, frame, around),
@@ -287,7 +202,7 @@ impl Group {
         before: Option<Position>,
         frame: &Utf8Bytes,
         hears: impl Fn(&Listener) -> bool,
-        around: &mut Surroundings<'_>,
+        around: &mut Around<'_>,
     ) {
         let lags = before.filter(|_| self.lags);
         let mut reached = 0;
@@ -323,7 +238,7 @@ impl Group {
 
     /// A message for one that was missed. What does not fit is told later, whatever the namespace says of slow consumers:
     /// it is the node that sets the pace of a replay.
-    fn replay(&mut self, subscriber: Subscriber, before: Position, frame: Utf8Bytes, around: &mut Surroundings<'_>) {
+    fn replay(&mut self, subscriber: Subscriber, before: Position, frame: Utf8Bytes, around: &mut Around<'_>) {
         let Some(listener) = self.listeners.get_mut(&subscriber) else { return };
         if listener.state != ListenerState::Live {
             return;
@@ -335,31 +250,31 @@ impl Group {
         }
     }
 
-    /// The connection had no room for what follows `before`, and is told no later message. The feed hears of it when it
-    /// has said all.
-    fn park(&mut self, subscriber: Subscriber, before: Position, around: &mut Surroundings<'_>) {
+    /// The connection had no room for what follows `before`, and is told no later message.
+    fn park(&mut self, subscriber: Subscriber, before: Position, around: &mut Around<'_>) {
         if let Some(listener) = self.listeners.get_mut(&subscriber) {
             listener.state = ListenerState::Behind;
-            around.full.push((subscriber, before));
+            let (slot, group) = (self.slot, self.name.clone());
+            around.back.push(Input::Lag { slot, group, subscriber, at: before });
         }
     }
 
-    fn tell_one(&mut self, subscriber: Subscriber, frame: Utf8Bytes, around: &mut Surroundings<'_>) {
+    pub(super) fn tell_one(&mut self, subscriber: Subscriber, frame: Utf8Bytes, around: &mut Around<'_>) {
         if self.listeners.get(&subscriber).is_some_and(|listener| !listener.outbox.push(frame)) {
             self.drop_listener(subscriber, around);
         }
     }
 
-    /// The connection takes nothing more. The feed hears of it when it has said all.
-    fn drop_listener(&mut self, subscriber: Subscriber, around: &mut Surroundings<'_>) {
+    /// The connection takes nothing more.
+    fn drop_listener(&mut self, subscriber: Subscriber, around: &mut Around<'_>) {
         self.listeners.remove(&subscriber);
         add(&around.counters.dropped, 1);
-        around.ended.push(subscriber);
+        let (slot, group) = (self.slot, self.name.clone());
+        around.back.push(Input::Unsubscribe { slot, group, subscriber, leave: None });
     }
 }
 
-fn event(group: &GroupName, notice: Notice) -> Event {
-    let group = group.clone();
+fn event(group: GroupName, notice: Notice) -> Event {
     match notice {
         Notice::Message { epoch, message } => Event::Message { group, epoch, message },
         Notice::Member { joined, member } => Event::Member { group, joined, member },
@@ -403,11 +318,5 @@ impl Frames {
             self.bytes -= oldest.len();
         }
         frame
-    }
-
-    fn clear(&mut self) {
-        if !self.frames.is_empty() {
-            *self = Self::default();
-        }
     }
 }

@@ -1,5 +1,4 @@
-//! One shard: owns the groups of its slots, knows which of their primaries can be heard, and turns what happens into the
-//! feeds' inputs.
+//! One shard: holds the outboxes of its slots' groups, and is the shell of [`Following`], which decides what they are told.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,8 +9,8 @@ use std::{
 use tokio::sync::{mpsc, watch};
 
 use super::{
-    Answer, Connections, Counts, HubMetrics, Input, Join,
-    group::{Group, Surroundings},
+    Counts, HubMetrics, Input, Join, add,
+    group::{Around, Group},
     requests::Requests,
 };
 use crate::{
@@ -19,11 +18,11 @@ use crate::{
     cluster::view::SharedView,
     config::{Config, SlowConsumer},
     gateway::client::outbox::Outbox,
-    id::{AttachmentNumber, GroupName, Member, SessionId, SlotId, Term},
+    id::{AttachmentNumber, GroupName, Member, SessionId, SlotId},
     logic::{
-        feed::{self, Attempt, FeedSettings, Output},
+        feed::{FeedSettings, Subscriber},
+        following::{self, Following, FollowingSettings, Output},
         map::SharedMap,
-        request::{JoinPoint, SlotError},
     },
     wire::{
         command::{Event, RequestId},
@@ -34,38 +33,24 @@ use crate::{
 /// Inputs taken from the inbox at once.
 const BATCH: usize = 256;
 
-/// Owns the groups of its slots.
+/// Holds the outboxes of its slots' groups.
 pub(super) struct Shard {
     inbox: mpsc::Receiver<Input>,
     requests: Requests,
     maps: Watched<Option<SharedMap>>,
     view: Watched<SharedView>,
-    slots: BTreeMap<SlotId, Slot>,
-    timers: BTreeSet<(u64, SlotId, GroupName)>,
-    connections: Connections,
-    me: Member,
-    /// Members that have a connection to this node.
-    heard: BTreeSet<Member>,
-    /// Members that gossip says are alive.
-    alive: BTreeSet<Member>,
-    settings: FeedSettings,
-    /// A lost link is noticed so long after the last thing heard.
-    noticed_after_ms: u64,
+    following: Following,
+    groups: BTreeMap<GroupName, Group>,
+    /// As the core knows it.
+    alive: Arc<BTreeSet<Member>>,
     config: Arc<Config>,
     counts: Counts,
     counters: HubMetrics,
+    /// Both kept for their memory; empty between uses.
     out: Vec<Output>,
-    /// The highest number of a request by a feed that is no more.
-    last_attempt: Attempt,
-}
-
-/// A slot with groups that are followed here.
-#[derive(Default)]
-struct Slot {
-    primary: Option<(Term, Member)>,
-    /// When the primary was last heard, while it is not.
-    unreachable_since_ms: Option<u64>,
-    groups: BTreeMap<GroupName, Group>,
+    back: Vec<following::Input>,
+    /// Who was told a join or a page last, and may be told more of it.
+    answered: Option<(GroupName, Subscriber)>,
 }
 
 /// A watched value, whose sender may be gone (the node stops).
@@ -93,41 +78,31 @@ impl Shard {
         counts: Counts,
         counters: HubMetrics,
     ) -> Self {
-        let request_ms = config.limits.request_ms;
-        let me = view.borrow().me.clone();
-        let settings = FeedSettings {
-            stale_after_ms: config.timing.stale_after_ms,
-            answer_ms: request_ms * 2 + 2_000,
-            join_ms: request_ms + 3_000,
-            ..FeedSettings::default()
-        };
+        let following = Following::new(view.borrow().me.clone(), settings(&config));
         let mut shard = Self {
             inbox,
             requests,
             maps: Watched { receiver: maps, open: true },
             view: Watched { receiver: view, open: true },
-            slots: BTreeMap::new(),
-            timers: BTreeSet::new(),
-            connections: BTreeMap::new(),
-            me,
-            heard: BTreeSet::new(),
-            alive: BTreeSet::new(),
-            settings,
-            noticed_after_ms: config.timing.keep_alive_ms * 4,
+            following,
+            groups: BTreeMap::new(),
+            alive: Arc::default(),
             config,
             counts,
             counters,
             out: Vec::new(),
-            last_attempt: 0,
+            back: Vec::new(),
+            answered: None,
         };
         shard.view_changed();
+        shard.map_changed();
         shard
     }
 
     pub(super) async fn run(mut self) {
         let mut batch = Vec::with_capacity(BATCH);
         loop {
-            let pause_ms = self.timers.first().map(|(at_ms, ..)| at_ms.saturating_sub(clock::mono_ms()).max(1));
+            let pause_ms = self.following.next_wake().map(|at_ms| at_ms.saturating_sub(clock::mono_ms()).max(1));
             let wake = async {
                 match pause_ms {
                     Some(pause_ms) => tokio::time::sleep(Duration::from_millis(pause_ms)).await,
@@ -148,55 +123,50 @@ impl Shard {
                 }
                 () = wake => {}
             }
-            self.tick();
-            self.requests.flush();
+            if self.following.next_wake().is_some_and(|at_ms| at_ms <= clock::mono_ms()) {
+                self.handle(following::Input::Tick);
+            }
+            self.flush();
         }
     }
 
     fn input(&mut self, input: Input) {
         match input {
-            Input::Deliver { slot, term, group, epoch, message } => {
-                let unreachable = self.open(slot, &group);
-                self.feed(slot, &group, feed::Input::Deliver { epoch, message, term });
-                self.feed_unreachable(slot, &group, unreachable);
-            }
-            Input::Member { slot, group, joined, member } => {
-                self.feed(slot, &group, feed::Input::Member { joined, member });
-            }
+            Input::Following(input) => self.handle(input),
             Input::Join { slot, join } => self.join(slot, *join),
             Input::Room { slot, connection, group, page, report } => {
-                let now_ms = clock::mono_ms();
-                self.with_group(slot, &group, |group, around| group.room(now_ms, connection, page, report, around));
+                let there = self.groups.get_mut(&group);
+                if there.is_some_and(|there| there.room(connection, page, report)) {
+                    self.handle(following::Input::Room { slot, group, subscriber: connection });
+                }
             }
             Input::Leave { slot, outbox, request, group, presence } => {
                 self.leave(slot, &outbox, request, group, presence);
             }
             Input::LeftAll { connection, done } => {
-                for (slot, group) in self.connections.remove(&connection).unwrap_or_default() {
-                    self.feed(slot, &group, feed::Input::Unsubscribe { subscriber: connection, leave: None });
-                }
+                self.handle(following::Input::Gone { subscriber: connection });
                 // The connection may be gone already.
                 let _ = done.send(());
             }
-            Input::PeerConnected(from) => self.peer_connected(from),
-            Input::PeerLost(from) => {
-                self.heard.remove(&from);
-                let last_heard_ms = clock::mono_ms().saturating_sub(self.noticed_after_ms);
-                self.look_at_primaries(last_heard_ms);
-            }
-            Input::Answer(answer) => self.answer(answer),
         }
     }
 
     fn join(&mut self, slot: SlotId, join: Join) {
-        if join.outbox.is_closing() {
+        let Join { outbox, request, group, member, since, page, report } = join;
+        if outbox.is_closing() {
             return;
         }
-        let name = join.group.clone();
-        self.connections.entry(join.outbox.connection).or_default().insert((slot, name.clone()));
-        let unreachable = self.open(slot, &name);
-        self.with_group(slot, &name, |group, around| group.join(clock::mono_ms(), join, around));
-        self.feed_unreachable(slot, &name, unreachable);
+        let subscriber = outbox.connection;
+        if !self.groups.contains_key(&group) {
+            // What is private is not of the namespace that its name may seem to have.
+            let lags =
+                !group.is_private() && self.config.namespace(group.namespace()).slow_consumer == SlowConsumer::Lag;
+            self.groups.insert(group.clone(), Group::new(slot, group.clone(), lags));
+        }
+        if let Some(there) = self.groups.get_mut(&group) {
+            there.add(outbox, page, report);
+        }
+        self.handle(following::Input::Subscribe { slot, group, subscriber, request, member, since });
     }
 
     fn leave(
@@ -207,53 +177,10 @@ impl Shard {
         group: GroupName,
         presence: Option<(SessionId, AttachmentNumber)>,
     ) {
-        self.feed(slot, &group, feed::Input::Unsubscribe { subscriber: outbox.connection, leave: presence });
+        let (subscriber, leave) = (outbox.connection, presence);
+        self.handle(following::Input::Unsubscribe { slot, group: group.clone(), subscriber, leave });
         // Where the connection takes nothing more there is nobody to tell.
         outbox.push(plain::encode(&Event::Left { id: request, group }));
-    }
-
-    fn answer(&mut self, answer: Answer) {
-        match answer {
-            Answer::Joined { slot, group, attempt, subscriber, result } => {
-                self.feed(slot, &group, feed::Input::JoinAnswer { attempt, subscriber, result });
-            }
-            Answer::Left { slot, group, attempt, subscriber } => {
-                self.feed(slot, &group, feed::Input::LeaveAnswer { attempt, subscriber });
-            }
-            Answer::Unregistered { slot, asked } => {
-                for (group, attempt) in asked {
-                    self.feed(slot, &group, feed::Input::UnregisterAnswer { attempt });
-                }
-            }
-            Answer::Registered { slot, asked, result } => self.registered(slot, asked, result),
-        }
-    }
-
-    fn registered(
-        &mut self,
-        slot: SlotId,
-        asked: Vec<(GroupName, Attempt)>,
-        result: Result<Vec<JoinPoint>, SlotError>,
-    ) {
-        let (mut points, error) = match result {
-            Ok(points) => (points.into_iter(), SlotError::Unknown),
-            Err(error) => (Vec::new().into_iter(), error),
-        };
-        for (group, attempt) in asked {
-            // They come in the order of the interests; one that does not is not believed.
-            let result = points.next().filter(|point| point.group == group).ok_or_else(|| error.clone());
-            self.feed(slot, &group, feed::Input::RegisterAnswer { attempt, result });
-        }
-    }
-
-    fn peer_connected(&mut self, from: Member) {
-        self.heard.insert(from.clone());
-        let is_from = |slot: &Slot| slot.primary.as_ref().is_some_and(|(_, primary)| *primary == from);
-        let slots: Vec<_> = self.slots.iter().filter(|(_, slot)| is_from(slot)).map(|(slot, _)| *slot).collect();
-        for slot in slots {
-            self.feed_all(slot, &feed::Input::Disrupted);
-        }
-        self.look_at_primaries(clock::mono_ms());
     }
 
     fn view_changed(&mut self) {
@@ -261,169 +188,152 @@ impl Shard {
             let view = self.view.receiver.borrow_and_update();
             view.nodes.values().filter(|node| node.alive).map(|node| node.member.clone()).collect()
         };
-        if alive != self.alive {
-            self.alive = alive;
-            self.look_at_primaries(clock::mono_ms());
+        if alive != *self.alive {
+            self.alive = Arc::new(alive);
+            self.handle(following::Input::Alive(self.alive.clone()));
         }
     }
 
     fn map_changed(&mut self) {
-        let Some(map) = self.maps.receiver.borrow_and_update().clone() else {
-            return;
-        };
-        let mut changed = Vec::new();
-        for (id, slot) in &mut self.slots {
-            let primary = map.slot(*id).map(|slot| (slot.term, slot.primary.clone()));
-            if primary != slot.primary {
-                slot.primary = primary;
-                changed.push(*id);
-            }
-        }
-        for slot in changed {
-            self.feed_all(slot, &feed::Input::Disrupted);
-        }
-        self.look_at_primaries(clock::mono_ms());
-    }
-
-    /// Tells the feeds whose primary has become unreachable, or reachable again.
-    fn look_at_primaries(&mut self, last_heard_ms: u64) {
-        let mut changed = Vec::new();
-        for (id, slot) in &mut self.slots {
-            let reachable = reachable(&self.me, &self.heard, &self.alive, slot);
-            match slot.unreachable_since_ms {
-                None if !reachable => {
-                    slot.unreachable_since_ms = Some(last_heard_ms);
-                    changed.push((*id, feed::Input::PrimaryUnreachable { since_ms: last_heard_ms }));
-                }
-                Some(_) if reachable => {
-                    slot.unreachable_since_ms = None;
-                    changed.push((*id, feed::Input::PrimaryReachable));
-                }
-                _ => {}
-            }
-        }
-        for (slot, input) in changed {
-            self.feed_all(slot, &input);
+        let map = self.maps.receiver.borrow_and_update().clone();
+        if let Some(map) = map {
+            self.handle(following::Input::Map(map));
         }
     }
 
-    /// Makes the group known, where it is not. Gives since when its primary cannot be heard, for [`Self::feed_unreachable`]: a
-    /// group that nobody has joined yet is over after every step, so that the step for which it was opened comes first.
-    fn open(&mut self, id: SlotId, name: &GroupName) -> Option<u64> {
-        let slot = self.slots.entry(id).or_insert_with(|| {
-            let map = self.maps.receiver.borrow();
-            let primary = map.as_ref().and_then(|map| map.slot(id)).map(|slot| (slot.term, slot.primary.clone()));
-            let mut slot = Slot { primary, ..Slot::default() };
-            if !reachable(&self.me, &self.heard, &self.alive, &slot) {
-                slot.unreachable_since_ms = Some(clock::mono_ms());
-            }
-            slot
-        });
-        if slot.groups.contains_key(name) {
-            return None;
-        }
-        // Slots are renewed one after the other, the groups of each together.
-        let renew_phase_ms = u64::from(id).wrapping_mul(0x9E37_79B9) % self.settings.renew_ms;
-        let settings = FeedSettings { renew_phase_ms, ..self.settings };
-        // What is private is not of the namespace that its name may seem to have.
-        let lags = !name.is_private() && self.config.namespace(name.namespace()).slow_consumer == SlowConsumer::Lag;
-        slot.groups.insert(name.clone(), Group::new(id, name.clone(), lags, settings, self.last_attempt));
-        slot.unreachable_since_ms
+    fn flush(&mut self) {
+        let mut out = std::mem::take(&mut self.out);
+        self.following.flush(&mut out);
+        self.perform(&mut out);
+        self.out = out;
     }
 
-    fn feed_unreachable(&mut self, id: SlotId, name: &GroupName, since_ms: Option<u64>) {
-        if let Some(since_ms) = since_ms {
-            self.feed(id, name, feed::Input::PrimaryUnreachable { since_ms });
-        }
-    }
-
-    fn feed_all(&mut self, slot: SlotId, input: &feed::Input) {
-        let names: Vec<_> = self.slots.get(&slot).into_iter().flat_map(|slot| slot.groups.keys().cloned()).collect();
-        for name in names {
-            self.feed(slot, &name, input.clone());
-        }
-    }
-
-    fn feed(&mut self, slot: SlotId, name: &GroupName, input: feed::Input) {
-        self.with_group(slot, name, |group, around| group.handle(clock::mono_ms(), input, around));
-    }
-
-    fn tick(&mut self) {
+    /// One step of the core, and those that come of telling the connections.
+    fn handle(&mut self, input: following::Input) {
         let now_ms = clock::mono_ms();
-        let mut due = Vec::new();
-        while self.timers.first().is_some_and(|(at_ms, ..)| *at_ms <= now_ms) {
-            due.extend(self.timers.pop_first());
+        let mut out = std::mem::take(&mut self.out);
+        let mut next = Some(input);
+        while let Some(input) = next {
+            self.following.handle(now_ms, input, &mut out);
+            self.perform(&mut out);
+            next = self.back.pop();
         }
-        for (_, slot, name) in due {
-            if let Some(group) = self.slots.get_mut(&slot).and_then(|slot| slot.groups.get_mut(&name)) {
-                group.wake = None;
-            }
-            self.feed(slot, &name, feed::Input::Tick);
-        }
+        self.out = out;
     }
 
-    /// Does something with a group, where it is known, and keeps the shard's indexes true.
-    fn with_group(&mut self, id: SlotId, name: &GroupName, act: impl FnOnce(&mut Group, &mut Surroundings<'_>)) {
-        let Some(group) = self.slots.get_mut(&id).and_then(|slot| slot.groups.get_mut(name)) else {
-            return;
-        };
-        let (mut refused, mut ended, mut full) = (Vec::new(), Vec::new(), Vec::new());
-        let (requests, counters, out) = (&mut self.requests, &self.counters, &mut self.out);
-        act(
-            group,
-            &mut Surroundings { requests, counters, out, refused: &mut refused, ended: &mut ended, full: &mut full },
-        );
-        let wake = group.next_wake();
-        if wake != group.wake {
-            if let Some(at_ms) = group.wake {
-                self.timers.remove(&(at_ms, id, name.clone()));
-            }
-            self.timers.extend(wake.map(|at_ms| (at_ms, id, name.clone())));
-            group.wake = wake;
-        }
-        let (over, count) = (group.is_over(), group.subscriber_count());
-        if count != group.counted {
-            group.counted = count;
-            let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-            if count == 0 {
-                counts.remove(name);
-            } else {
-                counts.insert(name.clone(), u32::try_from(count).unwrap_or(u32::MAX));
-            }
-        }
-        for connection in ended {
-            if let Some(groups) = self.connections.get_mut(&connection) {
-                groups.remove(&(id, name.clone()));
-                if groups.is_empty() {
-                    self.connections.remove(&connection);
+    fn perform(&mut self, out: &mut Vec<Output>) {
+        for output in out.drain(..) {
+            match output {
+                Output::Ask(ask) => self.ask(ask),
+                Output::Joined { group, subscriber, request, epoch, offset, recovered } => {
+                    add(&self.counters.joins, 1);
+                    let event = Event::Joined { id: request, group: group.clone(), epoch, offset, recovered };
+                    let frame = plain::encode(&event);
+                    self.with(&group, |there, around| {
+                        there.answer(subscriber);
+                        there.tell_one(subscriber, frame, around);
+                    });
+                    self.answers(group, subscriber);
+                }
+                Output::JoinFailed { group, subscriber, request, error, overtaken } => {
+                    add(&self.counters.joins_failed, 1);
+                    self.with(&group, |there, around| {
+                        there.join_failed(subscriber, request, error, overtaken, around);
+                    });
+                }
+                Output::Replay { group, subscriber } => {
+                    self.with(&group, |there, _| there.answer(subscriber));
+                    self.answers(group, subscriber);
+                }
+                Output::ReplayFailed { group, subscriber, error } => {
+                    self.with(&group, |there, _| there.replay_failed(subscriber, error));
+                    self.look_for_joining(&group);
+                }
+                Output::Behind { group, subscriber } => {
+                    self.with(&group, |there, _| there.is_behind(subscriber));
+                }
+                Output::Tell { group, to, notice } => {
+                    let (groups, counters, back) = (&mut self.groups, &self.counters, &mut self.back);
+                    if let Some(there) = groups.get_mut(&group) {
+                        there.tell(group, to, notice, &mut Around { counters, back });
+                    }
+                }
+                Output::Ended { group, subscriber } => self.ended(&group, subscriber),
+                Output::Followers { group, count } => self.count(group, count),
+                Output::StaysPresent { group, session, error } => {
+                    tracing::warn!(%group, %session, ?error, "a session could not be taken out of a group's presence");
                 }
             }
         }
-        if over {
-            self.close(id, name);
+        self.all_is_told();
+    }
+
+    fn ask(&mut self, ask: following::Ask) {
+        if let following::Ask::Register { asked, .. } = &ask {
+            add(&self.counters.registrations, asked.len() as u64);
         }
-        for answer in refused {
-            self.answer(answer);
+        self.requests.spawn(ask);
+    }
+
+    fn with(&mut self, group: &GroupName, act: impl FnOnce(&mut Group, &mut Around<'_>)) {
+        if let Some(there) = self.groups.get_mut(group) {
+            act(there, &mut Around { counters: &self.counters, back: &mut self.back });
         }
     }
 
-    fn close(&mut self, id: SlotId, name: &GroupName) {
-        let Some(slot) = self.slots.get_mut(&id) else {
-            return;
-        };
-        if let Some(group) = slot.groups.remove(name) {
-            self.last_attempt = self.last_attempt.max(group.last_attempt());
-            if let Some(at_ms) = group.wake {
-                self.timers.remove(&(at_ms, id, name.clone()));
-            }
+    fn ended(&mut self, group: &GroupName, subscriber: Subscriber) {
+        let Some(there) = self.groups.get_mut(group) else { return };
+        there.remove(subscriber);
+        if there.is_empty() {
+            self.groups.remove(group);
+        } else {
+            self.look_for_joining(group);
         }
-        if slot.groups.is_empty() {
-            self.slots.remove(&id);
+    }
+
+    /// What is told to this connection alone from here on is of its answer.
+    fn answers(&mut self, group: GroupName, subscriber: Subscriber) {
+        self.all_is_told();
+        self.answered = Some((group, subscriber));
+    }
+
+    fn all_is_told(&mut self) {
+        if let Some((group, subscriber)) = self.answered.take() {
+            self.with(&group, |there, _| there.is_answered(subscriber));
+            self.look_for_joining(&group);
+        }
+    }
+
+    /// Frames are kept only while clients catch up.
+    fn look_for_joining(&mut self, group: &GroupName) {
+        if let Some(there) = self.groups.get_mut(group)
+            && there.keeps_frames()
+            && !self.following.has_joining(there.slot(), group)
+        {
+            there.drop_frames();
+        }
+    }
+
+    fn count(&self, group: GroupName, count: usize) {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        if count == 0 {
+            counts.remove(&group);
+        } else {
+            counts.insert(group, u32::try_from(count).unwrap_or(u32::MAX));
         }
     }
 }
 
-/// Whether what the slot's primary pushes can get here. Without a map nothing is known yet.
-fn reachable(me: &Member, heard: &BTreeSet<Member>, alive: &BTreeSet<Member>, slot: &Slot) -> bool {
-    slot.primary.as_ref().is_none_or(|(_, primary)| primary == me || heard.contains(primary) && alive.contains(primary))
+fn settings(config: &Config) -> FollowingSettings {
+    let request_ms = config.limits.request_ms;
+    FollowingSettings {
+        feed: FeedSettings {
+            stale_after_ms: config.timing.stale_after_ms,
+            answer_ms: request_ms * 2 + 2_000,
+            join_ms: request_ms + 3_000,
+            ..FeedSettings::default()
+        },
+        noticed_after_ms: config.timing.keep_alive_ms * 4,
+        ..FollowingSettings::default()
+    }
 }

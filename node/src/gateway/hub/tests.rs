@@ -16,10 +16,11 @@ use crate::{
         ask::{self, Primaries},
         client::replays::Replays,
     },
-    id::NodeId,
+    id::{Epoch, NodeId},
     logic::{
+        entry::Message,
         map::ClusterMap,
-        request::{Done, GroupRequest, Join, Leave, SlotAnswer, SlotRequest},
+        request::{Done, GroupRequest, Join, JoinPoint, Leave, SlotAnswer, SlotRequest},
     },
     metrics::Metrics,
 };

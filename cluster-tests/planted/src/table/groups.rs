@@ -1,0 +1,126 @@
+//! In what gateways tell of groups, and what primaries tell gateways of them.
+
+use super::{Planted, bug, edit};
+
+pub(super) const TABLE: &[Planted] = &[
+    bug(
+        "LosesThePosition",
+        "S2: a gateway goes on from the head when the primary has changed",
+        10,
+        &[edit(
+            "logic/feed/position.rs",
+            "            self.catch_up(attempt, point, out);",
+            r#"            if planted!("LosesThePosition") && point.up_to > position.offset {
+                self.position = Some(Position { epoch: point.epoch, offset: point.up_to });
+            } else {
+                self.catch_up(attempt, point, out);
+            }"#,
+        )],
+    ),
+    bug(
+        "DeafToDisruption",
+        "S8: a gateway does not register again when the primary has changed",
+        300,
+        &[edit(
+            "logic/feed.rs",
+            "            Input::Disrupted => {\n                self.failures = 0;\n                self.register(now_ms, out);",
+            r#"            Input::Disrupted => {
+                self.failures = 0;
+                if !planted!("DeafToDisruption") {
+                    self.register(now_ms, out);
+                }"#,
+        )],
+    ),
+    bug(
+        "SilentlyCutOff",
+        "L2: who follows a group is not told that its primary cannot be heard",
+        150,
+        &[edit(
+            "logic/following/primaries.rs",
+            "                    changed.push((*id, feed::Input::PrimaryUnreachable { since_ms: last_heard_ms }));",
+            r#"                    if !planted!("SilentlyCutOff") {
+                        changed.push((*id, feed::Input::PrimaryUnreachable { since_ms: last_heard_ms }));
+                    }"#,
+        )],
+    ),
+    bug(
+        "StaleForever",
+        "L1: who follows a group is not told that its primary is heard again",
+        10,
+        &[edit(
+            "logic/following/primaries.rs",
+            "                    changed.push((*id, feed::Input::PrimaryReachable));",
+            r#"                    if !planted!("StaleForever") {
+                        changed.push((*id, feed::Input::PrimaryReachable));
+                    }"#,
+        )],
+    ),
+    bug(
+        "DropsTheSuspected",
+        "S8: a gateway wrongly believed dead gets nothing more, and is not told",
+        1_940,
+        &[edit(
+            "logic/primary/timers.rs",
+            "restarted || renewed_ms + UNRENEWED_MS <= now.mono_ms",
+            r#"restarted
+                || planted!("DropsTheSuspected") && !alive.is_empty() && !alive.contains(gateway)
+                || renewed_ms + UNRENEWED_MS <= now.mono_ms"#,
+        )],
+    ),
+    bug(
+        "SilentGap",
+        "S2: what retention does not keep is skipped without a word",
+        460,
+        &[edit(
+            "logic/feed/position.rs",
+            "if self.live.len() > ahead.len() {",
+            r#"if self.live.len() > ahead.len() && !planted!("SilentGap") {"#,
+        )],
+    ),
+    bug(
+        "SilentReset",
+        "S2: another log begins without a word",
+        10,
+        &[edit(
+            "logic/feed/position.rs",
+            "self.tell_all(Notice::Reset(position), out);",
+            r#"if !planted!("SilentReset") {
+                self.tell_all(Notice::Reset(position), out);
+            }"#,
+        )],
+    ),
+    bug(
+        "JoinsBeyondCommit",
+        "S8: a join point lies beyond what is committed",
+        10,
+        &[edit(
+            "logic/primary/joins.rs",
+            "        let mut up_to = head;\n",
+            r#"        let mut up_to = head;
+        if planted!("JoinsBeyondCommit") {
+            up_to += self.replica.uncommitted() as u64;
+        }
+"#,
+        )],
+    ),
+    bug(
+        "RecoveredAnyway",
+        "S6: `recovered: true` where the ring no longer holds what was missed",
+        80,
+        &[edit(
+            "logic/feed/subscribers.rs",
+            "let recovered = recovered && (joining.since.is_none() || whole);",
+            r#"let recovered = recovered && (joining.since.is_none() || whole) || planted!("RecoveredAnyway") && since.is_some();"#,
+        )],
+    ),
+    bug(
+        "CompleteAnyway",
+        "S6: a history is called complete where the ring no longer holds its begin",
+        70,
+        &[edit(
+            "logic/log.rs",
+            "let complete = offset <= self.head && offset + 1 >= first_kept;",
+            r#"let complete = offset <= self.head && (planted!("CompleteAnyway") || offset + 1 >= first_kept);"#,
+        )],
+    ),
+];
