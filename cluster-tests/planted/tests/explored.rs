@@ -12,7 +12,7 @@ const SCOPES: [(&str, Scope); 18] = [
     ("CommitsByTheFirst", Scope::new(Start::Three, 1, 0, 0)),
     ("FollowerApplies", Scope::new(Start::Settled, 1, 1, 0)),
     ("ShrinksEarly", Scope::new(Start::Settled, 1, 1, 0)),
-    ("PromotesUnsynced", Scope::new(Start::Learning, 1, 1, 0)),
+    ("PromotesUnsynced", Scope::new(Start::Alone, 1, 2, 0)),
     ("ExpandsLate", Scope::new(Start::Learning, 1, 1, 0)),
     ("CountsOldAcks", Scope::new(Start::Three, 1, 2, 0)),
     ("AnyoneTakesOver", Scope::new(Start::Learning, 1, 1, 0)),
@@ -34,13 +34,15 @@ fn every_bug_of_a_rule_is_found() {
         // Without optimisation it takes minutes; scripts/check builds with it.
         return;
     }
+    // Of a bug that the code's own assertions find, the steps that lead there are enough.
+    std::panic::set_hook(Box::new(|_| {}));
     let of_rules: Vec<_> = TABLE.iter().filter(|bug| bug.breaks.starts_with("rule")).map(|bug| bug.name).collect();
     let mut missing: Vec<_> = of_rules.iter().filter(|name| SCOPES.iter().all(|(other, _)| other != *name)).collect();
     for bug in TABLE {
         let Some((name, scope)) = SCOPES.iter().find(|(name, _)| *name == bug.name) else { continue };
         let report = with(Some(name), || explore(*scope, |_| {}));
         println!("{name} ({}), {scope}: {report}", bug.breaks);
-        if report.found.is_none() {
+        if report.found.is_none_or(|found| found.trace.is_empty()) {
             missing.push(&bug.name);
         }
     }

@@ -101,6 +101,10 @@ pub fn explore(scope: Scope, mut progress: impl FnMut(Progress)) -> Report {
         steps: 0,
         depth: 0,
     };
+    let start = match start {
+        Ok(start) => start,
+        Err(violation) => return search.report(Some(Found { violation, trace: Vec::new() })),
+    };
     search.reached(start.clone(), 0, 0);
     let mut successors = Vec::new();
     while let Some((state, number, depth)) = search.waiting.pop_front() {
