@@ -228,6 +228,15 @@ pub enum SessionEntry {
         /// When, in milliseconds since 1970.
         at_ms: u64,
     },
+    /// A gateway still has this attachment, of which the slot has lost sight. One that was given since stays.
+    Restore {
+        /// The gateway.
+        gateway: Member,
+        /// Its number for the connection.
+        connection: u64,
+        /// The number that the attachment has.
+        attachment: AttachmentNumber,
+    },
     /// The socket of this attachment is gone; the session stays present until `grace_until_ms`.
     Detach {
         /// Only if this still is its attachment.

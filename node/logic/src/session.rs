@@ -144,8 +144,9 @@ impl Session {
     /// otherwise. The connection of the last attachment takes it up again under its number: its gateway was believed dead
     /// and is not.
     ///
-    /// Not done, and nothing, where its gateway has said that the connection is gone; and where this was asked for in vain for a while, and meanwhile a later connection was given the
-    /// session: its client has most likely gone there. It is not said to be displaced, so that it may come again if not.
+    /// Not done, and nothing, where its gateway has said that the connection is gone; and where this was asked for in vain
+    /// for a while, and meanwhile a later connection was given the session: its client has most likely gone there. It is not
+    /// said to be displaced, so that it may come again if not.
     pub fn attach(&mut self, gateway: Member, connection: u64, since_ms: u64, at_ms: u64) -> Option<Attachment> {
         let retried = since_ms.saturating_add(OVERTAKEN_AFTER_MS) <= at_ms;
         let is_other = |live: &&Attachment| live.gateway != gateway || live.connection != connection;
@@ -177,6 +178,16 @@ impl Session {
             oldest.map(|gateway| self.open.remove(&gateway));
         }
         Some(now)
+    }
+
+    /// Gives the session back to the attachment of this number, of which its gateway says that it is there still. Nothing
+    /// where a later one was given meanwhile, perhaps by an entry that was on its way when the gateway said so.
+    pub fn restore(&mut self, gateway: Member, connection: u64, number: AttachmentNumber) -> Option<Attachment> {
+        if number < self.last_number() {
+            return None;
+        }
+        // A number is the time of the attach or later: taken for the time, it gives the attachment the number that it has.
+        self.attach(gateway, connection, number, number)
     }
 
     /// It is attached still, so it counts as used. Whether that says something new.
@@ -380,6 +391,20 @@ mod tests {
         assert!(session.open.is_empty(), "nobody is waited for");
         assert!(!session.withdraw(&gateway(1), 5, 40, 60), "it is elsewhere");
         assert!(session.attachment().is_some());
+    }
+
+    #[test]
+    fn what_is_restored_does_not_overtake_what_was_given_since() {
+        let mut session = session();
+        session.attach(gateway(1), 1, 100, 100);
+        let first = session.last_number();
+        // The slot has ordered another attach when the gateway of the first says that it has it still.
+        session.attach(other_gateway(), 2, 200, 200);
+        assert_eq!(session.restore(gateway(1), 1, first), None);
+        assert_eq!(session.attachment().unwrap().connection, 2);
+        // One of which the slot has lost sight comes back under its number.
+        let later = session.last_number() + 50;
+        assert_eq!(session.restore(gateway(1), 3, later).unwrap().number, later);
     }
 
     #[test]

@@ -448,9 +448,7 @@ impl Reigning<'_> {
                 return;
             }
             (Stage::Attached | Stage::Grace { .. } | Stage::Detached, _) => {
-                // Its number is the time of the attach or later, so this gives it the number that it has.
-                let (since_ms, at_ms) = (attachment, attachment);
-                let entry = SessionEntry::Attach { gateway, connection, since_ms, at_ms };
+                let entry = SessionEntry::Restore { gateway, connection, attachment };
                 return self.order_session(session, entry, None);
             }
         };

@@ -74,6 +74,7 @@ fn outlives_end(entry: &SessionEntry) -> bool {
         | SessionEntry::Change { .. }
         | SessionEntry::End { .. }
         | SessionEntry::Attach { .. }
+        | SessionEntry::Restore { .. }
         | SessionEntry::Detach { .. }
         | SessionEntry::Withdraw { .. }
         | SessionEntry::GraceOver { .. }
@@ -99,6 +100,15 @@ fn change(session: &mut Session, index: Index, entry: SessionEntry) -> SessionEf
         }
         SessionEntry::Attach { gateway, connection, since_ms, at_ms } => {
             let Some(attachment) = session.attach(gateway, connection, since_ms, at_ms) else {
+                return SessionEffect::Overtaken;
+            };
+            if session.should_note(session.record.last_used_ms) {
+                session.mark_changed(index);
+            }
+            return SessionEffect::Attached { attachment, displaced: session.open.clone() };
+        }
+        SessionEntry::Restore { gateway, connection, attachment } => {
+            let Some(attachment) = session.restore(gateway, connection, attachment) else {
                 return SessionEffect::Overtaken;
             };
             if session.should_note(session.record.last_used_ms) {
