@@ -10,6 +10,7 @@
 pub mod breaker;
 pub mod cassandra;
 #[cfg(test)]
+#[expect(unreachable_pub, reason = "the cluster tests include this file as a module of theirs")]
 pub(crate) mod contract;
 pub mod embedded;
 pub mod guarded;

@@ -31,11 +31,14 @@ pub(super) fn asked_under(request: &MapRequest) -> u64 {
     }
 }
 
+/// The number of a map that may follow, and whether the planner chose a member for it that it could know to be lost.
+type Proposal = (u32, bool);
+
 /// What the planner could make of a map.
 #[derive(Debug, Default)]
 pub(super) struct Proposals {
     /// By the map, the requests, and which nodes have started again.
-    known: Numbers<(u32, u32, u32), Rc<Vec<(u32, bool)>>>,
+    known: Numbers<(u32, u32, u32), Rc<Vec<Proposal>>>,
 }
 
 /// What can be believed of a node: dead, doubtful, draining, or serving.
@@ -43,8 +46,8 @@ const BELIEFS: [Option<(bool, Life)>; 4] =
     [None, Some((true, Life::Serving)), Some((false, Life::Draining)), Some((false, Life::Serving))];
 
 impl Proposals {
-    /// The numbers of all maps that may follow, and whether the planner chose a member that it could know to be lost.
-    pub(super) fn of(&mut self, copies: &mut Copies, map: u32, asked: u32, restarted: u32) -> Rc<Vec<(u32, bool)>> {
+    /// All maps that may follow.
+    pub(super) fn of(&mut self, copies: &mut Copies, map: u32, asked: u32, restarted: u32) -> Rc<Vec<Proposal>> {
         if let Some(known) = self.known.get(&(map, asked, restarted)) {
             return known.clone();
         }

@@ -314,7 +314,7 @@ impl World {
                 SlotOutput::Push { to, term, push } => {
                     match &push {
                         Push::Group(group, GroupPush::Deliver { epoch, message }) => {
-                            self.ledger.saw(group, *epoch, message)
+                            self.ledger.saw(group, *epoch, message);
                         }
                         Push::Session(session, SessionPush::Displace { attachment }) => {
                             let now = self.now;

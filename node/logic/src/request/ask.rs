@@ -33,6 +33,10 @@ pub trait AskSession: Into<SessionRequest> + Send {
 /// A kind of answer.
 pub trait Answer: Send + Sized {
     /// What the answer says, or the answer itself where it is of another kind: a mistake of the node that sent it.
+    #[expect(
+        clippy::result_large_err,
+        reason = "the whole answer is told where it is of the wrong kind, which is rare"
+    )]
     fn read(answer: SlotAnswer) -> Result<Self, SlotAnswer>;
 }
 

@@ -155,14 +155,14 @@ pub(super) enum Publisher {
     /// As a client.
     Ws { client: Box<Client>, group: String, bytes: usize },
     /// As a server.
-    Http { api: Api, group: String, bytes: usize },
+    Http { api: Box<Api>, group: String, bytes: usize },
 }
 
 impl Publisher {
     pub(super) async fn join(api: ApiArgs, group: String, via: Via, bytes: usize) -> anyhow::Result<Self> {
         match via {
             Via::Ws => Ok(Self::Ws { client: Box::new(join(&api.url, &group).await?.0), group, bytes }),
-            Via::Http => Ok(Self::Http { api: Api::new(&api)?, group, bytes }),
+            Via::Http => Ok(Self::Http { api: Box::new(Api::new(&api)?), group, bytes }),
         }
     }
 
