@@ -557,7 +557,7 @@ const OTHERS: &[Planted] = &[
     bug(
         "LosesGoodbyes",
         "sessions: a goodbye that was not heard is not said again, and the session stays attached",
-        400,
+        1_400,
         &[edit(
             "logic/attachments/goodbyes.rs",
             "        if is_heard(result) {",
