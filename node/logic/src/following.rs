@@ -3,7 +3,7 @@
 //! one request, and when a group is forgotten.
 //!
 //! A feed lives from its first subscriber, or from a push that nobody asked for, until it is over. Requests are numbered
-//! on from one feed of a group to the next ([`Following::last_attempt`]), so that an answer to an earlier one means nothing
+//! on from one feed of a group to the next (`last_attempt`), so that an answer to an earlier one means nothing
 //! to a later one.
 //!
 //! The shell holds the connections: it does what [`Output`] says, and tells of a connection that took nothing more, or had
