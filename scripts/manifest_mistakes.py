@@ -78,7 +78,7 @@ PLANTED = [
     ),
     ("config/cassandra.md", "`store.max_queue`", "`store.queue_max`", "no key of config/node.toml"),
     ("config/cassandra.md", "`roost_store_waiting`", "`roost_store_wait`", "no metric of the program"),
-    ("config/cassandra.md", "../config/cassandra.toml", "../config/casandra.toml", "no file"),
+    ("config/cassandra.md", "](cassandra.toml)", "](casandra.toml)", "no file"),
 ]
 
 
