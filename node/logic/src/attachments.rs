@@ -115,7 +115,10 @@ pub enum Input {
         result: Result<(), SlotError>,
     },
     /// To [`Output::Renew`], whatever came of it.
-    Renewed,
+    Renewed {
+        /// Its number.
+        number: u64,
+    },
     /// Time has passed; every [`TICK_MS`].
     Tick,
 }
@@ -182,6 +185,8 @@ pub enum Output {
     /// Tell the slot which attachments are here: one that has lost sight of them learns of them, and one that has given a
     /// session elsewhere says so again.
     Renew {
+        /// For the answer.
+        number: u64,
         /// Whom.
         slot: SlotId,
         /// What is here.
@@ -226,7 +231,9 @@ pub struct Attachments {
     leaving: BTreeMap<u64, Vec<(SlotId, Goodbye)>>,
     goodbyes: Goodbyes,
     ticks: u16,
-    renewals: usize,
+    last_renewal: u64,
+    /// Under way: what each says is here.
+    renewals: BTreeMap<u64, (SlotId, Vec<Renewal>)>,
 }
 
 impl Attachments {
@@ -255,7 +262,7 @@ impl Attachments {
                 }
             }
             Input::Said { number, result } => self.goodbyes.said(now_ms, number, &result),
-            Input::Renewed => self.renewals -= 1,
+            Input::Renewed { number } => self.renewed(number),
             Input::Tick => self.renew(out),
         }
         self.goodbyes.flush(now_ms, out);
@@ -448,11 +455,29 @@ impl Attachments {
             let here = sessions.iter();
             let here = here.filter_map(|(session, connection)| Some((*session, number(connection)?, *connection)));
             for attachments in here.collect::<Vec<_>>().chunks(ATTACHMENTS_IN_ONE) {
-                if self.renewals >= RENEWALS_AT_ONCE {
+                if self.renewals.len() >= RENEWALS_AT_ONCE {
                     return;
                 }
-                self.renewals += 1;
-                out.push(Output::Renew { slot: *slot, attachments: attachments.to_vec() });
+                self.last_renewal += 1;
+                let (number, attachments) = (self.last_renewal, attachments.to_vec());
+                self.renewals.insert(number, (*slot, attachments.clone()));
+                out.push(Output::Renew { number, slot: *slot, attachments });
+            }
+        }
+    }
+
+    /// A renewal that was under way when an attachment ended may have reached the slot after the goodbye, and brought the
+    /// attachment back there. So the goodbye is said once more.
+    fn renewed(&mut self, number: u64) {
+        let Some((slot, attachments)) = self.renewals.remove(&number) else { return };
+        for (session, attachment, connection) in attachments {
+            if self.number_here(slot, session) == Some((connection, attachment)) {
+                continue;
+            }
+            let goodbye = Goodbye::Detach(session, attachment);
+            match self.leaving.get_mut(&connection) {
+                Some(leaving) => leaving.push((slot, goodbye)),
+                None => self.goodbyes.add(slot, goodbye),
             }
         }
     }

@@ -34,7 +34,9 @@ pub(super) enum Purpose {
     Goodbye {
         number: u64,
     },
-    Renew,
+    Renew {
+        number: u64,
+    },
     /// A group's slot is asked to take a presence out, for the slot of the session.
     Depart {
         slot: SlotId,
@@ -182,7 +184,7 @@ impl World {
                 let result = result.map(|_| ());
                 self.attachments(node, attachments::Input::Said { number, result });
             }
-            Purpose::Renew => self.attachments(node, attachments::Input::Renewed),
+            Purpose::Renew { number } => self.attachments(node, attachments::Input::Renewed { number }),
             Purpose::Depart { slot, session, group } => {
                 let groups = if result.is_ok() { vec![group] } else { Vec::new() };
                 self.departed(node, slot, session, groups);

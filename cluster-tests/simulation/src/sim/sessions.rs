@@ -84,8 +84,8 @@ impl World {
                 };
                 self.ask_slot(node, Purpose::Goodbye { number }, slot, request);
             }
-            Output::Renew { slot, attachments } => {
-                self.ask(node, Purpose::Renew, slot, Renew(attachments));
+            Output::Renew { number, slot, attachments } => {
+                self.ask(node, Purpose::Renew { number }, slot, Renew(attachments));
             }
             Output::Refused { .. } | Output::Changed { .. } => {}
         }

@@ -41,6 +41,10 @@ fn say(number: u64, goodbye: Goodbye) -> Output {
     Output::Say { number, slot: SLOT, goodbye }
 }
 
+fn renewal(number: u64) -> Output {
+    Output::Renew { number, slot: SLOT, attachments: vec![(SESSION, 4, 1)] }
+}
+
 fn cut(connection: u64, why: Cut) -> Output {
     Output::Cut { connection, why }
 }
@@ -67,6 +71,16 @@ impl Bench {
     fn attached(&mut self, connection: u64, number: AttachmentNumber) {
         self.open(connection);
         self.answer(connection, number, &[Output::Attached { connection, record: record(10) }]);
+    }
+
+    /// A renewal of this number is under way.
+    #[track_caller]
+    fn renewed_in(&mut self, expected: u64) {
+        for _ in 0..RENEWAL_TICKS {
+            self.core.handle(self.now_ms, Input::Tick, &mut self.out);
+        }
+        assert!(matches!(self.out[..], [Output::Renew { number, .. }] if number == expected), "{:?}", self.out);
+        self.out.clear();
     }
 }
 
@@ -180,17 +194,38 @@ fn every_attachment_is_renewed_once_in_a_round() {
     for _ in 0..RENEWAL_TICKS * 2 {
         bench.core.handle(0, Input::Tick, &mut renewals);
     }
-    let renewal = Output::Renew { slot: SLOT, attachments: vec![(SESSION, 4, 1)] };
-    assert_eq!(renewals, [renewal.clone(), renewal]);
-    // At most so many at a time.
+    assert_eq!(renewals, [renewal(1), renewal(2)]);
+    // There is a limit to those under way.
     renewals.clear();
     for _ in 0..u16::try_from(RENEWALS_AT_ONCE).unwrap() * RENEWAL_TICKS {
         bench.core.handle(0, Input::Tick, &mut renewals);
     }
     assert_eq!(renewals.len(), RENEWALS_AT_ONCE - 2);
-    bench.core.handle(0, Input::Renewed, &mut renewals);
+    bench.core.handle(0, Input::Renewed { number: 1 }, &mut renewals);
     for _ in 0..RENEWAL_TICKS {
         bench.core.handle(0, Input::Tick, &mut renewals);
     }
     assert_eq!(renewals.len(), RENEWALS_AT_ONCE - 1);
+}
+
+#[test]
+fn a_renewal_that_the_goodbye_may_have_overtaken_is_undone() {
+    let mut bench = Bench::default();
+    bench.attached(1, 4);
+    bench.renewed_in(1);
+    bench.gives(displaced(4), &[cut(1, Cut::Displaced), Output::Unsubscribe { connection: 1 }]);
+    bench.gives(Input::Unsubscribed { connection: 1 }, &[say(1, Goodbye::Confirm(SESSION, 4))]);
+    bench.gives(Input::Said { number: 1, result: Ok(()) }, &[]);
+    bench.gives(Input::Renewed { number: 1 }, &[say(2, Goodbye::Detach(SESSION, 4))]);
+    // Not before its subscriptions have ended.
+    bench.attached(2, 5);
+    bench.renewed_in(2);
+    bench.gives(displaced(5), &[cut(2, Cut::Displaced), Output::Unsubscribe { connection: 2 }]);
+    bench.gives(Input::Renewed { number: 2 }, &[]);
+    let said = [say(3, Goodbye::Confirm(SESSION, 5)), say(4, Goodbye::Detach(SESSION, 5))];
+    bench.gives(Input::Unsubscribed { connection: 2 }, &said);
+    // One that is still there stays.
+    bench.attached(3, 6);
+    bench.renewed_in(3);
+    bench.gives(Input::Renewed { number: 3 }, &[]);
 }
