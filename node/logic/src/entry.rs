@@ -239,6 +239,8 @@ pub enum SessionEntry {
     },
     /// The socket of this attachment is gone; the session stays present until `grace_until_ms`.
     Detach {
+        /// The gateway of the attachment. In two lineages of a slot two gateways can be given the same number.
+        gateway: Member,
         /// Only if this still is its attachment.
         attachment: AttachmentNumber,
         /// When, in milliseconds since 1970.

@@ -95,6 +95,11 @@ impl Session {
         self.last.as_ref().filter(|_| self.stage == Stage::Attached)
     }
 
+    /// Whether the last attachment is of another gateway than this.
+    pub fn is_of_other_gateway(&self, gateway: &Member) -> bool {
+        self.last.as_ref().is_some_and(|last| last.gateway != *gateway)
+    }
+
     /// The number of the last attachment; 0 before the first.
     pub fn last_number(&self) -> AttachmentNumber {
         self.last.as_ref().map_or(0, |last| last.number)
@@ -214,12 +219,20 @@ impl Session {
     }
 
     /// The socket is gone, as its gateway says (`closed`) or as it is believed. Whether that was the live attachment.
-    pub fn detach(&mut self, number: AttachmentNumber, at_ms: u64, until_ms: u64, closed: bool) -> bool {
+    pub fn detach(
+        &mut self,
+        gateway: &Member,
+        number: AttachmentNumber,
+        at_ms: u64,
+        until_ms: u64,
+        closed: bool,
+    ) -> bool {
+        let is_it = |attachment: &Attachment| attachment.number == number && attachment.gateway == *gateway;
         if closed {
-            self.open.retain(|_, open| *open != number);
-            self.closed |= self.last_number() == number;
+            self.open.retain(|of, open| of != gateway || *open != number);
+            self.closed |= self.last.as_ref().is_some_and(is_it);
         }
-        let live = self.attachment().is_some_and(|attachment| attachment.number == number);
+        let live = self.attachment().is_some_and(is_it);
         if live {
             self.stage = Stage::Grace { until_ms };
             self.record.last_used_ms = self.record.last_used_ms.max(at_ms);
@@ -232,7 +245,7 @@ impl Session {
     pub fn withdraw(&mut self, gateway: &Member, connection: u64, at_ms: u64, until_ms: u64) -> bool {
         let last = self.last.as_ref().filter(|last| last.gateway == *gateway && last.connection == connection);
         let number = last.map(|last| last.number);
-        number.is_some_and(|number| self.detach(number, at_ms, until_ms, true))
+        number.is_some_and(|number| self.detach(gateway, number, at_ms, until_ms, true))
     }
 
     /// The grace has passed: its groups no longer show it. Whether the store should hear when it was last used: from here it
@@ -348,11 +361,11 @@ mod tests {
         assert!(second > first, "also when the clock went back");
         session.attach(other_gateway(), 5, 9, 9);
         assert_eq!(session.open.len(), 1, "a repeat waits for the same ones");
-        assert!(!session.detach(first, 20, 50, false));
+        assert!(!session.detach(&gateway(1), first, 20, 50, false));
         assert_eq!(session.open.len(), 1, "that was only believed");
         session.close(&gateway(1), first);
         assert!(session.open.is_empty());
-        assert!(session.detach(second, 20, 50, true));
+        assert!(session.detach(&other_gateway(), second, 20, 50, true));
         session.grace_over(first);
         assert!(session.is_present());
         session.grace_over(second);
@@ -373,7 +386,7 @@ mod tests {
             session.attach(other_gateway(), 4, 3_900, 4_000).is_some(),
             "a first attempt comes whatever the clocks say"
         );
-        assert!(session.detach(session.last_number(), 7_000, 8_000, true));
+        assert!(session.detach(&other_gateway(), session.last_number(), 7_000, 8_000, true));
         assert!(session.attach(gateway(1), 3, 200, 7_100).is_some(), "nobody else is there");
     }
 
@@ -412,11 +425,12 @@ mod tests {
         let mut session = session();
         session.attach(gateway(1), 5, 10, 10);
         let first = session.last_number();
-        assert!(session.detach(first, 20, 50, false), "its gateway is believed dead");
+        assert!(session.detach(&gateway(1), first, 20, 50, false), "its gateway is believed dead");
         session.grace_over(first);
         session.attach(other_gateway(), 6, 60, 60);
         assert_eq!(session.open, BTreeMap::from([(gateway(1), first)]), "and may be alive");
-        assert!(session.detach(session.last_number(), 70, 90, true));
+        assert!(!session.detach(&gateway(1), session.last_number(), 70, 90, true), "it is not that gateway's");
+        assert!(session.detach(&other_gateway(), session.last_number(), 70, 90, true));
         session.attach(gateway(2), 7, 80, 80);
         assert!(session.open.is_empty(), "a node started anew has closed what it had");
     }

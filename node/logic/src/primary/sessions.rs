@@ -69,7 +69,8 @@ impl Reigning<'_> {
             }
             (SessionRequest::Detach(Detach { attachment }), _) => {
                 let grace_until_ms = at_ms + self.settings.resume_grace_ms;
-                let entry = SessionEntry::Detach { attachment, at_ms, grace_until_ms, closed: true };
+                let closed = true;
+                let entry = SessionEntry::Detach { gateway: from, attachment, at_ms, grace_until_ms, closed };
                 self.order_session(session, entry, Some(SessionPending::Done(ticket)));
             }
             (SessionRequest::Withdraw(Withdraw { connection }), _) => {
@@ -441,6 +442,12 @@ impl Reigning<'_> {
         let push = match (&known.stage, known.last_number()) {
             (Stage::Ended(reason), _) => SessionPush::Ended { reason: *reason },
             (Stage::Attached | Stage::Grace { .. } | Stage::Detached, last) if last > attachment => {
+                SessionPush::Displace { attachment }
+            }
+            // Two lineages of the slot gave the same number: the connection that attached in this one has the session.
+            (Stage::Attached | Stage::Grace { .. } | Stage::Detached, last)
+                if last == attachment && known.is_of_other_gateway(&gateway) =>
+            {
                 SessionPush::Displace { attachment }
             }
             (Stage::Attached, last) if last == attachment => {

@@ -507,6 +507,21 @@ fn a_slot_that_has_forgotten_an_attachment_asks_the_store() {
 }
 
 #[test]
+fn of_two_attachments_with_one_number_the_later_lineage_has_the_session() {
+    let mut bench = Bench::with_session();
+    let attached = bench.attach("g1", 1);
+    let number = bench.attached(attached);
+    // Another lineage of the slot gave this number too, by another clock, and all its copies are lost.
+    bench.renew("g2", number, 7);
+    let displaced = Push::Session(SESSION, SessionPush::Displace { attachment: number });
+    assert_eq!((bench.pushes("g2"), bench.pushes("g1")), (vec![displaced], vec![]));
+    bench.ask("g2", (SESSION, Detach { attachment: number }));
+    assert!(bench.view().attached, "that goodbye is not of this connection");
+    bench.ask("g1", (SESSION, Detach { attachment: number }));
+    assert!(!bench.view().attached);
+}
+
+#[test]
 fn an_end_is_told_and_a_repeat_waits_for_the_store_too() {
     let mut bench = Bench::with_session();
     bench.attach("g1", 1);

@@ -109,8 +109,8 @@ impl Reigning<'_> {
         match (&session.stage, session.attachment()) {
             (_, Some(live)) if gone(&live.gateway) => {
                 let grace_until_ms = at_ms + self.settings.resume_grace_ms;
-                let attachment = live.number;
-                let entry = SessionEntry::Detach { attachment, at_ms, grace_until_ms, closed: false };
+                let (gateway, attachment) = (live.gateway.clone(), live.number);
+                let entry = SessionEntry::Detach { gateway, attachment, at_ms, grace_until_ms, closed: false };
                 return Some(Due::Entry(entry));
             }
             (Stage::Grace { until_ms }, _) if *until_ms <= at_ms => {

@@ -116,8 +116,8 @@ fn change(session: &mut Session, index: Index, entry: SessionEntry) -> SessionEf
             }
             return SessionEffect::Attached { attachment, displaced: session.open.clone() };
         }
-        SessionEntry::Detach { attachment, at_ms, grace_until_ms, closed } => {
-            session.detach(attachment, at_ms, grace_until_ms, closed)
+        SessionEntry::Detach { gateway, attachment, at_ms, grace_until_ms, closed } => {
+            session.detach(&gateway, attachment, at_ms, grace_until_ms, closed)
                 && session.should_note(session.record.last_used_ms)
         }
         SessionEntry::Withdraw { gateway, connection, at_ms, grace_until_ms } => {
