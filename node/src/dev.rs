@@ -223,7 +223,7 @@ fn load_ca(data: &Path) -> anyhow::Result<ClusterCa> {
     let dir = data.join("certs");
     let (cert, key) = (dir.join("ca.pem"), dir.join("ca.key"));
     if !cert.exists() {
-        crate::cli::certs::init_ca(&dir)?;
+        crate::certs::init_ca(&dir)?;
     }
     let read =
         |path: &Path| std::fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()));

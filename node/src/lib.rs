@@ -1,9 +1,11 @@
 //! Roost: client sessions for a whole cluster, without a broker. `node/ARCHITECTURE.md` says how it hangs together.
 
+pub mod certs;
 pub mod cli;
 pub mod clock;
 pub mod cluster;
 pub mod config;
+pub mod deliveries;
 pub mod dev;
 pub mod gateway;
 pub mod metrics;
@@ -11,6 +13,7 @@ pub mod node;
 pub mod open_files;
 pub mod peer;
 pub mod router;
+mod seldom;
 pub mod slots;
 pub mod store;
 pub mod tasks;

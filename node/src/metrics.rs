@@ -4,6 +4,7 @@
 //! and never from a client: a stranger must not make series.
 
 mod hub;
+mod peer;
 mod store;
 
 use std::sync::Arc;
@@ -19,12 +20,17 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-pub use self::hub::HubMetrics;
-pub use self::store::{InFlight, StoreMetrics};
-use crate::cluster::view::StoreView;
+pub use self::{
+    hub::HubMetrics,
+    peer::{GossipDrop, LinkReset, PeerMetrics},
+    store::{InFlight, StoreMetrics},
+};
 
 /// The `Content-Type` of [`Metrics::encode`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// The store's states, as `store_state` says them.
+pub const STORE_STATES: [&str; 3] = ["up", "slow", "down"];
 
 /// A label that says why.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -197,8 +203,8 @@ pub struct Metrics {
     pub outbox_closed: Family<ReasonLabel, Counter>,
     /// How often a limit was hit, by its key. See [`Metrics::limit_hit`].
     pub limit_hits: Family<LimitLabel, Counter>,
-    /// Links to peers that were reset, by reason.
-    pub peer_link_resets: Family<ReasonLabel, Counter>,
+    /// The mesh between nodes.
+    pub peer: PeerMetrics,
     /// From the order of an entry to its commit, in seconds.
     pub commit_seconds: Histogram,
     /// From a client's request to its answer, in seconds.
@@ -233,7 +239,7 @@ impl Metrics {
             publishes: Family::default(),
             outbox_closed: Family::default(),
             limit_hits: Family::default(),
-            peer_link_resets: Family::default(),
+            peer: PeerMetrics::default(),
             commit_seconds: latencies(),
             request_seconds: latencies(),
             slots: Family::default(),
@@ -252,7 +258,7 @@ impl Metrics {
             let _ = metrics.publishes.get_or_create(&OutcomeLabel { outcome });
         }
         metrics.set_slots(0, 0, 0);
-        metrics.set_store(StoreView::Down);
+        metrics.set_store("down");
         Arc::new(metrics)
     }
 
@@ -284,7 +290,6 @@ impl Metrics {
         registry.register("publishes", "Publishes taken in by this node, by outcome", self.publishes.clone());
         registry.register("outbox_closed", "Connections that this node ended, by reason", self.outbox_closed.clone());
         registry.register("limit_hits", "How often a limit of the configuration was hit", self.limit_hits.clone());
-        registry.register("peer_link_resets", "Links to peers that were reset", self.peer_link_resets.clone());
         registry.register("slots", "Slots that this node holds, by its role", self.slots.clone());
         registry.register(
             "map_version",
@@ -305,6 +310,7 @@ impl Metrics {
             registry.register_with_unit(name, help, Unit::Seconds, histogram.clone());
         }
         self.hub.register(registry);
+        self.peer.register(registry);
         self.store.register(registry);
     }
 
@@ -318,6 +324,11 @@ impl Metrics {
     /// A limit was hit.
     pub fn limit_hit(&self, limit: Limit) {
         self.limit_hits.get_or_create(&LimitLabel { limit: limit.key() }).inc();
+    }
+
+    /// How often that limit was hit.
+    pub fn limit_hits(&self, limit: Limit) -> u64 {
+        self.limit_hits.get_or_create(&LimitLabel { limit: limit.key() }).get()
     }
 
     /// A connection was refused before `welcome`.
@@ -335,11 +346,6 @@ impl Metrics {
         self.publishes.get_or_create(&OutcomeLabel { outcome }).inc();
     }
 
-    /// A link to a peer was reset.
-    pub fn peer_link_reset(&self, reason: &'static str) {
-        self.peer_link_resets.get_or_create(&ReasonLabel { reason }).inc();
-    }
-
     /// What this node holds.
     pub fn set_slots(&self, primary: usize, replica: usize, learner: usize) {
         for (role, count) in [("primary", primary), ("replica", replica), ("learner", learner)] {
@@ -347,10 +353,10 @@ impl Metrics {
         }
     }
 
-    /// How the store is.
-    pub fn set_store(&self, view: StoreView) {
-        for (state, of) in [("up", StoreView::Up), ("slow", StoreView::Slow), ("down", StoreView::Down)] {
-            self.store_state.get_or_create(&StateLabel { state }).set(i64::from(of == view));
+    /// How the store is: one of [`STORE_STATES`].
+    pub fn set_store(&self, now: &'static str) {
+        for state in STORE_STATES {
+            self.store_state.get_or_create(&StateLabel { state }).set(i64::from(state == now));
         }
     }
 
@@ -390,7 +396,7 @@ mod tests {
         metrics.connect_refused("connections");
         metrics.publish_outcome("accepted");
         metrics.set_slots(5, 4, 0);
-        metrics.set_store(StoreView::Slow);
+        metrics.set_store("slow");
         metrics.store.answered("ping", "ok", std::time::Duration::from_millis(3));
         metrics.http_request("/v1/groups/{group}", 200);
         let text = metrics.encode();

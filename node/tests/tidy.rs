@@ -2,7 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fmt::Write,
     path::{Path, PathBuf},
 };
@@ -36,6 +36,24 @@ const WALLS: &[Wall] = &[
     },
     Wall { folder: "cluster", parts: &["cli", "gateway", "node", "slots"], paths: &[], why: "no call goes back up" },
     Wall { folder: "gateway", parts: &["cli", "node"], paths: &[], why: "no call goes back up" },
+    Wall {
+        folder: "slots",
+        parts: &["cli", "cluster", "gateway", "node", "router"],
+        paths: &[],
+        why: "what slots have for others goes into queues that they are given",
+    },
+    Wall {
+        folder: "deliveries",
+        parts: &["cli", "cluster", "gateway", "node", "peer", "router", "slots", "store"],
+        paths: &[],
+        why: "a queue knows neither end",
+    },
+    Wall {
+        folder: "metrics",
+        parts: &["cli", "cluster", "gateway", "node", "peer", "router", "slots", "store"],
+        paths: &[],
+        why: "they are handed to those who count, and know none of these",
+    },
     Wall {
         folder: "config",
         parts: &["cli", "cluster", "gateway", "node", "peer", "router", "slots", "store"],
@@ -203,6 +221,33 @@ fn parts_keep_to_their_walls() {
         }
     }
     assert!(broken.is_empty(), "\n{}", broken.join("\n"));
+}
+
+/// A part stands above those that it uses: it can be read, and changed, without those above it.
+#[test]
+fn no_part_is_used_by_one_that_it_uses() {
+    let src = root().join("node/src");
+    let mut uses: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for (path, text) in sources(&src) {
+        let inside = path.strip_prefix(&src).unwrap();
+        let part = inside.iter().next().unwrap().to_string_lossy().trim_end_matches(".rs").to_owned();
+        if part != "lib" && part != "main" && !is_tests(&path) {
+            uses.entry(part).or_default().extend(parts_named(&bare(&text)));
+        }
+    }
+    for (part, used) in &mut uses {
+        used.remove(part);
+    }
+    assert!(uses["node"].contains("slots") && uses["slots"].contains("peer"), "the scan sees nothing");
+    // From below: who uses none of those that are left is taken away.
+    loop {
+        let left = uses.clone();
+        uses.retain(|_, used| used.iter().any(|used| left.contains_key(used)));
+        if uses.len() == left.len() {
+            break;
+        }
+    }
+    assert!(uses.is_empty(), "these use each other in a circle, or one of a circle: {uses:#?}");
 }
 
 /// Everything that the cores may name, and nothing beside it: they are pure, events in, effects out, the same each time.

@@ -338,6 +338,11 @@ impl Replica {
         self.accepted_term
     }
 
+    /// Whether this node is to become a member of the slot's in-sync set.
+    pub fn is_learner(&self) -> bool {
+        self.assignment.as_ref().is_some_and(|assignment| assignment.learner.as_ref() == Some(&self.me))
+    }
+
     /// How many nodes could take over with every committed entry (the primary included): the `copies` of an answer.
     pub fn copies(&self) -> u8 {
         self.assignment.as_ref().map_or(0, |assignment| assignment.in_sync.len().min(255) as u8)

@@ -3,7 +3,6 @@
 
 mod api;
 mod bench;
-pub mod certs;
 mod check_config;
 pub mod dev;
 mod keys;
@@ -22,6 +21,8 @@ use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
+
+use crate::certs;
 
 /// Client sessions for a whole cluster: groups, broadcast and resume without a broker.
 #[derive(Debug, Parser)]

@@ -85,6 +85,12 @@ pub(super) fn gathered<'a>(
     values
 }
 
+/// Whether some of the groups' buckets say only how many groups there are: they do not fit into the budget.
+pub(super) fn has_cut_groups(values: &BTreeMap<String, String>) -> bool {
+    let mut buckets = values.iter().filter(|(key, _)| key.starts_with(GROUPS_PREFIX));
+    buckets.any(|(_, value)| membership::decode(value).is_some_and(|bucket| !bucket.complete))
+}
+
 /// The node as its keys and values show it.
 pub(super) fn read<'a>(
     member: Member,

@@ -9,23 +9,19 @@ use std::{
     collections::BTreeMap,
     fmt,
     net::SocketAddr,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use chitchat::{
     ChitchatConfig, ChitchatHandle, ChitchatId, ChitchatMessage, Deserializable, FailureDetectorConfig, Serializable,
     spawn_chitchat,
     transport::{Socket, Transport},
 };
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, watch};
 
-pub use super::claims::OwnState;
+pub use super::{claims::OwnState, gossip_settings::GossipSettings};
 use super::{
     guard::Guard,
     observer::Observer,
@@ -34,17 +30,12 @@ use super::{
 };
 use crate::{
     clock,
-    config::Config,
-    id::{Member, NodeId},
-    peer::{Seldom, mesh::Mesh},
+    id::Member,
+    metrics::{GossipDrop, Metrics},
+    peer::{gossip_inbox::GossipInbox, mesh::Mesh},
+    seldom::Seldom,
     tasks::Tasks,
 };
-
-/// Messages waiting for chitchat; past it new ones are dropped: gossip says it again.
-const INPUT_MAX: usize = 1_024;
-
-/// Messages from one node in a second; more are dropped.
-const MESSAGES_PER_S: u32 = 1_000;
 
 /// Of heartbeat intervals without a heartbeat, before a node counts as dead.
 const PHI: f64 = 8.0;
@@ -55,37 +46,6 @@ const DEAD_GRACE: Duration = Duration::from_secs(600);
 /// Keys are never deleted, only set; this is chitchat's wish.
 const DELETION_GRACE: Duration = Duration::from_secs(3_600);
 
-/// What gossip needs to begin.
-#[derive(Clone, Debug)]
-pub struct GossipSettings {
-    /// The cluster's name.
-    pub cluster: String,
-    /// Where the others reach this node's mesh.
-    pub advertise: SocketAddr,
-    /// Peers to start from: `host:port`, resolved again and again.
-    pub seeds: Vec<String>,
-    /// Between gossip rounds.
-    pub interval: Duration,
-    /// For the group membership of this node, in all.
-    pub groups_max_bytes: usize,
-    /// What this node says of itself at first.
-    pub own: OwnState,
-}
-
-impl GossipSettings {
-    /// From the configuration, with the address that `node.peer_advertise` came to.
-    pub fn new(config: &Config, advertise: SocketAddr, own: OwnState) -> Self {
-        Self {
-            cluster: config.cluster.name.clone(),
-            advertise,
-            seeds: config.cluster.seeds.clone(),
-            interval: Duration::from_millis(config.timing.gossip_interval_ms.max(10)),
-            groups_max_bytes: config.limits.gossip_groups_bytes,
-            own,
-        }
-    }
-}
-
 /// Why gossip did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum GossipError {
@@ -95,57 +55,6 @@ pub enum GossipError {
     /// chitchat's word.
     #[error("gossip did not start: {0}")]
     Start(String),
-}
-
-/// Takes gossip messages in, from `Inbox::gossip`. Cheap to clone.
-#[derive(Clone, Debug)]
-pub struct GossipInput {
-    queue: mpsc::Sender<(Member, Bytes)>,
-    rates: Arc<Mutex<BTreeMap<NodeId, (u64, u32)>>>,
-    dropped: Arc<AtomicU64>,
-}
-
-/// The other end of a [`GossipInput`].
-#[derive(Debug)]
-pub struct GossipOutput {
-    queue: mpsc::Receiver<(Member, Bytes)>,
-    dropped: Arc<AtomicU64>,
-}
-
-/// The queue from the mesh to gossip. Made first: the mesh starts with the one end, gossip with the mesh and the other.
-pub fn queue() -> (GossipInput, GossipOutput) {
-    let (sender, receiver) = mpsc::channel(INPUT_MAX);
-    let dropped = Arc::new(AtomicU64::new(0));
-    (
-        GossipInput { queue: sender, rates: Arc::default(), dropped: dropped.clone() },
-        GossipOutput { queue: receiver, dropped },
-    )
-}
-
-impl GossipInput {
-    /// Hands a message to gossip. Dropped, and counted, when there are too many.
-    pub fn push(&self, from: &Member, message: Bytes) {
-        if !self.is_within_rate(&from.node) || self.queue.try_send((from.clone(), message)).is_err() {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    /// Messages dropped so far: too many, or refused by the guard.
-    pub fn dropped(&self) -> u64 {
-        self.dropped.load(Ordering::Relaxed)
-    }
-
-    fn is_within_rate(&self, node: &NodeId) -> bool {
-        let second = clock::mono_ms() / 1_000;
-        let mut rates = self.rates.lock().unwrap_or_else(PoisonError::into_inner);
-        // Names come from certificates of the cluster: there are not many.
-        let rate = rates.entry(node.clone()).or_default();
-        if rate.0 != second {
-            *rate = (second, 0);
-        }
-        rate.1 += 1;
-        rate.1 <= MESSAGES_PER_S
-    }
 }
 
 /// Gossip's handle. Cheap to clone.
@@ -162,7 +71,8 @@ impl Gossip {
         me: Member,
         settings: GossipSettings,
         mesh: Mesh,
-        input: GossipOutput,
+        inbox: GossipInbox,
+        metrics: Arc<Metrics>,
         tasks: &Tasks,
     ) -> Result<Self, GossipError> {
         if settings.advertise.ip().is_unspecified() || settings.advertise.port() == 0 {
@@ -172,7 +82,8 @@ impl Gossip {
         let socket = MeshSocket {
             mesh: mesh.clone(),
             advertise: settings.advertise,
-            input,
+            inbox,
+            metrics: metrics.clone(),
             guard: Guard::new(id.clone()),
             complain: Seldom::every(Duration::from_secs(5)),
         };
@@ -188,7 +99,7 @@ impl Gossip {
             let resolve = seeds::resolve(settings.seeds.clone(), settings.advertise, view.clone(), addresses_sender);
             tasks.spawn_detached("gossip-seeds", resolve);
         }
-        let mut observer = Observer::new(me, &settings, mesh, own.clone(), view_sender, addresses);
+        let mut observer = Observer::new(me, &settings, mesh, own.clone(), view_sender, addresses, metrics);
         // The view holds this node from the start.
         observer.begin(&chitchat.0).await;
         tasks.spawn("gossip", run(chitchat, observer, settings.interval, changed.clone()));
@@ -272,7 +183,8 @@ struct MeshTransport(Mutex<Option<MeshSocket>>);
 struct MeshSocket {
     mesh: Mesh,
     advertise: SocketAddr,
-    input: GossipOutput,
+    inbox: GossipInbox,
+    metrics: Arc<Metrics>,
     guard: Guard,
     complain: Seldom,
 }
@@ -297,14 +209,14 @@ impl Socket for MeshSocket {
     /// Dropped and called anew all the time: nothing may be lost by that, so the only wait is for the queue.
     async fn recv(&mut self) -> anyhow::Result<(SocketAddr, ChitchatMessage)> {
         loop {
-            let Some((from, message)) = self.input.queue.recv().await else {
+            let Some((from, message)) = self.inbox.next().await else {
                 // The mesh is gone, the node is about to be.
                 return std::future::pending().await;
             };
             if let Some(good) = self.admit(&from, &message) {
                 return Ok(good);
             }
-            self.input.dropped.fetch_add(1, Ordering::Relaxed);
+            self.metrics.peer.gossip_drop(GossipDrop::Refused);
         }
     }
 }

@@ -3,6 +3,7 @@
 mod claims;
 pub mod evidence;
 pub mod gossip;
+mod gossip_settings;
 mod guard;
 pub mod health;
 pub mod maps;

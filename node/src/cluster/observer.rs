@@ -13,13 +13,14 @@ use tokio::sync::watch;
 
 use super::{
     claims::{self, OwnState},
-    gossip::GossipSettings,
+    gossip_settings::GossipSettings,
     seeds,
     view::{ClusterView, LinkView, NodeView, SharedView},
 };
 use crate::{
     clock,
     id::{Generation, Member, NodeId},
+    metrics::{Limit, Metrics},
     peer::mesh::Mesh,
 };
 
@@ -49,6 +50,7 @@ pub(super) struct Observer {
     own: Arc<Mutex<OwnState>>,
     view: watch::Sender<SharedView>,
     seeds: watch::Receiver<Vec<SocketAddr>>,
+    metrics: Arc<Metrics>,
     known: BTreeMap<NodeId, Known>,
     published: BTreeMap<String, String>,
     peers: BTreeMap<NodeId, (Generation, SocketAddr)>,
@@ -79,6 +81,7 @@ impl Observer {
         own: Arc<Mutex<OwnState>>,
         view: watch::Sender<SharedView>,
         seeds: watch::Receiver<Vec<SocketAddr>>,
+        metrics: Arc<Metrics>,
     ) -> Self {
         Self {
             me,
@@ -88,6 +91,7 @@ impl Observer {
             own,
             view,
             seeds,
+            metrics,
             known: BTreeMap::new(),
             published: BTreeMap::new(),
             peers: BTreeMap::new(),
@@ -145,6 +149,9 @@ impl Observer {
         values.retain(|key, value| self.published.get(key) != Some(value));
         if values.is_empty() {
             return;
+        }
+        if claims::has_cut_groups(&values) {
+            self.metrics.limit_hit(Limit::GossipGroupsBytes);
         }
         let shared = chitchat.chitchat();
         let mut chitchat_state = shared.lock().await;

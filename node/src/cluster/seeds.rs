@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
 use tokio::sync::watch;
 
 use super::view::{ClusterView, SharedView};
-use crate::peer::Seldom;
+use crate::seldom::Seldom;
 
 const ALONE_PAUSE: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_secs(30);

@@ -131,6 +131,30 @@ struct Forget {
     answer: oneshot::Sender<Result<Member, ForgetError>>,
 }
 
+/// A steward that has not been started.
+pub struct IdleSteward(Shell);
+
+impl IdleSteward {
+    /// Starts it. The map appears in the cell as soon as the store gives one, or, on the steward of a new cluster, takes the
+    /// first.
+    pub fn start(self) {
+        let Self(mut shell) = self;
+        // What it has seen counts from now on.
+        shell.looked_ms = clock::mono_ms();
+        let StewardInputs { me, store, map, tasks, .. } = &shell.inputs;
+        let (view, fault) = (shell.store_view.clone(), shell.fault.clone());
+        tasks.spawn("store watch", watch_store::run(me.clone(), store.clone(), map.clone(), view, fault));
+        let tasks = tasks.clone();
+        tasks.spawn("steward", shell.run());
+    }
+}
+
+impl fmt::Debug for IdleSteward {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IdleSteward").finish_non_exhaustive()
+    }
+}
+
 impl StewardSettings {
     /// From the configuration.
     pub fn new(config: &Config) -> Self {
@@ -145,22 +169,13 @@ impl StewardSettings {
 }
 
 impl Steward {
-    /// Starts it as the configuration says. The map appears in the cell as soon as the store gives one, or, on the steward
-    /// of a new cluster, takes the first.
-    pub fn start(inputs: StewardInputs) -> Self {
+    /// A steward that does nothing yet: what is asked of it waits until it is started.
+    pub fn new(inputs: StewardInputs) -> (Self, IdleSteward) {
         let (requests, asked_now) = mpsc::channel(REQUESTS);
         let (forget, forgets) = mpsc::channel(16);
         let (store_view, store) = watch::channel(StoreView::Down);
         let (fault_sender, fault) = watch::channel(None);
-        let watching = watch_store::run(
-            inputs.me.clone(),
-            Arc::clone(&inputs.store),
-            inputs.map.clone(),
-            store_view.clone(),
-            fault_sender.clone(),
-        );
-        inputs.tasks.spawn("store watch", watching);
-        let (tasks, retired) = (inputs.tasks.clone(), CancellationToken::new());
+        let retired = CancellationToken::new();
         let shell = Shell {
             inputs,
             retired: retired.clone(),
@@ -178,8 +193,7 @@ impl Steward {
             back_off_ms: 0,
             not_before_ms: 0,
         };
-        tasks.spawn("steward", shell.run());
-        Self { requests, forget, store, fault, retired }
+        (Self { requests, forget, store, fault, retired }, IdleSteward(shell))
     }
 
     /// What primaries ask for, of this node or by way of peers. To be told to every node that may be steward; what is

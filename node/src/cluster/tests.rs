@@ -7,19 +7,19 @@ use std::{
 };
 
 use async_trait::async_trait;
-use bytes::Bytes;
 
 use super::{
-    gossip::{Gossip, GossipError, GossipInput, GossipSettings, OwnState, queue},
+    gossip::{Gossip, GossipError, GossipSettings, OwnState},
     membership,
     view::{NodeState, NodeView, SharedView},
 };
 use crate::{
     clock,
     id::{GroupName, Member, NodeId},
+    metrics::{GossipDrop, Limit, Metrics},
     peer::{
         Inbox,
-        mesh::{Mesh, MeshSettings},
+        mesh::{Mesh, MeshInputs, MeshSettings},
         tls::{ClusterCa, Identity},
     },
     tasks::Tasks,
@@ -29,16 +29,16 @@ use crate::{
 const LIMIT: Duration = Duration::from_secs(30);
 const ANY_PORT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
-struct OnlyGossip(GossipInput);
+const MESH: MeshSettings =
+    MeshSettings { keep_alive: Duration::from_millis(250), peer_queue_bytes: 8 << 20, bulk_queue_bytes: 8 << 20 };
+
+struct NoFrames;
 
 #[async_trait]
-impl Inbox for OnlyGossip {
+impl Inbox for NoFrames {
     async fn receive(&self, _: &Member, _: PeerFrame) {}
     async fn peer_connected(&self, _: &Member) {}
     async fn peer_lost(&self, _: &Member) {}
-    async fn gossip(&self, from: &Member, message: Bytes) {
-        self.0.push(from, message);
-    }
 }
 
 struct Node {
@@ -46,21 +46,25 @@ struct Node {
     identity: Arc<Identity>,
     mesh: Mesh,
     gossip: Gossip,
-    input: GossipInput,
+    metrics: Arc<Metrics>,
     tasks: Tasks,
 }
 
 impl Node {
     async fn start(identity: Arc<Identity>, generation: u64, listen: SocketAddr, seeds: Vec<String>) -> Self {
         let member = Member { node: identity.node().clone(), generation };
-        let (tasks, (input, output)) = (Tasks::new(), queue());
-        let settings = MeshSettings {
-            keep_alive: Duration::from_millis(250),
-            peer_queue_bytes: 8 << 20,
-            bulk_queue_bytes: 8 << 20,
-        };
-        let inbox = Arc::new(OnlyGossip(input.clone()));
-        let mesh = Mesh::start(member.clone(), "test", &identity, listen, settings, inbox, tasks.clone()).unwrap();
+        let (tasks, metrics) = (Tasks::new(), Metrics::new());
+        let (mesh, inbox, entrance) = Mesh::bind(MeshInputs {
+            me: member.clone(),
+            cluster: "test",
+            identity: &identity,
+            listen,
+            settings: MESH,
+            metrics: metrics.clone(),
+            tasks: tasks.clone(),
+        })
+        .unwrap();
+        entrance.open(Arc::new(NoFrames));
         let settings = GossipSettings {
             cluster: "test".to_owned(),
             advertise: mesh.local_addr(),
@@ -69,8 +73,8 @@ impl Node {
             groups_max_bytes: 1_000,
             own: OwnState { zone: format!("zone of {}", member.node), ..OwnState::default() },
         };
-        let gossip = Gossip::start(member.clone(), settings, mesh.clone(), output, &tasks).await.unwrap();
-        Self { member, identity, mesh, gossip, input, tasks }
+        let started = Gossip::start(member.clone(), settings, mesh.clone(), inbox, metrics.clone(), &tasks).await;
+        Self { member, identity, mesh, gossip: started.unwrap(), metrics, tasks }
     }
 
     async fn of(ca: &ClusterCa, name: &str, seeds: &[&Self]) -> Self {
@@ -145,7 +149,12 @@ async fn three_nodes_find_each_other_and_tell_what_changes() {
     }
     b.gossip.set(|own| own.groups.clear());
     wait_until("no groups", || a.sees(&b.member, |b| b.groups.is_empty())).await;
-    assert_eq!([&a, &b, &c].map(|node| node.input.dropped()), [0; 3], "the guard refused a good message");
+    let refused = |node: &Node| node.metrics.peer.gossip_drops(GossipDrop::Refused);
+    assert_eq!([&a, &b, &c].map(refused), [0; 3], "the guard refused a good message");
+    assert_eq!(b.metrics.limit_hits(Limit::GossipGroupsBytes), 0);
+    let crowd: Vec<GroupName> = (0..2_000).map(|n| GroupName::parse(&format!("room:{n}")).unwrap()).collect();
+    b.gossip.set(|own| own.groups = membership::gather(crowd.iter().map(|group| (group, 1)), 1_024));
+    wait_until("what does not fit is counted", || b.metrics.limit_hits(Limit::GossipGroupsBytes) > 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -179,7 +188,7 @@ async fn who_has_no_certificate_of_the_cluster_is_in_nobody_s_view() {
     let ca = ClusterCa::generate().unwrap();
     let a = Node::of(&ca, "a", &[]).await;
     let stranger = Node::of(&ClusterCa::generate().unwrap(), "b", &[&a]).await;
-    wait_until("refusals", || a.mesh.counts().refused >= 3).await;
+    wait_until("refusals", || a.metrics.peer.connections_refused.get() >= 3).await;
     // What the stranger could have said would be there by the time that a member is.
     let c = Node::of(&ca, "c", &[&a]).await;
     converge(&[&a, &c]).await;
@@ -201,7 +210,17 @@ async fn an_address_that_nobody_can_reach_is_refused() {
         groups_max_bytes: 0,
         own: OwnState::default(),
     };
-    let refused = Gossip::start(a.member.clone(), settings, a.mesh.clone(), queue().1, &a.tasks).await;
+    let (mesh, inbox, _entrance) = Mesh::bind(MeshInputs {
+        me: a.member.clone(),
+        cluster: "test",
+        identity: &a.identity,
+        listen: ANY_PORT,
+        settings: MESH,
+        metrics: a.metrics.clone(),
+        tasks: a.tasks.clone(),
+    })
+    .unwrap();
+    let refused = Gossip::start(a.member.clone(), settings, mesh, inbox, a.metrics.clone(), &a.tasks).await;
     assert!(
         matches!(&refused, Err(error @ GossipError::Advertise(_)) if error.to_string().contains("node.peer_advertise"))
     );

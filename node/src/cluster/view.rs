@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 use serde::{Deserialize, Serialize};
 
 use crate::id::{Generation, Member, NodeId};
+pub use crate::peer::LinkView;
 
 /// Where a node is in its life, as it says itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, utoipa::ToSchema)]
@@ -48,18 +49,6 @@ pub enum StoreView {
     /// It does not answer.
     #[default]
     Down,
-}
-
-/// A link to a peer, as a node sees it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(default)]
-pub struct LinkView {
-    /// This node can send to the peer.
-    pub sends: bool,
-    /// This node hears the peer.
-    pub hears: bool,
-    /// Round trip, in microseconds; 0 where not known.
-    pub rtt_us: u64,
 }
 
 /// One node of the cluster.
@@ -118,6 +107,17 @@ pub struct ClusterView {
 
 /// A view as it is passed around (in a `tokio::sync::watch`).
 pub type SharedView = Arc<ClusterView>;
+
+impl StoreView {
+    /// As metrics say it.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Slow => "slow",
+            Self::Down => "down",
+        }
+    }
+}
 
 impl ClusterView {
     /// Whether this very process is alive, as far as this node knows.

@@ -19,7 +19,10 @@ use std::{
 use prometheus_client::metrics::counter::Counter;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use self::{requests::Requests, shard::Shard};
+use self::{
+    requests::Requests,
+    shard::{Inboxes, Shard},
+};
 use super::{
     ask::Ask,
     client::{attachments::Attachments, outbox::Outbox, replays::Page},
@@ -27,13 +30,9 @@ use super::{
 use crate::{
     cluster::view::SharedView,
     config::Config,
-    id::{AttachmentNumber, GroupName, Member, Position, SessionId, SlotId, Term},
-    logic::{
-        entry::Presence,
-        following,
-        map::SharedMap,
-        request::{GroupPush, Push, SlotError},
-    },
+    deliveries::Arrivals,
+    id::{AttachmentNumber, GroupName, Position, SessionId, SlotId},
+    logic::{entry::Presence, following, map::SharedMap, request::SlotError},
     metrics::HubMetrics,
     tasks::Tasks,
     wire::command::RequestId,
@@ -53,34 +52,27 @@ pub struct Hub {
 pub type JoinOutcome = Result<(), SlotError>;
 
 impl Hub {
-    /// Starts the shards and the attachments' upkeep.
-    pub fn start(
-        ask: Ask,
-        maps: watch::Receiver<Option<SharedMap>>,
-        view: watch::Receiver<SharedView>,
-        config: Arc<Config>,
-        metrics: HubMetrics,
-        tasks: Tasks,
-    ) -> Self {
-        let shards = available_parallelism().map_or(1, usize::from);
-        Self::start_with(ask, shards, maps, view, config, metrics, tasks)
+    /// How many shards a hub has on this machine.
+    pub fn shards() -> usize {
+        available_parallelism().map_or(1, usize::from)
     }
 
-    pub(super) fn start_with(
+    /// Starts a shard for each of the queues, and the attachments' upkeep.
+    pub fn start(
         ask: Ask,
-        shards: usize,
+        arrivals: Arrivals,
         maps: watch::Receiver<Option<SharedMap>>,
         view: watch::Receiver<SharedView>,
         config: Arc<Config>,
         metrics: HubMetrics,
         tasks: Tasks,
     ) -> Self {
-        let started = (0..shards.max(1)).map(|_| {
+        let started = arrivals.shards.into_iter().map(|arrivals| {
             let (sender, inbox) = mpsc::channel(INBOX);
             let requests = Requests { ask: ask.clone(), inbox: sender.clone(), tasks: tasks.clone() };
             let counts = Arc::default();
             let shard = Shard::new(
-                inbox,
+                Inboxes { arrivals, inbox },
                 requests,
                 maps.clone(),
                 view.clone(),
@@ -92,7 +84,7 @@ impl Hub {
             ShardHandle { inbox: sender, counts }
         });
         let shards = Shards { shards: started.collect(), ask: ask.clone() };
-        let attachments = Attachments::start(ask, shards.clone(), &config, tasks);
+        let attachments = Attachments::start(ask, shards.clone(), arrivals.sessions, &config, tasks);
         Self { shards, attachments }
     }
 
@@ -164,35 +156,6 @@ impl Hub {
         self.shards.left_all(connection).await;
     }
 
-    /// Something that a slot's primary has sent.
-    pub async fn push(&self, slot: SlotId, term: Term, push: Push) {
-        match push {
-            Push::Group(group, GroupPush::Deliver { epoch, message }) => {
-                let input = following::Input::Deliver { slot, term, group, epoch, message };
-                self.shards.send(slot, Input::Following(input)).await;
-            }
-            Push::Group(group, GroupPush::Member { joined, member }) => {
-                let input = following::Input::Member { slot, group, joined, member };
-                self.shards.send(slot, Input::Following(input)).await;
-            }
-            Push::Session(session, push) => self.attachments.push(slot, session, push),
-        }
-    }
-
-    /// There is a new connection from this node; what it sent before may be lost.
-    pub async fn peer_connected(&self, from: &Member) {
-        for shard in self.shards.shards.iter() {
-            shard.send(Input::Following(following::Input::PeerConnected(from.clone()))).await;
-        }
-    }
-
-    /// The connection from this node is gone.
-    pub async fn peer_lost(&self, from: &Member) {
-        for shard in self.shards.shards.iter() {
-            shard.send(Input::Following(following::Input::PeerLost(from.clone()))).await;
-        }
-    }
-
     /// How many connections of this node follow each group.
     pub fn membership(&self) -> BTreeMap<GroupName, u32> {
         let mut all = BTreeMap::new();
@@ -262,7 +225,7 @@ impl Shards {
     }
 }
 
-/// What comes into a shard's inbox.
+/// What connections want of a shard, and what came of what it asked.
 #[derive(Debug)]
 enum Input {
     Join {
@@ -287,8 +250,8 @@ enum Input {
         connection: u64,
         done: oneshot::Sender<()>,
     },
-    /// What the core takes as it is.
-    Following(following::Input),
+    /// A primary has answered, or has not.
+    Answered(following::Answer),
 }
 
 #[derive(Debug)]

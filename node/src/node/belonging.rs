@@ -1,13 +1,49 @@
 //! Whether nodes that hear each other may be one cluster: they share a store, and the settings that must be the same.
 
+use std::time::Duration;
+
 use crate::{
-    cluster::view::{NodeView, SharedView},
-    config::differences,
+    clock,
+    cluster::{
+        gossip::Gossip,
+        view::{NodeView, SharedView},
+    },
+    config::{Config, differences},
     id::NodeId,
 };
 
+/// A node that was given seeds looks for others for at most this before it serves, to find out whether it may.
+const LOOK_AROUND: Duration = Duration::from_secs(3);
+
+/// Finds out whether those that this node is to live with share its store and settings, before it does anything.
+pub(super) async fn look_around(config: &Config, gossip: &Gossip) -> Result<(), String> {
+    if config.cluster.seeds.is_empty() {
+        return Ok(());
+    }
+    let mut views = gossip.view();
+    let until = clock::deadline(LOOK_AROUND);
+    loop {
+        let view = views.borrow_and_update().clone();
+        if let Some(reason) = misfit(&view) {
+            return Err(reason);
+        }
+        let met = view.nodes.values().any(|node| node.alive && node.member != view.me && !node.store_id.is_empty());
+        let changed = async {
+            let _ = views.changed().await;
+        };
+        tokio::select! {
+            () = async {}, if met => return Ok(()),
+            () = changed => {}
+            () = tokio::time::sleep_until(until) => {
+                tracing::warn!(seeds = ?config.cluster.seeds, "no other node was found; this one goes on alone, and looks on");
+                return Ok(());
+            }
+        }
+    }
+}
+
 /// Why this node may not join those that it hears, if so: it is the one that came later.
-pub(super) fn misfit(view: &SharedView) -> Option<String> {
+fn misfit(view: &SharedView) -> Option<String> {
     let me = view.nodes.get(&view.me.node)?;
     let others = || view.nodes.values().filter(|node| node.alive && node.member != view.me);
     if let Some(other) = others().find(|other| !same_store(me, other)) {

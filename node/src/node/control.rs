@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use futures_util::future::join_all;
 use tokio_util::sync::CancellationToken;
 
-use super::probe::Probes;
+use super::{probe::Probes, spread::living_peers};
 use crate::{
     clock,
     cluster::{
@@ -80,19 +80,9 @@ impl Control {
         });
     }
 
-    /// Nodes that are up, this one not among them.
-    fn live_peers(&self) -> Vec<NodeId> {
-        let view = self.view.borrow().clone();
-        view.nodes
-            .values()
-            .filter(|node| node.alive && node.member != self.me)
-            .map(|node| node.member.node.clone())
-            .collect()
-    }
-
     /// Sends the probes out, and looks at what came back of the last ones.
     pub(super) fn probe(&self) {
-        let peers = self.live_peers();
+        let peers = living_peers(&self.view.borrow().clone());
         self.deaf.store(!peers.is_empty() && self.probes.is_deaf(&peers), Ordering::Relaxed);
         for peer in peers {
             let frame = PeerFrame::Probe { origin: self.me.clone(), nonce: clock::mono_ms() };
@@ -144,7 +134,7 @@ impl ClusterControl for Control {
             self.drain.cancel();
             return Ok(());
         }
-        if !self.live_peers().contains(node) {
+        if !living_peers(&self.view.borrow().clone()).contains(node) {
             return Err(format!("{node} is not among the live nodes: see /v1/cluster/nodes"));
         }
         match self.router.ask_node(node, NodeRequest::Drain, ASK_DEADLINE).await {
@@ -156,7 +146,7 @@ impl ClusterControl for Control {
 
     async fn forget(&self, node: &NodeId) -> Result<(), String> {
         // Whoever is steward carries it out; every live node is told, as any may be next.
-        let asked = self.live_peers().into_iter().map(|peer| async move {
+        let asked = living_peers(&self.view.borrow().clone()).into_iter().map(|peer| async move {
             self.router.ask_node(&peer, NodeRequest::Forget { node: node.to_string() }, ASK_DEADLINE).await
         });
         let (here, _) = tokio::join!(self.steward.forget(node), join_all(asked));

@@ -4,17 +4,20 @@
 //! the clocks' difference, the same for all, and the time under way; the least of it that was seen lately stands for the
 //! difference and the shortest way. What a request has more than that it has spent in queues.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
 use crate::id::Member;
 
 /// For so long the least is remembered, and as long again: clocks drift, and a queue may stand for a while.
 const WINDOW_MS: u64 = 60_000;
 
-/// What was seen of each peer.
+/// What was seen of each peer. Shared by the lanes of all peers.
 #[derive(Debug, Default)]
 pub(super) struct Lateness {
-    peers: BTreeMap<Member, Least>,
+    peers: Mutex<BTreeMap<Member, Least>>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -26,12 +29,13 @@ struct Least {
 
 impl Lateness {
     /// How much longer than others of this peer something took that was sent and received then, in milliseconds.
-    pub(super) fn of(&mut self, peer: &Member, sent_ms: u64, received_ms: u64) -> u64 {
+    pub(super) fn of(&self, peer: &Member, sent_ms: u64, received_ms: u64) -> u64 {
         let took = i128::from(received_ms) - i128::from(sent_ms);
         let new = Least { since_ms: received_ms, now: took, before: took };
-        let least = match self.peers.get_mut(peer) {
+        let mut peers = self.lock();
+        let least = match peers.get_mut(peer) {
             Some(least) => least,
-            None => self.peers.entry(peer.clone()).or_insert(new),
+            None => peers.entry(peer.clone()).or_insert(new),
         };
         if least.since_ms + WINDOW_MS <= received_ms {
             *least = Least { since_ms: received_ms, now: took, before: least.now };
@@ -42,8 +46,13 @@ impl Lateness {
     }
 
     /// The peer's connection is a new one: its process may be, and its clock may have stood still.
-    pub(super) fn forget(&mut self, peer: &Member) {
-        self.peers.remove(peer);
+    pub(super) fn forget(&self, peer: &Member) {
+        self.lock().remove(peer);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Member, Least>> {
+        // No code panics while it holds this lock.
+        self.peers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -59,8 +68,8 @@ mod tests {
     #[test]
     fn what_waited_longer_than_others_is_late_by_that() {
         for difference in [0_i64, 1_000_000, -4_000] {
-            let mut lateness = Lateness::default();
-            let mut of = |sent: i64, took: i64| {
+            let lateness = Lateness::default();
+            let of = |sent: i64, took: i64| {
                 lateness.of(&peer(), (10_000 + sent) as u64, (10_000 + sent + took + difference) as u64)
             };
             assert_eq!(of(0, 3), 0, "the first is the best so far");
@@ -74,7 +83,7 @@ mod tests {
 
     #[test]
     fn clocks_may_drift_and_stand_still() {
-        let mut lateness = Lateness::default();
+        let lateness = Lateness::default();
         assert_eq!(lateness.of(&peer(), 0, 0), 0);
         // A clock that loses a millisecond each second.
         let most = (1..1_000).map(|second| lateness.of(&peer(), second * 999, second * 1_000)).max();
@@ -87,7 +96,7 @@ mod tests {
 
     #[test]
     fn no_time_that_a_peer_may_send_does_harm() {
-        let mut lateness = Lateness::default();
+        let lateness = Lateness::default();
         for sent in [0, u64::MAX, 1, u64::MAX - 1] {
             lateness.of(&peer(), sent, 5);
             lateness.of(&peer(), sent, u64::MAX / 2);

@@ -3,29 +3,33 @@
 //! Each node dials every peer for what it sends; what it receives comes over the connection that the peer dialled. So no
 //! two connections compete, and each end knows at once when something it sent or was to be sent may be lost: its own link
 //! went down, or a new connection from the peer came in. `peer` knows nothing of slots: it hands frames to an [`Inbox`].
+//!
+//! The files, each of which uses earlier ones only: `reset`, `tls`, `gate` (the socket), `greeting` (how a connection begins),
+//! `queues`, `dial`; to peers `link` and `links`, to those of whom only the address is known `addresses`; from peers
+//! `gossip_inbox`, `reading` and `accept`; and `mesh`, which is all of it.
 
 mod accept;
-mod hello;
+mod addresses;
+mod dial;
+mod gate;
+pub mod gossip_inbox;
+mod greeting;
 mod link;
+mod links;
 pub mod mesh;
-mod outbox;
+mod queues;
+mod reading;
 mod reset;
-mod seed;
-mod socket;
 #[cfg(test)]
 mod tests;
 pub mod tls;
 
-use std::{
-    sync::atomic::{AtomicU64, Ordering},
-    time::Duration,
-};
-
 use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
 
 use crate::{id::Member, wire::peer::PeerFrame};
 
-/// What is done with that which arrives. Implemented by `node.rs`.
+/// What is done with that which arrives. Implemented by `node/dispatch.rs`, which is there before anything arrives.
 #[async_trait]
 pub trait Inbox: Send + Sync + 'static {
     /// A frame from this peer. Frames of one lane arrive in order, one after the other. Waiting here holds that lane back.
@@ -35,8 +39,6 @@ pub trait Inbox: Send + Sync + 'static {
     async fn peer_connected(&self, from: &Member);
     /// The connection from this peer is gone.
     async fn peer_lost(&self, from: &Member);
-    /// A gossip message (chitchat's bytes) from this peer.
-    async fn gossip(&self, from: &Member, message: bytes::Bytes);
 }
 
 /// Why a frame was not sent. What was sent may still be lost: then `Inbox::peer_connected` is called at the other end.
@@ -56,26 +58,14 @@ pub enum SendError {
     TooLong,
 }
 
-/// Lets a log line through once in a while.
-#[derive(Debug)]
-pub(crate) struct Seldom {
-    every_ms: u64,
-    next_ms: AtomicU64,
-}
-
-impl Seldom {
-    pub(crate) const fn every(interval: Duration) -> Self {
-        Self { every_ms: interval.as_millis() as u64, next_ms: AtomicU64::new(0) }
-    }
-
-    /// Whether it is time again.
-    pub(crate) fn now(&self) -> bool {
-        let now_ms = crate::clock::mono_ms();
-        let next_ms = self.next_ms.load(Ordering::Relaxed);
-        now_ms >= next_ms
-            && self
-                .next_ms
-                .compare_exchange(next_ms, now_ms + self.every_ms, Ordering::Relaxed, Ordering::Relaxed)
-                .is_ok()
-    }
+/// A link to a peer, as a node sees it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(default)]
+pub struct LinkView {
+    /// This node can send to the peer.
+    pub sends: bool,
+    /// This node hears the peer.
+    pub hears: bool,
+    /// Round trip, in microseconds; 0 where not known.
+    pub rtt_us: u64,
 }

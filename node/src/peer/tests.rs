@@ -12,13 +12,14 @@ use bytes::Bytes;
 
 use super::{
     Inbox, SendError,
-    hello::{Goodbye, Hello, Purpose, STREAM_BULK, STREAM_GOSSIP, STREAM_LANE},
-    mesh::{Mesh, MeshError, MeshSettings},
+    greeting::{Goodbye, Hello, Purpose, STREAM_BULK, STREAM_GOSSIP, STREAM_LANE},
+    mesh::{Mesh, MeshError, MeshInputs, MeshSettings},
     tls::{self, ClusterCa, Identity},
 };
 use crate::{
     clock,
     id::{Member, NodeId},
+    metrics::{GossipDrop, Limit, LinkReset, Metrics},
     tasks::Tasks,
     wire::peer::{NodeAnswer, PeerFrame, encode_into},
 };
@@ -70,9 +71,6 @@ impl Inbox for Recorder {
     async fn peer_lost(&self, from: &Member) {
         self.add(Seen::Lost(from.clone()));
     }
-    async fn gossip(&self, from: &Member, message: Bytes) {
-        self.add(Seen::Gossip(from.clone(), message));
-    }
 }
 
 struct Node {
@@ -80,6 +78,7 @@ struct Node {
     identity: Arc<Identity>,
     mesh: Mesh,
     inbox: Arc<Recorder>,
+    metrics: Arc<Metrics>,
     tasks: Tasks,
 }
 
@@ -104,9 +103,25 @@ impl Node {
         settings: MeshSettings,
     ) -> Result<Self, MeshError> {
         let member = Member { node: identity.node().clone(), generation };
-        let (inbox, tasks) = (Arc::new(Recorder::default()), Tasks::new());
-        let mesh = Mesh::start(member.clone(), cluster, &identity, listen, settings, inbox.clone(), tasks.clone())?;
-        Ok(Self { member, identity, mesh, inbox, tasks })
+        let (inbox, metrics, tasks) = (Arc::new(Recorder::default()), Metrics::new(), Tasks::new());
+        let inputs = MeshInputs {
+            me: member.clone(),
+            cluster,
+            identity: &identity,
+            listen,
+            settings,
+            metrics: metrics.clone(),
+            tasks: tasks.clone(),
+        };
+        let (mesh, mut gossip, entrance) = Mesh::bind(inputs)?;
+        let recorder = inbox.clone();
+        tasks.spawn_detached("gossip", async move {
+            while let Some((from, message)) = gossip.next().await {
+                recorder.add(Seen::Gossip(from, message));
+            }
+        });
+        entrance.open(inbox.clone());
+        Ok(Self { member, identity, mesh, inbox, metrics, tasks })
     }
 
     fn set_peers(&self, peers: &[&Self]) {
@@ -178,6 +193,11 @@ async fn three_nodes_exchange_frames_in_order_on_each_lane() {
         }
     }
     assert!(a.mesh.links()[&b.member.node].rtt_us > 0);
+    let (sent, received) =
+        (|node: &Node| node.metrics.peer.frames_sent.get(), |node: &Node| node.metrics.peer.frames_received.get());
+    assert_eq!(nodes.each_ref().map(sent), [6_000, 3_000, 3_000]);
+    assert_eq!(nodes.each_ref().map(received), [3_000, 3_000, 6_000]);
+    assert!(a.metrics.peer.bytes_sent.get() > 6_000 * 4);
     for node in nodes {
         node.mesh.shut_down().await;
         assert!(node.tasks.shut_down(LIMIT).await);
@@ -221,7 +241,7 @@ async fn gossip_goes_to_peers_and_to_addresses() {
         }
     }
     a.mesh.gossip_to(a.mesh.local_addr(), messages[0].clone());
-    assert_eq!(a.mesh.counts().gossip_dropped, 1);
+    assert_eq!(a.metrics.peer.gossip_drops(GossipDrop::NoWay), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -237,6 +257,7 @@ async fn a_crashed_node_is_missed_and_comes_back_on_its_port() {
     })
     .await;
     assert_eq!(a.mesh.send(&old.node, 0, &a.probe(1)), Err(SendError::Down));
+    assert_eq!(a.metrics.peer.link_resets(LinkReset::Lost), 1);
     connect(&[&a, &b]).await;
     a.mesh.send(&old.node, 0, &a.probe(2)).unwrap();
     b.mesh.send(&a.member.node, 0, &b.probe(3)).unwrap();
@@ -251,7 +272,7 @@ async fn a_link_to_another_start_of_a_node_does_not_come_up() {
     let [a, b] = ["a", "b"].map(|name| Node::start(&ca, name));
     let wrong = BTreeMap::from([(b.member.node.clone(), (7, b.mesh.local_addr()))]);
     a.mesh.set_peers(wrong);
-    wait_until("a refusal", || b.mesh.counts().refused > 0).await;
+    wait_until("a refusal", || b.metrics.peer.connections_refused.get() > 0).await;
     assert!(!a.sends_to(&b));
     assert_eq!(b.inbox.all(), []);
     connect(&[&a, &b]).await;
@@ -278,7 +299,8 @@ async fn who_does_not_keep_up_is_reset_and_told() {
         tokio::task::yield_now().await;
     };
     assert_eq!(error, SendError::Full);
-    assert_eq!(a.mesh.counts().overflows, 1);
+    assert_eq!(a.metrics.peer.link_resets(LinkReset::Overflow), 1);
+    assert_eq!(a.metrics.limit_hits(Limit::PeerQueueBytes), 1);
     drop(hold);
     wait_until("a new connection", || connected(&b) == 2 && a.sends_to(&b)).await;
     let taken = b.inbox.all().len();
@@ -347,7 +369,7 @@ async fn who_is_not_of_the_cluster_can_neither_gossip_nor_send() {
             let closed = tokio::time::timeout(LIMIT, connection.closed()).await;
             assert!(closed.is_ok(), "stranger {number} was not turned away");
         }
-        wait_until("the refusal", || node.mesh.counts().refused > number as u64).await;
+        wait_until("the refusal", || node.metrics.peer.connections_refused.get() > number as u64).await;
         assert_eq!(node.inbox.all(), [], "stranger {number} was heard");
     }
     // The same words from a member are heard: the test tests what it says.
@@ -363,7 +385,7 @@ async fn who_is_not_of_the_cluster_can_neither_gossip_nor_send() {
     let liar = Node::start_as(Arc::new(foreign), 1, ANY_PORT, "test", SETTINGS).unwrap();
     node.set_peers(&[&liar]);
     node.mesh.gossip_to(liar.mesh.local_addr(), Bytes::from_static(b"secret"));
-    wait_until("refusals", || liar.mesh.counts().refused > 2).await;
+    wait_until("refusals", || liar.metrics.peer.connections_refused.get() > 2).await;
     assert_eq!(liar.inbox.all(), []);
     assert!(!node.sends_to(&liar));
 }
@@ -411,7 +433,7 @@ async fn garbage_is_dropped_or_ends_its_connection_only() {
     let _ = unknown.write_all(&[99, 1, 2, 3]).await;
     let good = Seen::Frame(Member { node: node_id("b"), generation: 5 }, PeerFrame::FetchMap { newer_than: 9 });
     wait_until("the good frame after the bad", || node.inbox.all().contains(&good)).await;
-    assert_eq!(node.mesh.counts().undecodable, 2);
+    assert_eq!(node.metrics.peer.frames_undecodable.get(), 2);
     assert!(connection.close_reason().is_none());
 
     lane.write_all(&u32::MAX.to_le_bytes()).await.unwrap();
@@ -436,7 +458,58 @@ async fn what_is_wrong_at_the_start_is_said() {
     let long = Node::start_as(identity.clone(), 1, ANY_PORT, &"x".repeat(300), SETTINGS).err().unwrap();
     assert!(long.to_string().contains("cluster.name"), "{long}");
     let member = Member { node: node_id("c"), generation: 1 };
-    let inbox = Arc::new(Recorder::default());
-    let wrong = Mesh::start(member, "test", &identity, ANY_PORT, SETTINGS, inbox, Tasks::new()).err().unwrap();
+    let (metrics, tasks) = (Metrics::new(), Tasks::new());
+    let inputs = MeshInputs {
+        me: member,
+        cluster: "test",
+        identity: &identity,
+        listen: ANY_PORT,
+        settings: SETTINGS,
+        metrics,
+        tasks,
+    };
+    let wrong = Mesh::bind(inputs).err().unwrap();
     assert!(wrong.to_string().contains("node.id"), "{wrong}");
+}
+
+/// A node that was started again while its peer still believes in the connection to its earlier start.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_link_to_an_earlier_start_is_reset_when_the_new_one_comes() {
+    let ca = ClusterCa::generate().unwrap();
+    let [a, b] = ["a", "b"].map(|name| Node::start(&ca, name));
+    connect(&[&a, &b]).await;
+    let again = Node::start_as(b.identity.clone(), 2, ANY_PORT, "test", SETTINGS).unwrap();
+    again.set_peers(&[&a]);
+    wait_until("the reset", || a.metrics.peer.link_resets(LinkReset::Restart) == 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_heard_and_nothing_lost_before_the_entrance_opens() {
+    let ca = ClusterCa::generate().unwrap();
+    let a = Node::start(&ca, "a");
+    let identity = ca.identity(&node_id("b")).unwrap();
+    let (member, tasks) = (Member { node: node_id("b"), generation: 1 }, Tasks::new());
+    let (b, mut gossip, entrance) = Mesh::bind(MeshInputs {
+        me: member.clone(),
+        cluster: "test",
+        identity: &identity,
+        listen: ANY_PORT,
+        settings: SETTINGS,
+        metrics: Metrics::new(),
+        tasks: tasks.clone(),
+    })
+    .unwrap();
+    a.mesh.set_peers(BTreeMap::from([(member.node.clone(), (1, b.local_addr()))]));
+    b.set_peers(BTreeMap::from([(a.member.node.clone(), (1, a.mesh.local_addr()))]));
+    a.mesh.gossip_to(b.local_addr(), Bytes::from_static(b"gossip"));
+    wait_until("b can send", || b.links().get(&a.member.node).is_some_and(|link| link.sends)).await;
+    assert_eq!(a.mesh.send(&member.node, 0, &a.probe(1)), Err(SendError::Down), "nobody is greeted");
+    let inbox = Arc::new(Recorder::default());
+    entrance.open(inbox.clone());
+    wait_until("a can send", || a.mesh.send(&member.node, 0, &a.probe(2)).is_ok()).await;
+    wait_until("the frame", || inbox.all().len() == 2).await;
+    assert_eq!(inbox.all()[0], Seen::Connected(a.member.clone()));
+    assert_eq!(inbox.nonces(), [2]);
+    let heard = tokio::time::timeout(LIMIT, gossip.next()).await.expect("the gossip has waited");
+    assert_eq!(heard, Some((a.member.clone(), Bytes::from_static(b"gossip"))));
 }

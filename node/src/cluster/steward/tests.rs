@@ -40,7 +40,7 @@ impl Node {
         let (sender, receiver) = watch::channel(Arc::new(view(me, nodes)));
         let made = Arc::new(Mutex::new(Vec::new()));
         let (map, tasks, made_here) = (MapCell::new(), Tasks::new(), Arc::clone(&made));
-        let steward = Steward::start(StewardInputs {
+        let (steward, idle) = Steward::new(StewardInputs {
             me: view(me, "").me,
             store: Arc::clone(store),
             view: receiver,
@@ -50,6 +50,7 @@ impl Node {
             on_change: Arc::new(move |map| made_here.lock().unwrap().push(map)),
             tasks: tasks.clone(),
         });
+        idle.start();
         Self { me: me.to_owned(), view: sender, map, steward, tasks, made }
     }
 

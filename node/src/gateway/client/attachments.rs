@@ -1,6 +1,6 @@
 //! Which session is attached to which connection of this node, and what becomes of it when it is not any more.
 //!
-//! A displaced connection is cut in the very call that brings the news, so that nothing reaches it afterwards (S7); then its
+//! A displaced connection is cut when the news is taken in, so that nothing reaches it afterwards (S7); then its
 //! subscriptions end, and only then is the slot's primary told, which lets the new attachment proceed. News may overtake the
 //! answer that made the attachment, since the two come by different ways: it is remembered for as long as such an answer
 //! can be late.
@@ -21,6 +21,7 @@ use super::outbox::{Closing, Outbox};
 use crate::{
     clock,
     config::Config,
+    deliveries::SessionNews,
     gateway::{ask::Ask, door::reasons::ended, hub::Shards},
     id::{AttachmentNumber, SessionId, SlotId},
     logic::{
@@ -111,12 +112,19 @@ struct Ending {
 }
 
 impl Attachments {
-    pub(in crate::gateway) fn start(ask: Ask, shards: Shards, config: &Config, tasks: Tasks) -> Self {
+    pub(in crate::gateway) fn start(
+        ask: Ask,
+        shards: Shards,
+        news: mpsc::Receiver<SessionNews>,
+        config: &Config,
+        tasks: Tasks,
+    ) -> Self {
         let (endings, inbox) = mpsc::channel(ENDINGS);
         // Twice the time that an answer can be under way.
         let news_ms = config.limits.request_ms * 2;
         let this = Self { registry: Arc::default(), endings, shards, news_ms };
         let upkeep = Upkeep { ask, attachments: this.clone(), tasks: tasks.clone() };
+        tasks.spawn("attachments_news", this.clone().take_news(news));
         tasks.spawn("attachments_endings", upkeep.clone().end(inbox));
         tasks.spawn("attachments_renewal", upkeep.renew());
         this
@@ -177,8 +185,14 @@ impl Attachments {
         self.len() == 0
     }
 
+    async fn take_news(self, mut news: mpsc::Receiver<SessionNews>) {
+        while let Some(SessionNews { slot, session, push }) = news.recv().await {
+            self.push(slot, session, push);
+        }
+    }
+
     /// Something that a session's primary has sent. Never waits: what takes time is queued.
-    pub(in crate::gateway) fn push(&self, slot: SlotId, session: SessionId, push: SessionPush) {
+    fn push(&self, slot: SlotId, session: SessionId, push: SessionPush) {
         match push {
             SessionPush::Displace { attachment } => self.displace(slot, session, attachment),
             SessionPush::Ended { reason } => self.session_ended(slot, session, reason),

@@ -23,7 +23,7 @@ impl Requests {
         self.tasks.spawn_detached("hub_request", async move {
             let answer = carry(&ask, asked).await;
             // It fails only while the node stops.
-            let _ = inbox.send(Input::Following(following::Input::Answered(answer))).await;
+            let _ = inbox.send(Input::Answered(answer)).await;
         });
     }
 }

@@ -17,12 +17,14 @@ use crate::{
     clock,
     cluster::view::SharedView,
     config::{Config, SlowConsumer},
+    deliveries::Arrival,
     gateway::client::outbox::Outbox,
     id::{AttachmentNumber, GroupName, Member, SessionId, SlotId},
     logic::{
         feed::{FeedSettings, Subscriber},
         following::{self, Following, FollowingSettings, Output},
         map::SharedMap,
+        request::GroupPush,
     },
     wire::{
         command::{Event, RequestId},
@@ -30,12 +32,20 @@ use crate::{
     },
 };
 
-/// Inputs taken from the inbox at once.
+/// Inputs taken from a queue at once.
 const BATCH: usize = 256;
+
+/// What a shard takes from.
+pub(super) struct Inboxes {
+    /// What primaries push, and whether they are heard.
+    pub(super) arrivals: mpsc::Receiver<Arrival>,
+    /// What connections want, and the answers to what the shard asked.
+    pub(super) inbox: mpsc::Receiver<Input>,
+}
 
 /// Holds the outboxes of its slots' groups.
 pub(super) struct Shard {
-    inbox: mpsc::Receiver<Input>,
+    inboxes: Inboxes,
     requests: Requests,
     maps: Watched<Option<SharedMap>>,
     view: Watched<SharedView>,
@@ -70,7 +80,7 @@ impl<T> Watched<T> {
 
 impl Shard {
     pub(super) fn new(
-        inbox: mpsc::Receiver<Input>,
+        inboxes: Inboxes,
         requests: Requests,
         maps: watch::Receiver<Option<SharedMap>>,
         view: watch::Receiver<SharedView>,
@@ -80,7 +90,7 @@ impl Shard {
     ) -> Self {
         let following = Following::new(view.borrow().me.clone(), settings(&config));
         let mut shard = Self {
-            inbox,
+            inboxes,
             requests,
             maps: Watched { receiver: maps, open: true },
             view: Watched { receiver: view, open: true },
@@ -100,7 +110,7 @@ impl Shard {
     }
 
     pub(super) async fn run(mut self) {
-        let mut batch = Vec::with_capacity(BATCH);
+        let (mut arrivals, mut inputs) = (Vec::with_capacity(BATCH), Vec::with_capacity(BATCH));
         loop {
             let pause_ms = self.following.next_wake().map(|at_ms| at_ms.saturating_sub(clock::mono_ms()).max(1));
             let wake = async {
@@ -113,15 +123,21 @@ impl Shard {
                 biased;
                 () = self.maps.changed() => self.map_changed(),
                 () = self.view.changed() => self.view_changed(),
-                count = self.inbox.recv_many(&mut batch, BATCH) => {
-                    if count == 0 {
-                        return;
-                    }
-                    for input in batch.drain(..) {
-                        self.input(input);
-                    }
-                }
+                count = self.inboxes.arrivals.recv_many(&mut arrivals, BATCH) => if count == 0 { return },
+                count = self.inboxes.inbox.recv_many(&mut inputs, BATCH) => if count == 0 { return },
                 () = wake => {}
+            }
+            for arrival in arrivals.drain(..) {
+                self.arrived(arrival);
+            }
+            // Also after arrivals, so that a busy group does not keep others from joining.
+            while inputs.len() < BATCH
+                && let Ok(input) = self.inboxes.inbox.try_recv()
+            {
+                inputs.push(input);
+            }
+            for input in inputs.drain(..) {
+                self.input(input);
             }
             if self.following.next_wake().is_some_and(|at_ms| at_ms <= clock::mono_ms()) {
                 self.handle(following::Input::Tick);
@@ -130,9 +146,23 @@ impl Shard {
         }
     }
 
+    fn arrived(&mut self, arrival: Arrival) {
+        match arrival {
+            Arrival::Push { slot, term, group, push: GroupPush::Deliver { epoch, message } } => {
+                let _span = tracing::trace_span!("deliver", slot, %group, offset = message.offset).entered();
+                self.handle(following::Input::Deliver { slot, term, group, epoch, message });
+            }
+            Arrival::Push { slot, group, push: GroupPush::Member { joined, member }, .. } => {
+                self.handle(following::Input::Member { slot, group, joined, member });
+            }
+            Arrival::PeerConnected(from) => self.handle(following::Input::PeerConnected(from)),
+            Arrival::PeerLost(from) => self.handle(following::Input::PeerLost(from)),
+        }
+    }
+
     fn input(&mut self, input: Input) {
         match input {
-            Input::Following(input) => self.handle(input),
+            Input::Answered(answer) => self.handle(following::Input::Answered(answer)),
             Input::Join { slot, join } => self.join(slot, *join),
             Input::Room { slot, connection, group, page, report } => {
                 let there = self.groups.get_mut(&group);

@@ -32,12 +32,12 @@ fn attachment(
     (Attachment { session: SESSION, number, outbox: Arc::clone(&outbox), record: sender }, outbox, receiver)
 }
 
-async fn push(bench: &Bench, push: Push) {
-    bench.hub.push(SESSION.slot(8), 1, push).await;
+fn push(bench: &Bench, push: SessionPush) {
+    bench.hub.attachments().push(SESSION.slot(8), SESSION, push);
 }
 
-fn displace(number: AttachmentNumber) -> Push {
-    Push::Session(SESSION, SessionPush::Displace { attachment: number })
+fn displace(number: AttachmentNumber) -> SessionPush {
+    SessionPush::Displace { attachment: number }
 }
 
 /// What the client gets last, and with which code it is closed.
@@ -63,12 +63,13 @@ async fn a_displaced_connection_is_cut_and_unsubscribed_before_it_is_confirmed()
     let (attached, outbox, _record) = attachment(4, 1);
     bench.hub.attachments().insert(attached).unwrap();
     bench.joined(&outbox, &group("chat"), None).await;
-    push(&bench, displace(3)).await;
+    push(&bench, displace(3));
     confirmed(&bench, 3).await;
     assert!(!outbox.is_closing(), "an earlier one was meant");
-    push(&bench, displace(4)).await;
-    assert_eq!(goodbye(&outbox), said_displaced(), "what was queued is dropped");
+    // All the way that a primary's news comes.
+    bench.deliveries.deliver(SESSION.slot(8), 1, Push::Session(SESSION, displace(4))).await;
     confirmed(&bench, 4).await;
+    assert_eq!(goodbye(&outbox), said_displaced(), "what was queued is dropped");
     assert!(bench.hub.membership().is_empty() && bench.hub.attachments().is_empty());
     bench.end().await;
 }
@@ -96,18 +97,18 @@ async fn a_later_attachment_here_displaces_the_earlier_in_whatever_order_they_co
 async fn news_that_overtakes_the_attachment_is_not_forgotten() {
     let bench = Bench::new().await;
     let attachments = bench.hub.attachments();
-    push(&bench, displace(4)).await;
+    push(&bench, displace(4));
     let (four, outbox_4, _record) = attachment(4, 1);
     assert_eq!(attachments.insert(four), Err(NotAttached::Displaced));
     assert_eq!(goodbye(&outbox_4), said_displaced());
     for (used_ms, expected) in [(9, 10), (11, 11)] {
-        push(&bench, Push::Session(SESSION, SessionPush::Changed { record: record(used_ms) })).await;
+        push(&bench, SessionPush::Changed { record: record(used_ms) });
         let (five, _outbox, changed) = attachment(5, 2);
         attachments.insert(five).unwrap();
         assert_eq!(changed.borrow().last_used_ms, expected, "the later of the two records stands");
         attachments.remove(SESSION, 5);
     }
-    push(&bench, Push::Session(SESSION, SessionPush::Ended { reason: EndReason::Expired })).await;
+    push(&bench, SessionPush::Ended { reason: EndReason::Expired });
     let (six, outbox_6, _record) = attachment(6, 3);
     assert_eq!(attachments.insert(six), Err(NotAttached::Ended(EndReason::Expired)));
     assert_eq!(goodbye(&outbox_6), (vec![], Some(Reason::SessionEnded)));
@@ -120,10 +121,10 @@ async fn a_session_that_ends_or_changes_is_told_to_its_connection() {
     let (four, outbox, mut changed) = attachment(4, 1);
     bench.hub.attachments().insert(four).unwrap();
     changed.mark_unchanged();
-    push(&bench, Push::Session(SESSION, SessionPush::Changed { record: record(5) })).await;
+    push(&bench, SessionPush::Changed { record: record(5) });
     assert!(changed.has_changed().unwrap());
     assert_eq!(changed.borrow().last_used_ms, 5);
-    push(&bench, Push::Session(SESSION, SessionPush::Ended { reason: EndReason::Ended })).await;
+    push(&bench, SessionPush::Ended { reason: EndReason::Ended });
     assert_eq!(goodbye(&outbox), (vec![], Some(Reason::SessionEnded)));
     assert!(bench.hub.attachments().is_empty());
     bench.end().await;

@@ -1,4 +1,4 @@
-//! `roost certs`: makes the cluster's CA and node certificates as files.
+//! The cluster's CA and node certificates as files: for `roost certs` and `roost dev`.
 
 use std::{
     fs::OpenOptions,

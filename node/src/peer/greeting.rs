@@ -9,7 +9,7 @@ use super::tls;
 use crate::id::{Generation, NodeId};
 
 /// For a whole greeting, handshake not included.
-pub(super) const GREETING_LIMIT: Duration = Duration::from_secs(3);
+const GREETING_LIMIT: Duration = Duration::from_secs(3);
 
 /// The longest cluster name.
 pub(super) const CLUSTER_NAME_MAX_BYTES: usize = 200;

@@ -3,6 +3,7 @@
 
 use std::{
     collections::VecDeque,
+    convert::Infallible,
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -10,6 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use quinn::{Connection, WriteError};
 use tokio::sync::Notify;
 
 /// Frames are gathered up to this many bytes for one write.
@@ -71,8 +73,8 @@ impl Parcels {
         true
     }
 
-    /// Waits for the next message. It counts until [`Parcels::written`].
-    pub(super) async fn next(&self) -> Bytes {
+    /// Waits for the next message. It counts until it is written.
+    async fn next(&self) -> Bytes {
         loop {
             if let Some(message) = self.take() {
                 return message;
@@ -91,8 +93,29 @@ impl Parcels {
         message
     }
 
-    /// A message taken has gone.
-    pub(super) fn written(&self, bytes: usize) {
-        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+    /// Sends now, if the message fits a datagram, or queues it; says whether either could be done.
+    pub(super) fn send_or_queue(&self, connection: &Connection, message: Bytes) -> bool {
+        let fits = connection.max_datagram_size().is_some_and(|max_bytes| message.len() <= max_bytes);
+        (fits && connection.send_datagram(message.clone()).is_ok()) || self.push(message)
+    }
+
+    /// Writes each message to a stream of its own that begins with `kind`, until the connection is lost. Several may write
+    /// at once.
+    pub(super) async fn write_to(
+        &self,
+        connection: &Connection,
+        kind: u8,
+        priority: i32,
+    ) -> Result<Infallible, WriteError> {
+        loop {
+            let message = self.next().await;
+            let bytes = message.len();
+            let mut stream = connection.open_uni().await?;
+            let _ = stream.set_priority(priority);
+            stream.write_all(&[kind]).await?;
+            stream.write_chunk(message).await?;
+            let _ = stream.finish();
+            self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        }
     }
 }

@@ -1,0 +1,244 @@
+//! Builds a node on its ground, each part when all that it needs is there. What it is made of is heard from then on; it acts
+//! and serves clients when it is told to.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, atomic::AtomicBool},
+};
+
+use tokio::{net::TcpListener, sync::mpsc};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    belonging,
+    control::Control,
+    departures::Departures,
+    dispatch::Dispatch,
+    ground::Ground,
+    lateness::Lateness,
+    probe::Probes,
+    report::Report,
+    spread::{Spread, tell_peers},
+};
+use crate::{
+    cluster::{
+        gossip::Gossip,
+        maps::MapCell,
+        steward::{IdleSteward, PacketCounts, Steward, StewardInputs, StewardSettings},
+    },
+    config::Config,
+    deliveries,
+    gateway::{
+        self, Gateway,
+        ask::Ask,
+        client::{connections::Connections, replays::Replays},
+        door::{admission::Admission, listener},
+        http::Api,
+        hub::Hub,
+        service::Service,
+    },
+    id::Member,
+    logic::{map::MapRequest, primary::SlotSettings},
+    open_files::OpenFiles,
+    peer::mesh::Mesh,
+    router::Router,
+    slots::{Slots, SlotsInputs},
+    tasks::Tasks,
+};
+
+/// An empty group is not forgotten sooner than this, whatever the sessions' memory is set to: a client whose node died is to
+/// find it again.
+const GROUP_IDLE_MIN_MS: u64 = 60_000;
+/// Batches of what slots ask of the steward; past it they are dropped, and asked again.
+const MAP_REQUESTS: usize = 4_096;
+
+/// Sessions whose presences are to be taken out of groups; past it they are dropped, and asked again.
+const DEPARTURES: usize = 4_096;
+
+/// What a node needs while it runs.
+pub(super) struct Running {
+    pub(super) me: Member,
+    pub(super) http: SocketAddr,
+    pub(super) peer: SocketAddr,
+    pub(super) tasks: Tasks,
+    pub(super) mesh: Mesh,
+    pub(super) gossip: Gossip,
+    pub(super) maps: MapCell,
+    pub(super) steward: Steward,
+    pub(super) gateway: Arc<Gateway>,
+    pub(super) drain: CancellationToken,
+}
+
+/// A node that hears the others and does nothing by itself yet.
+pub(super) struct Built {
+    pub(super) running: Running,
+    config: Arc<Config>,
+    idle_steward: IdleSteward,
+    map_requests: mpsc::Receiver<Vec<MapRequest>>,
+    spread: Spread,
+    report: Report,
+    listener: TcpListener,
+    files: Arc<OpenFiles>,
+    api: Api,
+}
+
+impl Built {
+    /// All parts, in the order of what needs what; then the mesh's entrance opens.
+    pub(super) fn on(ground: Ground) -> Self {
+        let (maps, (ask_steward, map_requests)) = (MapCell::new(), mpsc::channel(MAP_REQUESTS));
+        let (steward, idle_steward) = Steward::new(steward_inputs(&ground, &maps));
+        let Ground { config, keyring, store, me, mesh, gossip, tasks, metrics, .. } = &ground;
+        let (deliveries, arrivals) = deliveries::queues(Hub::shards());
+        let (departures, departing) = mpsc::channel(DEPARTURES);
+        let slots = Slots::start(SlotsInputs {
+            me: me.clone(),
+            settings: slot_settings(config),
+            slots: config.cluster.slots,
+            mesh: mesh.clone(),
+            store: store.clone(),
+            deliveries: deliveries.clone(),
+            steward: ask_steward,
+            departures,
+            metrics: metrics.clone(),
+            tasks: tasks.clone(),
+        });
+        let router = Router::new(me.clone(), maps.subscribe(), mesh.clone(), slots.clone());
+        let departures = Departures {
+            router: router.clone(),
+            slots: slots.clone(),
+            count: config.cluster.slots,
+            tasks: tasks.clone(),
+        };
+        tasks.spawn("departures", departures.run(departing));
+        let ask = Ask::new(Arc::new(router.clone()), maps.subscribe(), config, metrics.clone());
+        let service = Service::new(ask.clone(), config.clone(), store.clone(), metrics.clone());
+        let hub = Hub::start(
+            ask,
+            arrivals,
+            maps.subscribe(),
+            gossip.view(),
+            config.clone(),
+            metrics.hub.clone(),
+            tasks.clone(),
+        );
+        let gateway = gateway_of(&ground, service.clone(), hub);
+        let (probes, drain) = (Arc::new(Probes::new(me.clone())), CancellationToken::new());
+        let control = Arc::new(Control {
+            me: me.clone(),
+            copies: config.cluster.copies,
+            certificate_expires_ms: mesh.certificate_expires_ms(),
+            mesh: mesh.clone(),
+            router: router.clone(),
+            slots: slots.clone(),
+            steward: steward.clone(),
+            view: gossip.view(),
+            probes: probes.clone(),
+            deaf: AtomicBool::new(false),
+            drain: drain.clone(),
+            tasks: tasks.clone(),
+        });
+        let api = Api {
+            service,
+            config: config.clone(),
+            keyring: keyring.clone(),
+            maps: maps.subscribe(),
+            view: gossip.view(),
+            metrics: metrics.clone(),
+            control: control.clone(),
+        };
+        let dispatch = Dispatch {
+            mesh: mesh.clone(),
+            maps: maps.clone(),
+            steward: steward.clone(),
+            view: gossip.view(),
+            slots: slots.clone(),
+            router,
+            deliveries,
+            probes,
+            control: control.clone(),
+            lateness: Lateness::default(),
+        };
+        let spread = Spread {
+            mesh: mesh.clone(),
+            gossip: gossip.clone(),
+            maps: maps.clone(),
+            steward: steward.clone(),
+            slots: slots.clone(),
+            metrics: metrics.clone(),
+        };
+        let report = Report {
+            gossip: gossip.clone(),
+            steward: steward.clone(),
+            slots,
+            gateway: gateway.clone(),
+            control,
+            metrics: metrics.clone(),
+        };
+        let Ground { config, files, me, listener, http, advertise, mesh, gossip, entrance, tasks, .. } = ground;
+        entrance.open(Arc::new(dispatch));
+        let running = Running { me, http, peer: advertise, tasks, mesh, gossip, maps, steward, gateway, drain };
+        Self { running, config, idle_steward, map_requests, spread, report, listener, files, api }
+    }
+
+    /// Why this node may not join those that it hears, if so.
+    pub(super) async fn look_around(&self) -> Result<(), String> {
+        belonging::look_around(&self.config, &self.running.gossip).await
+    }
+
+    /// The node takes part in the cluster, and serves clients.
+    pub(super) fn serve(self) -> Running {
+        let Self { running, idle_steward, map_requests, spread, report, listener, files, api, .. } = self;
+        let (tasks, gateway) = (&running.tasks, &running.gateway);
+        idle_steward.start();
+        let routes = gateway::routes(gateway.clone(), api);
+        tasks.spawn("http", listener::serve(listener, routes, files, tasks.clone()));
+        tasks.spawn("idle connections", gateway.clone().close_idle());
+        spread.start(map_requests, tasks);
+        report.start(tasks);
+        running
+    }
+}
+
+fn steward_inputs(ground: &Ground, maps: &MapCell) -> StewardInputs {
+    StewardInputs {
+        me: ground.me.clone(),
+        store: ground.store.clone(),
+        view: ground.gossip.view(),
+        map: maps.clone(),
+        settings: StewardSettings::new(&ground.config),
+        packets: packets_of(&ground.mesh),
+        on_change: tell_peers(&ground.mesh, &ground.gossip),
+        tasks: ground.tasks.clone(),
+    }
+}
+
+fn gateway_of(ground: &Ground, service: Service, hub: Hub) -> Arc<Gateway> {
+    Arc::new(Gateway {
+        node: ground.me.node.clone(),
+        config: ground.config.clone(),
+        service,
+        hub,
+        keyring: ground.keyring.clone(),
+        metrics: ground.metrics.clone(),
+        tasks: ground.tasks.clone(),
+        admission: Admission::new(&ground.config.limits, ground.files.clone()),
+        replays: Replays::new(&ground.config.limits, ground.metrics.clone()),
+        connections: Connections::new(),
+    })
+}
+
+fn slot_settings(config: &Config) -> SlotSettings {
+    SlotSettings {
+        replica_timeout_ms: config.timing.replica_timeout_ms,
+        resume_grace_ms: config.session.resume_grace_s * 1_000,
+        memory_ttl_ms: config.session.memory_ttl_s * 1_000,
+        group_idle_ms: (config.session.memory_ttl_s * 1_000).max(GROUP_IDLE_MIN_MS),
+        queue: config.limits.slot_queue,
+        groups_per_session: config.limits.groups_per_session,
+    }
+}
+
+fn packets_of(mesh: &Mesh) -> PacketCounts {
+    let mesh = mesh.clone();
+    Arc::new(move || mesh.packets_received())
+}

@@ -1,0 +1,194 @@
+//! What a node stands on: who it is, its store, and its place in the mesh, which it does not hear yet.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use tokio::net::TcpListener;
+
+use crate::{
+    cluster::gossip::{Gossip, GossipError, GossipSettings, OwnState},
+    config::Config,
+    id::{Member, NodeId},
+    metrics::Metrics,
+    open_files::OpenFiles,
+    peer::{
+        mesh::{Entrance, Mesh, MeshError, MeshInputs},
+        tls::Identity,
+    },
+    store::{Store, StoreError, guarded::GuardedStore},
+    tasks::Tasks,
+    token::Keyring,
+};
+
+/// The store is asked again after this, until it answers.
+const STORE_AGAIN: Duration = Duration::from_secs(1);
+
+/// What a node is made of.
+#[expect(missing_debug_implementations, reason = "holds keys and a trait object")]
+pub struct NodeInputs {
+    /// Its configuration.
+    pub config: Arc<Config>,
+    /// Its certificate.
+    pub identity: Identity,
+    /// Signs and verifies session tokens.
+    pub keyring: Arc<Keyring>,
+    /// Where sessions and the map are kept.
+    pub store: Arc<dyn Store>,
+    /// What this process may have open.
+    pub files: Arc<OpenFiles>,
+}
+
+/// Why a node did not start: what is wrong, and how to mend it.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The name in the configuration.
+    #[error("node.id: {0}")]
+    NodeId(String),
+    /// The certificate is another node's.
+    #[error(
+        "the certificate is that of node {certificate}, but node.id is {configured}: make one with `roost certs node {configured}`, or mend node.id"
+    )]
+    Certificate {
+        /// Whose it is.
+        certificate: NodeId,
+        /// Who this is.
+        configured: NodeId,
+    },
+    /// The HTTP port.
+    #[error("node.http_listen = {address} cannot be listened on ({error}): is another process using it?")]
+    Http {
+        /// Which.
+        address: SocketAddr,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// The others would not find it.
+    #[error(
+        "node.peer_advertise = {0:?} is no address that can be resolved: it is `host:port` as other nodes reach this one"
+    )]
+    Advertise(String),
+    /// It does not belong to those that it was sent to.
+    #[error("this node may not join the others: {0}")]
+    Misfit(String),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The mesh.
+    #[error(transparent)]
+    Mesh(#[from] MeshError),
+    /// The gossip.
+    #[error(transparent)]
+    Gossip(#[from] GossipError),
+}
+
+/// What a node stands on: who it is, and its place in the mesh.
+pub(super) struct Ground {
+    pub(super) config: Arc<Config>,
+    pub(super) keyring: Arc<Keyring>,
+    pub(super) store: Arc<dyn Store>,
+    pub(super) files: Arc<OpenFiles>,
+    pub(super) me: Member,
+    pub(super) listener: TcpListener,
+    pub(super) http: SocketAddr,
+    pub(super) advertise: SocketAddr,
+    pub(super) mesh: Mesh,
+    pub(super) gossip: Gossip,
+    pub(super) entrance: Entrance,
+    pub(super) tasks: Tasks,
+    pub(super) metrics: Arc<Metrics>,
+}
+
+impl Ground {
+    pub(super) async fn lay(inputs: NodeInputs) -> Result<Self, StartError> {
+        let NodeInputs { config, identity, keyring, store, files } = inputs;
+        warn_of_few_files(&config, &files);
+        let id = NodeId::parse(&config.node.id).map_err(StartError::NodeId)?;
+        if *identity.node() != id {
+            return Err(StartError::Certificate { certificate: identity.node().clone(), configured: id });
+        }
+        let address = config.node.http_listen;
+        let listener = TcpListener::bind(address).await.map_err(|error| StartError::Http { address, error })?;
+        let http = listener.local_addr().map_err(|error| StartError::Http { address, error })?;
+        let (tasks, metrics) = (Tasks::new(), Metrics::new());
+        let store: Arc<dyn Store> = GuardedStore::new(store, &config.store, metrics.store.clone());
+        let (store_id, generation) = until_store_answers(store.as_ref(), &id).await?;
+        let me = Member { node: id, generation };
+
+        let (mesh, gossip_inbox, entrance) = Mesh::bind(MeshInputs {
+            me: me.clone(),
+            cluster: &config.cluster.name,
+            identity: &identity,
+            listen: config.node.peer_listen,
+            settings: (&*config).into(),
+            metrics: metrics.clone(),
+            tasks: tasks.clone(),
+        })?;
+        let advertise = advertised(&config, mesh.local_addr()).await?;
+        let own = OwnState {
+            http: http_advertised(&config, http),
+            zone: config.node.zone.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            store_id: store_id.to_string(),
+            settings: config.shared_digest().json,
+            ..OwnState::default()
+        };
+        let settings = GossipSettings::new(&config, advertise, own);
+        let gossip = Gossip::start(me.clone(), settings, mesh.clone(), gossip_inbox, metrics.clone(), &tasks).await?;
+        Ok(Self {
+            config,
+            keyring,
+            store,
+            files,
+            me,
+            listener,
+            http,
+            advertise,
+            mesh,
+            gossip,
+            entrance,
+            tasks,
+            metrics,
+        })
+    }
+}
+
+/// The store's identity, and this start's generation. Nothing can be done without them, so this waits.
+async fn until_store_answers(store: &dyn Store, id: &NodeId) -> Result<(uuid::Uuid, u64), StartError> {
+    loop {
+        let answers = async { Ok::<_, StoreError>((store.store_id().await?, store.next_generation(id).await?)) };
+        match answers.await {
+            Ok(answers) => return Ok(answers),
+            Err(error @ StoreError::Unavailable(_)) => {
+                tracing::warn!(%error, "the store is needed to start; trying again");
+            }
+            // Waiting will not mend it.
+            Err(error) => return Err(error.into()),
+        }
+        tokio::time::sleep(STORE_AGAIN).await;
+    }
+}
+
+fn warn_of_few_files(config: &Config, files: &OpenFiles) {
+    let (room, wanted) = (files.clients(), config.limits.connections);
+    if room < wanted {
+        tracing::warn!(
+            room,
+            wanted,
+            "the limit of open files leaves room for fewer clients than limits.connections: raise it (`ulimit -n`, LimitNOFILE)"
+        );
+    }
+}
+
+/// `node.peer_advertise`, resolved; or where the mesh listens.
+async fn advertised(config: &Config, listening: SocketAddr) -> Result<SocketAddr, StartError> {
+    let configured = &config.node.peer_advertise;
+    if configured.is_empty() {
+        return Ok(listening);
+    }
+    let resolved = tokio::net::lookup_host(configured.as_str()).await.map(|mut found| found.next());
+    resolved.ok().flatten().ok_or_else(|| StartError::Advertise(configured.clone()))
+}
+
+fn http_advertised(config: &Config, http: SocketAddr) -> String {
+    let configured = &config.node.http_advertise;
+    if configured.is_empty() { format!("http://{http}") } else { configured.clone() }
+}

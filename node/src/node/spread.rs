@@ -1,0 +1,124 @@
+//! How a map is spread: whoever changed it tells all, a node takes it to its slots and says which version it knows, and one
+//! that hears of a newer version fetches it. On the same way back goes what slots ask of the steward.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use tokio::sync::mpsc;
+
+use crate::{
+    cluster::{
+        gossip::Gossip,
+        maps::MapCell,
+        steward::{OnChange, Steward},
+        view::{NodeState, SharedView},
+    },
+    id::{Member, NodeId},
+    logic::map::MapRequest,
+    metrics::Metrics,
+    peer::mesh::Mesh,
+    slots::Slots,
+    tasks::Tasks,
+    wire::peer::PeerFrame,
+};
+
+/// A newer map is asked for again after this, until it is here.
+const FETCH_AGAIN: Duration = Duration::from_millis(200);
+/// The view is looked at after this also where it has not changed.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// Requests that are sent on together.
+const REQUESTS_AT_ONCE: usize = 1_024;
+
+/// What maps are spread with.
+#[derive(Clone)]
+pub(super) struct Spread {
+    pub(super) mesh: Mesh,
+    pub(super) gossip: Gossip,
+    pub(super) maps: MapCell,
+    pub(super) steward: Steward,
+    pub(super) slots: Slots,
+    pub(super) metrics: Arc<Metrics>,
+}
+
+impl Spread {
+    /// Starts the tasks. From now on this node's slots take part in the cluster.
+    pub(super) fn start(self, requests: mpsc::Receiver<Vec<MapRequest>>, tasks: &Tasks) {
+        tasks.spawn("map follower", self.clone().follow_map());
+        tasks.spawn("view follower", self.clone().follow_view());
+        tasks.spawn("steward requests", self.forward_requests(requests));
+    }
+
+    /// Every new map goes to the slots; the others hear its version.
+    async fn follow_map(self) {
+        let mut maps = self.maps.subscribe();
+        // The first map may have come before this task: nobody might ever change it if it were passed over.
+        maps.mark_changed();
+        while maps.changed().await.is_ok() {
+            let Some(map) = maps.borrow_and_update().clone() else { continue };
+            self.metrics.map_version.set(map.version as i64);
+            self.slots.map(map.clone()).await;
+            self.gossip.set(|own| {
+                own.map_version = map.version;
+                if own.state == NodeState::Starting {
+                    own.state = NodeState::Serving;
+                }
+            });
+        }
+    }
+
+    /// Who is alive goes to the slots; a newer map than this node's is fetched.
+    async fn follow_view(self) {
+        let mut views = self.gossip.view();
+        let mut alive = BTreeSet::new();
+        loop {
+            let view = views.borrow_and_update().clone();
+            let now: BTreeSet<Member> =
+                view.nodes.values().filter(|node| node.alive).map(|node| node.member.clone()).collect();
+            if now != alive {
+                alive.clone_from(&now);
+                self.slots.alive(Arc::new(now)).await;
+            }
+            let pause = if self.fetch_newer(&view) { FETCH_AGAIN } else { LOOK_AGAIN };
+            tokio::select! {
+                changed = views.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    /// Asks for a newer map, where a living node says that it has one.
+    fn fetch_newer(&self, view: &SharedView) -> bool {
+        let known = self.maps.version();
+        let newest = view.nodes.values().filter(|node| node.alive).max_by_key(|node| node.map_version);
+        let Some(peer) = newest.filter(|node| node.map_version > known && node.member != view.me) else { return false };
+        let _ = self.mesh.send(&peer.member.node, 0, &PeerFrame::FetchMap { newer_than: known });
+        true
+    }
+
+    /// What slots ask of the steward goes to every node that may be it: whoever is carries it out.
+    async fn forward_requests(self, mut inbox: mpsc::Receiver<Vec<MapRequest>>) {
+        let mut gathered = Vec::new();
+        while inbox.recv_many(&mut gathered, REQUESTS_AT_ONCE).await > 0 {
+            let requests: Vec<MapRequest> = gathered.drain(..).flatten().collect();
+            for peer in living_peers(&self.gossip.view().borrow().clone()) {
+                let _ = self.mesh.send(&peer, 0, &PeerFrame::MapRequests(requests.clone()));
+            }
+            self.steward.request(requests);
+        }
+    }
+}
+
+/// Whoever changed the map sends it to all at once; who misses it hears the version by gossip and fetches it.
+pub(super) fn tell_peers(mesh: &Mesh, gossip: &Gossip) -> OnChange {
+    let (mesh, view) = (mesh.clone(), gossip.view());
+    Arc::new(move |map| {
+        for peer in living_peers(&view.borrow().clone()) {
+            let _ = mesh.send(&peer, 0, &PeerFrame::Map(map.clone()));
+        }
+    })
+}
+
+/// Nodes that are up, this one not among them.
+pub(super) fn living_peers(view: &SharedView) -> Vec<NodeId> {
+    let peers = view.nodes.values().filter(|node| node.alive && node.member != view.me);
+    peers.map(|node| node.member.node.clone()).collect()
+}
