@@ -502,10 +502,10 @@ const OTHERS: &[Planted] = &[
         400,
         &[edit(
             "logic/session.rs",
-            "            self.closed |= self.last_number() == number;\n        }",
-            r#"            self.closed |= self.last_number() == number;
+            "            self.closed |= self.last.as_ref().is_some_and(is_it);\n        }",
+            r#"            self.closed |= self.last.as_ref().is_some_and(is_it);
         } else if planted!("TrustsTheSuspicion") {
-            self.closed |= self.last_number() == number;
+            self.closed |= self.last.as_ref().is_some_and(is_it);
         }"#,
         )],
     ),
