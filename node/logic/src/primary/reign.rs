@@ -46,7 +46,7 @@ pub(super) struct GroupsReign {
 pub(super) struct SessionsReign {
     /// What waits for an entry to be committed.
     pub(super) pending: BTreeMap<Index, SessionPending>,
-    /// Requests that wait for their session to be loaded.
+    /// Requests that wait for their session to be loaded, and for what the store has to be committed.
     pub(super) loading: BTreeMap<SessionId, Vec<Asked>>,
     /// Requests answered when the store has the session as of an entry.
     pub(super) saving: BTreeMap<(SessionId, Index), Vec<(Ticket, Waiting)>>,
@@ -130,7 +130,7 @@ impl Reign {
             save_again_ms: _,
             given_up: _,
         } = sessions;
-        tickets.extend(pending.into_values().flat_map(SessionPending::into_tickets));
+        tickets.extend(pending.into_values().filter_map(SessionPending::into_ticket));
         tickets.extend(saving.into_values().flatten().map(|(ticket, _)| ticket));
         let answers = displacing.into_values().flat_map(|displacing| displacing.answers);
         tickets.extend(answers.map(|(ticket, _)| ticket));

@@ -32,23 +32,22 @@ pub(super) enum SessionPending {
     Done(Ticket),
     /// The store did not take a new session.
     GivenUp,
-    /// The session came from the store: these can be handled now.
-    Loaded(Vec<Asked>),
+    /// The session came from the store: what waits for that can be handled now.
+    Loaded,
     /// A timer's entry: until it is committed the timer does not order it again.
     Timer,
 }
 
 impl SessionPending {
     /// Whom to answer if nothing comes of it.
-    pub(super) fn into_tickets(self) -> Vec<Ticket> {
+    pub(super) fn into_ticket(self) -> Option<Ticket> {
         match self {
             Self::Create(ticket)
             | Self::Change(ticket)
             | Self::End(ticket)
             | Self::Attach(ticket)
-            | Self::Done(ticket) => vec![ticket],
-            Self::Loaded(asked) => asked.into_iter().map(|asked| asked.ticket).collect(),
-            Self::GivenUp | Self::Timer => Vec::new(),
+            | Self::Done(ticket) => Some(ticket),
+            Self::Loaded | Self::GivenUp | Self::Timer => None,
         }
     }
 }
@@ -196,12 +195,12 @@ impl Reigning<'_> {
         if !self.sessions.loading.contains_key(&session) && !self.sessions.renewals.contains_key(&session) {
             return;
         }
-        let waiting = self.sessions.loading.remove(&session).unwrap_or_default();
         let error = match result {
             Ok(Some(record)) if record.expires_ms <= now.wall_ms => SlotError::SessionEnded(EndReason::Expired),
             Ok(Some(record)) if self.replica.serving().is_some() => {
                 let entry = SessionEntry::Put { record, stored: true };
-                return self.order_session(session, entry, Some(SessionPending::Loaded(waiting)));
+                // What waits goes on waiting, and what comes until that is committed comes after it.
+                return self.order_session(session, entry, Some(SessionPending::Loaded));
             }
             Ok(Some(_)) => SlotError::NotPrimary { map_version: self.map_version, ordered: false },
             Ok(None) => SlotError::NoSession,
@@ -222,7 +221,7 @@ impl Reigning<'_> {
             };
             self.push_session(&renewal.gateway, session, SessionPush::Ended { reason }, out);
         }
-        for asked in waiting {
+        for asked in self.sessions.loading.remove(&session).unwrap_or_default() {
             out.push(SlotOutput::Answer { ticket: asked.ticket, result: Err(error.clone()) });
         }
     }
@@ -297,7 +296,7 @@ impl Reigning<'_> {
             (Some(SessionPending::GivenUp), _) => {
                 self.sessions.given_up.remove(&session);
             }
-            (Some(SessionPending::Loaded(waiting)), _) => self.handle_waiting(now, session, waiting, out),
+            (Some(SessionPending::Loaded), _) => self.handle_waiting(now, session, out),
             (Some(SessionPending::Create(ticket)), Some(SlotError::SessionEnded(EndReason::NotStored))) => {
                 out.push(refuse(ticket, not_stored()));
             }
@@ -351,13 +350,11 @@ impl Reigning<'_> {
     }
 
     /// The session has been loaded: what waited for that.
-    fn handle_waiting(&mut self, now: Now, session: SessionId, waiting: Vec<Asked>, out: &mut Vec<SlotOutput>) {
+    fn handle_waiting(&mut self, now: Now, session: SessionId, out: &mut Vec<SlotOutput>) {
         for renewal in self.sessions.renewals.remove(&session).unwrap_or_default() {
             self.renew(now, session, renewal, out);
         }
-        // And those that have come since the store answered.
-        let later = self.sessions.loading.remove(&session).unwrap_or_default();
-        for asked in waiting.into_iter().chain(later) {
+        for asked in self.sessions.loading.remove(&session).unwrap_or_default() {
             self.session_request(now, session, asked, out);
         }
     }

@@ -11,7 +11,7 @@ use crate::{
     request::{
         Ask, Attach, Attached, ChangeSession, ConfirmDisplaced, CreateSession, Detach, Done, EndSession, GroupPush,
         Interest, Join, JoinPoint, MESSAGE_OVERHEAD_BYTES, PAGE_BYTES, Publish, Published, ReadHistory, ReadSession,
-        RecordJoin, Register, Renew, SessionPush, SessionView, Unregister,
+        RecordJoin, Register, Renew, SessionPush, SessionView, Unregister, Withdraw,
     },
 };
 
@@ -683,4 +683,17 @@ fn an_attach_that_was_overtaken_is_answered_at_once() {
     let overtaken = bench.ask("g2", (SESSION, Attach { connection: 1, waited_ms: 5_000 }));
     assert_eq!(bench.answer(overtaken), Some(&Err(SlotError::Busy)));
     assert!(bench.pushes("g1").is_empty(), "who has the session keeps it");
+}
+
+#[test]
+fn what_undoes_an_attach_waits_until_its_session_is_loaded_and_committed() {
+    let mut bench = Bench::new();
+    bench.share();
+    let attach = bench.attach("g1", 1);
+    bench.store(true, Some(record()));
+    let withdraw = bench.ask("g1", (SESSION, Withdraw { connection: 1 }));
+    assert_eq!(bench.answer(withdraw), None, "what the store has is not committed yet");
+    (0..2).for_each(|_| bench.acknowledge());
+    assert!(bench.attached(attach) > 0 && bench.answer(withdraw) == Some(&Ok(SlotAnswer::Done(Done))));
+    assert_eq!(bench.core.replica().state().unwrap().session(SESSION).unwrap().attachment(), None);
 }
