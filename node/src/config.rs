@@ -271,8 +271,8 @@ pub struct TimingConfig {
     pub replica_timeout_ms: u64,
     /// Clients are told `stale` when a group's primary was last heard this time ago.
     pub stale_after_ms: u64,
-    /// Between the steward's looks at the cluster. A node that hears fewer than half of those in the cluster map changes the map
-    /// only after 17 of them.
+    /// Between looks at who is alive, on which the steward acts. A node that hears fewer than half of those in the cluster map
+    /// changes the map only after 17 of them.
     pub steward_interval_ms: u64,
 }
 

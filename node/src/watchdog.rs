@@ -18,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-use crate::{clock, tasks::Tasks};
+use crate::{clock, logic::liveness::Pace, tasks::Tasks};
 
 /// The exit code of a process that this has ended.
 pub const EXIT_CODE: i32 = 3;
@@ -47,21 +47,20 @@ enum Verdict {
 #[derive(Debug)]
 struct Judge {
     bound_ms: u64,
-    looked_ms: u64,
+    pace: Pace,
     /// Silence before this is not the runtime's doing.
     since_ms: u64,
 }
 
 impl Judge {
     fn new(bound_ms: u64, now_ms: u64) -> Self {
-        Self { bound_ms, looked_ms: now_ms, since_ms: now_ms }
+        Self { bound_ms, pace: Pace::new(STOOD_STILL_MS, now_ms), since_ms: now_ms }
     }
 
     fn look(&mut self, now_ms: u64, stamp_ms: u64) -> Verdict {
-        if now_ms.saturating_sub(self.looked_ms) > STOOD_STILL_MS {
+        if self.pace.look(now_ms).is_some() {
             self.since_ms = now_ms;
         }
-        self.looked_ms = now_ms;
         let silent_ms = now_ms.saturating_sub(stamp_ms.max(self.since_ms));
         match silent_ms {
             silent_ms if silent_ms >= self.bound_ms => Verdict::Stalled(silent_ms),

@@ -32,18 +32,26 @@ const fn edit(file: &'static str, from: &'static str, to: &'static str) -> Edit 
     Edit { file, from, to }
 }
 
+#[path = "table/governing.rs"]
+mod governing;
 #[path = "table/groups.rs"]
 mod groups;
 
 /// All of them.
 pub const TABLE: &[Planted] = &all();
 
-const fn all() -> [Planted; OTHERS.len() + groups::TABLE.len()] {
-    let mut all = [OTHERS[0]; OTHERS.len() + groups::TABLE.len()];
-    let mut at = 0;
-    while at < all.len() {
-        all[at] = if at < OTHERS.len() { OTHERS[at] } else { groups::TABLE[at - OTHERS.len()] };
-        at += 1;
+const PARTS: [&[Planted]; 3] = [OTHERS, groups::TABLE, governing::TABLE];
+
+const fn all() -> [Planted; OTHERS.len() + groups::TABLE.len() + governing::TABLE.len()] {
+    let mut all = [OTHERS[0]; OTHERS.len() + groups::TABLE.len() + governing::TABLE.len()];
+    let (mut at, mut part) = (0, 0);
+    while part < PARTS.len() {
+        let mut row = 0;
+        while row < PARTS[part].len() {
+            all[at] = PARTS[part][row];
+            (at, row) = (at + 1, row + 1);
+        }
+        part += 1;
     }
     all
 }
@@ -155,7 +163,7 @@ const OTHERS: &[Planted] = &[
     bug(
         "CountsOldAcks",
         "rule 3: an acknowledgement from before a member was dropped and came back is counted",
-        660,
+        2_300,
         &[edit(
             "logic/replication.rs",
             "if primary.term != term || progress.sync != sync || index > held.last() {",
@@ -175,7 +183,7 @@ const OTHERS: &[Planted] = &[
     bug(
         "ForgetsTheLiving",
         "rule 4: a slot starts again when its members are believed dead, not known to be",
-        10,
+        30,
         &[edit(
             "logic/plan/repair.rs",
             "assignment.in_sync.iter().all(|member| draft.is_lost(member))",
@@ -298,13 +306,21 @@ const OTHERS: &[Planted] = &[
         "CarriesOutOldRequests",
         "rules 2 and 3: what was asked under one assignment is done under another",
         90,
-        &[edit(
-            "logic/plan/repair.rs",
-            "if *changed_at == before.changed_at && assignment.learner.as_ref() == Some(learner) {",
-            r#"if (*changed_at == before.changed_at || planted!("CarriesOutOldRequests"))
+        &[
+            edit(
+                "logic/plan/repair.rs",
+                "if *changed_at == before.changed_at && assignment.learner.as_ref() == Some(learner) {",
+                r#"if (*changed_at == before.changed_at || planted!("CarriesOutOldRequests"))
                     && assignment.learner.as_ref() == Some(learner)
                 {"#,
-        )],
+            ),
+            edit(
+                "logic/steward/asked.rs",
+                "let stands = |of: &SlotAssignment| of.changed_at <= assignment_of(&known.request);",
+                r#"let stands =
+                |of: &SlotAssignment| planted!("CarriesOutOldRequests") || of.changed_at <= assignment_of(&known.request);"#,
+            ),
+        ],
     ),
     bug(
         "ForgetsTheWindow",
@@ -443,7 +459,7 @@ const OTHERS: &[Planted] = &[
     bug(
         "OrdersWritesWithoutTheTerm",
         "sessions: a write of a slot that has started again loses to one from before",
-        10,
+        40,
         &[edit(
             "logic/primary/sessions.rs",
             "out.push(SlotOutput::Save { record, ended, term: self.term, index });",
@@ -486,7 +502,7 @@ const OTHERS: &[Planted] = &[
     bug(
         "ForgetsWhoIsOpen",
         "S7: a new primary does not know which earlier connections may be open",
-        60,
+        120,
         &[edit(
             "logic/session.rs",
             "self.open.insert(earlier.gateway, earlier.number);",
@@ -507,6 +523,17 @@ const OTHERS: &[Planted] = &[
         } else if planted!("TrustsTheSuspicion") {
             self.closed |= self.last.as_ref().is_some_and(is_it);
         }"#,
+        )],
+    ),
+    bug(
+        "UndoesTooEarly",
+        "sessions: a goodbye is answered while the session is being loaded for the attach that it undoes",
+        400,
+        &[edit(
+            "logic/primary/sessions.rs",
+            "if self.sessions.loading.contains_key(&session) || self.sessions.renewals.contains_key(&session) =>",
+            r#"if !planted!("UndoesTooEarly")
+                    && (self.sessions.loading.contains_key(&session) || self.sessions.renewals.contains_key(&session)) =>"#,
         )],
     ),
     bug(

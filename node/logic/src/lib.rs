@@ -8,6 +8,7 @@ pub mod entry;
 pub mod feed;
 pub mod following;
 pub mod id;
+pub mod liveness;
 pub mod log;
 pub mod map;
 pub mod plan;
@@ -16,6 +17,7 @@ pub mod replication;
 pub mod request;
 pub mod session;
 pub mod slot;
+pub mod steward;
 
 use serde::{Deserialize, Serialize};
 

@@ -80,6 +80,17 @@ impl ClusterMap {
 /// A map as it is passed around.
 pub type SharedMap = Arc<ClusterMap>;
 
+/// What came of a conditional write of the map.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum MapChange {
+    /// It is the map now.
+    Applied,
+    /// The row had another version: this is what it holds.
+    Conflict(Option<ClusterMap>),
+    /// It may or may not have been applied: read.
+    Unknown,
+}
+
 /// What a slot's primary asks of the steward. Carried out only while the slot's `changed_at` still is the one named.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum MapRequest {

@@ -24,13 +24,17 @@ use tokio::sync::{Notify, watch};
 pub use super::{claims::OwnState, gossip_settings::GossipSettings};
 use super::{
     guard::Guard,
-    observer::Observer,
+    observer::{Ends, Observer},
     seeds,
     view::{ClusterView, SharedView},
 };
 use crate::{
     clock,
     id::Member,
+    logic::{
+        liveness::{Picture, SharedPicture},
+        map::SharedMap,
+    },
     metrics::{GossipDrop, Metrics},
     peer::{gossip_inbox::GossipInbox, mesh::Mesh},
     seldom::Seldom,
@@ -63,6 +67,7 @@ pub struct Gossip {
     own: Arc<Mutex<OwnState>>,
     changed: Arc<Notify>,
     view: watch::Receiver<SharedView>,
+    pictures: watch::Receiver<SharedPicture>,
 }
 
 impl Gossip {
@@ -72,6 +77,7 @@ impl Gossip {
         settings: GossipSettings,
         mesh: Mesh,
         inbox: GossipInbox,
+        maps: watch::Receiver<Option<SharedMap>>,
         metrics: Arc<Metrics>,
         tasks: &Tasks,
     ) -> Result<Self, GossipError> {
@@ -99,11 +105,14 @@ impl Gossip {
             let resolve = seeds::resolve(settings.seeds.clone(), settings.advertise, view.clone(), addresses_sender);
             tasks.spawn_detached("gossip-seeds", resolve);
         }
-        let mut observer = Observer::new(me, &settings, mesh, own.clone(), view_sender, addresses, metrics);
+        let (picture_sender, pictures) = watch::channel(Arc::new(Picture::before_any(&me)));
+        let ends = Ends { view: view_sender, pictures: picture_sender, seeds: addresses, maps };
+        let mut observer = Observer::new(me, &settings, mesh, own.clone(), ends, metrics);
         // The view holds this node from the start.
         observer.begin(&chitchat.0).await;
-        tasks.spawn("gossip", run(chitchat, observer, settings.interval, changed.clone()));
-        Ok(Self { own, changed, view })
+        let look = Duration::from_millis(settings.liveness.look_ms);
+        tasks.spawn("gossip", run(chitchat, observer, (settings.interval, look), changed.clone()));
+        Ok(Self { own, changed, view, pictures })
     }
 
     /// Changes what this node says of itself. What the others must know soon is said at once, the rest is gathered.
@@ -115,6 +124,11 @@ impl Gossip {
     /// The cluster as this node sees it; itself included from the start.
     pub fn view(&self) -> watch::Receiver<SharedView> {
         self.view.clone()
+    }
+
+    /// What the judge of liveness says: a new picture after each look.
+    pub fn pictures(&self) -> watch::Receiver<SharedPicture> {
+        self.pictures.clone()
     }
 }
 
@@ -154,10 +168,12 @@ impl Drop for Running {
     }
 }
 
-async fn run(chitchat: Running, mut observer: Observer, interval: Duration, changed: Arc<Notify>) {
+async fn run(chitchat: Running, mut observer: Observer, (interval, look): (Duration, Duration), changed: Arc<Notify>) {
     let mut live = chitchat.0.chitchat().lock().await.live_nodes_watcher();
     let mut ticks = tokio::time::interval(interval);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut looks = tokio::time::interval(look);
+    looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let ended = chitchat.0.termination_watcher();
     tokio::pin!(ended);
     loop {
@@ -167,6 +183,7 @@ async fn run(chitchat: Running, mut observer: Observer, interval: Duration, chan
                 tracing::error!(?ended, "chitchat's task has ended");
                 return;
             }
+            _ = looks.tick() => observer.look(&chitchat.0).await,
             _ = ticks.tick() => observer.tick(&chitchat.0).await,
             () = changed.notified() => observer.own_changed(&chitchat.0).await,
             heard = live.changed() => match heard {

@@ -1,7 +1,6 @@
 //! The cluster as one node sees it: gossip, the steward, health.
 
 mod claims;
-pub mod evidence;
 pub mod gossip;
 mod gossip_settings;
 mod guard;

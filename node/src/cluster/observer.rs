@@ -1,11 +1,10 @@
-//! Between chitchat and the rest of the node: publishes what this node says of itself, and makes the view out of what
-//! chitchat has heard. Death is shown only after two ticks of evidence in a row, life at once.
+//! Between chitchat and the rest of the node: publishes what this node says of itself, shows the judge of liveness
+//! ([`Liveness`]) what there is of each node, and makes the view out of what chitchat has heard and the judge says.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
 };
 
 use chitchat::{ChitchatHandle, ChitchatId, NodeState as Heard};
@@ -15,26 +14,21 @@ use super::{
     claims::{self, OwnState},
     gossip_settings::GossipSettings,
     seeds,
-    view::{ClusterView, LinkView, NodeView, SharedView},
+    view::{ClusterView, NodeView, SharedView},
 };
 use crate::{
     clock,
     id::{Generation, Member, NodeId},
+    logic::{
+        liveness::{Liveness, LivenessInput, LivenessOutput, SharedPicture, Sign},
+        map::SharedMap,
+    },
     metrics::{Limit, Metrics},
     peer::mesh::Mesh,
 };
 
 /// What changes all the time is published this often.
 const GATHER_MS: u64 = 1_500;
-
-/// A node counts as dead when for so long neither direction of the links to it is up and its heartbeat has not moved.
-const LINK_DEAD_MS: u64 = 1_000;
-
-/// Ticks of evidence in a row before a node is shown as dead.
-const DEATH_TICKS: u32 = 2;
-
-/// Ticks without judgement after a tick that came late: the fault may be this node's own.
-const DOUBT_TICKS: u32 = 2;
 
 /// A node has its link for so long after it was last alive: it may come back.
 const LINK_KEPT_MS: u64 = 30_000;
@@ -45,7 +39,6 @@ const SEED_MS: u64 = 5_000;
 pub(super) struct Observer {
     me: Member,
     mesh: Mesh,
-    interval: Duration,
     groups_max_bytes: usize,
     own: Arc<Mutex<OwnState>>,
     view: watch::Sender<SharedView>,
@@ -56,8 +49,9 @@ pub(super) struct Observer {
     peers: BTreeMap<NodeId, (Generation, SocketAddr)>,
     gathered_ms: u64,
     seeded_ms: u64,
-    ticked_ms: u64,
-    doubt: u32,
+    liveness: Liveness,
+    pictures: watch::Sender<SharedPicture>,
+    maps: watch::Receiver<Option<SharedMap>>,
 }
 
 /// The newest start of a node.
@@ -66,11 +60,15 @@ struct Known {
     version: u64,
     view: NodeView,
     heartbeat: u64,
-    heartbeat_ms: u64,
-    /// Since when neither direction is up.
-    unlinked_ms: Option<u64>,
-    death_ticks: u32,
     alive_ms: u64,
+}
+
+/// What an observer tells the rest of the node, and what it is told.
+pub(super) struct Ends {
+    pub(super) view: watch::Sender<SharedView>,
+    pub(super) pictures: watch::Sender<SharedPicture>,
+    pub(super) seeds: watch::Receiver<Vec<SocketAddr>>,
+    pub(super) maps: watch::Receiver<Option<SharedMap>>,
 }
 
 impl Observer {
@@ -79,60 +77,60 @@ impl Observer {
         settings: &GossipSettings,
         mesh: Mesh,
         own: Arc<Mutex<OwnState>>,
-        view: watch::Sender<SharedView>,
-        seeds: watch::Receiver<Vec<SocketAddr>>,
+        mut ends: Ends,
         metrics: Arc<Metrics>,
     ) -> Self {
+        ends.maps.mark_changed();
         Self {
+            liveness: Liveness::new(me.clone(), settings.liveness, clock::now()),
             me,
             mesh,
-            interval: settings.interval,
             groups_max_bytes: settings.groups_max_bytes,
             own,
-            view,
-            seeds,
+            view: ends.view,
+            seeds: ends.seeds,
             metrics,
             known: BTreeMap::new(),
             published: BTreeMap::new(),
             peers: BTreeMap::new(),
             gathered_ms: 0,
             seeded_ms: 0,
-            ticked_ms: clock::mono_ms(),
-            doubt: 0,
+            pictures: ends.pictures,
+            maps: ends.maps,
         }
     }
 
     /// Everything once.
     pub(super) async fn begin(&mut self, chitchat: &ChitchatHandle) {
         self.publish(chitchat, true).await;
-        self.look(chitchat, false).await;
+        self.show(chitchat, LivenessInput::Glance).await;
     }
 
-    /// Every interval: publish what is due, judge who is alive.
+    /// Every interval of gossip: publishes what is due.
     pub(super) async fn tick(&mut self, chitchat: &ChitchatHandle) {
         let now_ms = clock::mono_ms();
-        let late_ms = self.interval.as_millis() as u64 * 3;
-        if now_ms.saturating_sub(std::mem::replace(&mut self.ticked_ms, now_ms)) > late_ms {
-            self.doubt = DOUBT_TICKS;
-        }
         if now_ms.saturating_sub(self.gathered_ms) >= GATHER_MS {
             self.gathered_ms = now_ms;
             self.publish(chitchat, true).await;
         }
-        self.look(chitchat, true).await;
-        self.doubt = self.doubt.saturating_sub(1);
+        self.show(chitchat, LivenessInput::Glance).await;
         self.speak_to_seeds(chitchat, now_ms);
+    }
+
+    /// Every interval of looks: who is there?
+    pub(super) async fn look(&mut self, chitchat: &ChitchatHandle) {
+        self.show(chitchat, LivenessInput::Look).await;
     }
 
     /// What this node says of itself has changed.
     pub(super) async fn own_changed(&mut self, chitchat: &ChitchatHandle) {
         self.publish(chitchat, false).await;
-        self.look(chitchat, false).await;
+        self.show(chitchat, LivenessInput::Glance).await;
     }
 
     /// chitchat has heard something.
     pub(super) async fn heard(&mut self, chitchat: &ChitchatHandle) {
-        self.look(chitchat, false).await;
+        self.show(chitchat, LivenessInput::Glance).await;
     }
 
     async fn publish(&mut self, chitchat: &ChitchatHandle, gathered: bool) {
@@ -184,43 +182,90 @@ impl Observer {
         }
     }
 
-    /// Reads chitchat's state, judges, and shows and uses what has changed.
-    async fn look(&mut self, chitchat: &ChitchatHandle, is_tick: bool) {
+    /// Reads chitchat's state, has it judged, and shows and uses what has changed.
+    async fn show(&mut self, chitchat: &ChitchatHandle, input: impl FnOnce(Vec<Sign>) -> LivenessInput) {
+        let mut changed = false;
+        let signs = self.read(chitchat, &mut changed).await;
+        if self.maps.has_changed().unwrap_or(false) {
+            let map = self.maps.borrow_and_update().clone();
+            map.into_iter().for_each(|map| self.judge(LivenessInput::Map(map)));
+        }
+        self.judge(input(signs));
         let now_ms = clock::mono_ms();
-        let links = self.mesh.links();
+        let picture = self.liveness.shown();
+        for known in self.known.values_mut() {
+            let alive = picture.is_alive(&known.view.member);
+            changed |= std::mem::replace(&mut known.view.alive, alive) != alive;
+            if alive {
+                known.alive_ms = now_ms;
+            }
+        }
+        if changed {
+            self.tell();
+        }
+        self.link_up(now_ms);
+    }
+
+    /// What there is of each node; whether they say something new.
+    async fn read(&mut self, chitchat: &ChitchatHandle, changed: &mut bool) -> Vec<Sign> {
+        let (links, packets) = (self.mesh.links(), self.mesh.packets_received());
+        let now_ms = clock::mono_ms();
         let shared = chitchat.chitchat();
         let state = shared.lock().await;
         let live: BTreeSet<&ChitchatId> = state.live_nodes().collect();
         let newest = newest_starts(&self.me, state.node_states().values(), &live);
-        let mut changed = self.known.len() != newest.len();
+        *changed |= self.known.len() != newest.len();
         self.known.retain(|node, _| newest.contains_key(node));
+        let mut signs = Vec::new();
         for (member, heard) in newest.into_values() {
             let known = match self.known.entry(member.node.clone()) {
                 std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
                 std::collections::btree_map::Entry::Vacant(entry) => {
-                    changed = true;
+                    *changed = true;
                     entry.insert(Known::new(&member, heard, now_ms))
                 }
             };
-            changed |= known.hear(&member, heard, now_ms);
-            let is_live = member == self.me || live.contains(heard.chitchat_id());
+            *changed |= known.hear(&member, heard, now_ms);
             let link = links.get(&member.node).copied().unwrap_or_default();
-            let judged = (is_tick && self.doubt == 0, member == self.me);
-            changed |= known.judge(is_live, link, now_ms, judged);
-        }
-        drop(state);
-        if changed {
-            let nodes = self.known.iter().map(|(node, known)| (node.clone(), known.view.clone())).collect();
-            let view = ClusterView { me: self.me.clone(), nodes };
-            self.view.send_if_modified(|shown| {
-                let differs = **shown != view;
-                if differs {
-                    *shown = Arc::new(view);
-                }
-                differs
+            signs.push(Sign {
+                says: known.view.says(),
+                heartbeat: known.heartbeat,
+                live: live.contains(heard.chitchat_id()),
+                linked: link.sends || link.hears,
+                packets: packets.get(&member.node).copied(),
+                member,
             });
         }
-        self.link_up(now_ms);
+        signs
+    }
+
+    fn judge(&mut self, input: LivenessInput) {
+        let mut out = Vec::new();
+        self.liveness.handle(clock::now(), input, &mut out);
+        for output in out {
+            match output {
+                LivenessOutput::Picture(picture) => {
+                    self.pictures.send_replace(picture);
+                }
+                LivenessOutput::StoodStill(still_ms) => {
+                    tracing::warn!(still_ms, "this node stood still: what it sees is not trusted for a while");
+                }
+                // Whoever needs that takes it from the picture.
+                LivenessOutput::Alive(_) => {}
+            }
+        }
+    }
+
+    fn tell(&self) {
+        let nodes = self.known.iter().map(|(node, known)| (node.clone(), known.view.clone())).collect();
+        let view = ClusterView { me: self.me.clone(), nodes };
+        self.view.send_if_modified(|shown| {
+            let differs = **shown != view;
+            if differs {
+                *shown = Arc::new(view);
+            }
+            differs
+        });
     }
 
     /// The mesh has links to whoever is alive, or was lately.
@@ -268,9 +313,6 @@ impl Known {
             version: heard.max_version(),
             view: read(member, heard, false),
             heartbeat: heard.heartbeat().into(),
-            heartbeat_ms: now_ms,
-            unlinked_ms: None,
-            death_ticks: 0,
             alive_ms: now_ms,
         }
     }
@@ -282,11 +324,7 @@ impl Known {
             *self = Self::new(member, heard, now_ms);
             return true;
         }
-        let heartbeat: u64 = heard.heartbeat().into();
-        if heartbeat != self.heartbeat {
-            self.heartbeat = heartbeat;
-            self.heartbeat_ms = now_ms;
-        }
+        self.heartbeat = heard.heartbeat().into();
         if heard.max_version() == self.version {
             return false;
         }
@@ -294,69 +332,8 @@ impl Known {
         self.view = read(member, heard, self.view.alive);
         true
     }
-
-    /// Decides whether the node is alive; whether that differs from before.
-    fn judge(&mut self, is_live: bool, link: LinkView, now_ms: u64, (may_die, is_me): (bool, bool)) -> bool {
-        self.unlinked_ms = if link.sends || link.hears { None } else { Some(self.unlinked_ms.unwrap_or(now_ms)) };
-        let is_cut_off = self.unlinked_ms.is_some_and(|since_ms| now_ms - since_ms > LINK_DEAD_MS)
-            && now_ms - self.heartbeat_ms > LINK_DEAD_MS;
-        let was_alive = self.view.alive;
-        if is_me || (is_live && !is_cut_off) {
-            self.death_ticks = 0;
-            self.view.alive = true;
-            self.alive_ms = now_ms;
-        } else if may_die {
-            self.death_ticks += 1;
-            if self.death_ticks >= DEATH_TICKS {
-                self.view.alive = false;
-            }
-        }
-        was_alive != self.view.alive
-    }
 }
 
 fn read(member: &Member, heard: &Heard, alive: bool) -> NodeView {
     claims::read(member.clone(), heard.chitchat_id().gossip_advertise_addr, alive, heard.key_values())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const UP: LinkView = LinkView { sends: true, hears: true, rtt_us: 0 };
-    const HALF: LinkView = LinkView { sends: false, hears: true, rtt_us: 0 };
-    const DOWN: LinkView = LinkView { sends: false, hears: false, rtt_us: 0 };
-
-    /// Looks 200 ms apart: what chitchat says, the link, whether it may be judged dead; and what is shown then. The
-    /// heartbeat never moves.
-    fn check(looks: &[(bool, LinkView, bool, bool)]) {
-        let heard = Heard::for_test();
-        let member = Member { node: NodeId::parse("test-node").unwrap(), generation: 0 };
-        let mut known = Known::new(&member, &heard, 0);
-        for (number, (is_live, link, may_die, shown)) in looks.iter().enumerate() {
-            let now_ms = number as u64 * 200;
-            let was_alive = known.view.alive;
-            assert!(!known.hear(&member, &heard, now_ms));
-            let changed = known.judge(*is_live, *link, now_ms, (*may_die, false));
-            assert_eq!(known.view.alive, *shown, "look {number}");
-            assert_eq!(changed, was_alive != *shown, "look {number}");
-        }
-    }
-
-    #[test]
-    fn death_takes_two_ticks_of_evidence_and_life_one() {
-        let (live, dead) = (true, false);
-        check(&[(dead, UP, true, false), (live, DOWN, false, true), (dead, UP, true, true), (dead, UP, true, false)]);
-        check(&[(live, UP, true, true), (dead, UP, true, true), (live, UP, true, true), (dead, UP, true, true)]);
-        check(&[(live, UP, true, true), (dead, UP, false, true), (dead, UP, false, true), (dead, UP, true, true)]);
-    }
-
-    #[test]
-    fn no_link_and_no_heartbeat_for_a_second_is_evidence() {
-        let mut looks = vec![(true, DOWN, true, true); 7];
-        looks.push((true, DOWN, true, false));
-        looks.push((true, HALF, true, true));
-        check(&looks);
-        check(&[(true, HALF, true, true); 20]);
-    }
 }

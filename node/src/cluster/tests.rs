@@ -10,12 +10,14 @@ use async_trait::async_trait;
 
 use super::{
     gossip::{Gossip, GossipError, GossipSettings, OwnState},
+    maps::MapCell,
     membership,
     view::{NodeState, NodeView, SharedView},
 };
 use crate::{
     clock,
     id::{GroupName, Member, NodeId},
+    logic::liveness::LivenessSettings,
     metrics::{GossipDrop, Limit, Metrics},
     peer::{
         Inbox,
@@ -70,10 +72,12 @@ impl Node {
             advertise: mesh.local_addr(),
             seeds,
             interval: Duration::from_millis(100),
+            liveness: LivenessSettings { look_ms: 100, quiet_ms: 600 },
             groups_max_bytes: 1_000,
             own: OwnState { zone: format!("zone of {}", member.node), ..OwnState::default() },
         };
-        let started = Gossip::start(member.clone(), settings, mesh.clone(), inbox, metrics.clone(), &tasks).await;
+        let maps = MapCell::new().subscribe();
+        let started = Gossip::start(member.clone(), settings, mesh.clone(), inbox, maps, metrics.clone(), &tasks).await;
         Self { member, identity, mesh, gossip: started.unwrap(), metrics, tasks }
     }
 
@@ -207,6 +211,7 @@ async fn an_address_that_nobody_can_reach_is_refused() {
         advertise: SocketAddr::from(([0, 0, 0, 0], 7_000)),
         seeds: Vec::new(),
         interval: Duration::from_millis(100),
+        liveness: LivenessSettings { look_ms: 100, quiet_ms: 600 },
         groups_max_bytes: 0,
         own: OwnState::default(),
     };
@@ -220,7 +225,8 @@ async fn an_address_that_nobody_can_reach_is_refused() {
         tasks: a.tasks.clone(),
     })
     .unwrap();
-    let refused = Gossip::start(a.member.clone(), settings, mesh, inbox, a.metrics.clone(), &a.tasks).await;
+    let maps = MapCell::new().subscribe();
+    let refused = Gossip::start(a.member.clone(), settings, mesh, inbox, maps, a.metrics.clone(), &a.tasks).await;
     assert!(
         matches!(&refused, Err(error @ GossipError::Advertise(_)) if error.to_string().contains("node.peer_advertise"))
     );

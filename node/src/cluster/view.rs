@@ -4,8 +4,11 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{Generation, Member, NodeId};
 pub use crate::peer::LinkView;
+use crate::{
+    id::{Generation, Member, NodeId},
+    logic::{liveness::Says, plan::Life},
+};
 
 /// Where a node is in its life, as it says itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, utoipa::ToSchema)]
@@ -128,5 +131,17 @@ impl ClusterView {
     /// The newest generation heard of for a node.
     pub fn generation(&self, node: &NodeId) -> Option<Generation> {
         self.nodes.get(node).map(|view| view.member.generation)
+    }
+}
+
+impl NodeView {
+    /// What the judge of liveness and the steward go by.
+    pub fn says(&self) -> Says {
+        let life = match self.state {
+            NodeState::Starting => Life::Starting,
+            NodeState::Serving => Life::Serving,
+            NodeState::Draining => Life::Draining,
+        };
+        Says { life, zone: self.zone.clone(), store_up: self.store != StoreView::Down, map_version: self.map_version }
     }
 }

@@ -24,7 +24,7 @@ use crate::{
     cluster::{
         gossip::Gossip,
         maps::MapCell,
-        steward::{IdleSteward, PacketCounts, Steward, StewardInputs, StewardSettings},
+        steward::{self, IdleSteward, Steward, StewardInputs},
     },
     config::Config,
     deliveries,
@@ -85,9 +85,9 @@ pub(super) struct Built {
 impl Built {
     /// All parts, in the order of what needs what; then the mesh's entrance opens.
     pub(super) fn on(ground: Ground) -> Self {
-        let (maps, (ask_steward, map_requests)) = (MapCell::new(), mpsc::channel(MAP_REQUESTS));
-        let (steward, idle_steward) = Steward::new(steward_inputs(&ground, &maps));
-        let Ground { config, keyring, store, me, mesh, gossip, tasks, metrics, .. } = &ground;
+        let (ask_steward, map_requests) = mpsc::channel(MAP_REQUESTS);
+        let (steward, idle_steward) = Steward::new(steward_inputs(&ground));
+        let Ground { config, keyring, store, me, mesh, gossip, maps, tasks, metrics, .. } = &ground;
         let (deliveries, arrivals) = deliveries::queues(Hub::shards());
         let (departures, departing) = mpsc::channel(DEPARTURES);
         let slots = Slots::start(SlotsInputs {
@@ -174,7 +174,7 @@ impl Built {
             control,
             metrics: metrics.clone(),
         };
-        let Ground { config, files, me, listener, http, advertise, mesh, gossip, entrance, tasks, .. } = ground;
+        let Ground { config, files, me, listener, http, advertise, mesh, gossip, maps, entrance, tasks, .. } = ground;
         entrance.open(Arc::new(dispatch));
         let running = Running { me, http, peer: advertise, tasks, mesh, gossip, maps, steward, gateway, drain };
         Self { running, config, idle_steward, map_requests, spread, report, listener, files, api }
@@ -199,14 +199,13 @@ impl Built {
     }
 }
 
-fn steward_inputs(ground: &Ground, maps: &MapCell) -> StewardInputs {
+fn steward_inputs(ground: &Ground) -> StewardInputs {
     StewardInputs {
         me: ground.me.clone(),
         store: ground.store.clone(),
-        view: ground.gossip.view(),
-        map: maps.clone(),
-        settings: StewardSettings::new(&ground.config),
-        packets: packets_of(&ground.mesh),
+        pictures: ground.gossip.pictures(),
+        map: ground.maps.clone(),
+        settings: steward::settings_of(&ground.config),
         on_change: tell_peers(&ground.mesh, &ground.gossip),
         tasks: ground.tasks.clone(),
     }
@@ -236,9 +235,4 @@ fn slot_settings(config: &Config) -> SlotSettings {
         queue: config.limits.slot_queue,
         groups_per_session: config.limits.groups_per_session,
     }
-}
-
-fn packets_of(mesh: &Mesh) -> PacketCounts {
-    let mesh = mesh.clone();
-    Arc::new(move || mesh.packets_received())
 }

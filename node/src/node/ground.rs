@@ -5,7 +5,10 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::net::TcpListener;
 
 use crate::{
-    cluster::gossip::{Gossip, GossipError, GossipSettings, OwnState},
+    cluster::{
+        gossip::{Gossip, GossipError, GossipSettings, OwnState},
+        maps::MapCell,
+    },
     config::Config,
     id::{Member, NodeId},
     metrics::Metrics,
@@ -92,6 +95,7 @@ pub(super) struct Ground {
     pub(super) advertise: SocketAddr,
     pub(super) mesh: Mesh,
     pub(super) gossip: Gossip,
+    pub(super) maps: MapCell,
     pub(super) entrance: Entrance,
     pub(super) tasks: Tasks,
     pub(super) metrics: Arc<Metrics>,
@@ -132,7 +136,9 @@ impl Ground {
             ..OwnState::default()
         };
         let settings = GossipSettings::new(&config, advertise, own);
-        let gossip = Gossip::start(me.clone(), settings, mesh.clone(), gossip_inbox, metrics.clone(), &tasks).await?;
+        let (maps, meter) = (MapCell::new(), metrics.clone());
+        let gossip =
+            Gossip::start(me.clone(), settings, mesh.clone(), gossip_inbox, maps.subscribe(), meter, &tasks).await?;
         Ok(Self {
             config,
             keyring,
@@ -144,6 +150,7 @@ impl Ground {
             advertise,
             mesh,
             gossip,
+            maps,
             entrance,
             tasks,
             metrics,

@@ -1,7 +1,7 @@
 //! How a map is spread: whoever changed it tells all, a node takes it to its slots and says which version it knows, and one
 //! that hears of a newer version fetches it. On the same way back goes what slots ask of the steward.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc};
 
 use tokio::sync::mpsc;
 
@@ -12,7 +12,7 @@ use crate::{
         steward::{OnChange, Steward},
         view::{NodeState, SharedView},
     },
-    id::{Member, NodeId},
+    id::NodeId,
     logic::map::MapRequest,
     metrics::Metrics,
     peer::mesh::Mesh,
@@ -21,10 +21,6 @@ use crate::{
     wire::peer::PeerFrame,
 };
 
-/// A newer map is asked for again after this, until it is here.
-const FETCH_AGAIN: Duration = Duration::from_millis(200);
-/// The view is looked at after this also where it has not changed.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// Requests that are sent on together.
 const REQUESTS_AT_ONCE: usize = 1_024;
 
@@ -43,7 +39,7 @@ impl Spread {
     /// Starts the tasks. From now on this node's slots take part in the cluster.
     pub(super) fn start(self, requests: mpsc::Receiver<Vec<MapRequest>>, tasks: &Tasks) {
         tasks.spawn("map follower", self.clone().follow_map());
-        tasks.spawn("view follower", self.clone().follow_view());
+        tasks.spawn("picture follower", self.clone().follow_pictures());
         tasks.spawn("steward requests", self.forward_requests(requests));
     }
 
@@ -66,32 +62,25 @@ impl Spread {
     }
 
     /// Who is alive goes to the slots; a newer map than this node's is fetched.
-    async fn follow_view(self) {
-        let mut views = self.gossip.view();
+    async fn follow_pictures(self) {
+        let mut pictures = self.gossip.pictures();
         let mut alive = BTreeSet::new();
         loop {
-            let view = views.borrow_and_update().clone();
-            let now: BTreeSet<Member> =
-                view.nodes.values().filter(|node| node.alive).map(|node| node.member.clone()).collect();
+            let picture = pictures.borrow_and_update().clone();
+            let now = picture.alive();
             if now != alive {
                 alive.clone_from(&now);
                 self.slots.alive(Arc::new(now)).await;
             }
-            let pause = if self.fetch_newer(&view) { FETCH_AGAIN } else { LOOK_AGAIN };
-            tokio::select! {
-                changed = views.changed() => if changed.is_err() { return },
-                () = tokio::time::sleep(pause) => {}
+            let known = self.maps.version();
+            if let Some(peer) = picture.knows_more(known) {
+                let _ = self.mesh.send(&peer.node, 0, &PeerFrame::FetchMap { newer_than: known });
+            }
+            // A picture comes with each look.
+            if pictures.changed().await.is_err() {
+                return;
             }
         }
-    }
-
-    /// Asks for a newer map, where a living node says that it has one.
-    fn fetch_newer(&self, view: &SharedView) -> bool {
-        let known = self.maps.version();
-        let newest = view.nodes.values().filter(|node| node.alive).max_by_key(|node| node.map_version);
-        let Some(peer) = newest.filter(|node| node.map_version > known && node.member != view.me) else { return false };
-        let _ = self.mesh.send(&peer.member.node, 0, &PeerFrame::FetchMap { newer_than: known });
-        true
     }
 
     /// What slots ask of the steward goes to every node that may be it: whoever is carries it out.

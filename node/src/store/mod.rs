@@ -19,6 +19,7 @@ pub mod rows;
 use async_trait::async_trait;
 use uuid::Uuid;
 
+pub use crate::logic::map::MapChange;
 use crate::{
     id::{Generation, Index, NodeId, SessionId, Term},
     logic::{entry::SessionRecord, map::ClusterMap},
@@ -31,17 +32,6 @@ pub struct WriteVersion {
     pub term: Term,
     /// The entry's index.
     pub index: Index,
-}
-
-/// What came of a conditional write of the map.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum MapChange {
-    /// It is the map now.
-    Applied,
-    /// The row had another version: this is what it holds.
-    Conflict(Option<ClusterMap>),
-    /// It may or may not have been applied: read.
-    Unknown,
 }
 
 /// Why the store did not do it.

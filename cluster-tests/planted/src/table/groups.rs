@@ -80,7 +80,7 @@ pub(super) const TABLE: &[Planted] = &[
     bug(
         "SilentReset",
         "S2: another log begins without a word",
-        10,
+        90,
         &[edit(
             "logic/feed/position.rs",
             "self.tell_all(Notice::Reset(position), out);",

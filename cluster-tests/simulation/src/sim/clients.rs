@@ -14,6 +14,9 @@ use super::{
     world::{Event, World},
 };
 
+/// A publisher that is refused tries again after at least this time.
+const REFUSED_MS: u64 = 100;
+
 /// Publishes one message after the other.
 #[derive(Debug)]
 pub(super) struct Publisher {
@@ -127,6 +130,16 @@ impl World {
         self.input_after(after, node, Input::Client(purpose, slot, request.into_request()));
     }
 
+    /// Who is told so does not wait for as long as one who hears nothing.
+    fn try_refused_again(&mut self, number: usize, key: PublishKey) {
+        let publisher = &self.publishers[number];
+        if publisher.key == key && publisher.waiting {
+            let attempt = publisher.attempt;
+            let pause_ms = REFUSED_MS + self.random.below(REFUSED_MS);
+            self.after(pause_ms, Event::Publisher { publisher: number, attempt });
+        }
+    }
+
     pub(super) fn published(
         &mut self,
         number: usize,
@@ -139,7 +152,8 @@ impl World {
             Err(SlotError::Unknown | SlotError::NotPrimary { .. }) => return,
             Err(_) => {
                 self.ledger.count("publishes refused");
-                return self.seen.refused(self.now, key, sending);
+                self.seen.refused(self.now, key, sending);
+                return self.try_refused_again(number, key);
             }
         };
         self.seen.answered(self.now, key, sending, position, copies);

@@ -3,8 +3,11 @@
 use super::{
     random::Random,
     schedule::Planned,
-    world::{Event, World},
+    world::{Event, SharedMap, World},
 };
+
+/// Between looks whether a node that is to leave has handed over its slots.
+const LEAVE_LOOK_MS: u64 = 100;
 
 /// A fault that happened.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -33,10 +36,11 @@ pub(super) enum Fault {
     Outage,
     Bereave,
     Clock,
+    Leave,
 }
 
 impl Fault {
-    pub(super) const ALL: [Self; 11] = [
+    pub(super) const ALL: [Self; 12] = [
         Self::Crash,
         Self::Massacre,
         Self::Pause,
@@ -48,6 +52,7 @@ impl Fault {
         Self::Outage,
         Self::Bereave,
         Self::Clock,
+        Self::Leave,
     ];
 }
 
@@ -82,6 +87,7 @@ impl World {
             Fault::Outage => self.outage(random),
             Fault::Bereave => self.bereave(random),
             Fault::Clock => self.set_clock(node, random),
+            Fault::Leave => self.leave(node, random),
         };
         if let Some(what) = what {
             self.say(|| format!("fault {number}: {what}"));
@@ -99,6 +105,51 @@ impl World {
         let after = 1_000 + random.below(5_000);
         self.after(after, Event::Undrain(node));
         Some(format!("{} drains for {after} ms", self.name(node)))
+    }
+
+    /// As planned: it hands its slots over, closes its links, and ends a while after that.
+    fn leave(&mut self, node: usize, random: &mut Random) -> Option<String> {
+        let process = self.nodes[node].process.as_ref().filter(|_| !self.nodes[node].draining)?;
+        let (member, generation) = (process.member.clone(), process.member.generation);
+        self.nodes[node].draining = true;
+        let until_ms = self.now + random.between(500, 6_000);
+        self.after(LEAVE_LOOK_MS, Event::Leave { node, generation, until_ms });
+        Some(format!("{member} is to leave, at {until_ms} ms at the latest"))
+    }
+
+    pub(super) fn leave_when_done(&mut self, node: usize, generation: u64, until_ms: u64) {
+        let is_there = self.nodes[node].process.as_ref().is_some_and(|process| process.member.generation == generation);
+        if self.resting || !is_there {
+            return;
+        }
+        let id = self.nodes[node].id.clone();
+        let holds = |map: &SharedMap| map.slots.iter().any(|slot| slot.in_sync.iter().any(|member| member.node == id));
+        let known = self.process(node).map.clone();
+        if (known.is_none_or(|map| holds(&map)) && self.now < until_ms) || self.nodes[node].paused {
+            return self.after(LEAVE_LOOK_MS, Event::Leave { node, generation, until_ms });
+        }
+        self.ledger.count("nodes that left as planned");
+        self.retire(node);
+        self.nodes[node].closed = true;
+        self.disturbs(node);
+        self.reset_links_of(node);
+        let lingers_ms = self.random.between(100, 3_000);
+        self.after(lingers_ms, Event::Gone { node, generation });
+    }
+
+    pub(super) fn gone(&mut self, node: usize, generation: u64) {
+        if self.nodes[node].process.as_ref().is_some_and(|process| process.member.generation == generation) {
+            self.stop(node);
+            let after = 50 + self.random.waiting(2_500);
+            self.after(after, Event::Start(node));
+        }
+    }
+
+    /// A node that has left is there no more.
+    pub(super) fn stop(&mut self, node: usize) {
+        self.nodes[node].process = None;
+        self.nodes[node].inbox.clear();
+        (self.nodes[node].paused, self.nodes[node].closed, self.nodes[node].draining) = (false, false, false);
     }
 
     fn outage(&mut self, random: &mut Random) -> Option<String> {
@@ -125,6 +176,7 @@ impl World {
         self.ledger.count("crashes");
         self.ledger.count_if(process.steward.is_changing(), "stewards died in the middle of a change");
         self.nodes[node].paused = false;
+        self.nodes[node].closed = false;
         self.nodes[node].inbox.clear();
         if random.permille(500) {
             self.reset_links_of(node);
@@ -172,6 +224,7 @@ impl World {
         }
         self.ledger.count("pauses");
         self.nodes[node].paused = true;
+        self.disturbs(node);
         self.watch_links_of(node);
         let after = 20 + random.waiting(1_500);
         self.after(after, Event::Resume(node));
@@ -182,6 +235,7 @@ impl World {
         if !std::mem::take(&mut self.nodes[node].paused) {
             return;
         }
+        self.disturbs(node);
         if let Some(process) = &mut self.nodes[node].process {
             process.cut_off.clear();
         }
@@ -218,6 +272,8 @@ impl World {
         for &(from, to) in &blocked {
             what.push(format!("{}-{}", self.name(from), self.name(to)));
             self.links[from][to].blocked = true;
+            self.disturbs(from);
+            self.disturbs(to);
             self.watch_link(from, to);
             self.watch_link(to, from);
         }
@@ -232,7 +288,8 @@ impl World {
         let mut who = Vec::new();
         for other in 0..self.nodes.len() {
             if random.permille(600) && other != node && self.nodes[other].process.is_some() {
-                self.process(other).beliefs[node].slandered_until = self.now + for_ms;
+                self.process(other).heard_of[node].slandered_until = self.now + for_ms;
+                self.nodes[node].disturbed_ms = self.nodes[node].disturbed_ms.max(self.now + for_ms);
                 who.push(self.name(other));
             }
         }

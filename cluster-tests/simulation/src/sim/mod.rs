@@ -3,8 +3,8 @@
 //! done. Everything follows from one number, so that a failure can be looked at again.
 //!
 //! The reading order: [`run`], `world` (the queue of events), `node` (a process around the cores), `network`, `store`,
-//! `steward`, `gateway`, `sessions` and `clients`, `faults`, and at last `checks`, `heard` and `rest`: what must hold. `schedule` and
-//! `shrink` cut a failing run down to what it needs.
+//! `liveness`, `steward`, `gateway`, `sessions` and `clients`, `faults`, and at last `checks`, `heard` and `rest`: what must
+//! hold. `schedule` and `shrink` cut a failing run down to what it needs.
 
 mod asks;
 mod checks;
@@ -13,6 +13,7 @@ mod coverage;
 mod faults;
 mod gateway;
 mod heard;
+mod liveness;
 mod network;
 mod node;
 mod random;

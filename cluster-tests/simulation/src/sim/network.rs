@@ -42,7 +42,7 @@ impl Frame {
 pub(super) struct Link {
     /// The number of the present connection.
     connection: u64,
-    up: bool,
+    pub(super) up: bool,
     /// Who has dialled it.
     dialled_by: Option<Member>,
     /// When it last began to carry anything.
@@ -70,7 +70,8 @@ impl World {
         let (sender, receiver) = (process.member.clone(), receiver.clone());
         let to = self.node_number(&receiver);
         let harsh = self.profile.harsh.filter(|_| from != to && matches!(frame, Frame::Replication { .. }));
-        if !self.links[from][to].up && from != to {
+        let closed = self.nodes[from].closed || self.nodes[to].closed;
+        if (!self.links[from][to].up || closed) && from != to {
             self.ledger.count("frames without a link");
             return false;
         }
@@ -124,6 +125,10 @@ impl World {
             self.ledger.count("frames lost with a link");
             return;
         }
+        if self.nodes[to].closed && from != to {
+            self.ledger.count("frames without a link");
+            return;
+        }
         if link.blocked && from != to {
             self.ledger.count("frames held up by a partition");
             if connection.is_some() {
@@ -160,7 +165,7 @@ impl World {
         if self.links[from][to].connection != connection || self.links[from][to].up {
             return;
         }
-        let can = |node: &super::world::Node| node.process.is_some() && !node.paused;
+        let can = |node: &super::world::Node| node.process.is_some() && !node.paused && !node.closed;
         let blocked = self.links[from][to].blocked || self.links[to][from].blocked;
         if blocked || !can(&self.nodes[from]) || !can(&self.nodes[to]) {
             let again = 50 + self.random.below(200);
@@ -185,9 +190,7 @@ impl World {
         let link = &self.links[from][to];
         let dead = link.blocked
             || self.links[to][from].blocked
-            || self.nodes[from].paused
-            || self.nodes[to].paused
-            || self.nodes[to].process.is_none();
+            || [from, to].iter().any(|end| self.nodes[*end].paused || self.nodes[*end].process.is_none());
         if link.connection == connection && link.up && dead {
             self.reset_link(from, to);
         }
@@ -205,7 +208,11 @@ impl World {
     pub(super) fn heal(&mut self, links: &[(usize, usize)]) {
         for &(from, to) in links {
             let link = &mut self.links[from][to];
-            link.blocked = false;
+            if std::mem::take(&mut link.blocked) {
+                self.disturbs(from);
+                self.disturbs(to);
+            }
+            let link = &mut self.links[from][to];
             link.good_ms = self.now;
             for (sender, receiver, frame) in std::mem::take(&mut link.held) {
                 let generation = receiver.generation;

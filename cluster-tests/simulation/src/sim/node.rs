@@ -7,26 +7,30 @@ use std::{
 };
 
 use roost_logic::{
+    Now,
     asking::Outstanding,
     attachments::{self, Attachments},
     entry::SessionRecord,
     following::{self, Following},
-    id::{Generation, GroupName, Index, Member, SessionId, SlotId, Term},
-    map::SlotAssignment,
+    id::{GroupName, Index, Member, SessionId, SlotId, Term},
+    liveness::{Liveness, Says},
+    map::{MapChange, SlotAssignment},
     primary::{SlotCore, SlotInput, SlotOutput, Ticket},
     request::{
         self, Attached, GroupPush, GroupRequest, JoinPoint, Published, Push, SessionPush, SessionRequest, SlotAnswer,
         SlotError, SlotRequest,
     },
+    steward::{self, StewardInput},
 };
 
 use super::{
     asks::{Ask, Asked, Purpose},
     checks::{Life, Publish, Seen},
     heard::CutOff,
+    liveness::Heard,
     network::Frame,
     steward::Steward,
-    store::{MapChange, Operation, SessionWrite},
+    store::{Operation, SessionWrite},
     world::{Event, SharedMap, World},
 };
 
@@ -44,8 +48,7 @@ pub(super) enum Input {
     LinkReset(Member),
     Gossip {
         from: Member,
-        map_version: u64,
-        draining: bool,
+        says: Says,
     },
     Tick,
     Round,
@@ -62,8 +65,12 @@ pub(super) enum Input {
         session: SessionId,
         result: Result<Option<SessionRecord>, String>,
     },
-    MapRead(Result<Option<SharedMap>, ()>),
-    MapChanged(MapChange),
+    MapRead(u64, Result<Option<SharedMap>, ()>),
+    MapChanged(u64, MapChange),
+    /// The store has not answered what has this number.
+    StoreSilent(u64),
+    StewardWake,
+    WatchStore,
     /// A client asks its gateway for something.
     Client(Purpose, SlotId, SlotRequest),
     Follow(following::Input),
@@ -76,20 +83,6 @@ pub(super) enum Input {
     },
     Disconnect(u64),
     Attachments(attachments::Input),
-}
-
-/// What a process believes of another node.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Belief {
-    /// The newest start heard of.
-    pub(super) generation: Generation,
-    pub(super) heard_ms: u64,
-    silent_rounds: u8,
-    pub(super) alive: bool,
-    pub(super) draining: bool,
-    map_version: u64,
-    /// Wrongly believed dead until then.
-    pub(super) slandered_until: u64,
 }
 
 /// Who is to get an answer, and to what.
@@ -109,7 +102,9 @@ pub(super) struct Process {
     pub(super) seen: Vec<Seen>,
     flush_due: Vec<bool>,
     pub(super) map: Option<SharedMap>,
-    pub(super) beliefs: Vec<Belief>,
+    /// What it has heard of each node.
+    pub(super) heard_of: Vec<Heard>,
+    pub(super) liveness: Liveness,
     pub(super) alive: Arc<BTreeSet<Member>>,
     tickets: BTreeMap<Ticket, Asker>,
     next_ticket: Ticket,
@@ -146,6 +141,9 @@ impl World {
         let slots = usize::from(self.profile.slots);
         let following = Following::new(member.clone(), self.profile.following);
         let alive = BTreeSet::from([member.clone()]);
+        let born = Now { mono_ms: 0, wall_ms: 0 };
+        let liveness = Liveness::new(member.clone(), self.liveness_settings(), born);
+        let steward = Steward::new(steward::Steward::new(member.clone(), self.steward_settings()));
         let joins = member.generation == 1 && !self.resting && self.now > 2_000;
         self.ledger.count_if(member.generation > 1, "restarts with a new generation");
         self.ledger.count_if(joins, "nodes joined under load");
@@ -156,14 +154,15 @@ impl World {
             seen: vec![Seen::default(); slots],
             flush_due: vec![false; slots],
             map: None,
-            beliefs: vec![Belief::default(); self.nodes.len()],
+            heard_of: vec![Heard::default(); self.nodes.len()],
+            liveness,
             alive: Arc::new(alive),
             tickets: BTreeMap::new(),
             next_ticket: 0,
             asks: BTreeMap::new(),
             next_ask: 0,
             outstanding: Outstanding::default(),
-            steward: Steward::default(),
+            steward,
             following,
             following_flush_due: false,
             following_wake_ms: None,
@@ -172,7 +171,9 @@ impl World {
         });
         self.nodes[node].inbox.clear();
         self.reset_links_of(node);
-        self.ask_store(node, Operation::ReadMap);
+        self.disturbs(node);
+        self.steward_wakes(node);
+        self.watch_store_later(node);
         let (tick, round) = (self.random.below(TICK_MS), self.random.below(self.profile.round_ms));
         self.input_after(tick, node, Input::Tick);
         self.input_after(tick, node, Input::Attachments(attachments::Input::Tick));
@@ -195,7 +196,7 @@ impl World {
             Input::FlushFollowing => self.flush_following(node),
             Input::WakeFollowing => self.wake_following(node),
             Input::LinkReset(member) => self.all_slots(node, |_| SlotInput::LinkReset(member.clone())),
-            Input::Gossip { from, map_version, draining } => self.gossip(node, &from, map_version, draining),
+            Input::Gossip { from, says } => self.gossip(node, &from, says),
             Input::Tick => {
                 self.all_slots(node, |_| SlotInput::Tick);
                 self.check_stale(node);
@@ -221,8 +222,11 @@ impl World {
                 self.ledger.loads(session);
                 self.slot_input(node, slot, SlotInput::Loaded { session, result });
             }
-            Input::MapRead(result) => self.map_read(node, result),
-            Input::MapChanged(change) => self.map_changed(node, change),
+            Input::MapRead(number, result) => self.map_read(node, number, result),
+            Input::MapChanged(number, change) => self.map_changed(node, number, change),
+            Input::StoreSilent(number) => self.store_is_silent(node, number),
+            Input::StewardWake => self.steward_wakes(node),
+            Input::WatchStore => self.watch_store(node),
             Input::Client(purpose, slot, request) => self.ask_slot(node, purpose, slot, request),
             Input::Connect { session, connection } => self.connect(node, session, connection),
             Input::Disconnect(connection) => self.disconnect(node, connection),
@@ -253,10 +257,7 @@ impl World {
                 }
             }
             Frame::Map(map) => self.learn_map(node, map),
-            Frame::MapRequest(request) => {
-                let now = self.now;
-                self.process(node).steward.requests.push((now, request));
-            }
+            Frame::MapRequest(request) => self.steward(node, StewardInput::Requested(vec![request])),
         }
     }
 
@@ -273,10 +274,12 @@ impl World {
         let assignment = |slot: SlotId| map.slots[usize::from(slot)].clone();
         self.all_slots(node, |slot| SlotInput::Map { version, assignment: assignment(slot) });
         self.asks_learn_map(node);
-        self.follow(node, following::Input::Map(map));
+        self.judge_map(node, &map);
+        self.follow(node, following::Input::Map(map.clone()));
+        self.steward(node, StewardInput::Map(map));
     }
 
-    fn all_slots(&mut self, node: usize, input: impl Fn(SlotId) -> SlotInput) {
+    pub(super) fn all_slots(&mut self, node: usize, input: impl Fn(SlotId) -> SlotInput) {
         for slot in 0..self.profile.slots {
             self.slot_input(node, slot, input(slot));
         }
@@ -408,75 +411,5 @@ impl World {
 
     pub(super) fn primary(&self, node: usize, slot: SlotId) -> Option<(Member, Term)> {
         self.assignment(node, slot).map(|assignment| (assignment.primary.clone(), assignment.term))
-    }
-
-    fn gossip(&mut self, node: usize, from: &Member, map_version: u64, draining: bool) {
-        let (number, now) = (self.node_number(from), self.now);
-        let belief = &mut self.process(node).beliefs[number];
-        if from.generation >= belief.generation {
-            if from.generation > belief.generation {
-                *belief = Belief { generation: from.generation, ..Belief::default() };
-            }
-            belief.heard_ms = now;
-            belief.map_version = belief.map_version.max(map_version);
-            belief.draining = draining;
-        }
-    }
-
-    /// Says that it is there, and looks who else is.
-    fn round(&mut self, node: usize) {
-        let process = self.process(node);
-        let from = process.member.clone();
-        let known = process.map.as_ref().map_or(0, |map| map.version);
-        let draining = self.nodes[node].draining;
-        for other in 0..self.nodes.len() {
-            if !self.links[node][other].blocked || other == node {
-                let after = if other == node { 0 } else { self.random.waiting(self.profile.delay_ms) };
-                self.input_after(after, other, Input::Gossip { from: from.clone(), map_version: known, draining });
-            }
-        }
-        let (now, silent_ms) = (self.now, self.profile.silent_ms);
-        let own = self.nodes[node].id.clone();
-        let names: Vec<_> = self.nodes.iter().map(|node| node.id.clone()).collect();
-        let process = self.process(node);
-        let mut ahead = Vec::new();
-        let mut alive = BTreeSet::new();
-        for (name, belief) in names.into_iter().zip(&mut process.beliefs) {
-            let silent = belief.heard_ms + silent_ms < now || belief.slandered_until > now;
-            belief.silent_rounds = if silent { belief.silent_rounds.saturating_add(1) } else { 0 };
-            belief.alive = belief.generation > 0 && belief.silent_rounds < 2;
-            let member = Member { node: name, generation: belief.generation };
-            if member.node == own {
-                alive.insert(process.member.clone());
-            } else if belief.alive {
-                if belief.map_version > known {
-                    ahead.push(member.clone());
-                }
-                alive.insert(member);
-            }
-        }
-        if *process.alive != alive {
-            process.alive = Arc::new(alive);
-            let alive = process.alive.clone();
-            self.all_slots(node, |_| SlotInput::Alive(alive.clone()));
-            self.follow(node, following::Input::Alive(alive));
-        }
-        if !ahead.is_empty() {
-            let peer = ahead.swap_remove(self.random.index(ahead.len()));
-            self.send(node, &peer, Frame::FetchMap { newer_than: known });
-        }
-        self.govern(node);
-    }
-
-    /// The processes that this one believes alive, by node number.
-    pub(super) fn believes_alive(&self, node: usize, other: usize) -> bool {
-        node == other || self.nodes[node].process.as_ref().is_some_and(|process| process.beliefs[other].alive)
-    }
-
-    /// At rest nobody is slandered any more.
-    pub(super) fn trust_all(&mut self, node: usize) {
-        for belief in &mut self.process(node).beliefs {
-            belief.slandered_until = 0;
-        }
     }
 }

@@ -60,6 +60,8 @@ pub(super) struct Profile {
     pub suspect: Option<u64>,
     /// A node drains for a while.
     pub drain: Option<u64>,
+    /// A node leaves, as planned.
+    pub leave: Option<u64>,
     /// The steward dies while its next change of the map is under way.
     pub steward: Option<u64>,
     /// All copies of a slot are lost at once.
@@ -158,6 +160,7 @@ impl Profile {
             reset,
             suspect,
             drain,
+            leave: None,
             steward,
             bereave,
             set_clock,
@@ -199,6 +202,8 @@ impl Profile {
             profile.following.in_flight = random.between(1, 3) as usize;
             profile.following.groups_at_once = random.between(1, 2) as usize;
         }
+        let leave = random.between(3_000, 12_000);
+        profile.leave = random.permille(300).then_some(leave);
         profile
     }
 }
@@ -218,6 +223,7 @@ impl Profile {
             Fault::Outage => self.outage,
             Fault::Bereave => self.bereave,
             Fault::Clock => self.set_clock,
+            Fault::Leave => self.leave,
         }
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use roost_logic::{
     entry::SessionRecord,
     id::{Generation, Index, NodeId, SessionId, SlotId, Term},
-    map::ClusterMap,
+    map::{ClusterMap, MapChange},
 };
 
 use super::{
@@ -49,18 +49,10 @@ pub(super) struct SessionWrite {
 /// What nodes ask of it.
 #[derive(Clone, Debug)]
 pub(super) enum Operation {
-    ReadMap,
-    ChangeMap { expected: u64, next: SharedMap },
+    ReadMap { number: u64 },
+    ChangeMap { number: u64, expected: u64, next: SharedMap },
     Save { slot: SlotId, write: SessionWrite },
     Load { slot: SlotId, session: SessionId },
-}
-
-/// What came of a conditional write.
-#[derive(Clone, Debug)]
-pub(super) enum MapChange {
-    Applied(SharedMap),
-    Conflict,
-    Unknown,
 }
 
 impl World {
@@ -78,8 +70,12 @@ impl World {
     pub(super) fn store_operation(&mut self, node: usize, generation: Generation, operation: Operation) {
         let down = self.store.down;
         let input = match operation {
-            Operation::ReadMap => Input::MapRead(if down { Err(()) } else { Ok(self.store.map.clone()) }),
-            Operation::ChangeMap { expected, next } => Input::MapChanged(self.change_map(expected, next)),
+            Operation::ReadMap { number } => {
+                Input::MapRead(number, if down { Err(()) } else { Ok(self.store.map.clone()) })
+            }
+            Operation::ChangeMap { number, expected, next } => {
+                Input::MapChanged(number, self.change_map(expected, next))
+            }
             Operation::Save { slot, write } => {
                 let (session, index, order) = (write.record.id, write.version.1, write.order);
                 let fails = self.random.permille(self.profile.store_fails);
@@ -117,7 +113,7 @@ impl World {
         let version = self.store.map.as_ref().map_or(0, |map| map.version);
         if version == expected {
             self.map_changes(self.store.map.clone().as_deref(), &next);
-            self.store.map = Some(next.clone());
+            self.store.map = Some(next);
             for slot in 0..self.profile.slots {
                 self.check_copies(slot);
             }
@@ -128,10 +124,10 @@ impl World {
                 self.ledger.count_if(version != expected, "map changes of unknown outcome, not done");
                 MapChange::Unknown
             }
-            (true, false) => MapChange::Applied(next),
+            (true, false) => MapChange::Applied,
             (false, false) => {
                 self.ledger.count("map conflicts");
-                MapChange::Conflict
+                MapChange::Conflict(self.store.map.as_deref().cloned())
             }
         }
     }

@@ -84,6 +84,17 @@ pub(super) enum Event {
     Resume(usize),
     Heal(Vec<(usize, usize)>),
     Undrain(usize),
+    /// A start of a node that is to leave does so, once it holds no slots; at the latest then.
+    Leave {
+        node: usize,
+        generation: u64,
+        until_ms: u64,
+    },
+    /// It has left.
+    Gone {
+        node: usize,
+        generation: u64,
+    },
     StoreUp,
     Publisher {
         publisher: usize,
@@ -104,6 +115,10 @@ pub(super) struct Node {
     /// What has reached it while it was paused.
     pub(super) inbox: VecDeque<Input>,
     pub(super) draining: bool,
+    /// It leaves, and has closed its links.
+    pub(super) closed: bool,
+    /// Until then something kept it from being heard.
+    pub(super) disturbed_ms: u64,
     pub(super) skew_ms: u64,
 }
 
@@ -170,6 +185,8 @@ impl World {
                 paused: false,
                 inbox: VecDeque::new(),
                 draining: false,
+                closed: false,
+                disturbed_ms: 0,
                 skew_ms: random.below(profile.skew_ms + 1),
             })
             .collect();
@@ -358,6 +375,8 @@ impl World {
             Event::Resume(node) => self.resume(node),
             Event::Heal(links) => self.heal(&links),
             Event::Undrain(node) => self.nodes[node].draining = false,
+            Event::Leave { node, generation, until_ms } => self.leave_when_done(node, generation, until_ms),
+            Event::Gone { node, generation } => self.gone(node, generation),
             Event::StoreUp => self.store.down = false,
             Event::Publisher { publisher, attempt } => self.publisher(publisher, attempt),
             Event::Session(session) => self.session_client(session),
@@ -434,6 +453,9 @@ impl World {
         self.heal(&links);
         for node in all {
             self.nodes[node].draining = false;
+            if self.nodes[node].closed {
+                self.stop(node);
+            }
             if self.nodes[node].process.is_none() {
                 self.start(node);
             }

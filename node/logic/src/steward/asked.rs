@@ -5,17 +5,17 @@ use std::collections::BTreeMap;
 
 use crate::{
     id::{Member, SlotId},
-    logic::map::{ClusterMap, MapRequest, SlotAssignment},
+    map::{ClusterMap, MapRequest, SlotAssignment},
 };
 
-/// At most so many for each slot of the map. More is dropped: primaries ask again.
+/// At most this many for each slot of the map. More is dropped: primaries ask again.
 const EACH: usize = 4;
 
-/// The steward takes much less to carry out what it was asked.
+/// A steward that was told carries a request out long before.
 const OVERDUE_MS: u64 = 1_500;
 
-/// A primary asks for a drop again and again while it waits for the member. One that it has not repeated for so long is over:
-/// the member was heard again.
+/// A primary asks for a drop again and again while it waits for the member. One that it has not repeated for this long
+/// is over: the member was heard again.
 const DROP_LAPSES_MS: u64 = 1_000;
 
 #[derive(Debug, Default)]
@@ -68,7 +68,7 @@ impl Asked {
         self.requests.values().map(|known| known.request.clone()).collect()
     }
 
-    /// Whether something waits for so long that the steward may not have been told: who asked cannot reach it, perhaps.
+    /// Whether something has waited for longer than a steward takes: who asked cannot reach it, perhaps.
     pub(super) fn is_overdue(&self, now_ms: u64) -> bool {
         self.requests.values().any(|known| known.since_ms + OVERDUE_MS <= now_ms)
     }
