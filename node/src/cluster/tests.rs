@@ -7,6 +7,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use bytes::Bytes;
 
 use super::{
     gossip::{Gossip, GossipError, GossipSettings, OwnState},
@@ -159,6 +160,8 @@ async fn three_nodes_find_each_other_and_tell_what_changes() {
     let crowd: Vec<GroupName> = (0..2_000).map(|n| GroupName::parse(&format!("room:{n}")).unwrap()).collect();
     b.gossip.set(|own| own.groups = membership::gather(crowd.iter().map(|group| (group, 1)), 1_024));
     wait_until("what does not fit is counted", || b.metrics.limit_hits(Limit::GossipGroupsBytes) > 0).await;
+    a.mesh.gossip_to(b.mesh.local_addr(), Bytes::from_static(b"no gossip"));
+    wait_until("what is no gossip is refused", || refused(&b) == 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -7,6 +7,7 @@ mod sessions;
 use std::{fmt, future::Future, sync::Arc};
 
 use bytes::Bytes;
+use tracing::Instrument;
 
 use self::publish_key::publish_key;
 pub use self::sessions::SessionsOfUser;
@@ -92,7 +93,8 @@ impl Service {
 
     /// Publishes, and counts what came of it.
     pub async fn publish(&self, by: &By<'_>, group: &GroupName, message: NewMessage) -> Result<Published, Refused> {
-        let published = self.try_publish(by, group, message).await;
+        let span = tracing::trace_span!("publish", %group);
+        let published = self.try_publish(by, group, message).instrument(span).await;
         self.metrics.publish_outcome(match &published {
             Ok(_) => "accepted",
             Err(refused) if refused.reason == Reason::UnknownOutcome => "unknown",
