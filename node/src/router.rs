@@ -15,7 +15,7 @@ use crate::{
     logic::{
         asking::{Asking, Attempt, Input, Output, Outstanding},
         map::SharedMap,
-        request::{self, Ask, Attach, SessionRequest, SlotAnswer, SlotError, SlotRequest},
+        request::{self, Ask, SlotAnswer, SlotError, SlotRequest},
     },
     peer::mesh::Mesh,
     slots::Slots,
@@ -92,14 +92,17 @@ impl Router {
         let mut maps = self.shared.maps.clone();
         let mut asking = Asking::new(clock::mono_ms(), deadline.as_millis() as u64, rand::random());
         let mut under_way: Option<BoxFuture<'_, Input<SlotAnswer>>> = None;
-        let (mut out, mut is_over) = (Vec::new(), false);
+        let (mut out, mut is_over) = (Vec::new(), over.is_some_and(CancellationToken::is_cancelled));
+        if is_over {
+            asking.handle(clock::mono_ms(), Input::Over, &mut out);
+        }
         asking.handle(clock::mono_ms(), map_of(&mut maps, slot), &mut out);
         loop {
             for output in out.drain(..) {
                 match output {
                     Output::Send { attempt, to, term, wait_ms, waited_ms } => {
                         let asked = Asked { attempt, to, term, wait_ms };
-                        let request = with_waited(request.clone(), waited_ms);
+                        let request = request.clone().waited(waited_ms);
                         under_way = Some(Box::pin(self.attempt(slot, asked, request)));
                     }
                     Output::FetchMap { from, newer_than } => {
@@ -221,14 +224,6 @@ async fn cancelled(over: Option<&CancellationToken>) {
         Some(over) => over.cancelled().await,
         None => std::future::pending().await,
     }
-}
-
-/// An attach says for how long its client has been waiting.
-fn with_waited(mut request: SlotRequest, waited_ms: u64) -> SlotRequest {
-    if let SlotRequest::Session(_, SessionRequest::Attach(Attach { waited_ms: waited, .. })) = &mut request {
-        *waited = waited_ms as u32;
-    }
-    request
 }
 
 /// Forgets the request when nobody waits for it any more.

@@ -569,6 +569,16 @@ const OTHERS: &[Planted] = &[
         )],
     ),
     bug(
+        "GivesToTheSlow",
+        "S7: an attach that was slow on its way displaces the connection that its client has opened since",
+        100,
+        &[edit(
+            "logic/primary/sessions.rs",
+            "if self.later_stays(session, (&gateway, connection), since_ms) {",
+            r#"if self.later_stays(session, (&gateway, connection), since_ms) && !planted!("GivesToTheSlow") {"#,
+        )],
+    ),
+    bug(
         "GivesNumbersAgain",
         "S3: the answer to an attempt that was given up is taken for the answer to another request",
         100,

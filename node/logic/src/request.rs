@@ -52,6 +52,17 @@ pub enum SlotRequest {
     Session(SessionId, SessionRequest),
 }
 
+impl SlotRequest {
+    /// The same, that long later, in milliseconds: an attach says for how long its client has been waiting.
+    #[must_use]
+    pub fn waited(mut self, more_ms: u64) -> Self {
+        if let Self::Session(_, SessionRequest::Attach(Attach { waited_ms, .. })) = &mut self {
+            *waited_ms = waited_ms.saturating_add(u32::try_from(more_ms).unwrap_or(u32::MAX));
+        }
+        self
+    }
+}
+
 /// The answer to a [`SlotRequest`], as it travels. Who asks by an [`Ask`] gets the one that belongs to it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum SlotAnswer {

@@ -41,7 +41,7 @@ impl Inbox for Dispatch {
                 let late_ms = self.lateness.of(from, sent_ms, now_ms);
                 let until_ms = now_ms + u64::from(wait_ms).saturating_sub(late_ms);
                 let reply = ReplyTo::Peer { node: from.node.clone(), id, until_ms };
-                self.slots.request(slot, from.clone(), term, request, reply).await;
+                self.slots.request(slot, from.clone(), term, request.waited(late_ms), reply).await;
             }
             PeerFrame::Response { id, result } => self.router.answered(&from.node, id, result),
             PeerFrame::Push { slot, term, push } => self.deliveries.deliver(slot, term, push).await,

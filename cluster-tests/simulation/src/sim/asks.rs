@@ -4,7 +4,7 @@ use roost_logic::{
     asking::{Asking, Attempt, Input, Output},
     attachments, following,
     id::{GroupName, Member, NodeId, Position, PublishKey, SessionId, SlotId, Term},
-    request::{Answer, Ask as Question, Attach, History, SessionRequest, SlotAnswer, SlotError, SlotRequest},
+    request::{Answer, Ask as Question, History, SlotAnswer, SlotError, SlotRequest},
 };
 
 use super::{network::Frame, node, world::World};
@@ -158,14 +158,12 @@ impl World {
     fn try_ask(&mut self, node: usize, id: u64, attempt: Attempt, to: (&Member, Term), waited_ms: u64) -> bool {
         let (to, term) = to;
         let Some(ask) = self.process(node).asks.get(&id) else { return false };
-        let (slot, mut request) = (ask.slot, ask.request.clone());
-        if let SlotRequest::Session(_, SessionRequest::Attach(Attach { waited_ms: waited, .. })) = &mut request {
-            *waited = waited_ms as u32;
-        }
+        let (slot, request) = (ask.slot, ask.request.clone().waited(waited_ms));
         self.check_asker(&request);
         let outstanding = &mut self.process(node).outstanding;
         let number = outstanding.ask(&to.node, (id, attempt));
-        let sent = self.send(node, to, Frame::Request { id: number, slot, term, request });
+        let sent_ms = self.now;
+        let sent = self.send(node, to, Frame::Request { id: number, slot, term, sent_ms, request });
         if !sent {
             self.process(node).outstanding.forget(number);
         }

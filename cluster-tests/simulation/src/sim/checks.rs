@@ -83,6 +83,8 @@ pub(super) struct Ledger {
     begun: BTreeMap<Life, Term>,
     /// S7: in which life of its slot an attachment was given.
     attachments: BTreeMap<(SessionId, AttachmentNumber), Life>,
+    /// To which connection each attachment was given first, and in which term.
+    given_to: BTreeMap<(SessionId, AttachmentNumber), (u64, Term)>,
     /// S7: when a gateway was first told that this attachment and earlier ones are over.
     displaced: BTreeMap<(SessionId, Member), BTreeMap<AttachmentNumber, u64>>,
 }
@@ -109,6 +111,7 @@ impl Ledger {
             promised: BTreeMap::new(),
             begun: BTreeMap::new(),
             attachments: BTreeMap::new(),
+            given_to: BTreeMap::new(),
             displaced: BTreeMap::new(),
         }
     }
@@ -335,6 +338,16 @@ impl Ledger {
     /// A primary gives an attachment in this life of its slot.
     pub(super) fn gives(&mut self, session: SessionId, number: AttachmentNumber, life: Life) {
         self.attachments.entry((session, number)).or_insert(life);
+    }
+
+    /// This connection is given it in this term.
+    pub(super) fn gives_to(&mut self, session: SessionId, number: AttachmentNumber, connection: u64, term: Term) {
+        self.given_to.entry((session, number)).or_insert((connection, term));
+    }
+
+    /// The connection that was given this attachment first, and the term.
+    pub(super) fn given_to(&self, session: SessionId, number: AttachmentNumber) -> Option<(u64, Term)> {
+        self.given_to.get(&(session, number)).copied()
     }
 
     /// A session that was not in memory is loaded: its slot has lost sight of what it gave before.

@@ -19,7 +19,7 @@ use super::{
 #[derive(Clone, Debug)]
 pub(super) enum Frame {
     Replication { slot: SlotId, message: ReplicationMessage },
-    Request { id: u64, slot: SlotId, term: Term, request: SlotRequest },
+    Request { id: u64, slot: SlotId, term: Term, sent_ms: u64, request: SlotRequest },
     Response { id: u64, result: Result<SlotAnswer, SlotError> },
     Push { slot: SlotId, term: Term, push: Push },
     FetchMap { newer_than: u64 },

@@ -242,7 +242,9 @@ impl World {
     fn frame(&mut self, node: usize, from: Member, frame: Frame) {
         match frame {
             Frame::Replication { slot, message } => self.slot_input(node, slot, SlotInput::Peer { from, message }),
-            Frame::Request { id, slot, term, request } => {
+            Frame::Request { id, slot, term, sent_ms, request } => {
+                // The product knows only how much longer than others it took.
+                let request = request.waited(self.now - sent_ms);
                 let process = self.process(node);
                 process.next_ticket += 1;
                 let ticket = process.next_ticket;
@@ -322,6 +324,7 @@ impl World {
                         Push::Session(session, SessionPush::Displace { attachment }) => {
                             let now = self.now;
                             self.ledger.displaces(*session, &to, *attachment, now);
+                            self.check_displaced((node, slot), *session, *attachment, term);
                         }
                         _ => {}
                     }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use roost_logic::{
     attachments,
     entry::{SessionChange, SessionRecord},
-    id::{AttachmentNumber, GroupName, Member, SessionId, SlotId},
+    id::{AttachmentNumber, GroupName, Member, SessionId, SlotId, Term},
     request::{
         Ask, Attach, Attached, ChangeSession, ConfirmDisplaced, CreateSession, Detach, EndSession, Leave, ReadSession,
         RecordJoin, RecordLeave, Renew, SessionRequest, SlotAnswer, SlotError, SlotRequest, Withdraw,
@@ -63,7 +63,7 @@ impl World {
                 self.ask(node, Purpose::Attach { connection }, slot, request);
             }
             Output::GiveUp { connection } => self.give_up(node, connection),
-            Output::Attached { connection, record } => self.check_opened(connection, record.id),
+            Output::Attached { connection, record, .. } => self.check_opened(connection, record.id),
             Output::Cut { connection, why } => {
                 self.ledger.count_if(why == attachments::Cut::Displaced, "attachments displaced");
                 let after = self.random.below(CLOSE_MS);
@@ -244,6 +244,11 @@ impl World {
         let life = (slot, process.cores[usize::from(slot)].replica().lineage().unwrap_or(0));
         let (alive, now) = (process.alive.clone(), self.now);
         self.ledger.gives(session, attachment, life);
+        let replica = process.cores[usize::from(slot)].replica();
+        let last = replica.state().and_then(|state| state.session(session)?.last.as_ref());
+        if let (Some(last), Some(term)) = (last.filter(|last| last.number == attachment), replica.serving()) {
+            self.ledger.gives_to(session, attachment, last.connection, term);
+        }
         let mut open = Vec::new();
         for other in self.nodes.iter().filter_map(|node| node.process.as_ref()) {
             // That the attachment is on one node only, its gateway sees to when it hears the answer.
@@ -261,6 +266,33 @@ impl World {
         if !open.is_empty() {
             let open = open.join(", ");
             let what = format!("S7: {session} is given to {gateway} as {attachment}, and is open as {open}");
+            self.ledger.fail(what);
+        }
+    }
+
+    /// The later connection of a client wins, not the later attempt: the one that it opened last keeps what it was given in
+    /// this term. What another term gave comes back by renewals.
+    pub(super) fn check_displaced(
+        &mut self,
+        (node, slot): (usize, SlotId),
+        session: SessionId,
+        number: AttachmentNumber,
+        term: Term,
+    ) {
+        let Some(process) = &self.nodes[node].process else { return };
+        let state = process.cores[usize::from(slot)].replica().state();
+        let Some(now) = state.and_then(|state| state.session(session)?.last.as_ref()) else { return };
+        let Some((connection, given_in)) = self.ledger.given_to(session, number) else { return };
+        let came = |connection| self.opened_ms.get(connection);
+        if given_in != term
+            || came(&now.connection) >= came(&connection)
+            || self.ledger.given_to(session, now.number).is_some()
+        {
+            return;
+        }
+        let has_it = |client: &SessionClient| client.last.is_some_and(|(_, last)| last == connection);
+        if self.sessions.iter().any(|client| client.id == session && has_it(client)) {
+            let what = format!("S7: connection {connection}, the last of its client, loses {session} to {now:?}");
             self.ledger.fail(what);
         }
     }

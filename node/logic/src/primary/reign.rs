@@ -55,6 +55,8 @@ pub(super) struct SessionsReign {
     pub(super) renewals: BTreeMap<SessionId, Vec<Renewal>>,
     /// When a session's attachment was last heard of.
     pub(super) heard: BTreeMap<SessionId, u64>,
+    /// The attach of each session that was ordered last, until that is over.
+    pub(super) latest: BTreeMap<SessionId, Latest>,
     /// Sessions with a timer's entry under way, with a write under way, with groups being departed (and when to try again), and
     /// when to try a failed save again. A store that does not answer keeps no timer waiting.
     pub(super) timers: BTreeSet<SessionId>,
@@ -70,7 +72,18 @@ pub(super) struct SessionsReign {
 pub(super) struct Asked {
     pub(super) ticket: Ticket,
     pub(super) from: Member,
+    pub(super) came_ms: u64,
     pub(super) request: SessionRequest,
+}
+
+/// An attach that was ordered.
+#[derive(Debug)]
+pub(super) struct Latest {
+    pub(super) gateway: Member,
+    pub(super) connection: u64,
+    /// When its client asked for it first, by this node's own clock: before that began, perhaps.
+    pub(super) since_ms: i64,
+    pub(super) index: Index,
 }
 
 /// An attach that waits for earlier attachments to be cut off.
@@ -124,6 +137,7 @@ impl Reign {
             displacing,
             renewals: _,
             heard: _,
+            latest: _,
             timers: _,
             writes: _,
             departing: _,
@@ -178,7 +192,8 @@ impl Reigning<'_> {
             SlotRequest::Renew { attachments } => self.renew_all(now, (ticket, from), attachments, out),
             SlotRequest::Group(group, request) => self.group_request(now, (ticket, from), group, request, out),
             SlotRequest::Session(session, request) => {
-                self.session_request(now, session, Asked { ticket, from, request }, out);
+                let came_ms = now.mono_ms;
+                self.session_request(now, session, Asked { ticket, from, came_ms, request }, out);
             }
         }
     }
@@ -207,12 +222,18 @@ impl Reigning<'_> {
     }
 
     /// Orders an entry of a session and notes who waits for it. Only called while serving.
-    pub(super) fn order_session(&mut self, session: SessionId, entry: SessionEntry, pending: Option<SessionPending>) {
+    pub(super) fn order_session(
+        &mut self,
+        session: SessionId,
+        entry: SessionEntry,
+        pending: Option<SessionPending>,
+    ) -> Option<Index> {
         let index = self.replica.order(Entry::Session(session, entry));
         if let (Some(index), Some(pending)) = (index, pending) {
             let earlier = self.sessions.pending.insert(index, pending);
             assert!(earlier.is_none(), "one waits for an entry");
         }
+        index
     }
 
     /// Orders what the slot itself has to do about a session. Until it is committed the session's timers order nothing, or a

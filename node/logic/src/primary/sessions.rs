@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{
     SlotOutput, Ticket,
-    reign::{Asked, Displacing, Reigning, Renewal, Waiting},
+    reign::{Asked, Displacing, Latest, Reigning, Renewal, Waiting},
 };
 use crate::{
     Now,
@@ -59,7 +59,7 @@ impl Reigning<'_> {
         };
         let at_ms = now.wall_ms;
         let over = known.ended().or_else(|| known.expired(at_ms));
-        let Asked { ticket, from, request } = asked;
+        let Asked { ticket, from, came_ms, request } = asked;
         let ended = |reason| SlotOutput::Answer { ticket, result: Err(SlotError::SessionEnded(reason)) };
         match (request, over) {
             (SessionRequest::CreateSession(create), _) => self.create(ticket, session, create, out),
@@ -111,9 +111,8 @@ impl Reigning<'_> {
                 self.order_session(session, entry, Some(SessionPending::End(ticket)));
             }
             (SessionRequest::Attach(Attach { connection, waited_ms }), None) => {
-                let since_ms = at_ms.saturating_sub(waited_ms.into());
-                let entry = SessionEntry::Attach { gateway: from, connection, since_ms, at_ms };
-                self.order_session(session, entry, Some(SessionPending::Attach(ticket)));
+                let waited_ms = u64::from(waited_ms) + (now.mono_ms - came_ms);
+                self.attach(now, session, ticket, (from, connection, waited_ms), out);
             }
             (SessionRequest::RecordJoin(RecordJoin { group }), None) => {
                 let groups = &known.record.groups;
@@ -126,6 +125,47 @@ impl Reigning<'_> {
                 self.order_session(session, SessionEntry::Leave { group }, Some(SessionPending::Done(ticket)));
             }
         }
+    }
+
+    /// The later connection of a client wins, not the later attempt: one that has been on its way for long, and whose client
+    /// may be gone, does not displace one that came after it. Times are those of this node's own clock; what an earlier
+    /// primary's clock said is compared with more care, see [`Session::attach`].
+    fn attach(
+        &mut self,
+        now: Now,
+        session: SessionId,
+        ticket: Ticket,
+        (gateway, connection, waited_ms): (Member, u64, u64),
+        out: &mut Vec<SlotOutput>,
+    ) {
+        let since_ms = now.mono_ms.cast_signed().saturating_sub_unsigned(waited_ms);
+        if self.later_stays(session, (&gateway, connection), since_ms) {
+            return out.push(SlotOutput::Answer { ticket, result: Err(SlotError::Busy) });
+        }
+        let entry = SessionEntry::Attach {
+            gateway: gateway.clone(),
+            connection,
+            since_ms: now.wall_ms.saturating_sub(waited_ms),
+            at_ms: now.wall_ms,
+        };
+        if let Some(index) = self.order_session(session, entry, Some(SessionPending::Attach(ticket))) {
+            self.sessions.latest.insert(session, Latest { gateway, connection, since_ms, index });
+        }
+    }
+
+    /// Whether another connection, whose client came later than this, has the session or is about to.
+    fn later_stays(&self, session: SessionId, (gateway, connection): (&Member, u64), since_ms: i64) -> bool {
+        let Some(latest) = self.sessions.latest.get(&session) else { return false };
+        let is_other = latest.gateway != *gateway || latest.connection != connection;
+        is_other && since_ms < latest.since_ms && self.is_there(session, latest)
+    }
+
+    /// Whether it has the session, or is about to, for all that its gateway has said: one that is believed dead may be alive.
+    pub(super) fn is_there(&self, session: SessionId, latest: &Latest) -> bool {
+        let known = self.state().and_then(|state| state.session(session)).filter(|known| !known.closed);
+        let last = known.and_then(|known| known.last.as_ref());
+        self.replica.applied() < latest.index
+            || last.is_some_and(|last| last.gateway == latest.gateway && last.connection == latest.connection)
     }
 
     fn create(
@@ -147,7 +187,7 @@ impl Reigning<'_> {
     fn request_unknown(&mut self, session: SessionId, asked: Asked, out: &mut Vec<SlotOutput>) {
         match asked.request {
             SessionRequest::CreateSession(create) => self.create(asked.ticket, session, create, out),
-            // The session is being loaded for an attach or a renewal. What undoes that comes after it.
+            // The session is being loaded for an attach or a renewal, or about to be there. What undoes that comes after it.
             SessionRequest::Detach(_) | SessionRequest::Withdraw(_)
                 if self.sessions.loading.contains_key(&session) || self.sessions.renewals.contains_key(&session) =>
             {
@@ -200,7 +240,8 @@ impl Reigning<'_> {
             Ok(Some(record)) if self.replica.serving().is_some() => {
                 let entry = SessionEntry::Put { record, stored: true };
                 // What waits goes on waiting, and what comes until that is committed comes after it.
-                return self.order_session(session, entry, Some(SessionPending::Loaded));
+                self.order_session(session, entry, Some(SessionPending::Loaded));
+                return;
             }
             Ok(Some(_)) => SlotError::NotPrimary { map_version: self.map_version, ordered: false },
             Ok(None) => SlotError::NoSession,
@@ -453,7 +494,8 @@ impl Reigning<'_> {
             }
             (Stage::Attached | Stage::Grace { .. } | Stage::Detached, _) => {
                 let entry = SessionEntry::Restore { gateway, connection, attachment };
-                return self.order_session(session, entry, None);
+                self.order_session(session, entry, None);
+                return;
             }
         };
         self.push_session(&gateway, session, push, out);

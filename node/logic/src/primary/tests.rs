@@ -1,6 +1,8 @@
 //! A primary that is alone with its copy, so that what it orders is committed at the next flush, and a second node where a
 //! test is about what passes from one primary to the next.
 
+mod attaches;
+
 use bytes::Bytes;
 use uuid::Uuid;
 
@@ -672,28 +674,4 @@ fn a_creation_that_was_given_up_is_never_acknowledged_afterwards() {
     bench.store(true, None);
     let fourth = bench.ask("g1", create());
     refused(bench.answer(fourth));
-}
-
-#[test]
-fn an_attach_that_was_overtaken_is_answered_at_once() {
-    let mut bench = Bench::with_session();
-    bench.now_ms += 10_000;
-    let later = bench.attach("g1", 2);
-    assert!(matches!(bench.answer(later), Some(Ok(SlotAnswer::Attached(_)))));
-    let overtaken = bench.ask("g2", (SESSION, Attach { connection: 1, waited_ms: 5_000 }));
-    assert_eq!(bench.answer(overtaken), Some(&Err(SlotError::Busy)));
-    assert!(bench.pushes("g1").is_empty(), "who has the session keeps it");
-}
-
-#[test]
-fn what_undoes_an_attach_waits_until_its_session_is_loaded_and_committed() {
-    let mut bench = Bench::new();
-    bench.share();
-    let attach = bench.attach("g1", 1);
-    bench.store(true, Some(record()));
-    let withdraw = bench.ask("g1", (SESSION, Withdraw { connection: 1 }));
-    assert_eq!(bench.answer(withdraw), None, "what the store has is not committed yet");
-    (0..2).for_each(|_| bench.acknowledge());
-    assert!(bench.attached(attach) > 0 && bench.answer(withdraw) == Some(&Ok(SlotAnswer::Done(Done))));
-    assert_eq!(bench.core.replica().state().unwrap().session(SESSION).unwrap().attachment(), None);
 }

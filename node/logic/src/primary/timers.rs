@@ -53,6 +53,8 @@ impl Reigning<'_> {
             self.sessions.heard.retain(|id, _| {
                 state.and_then(|state| state.session(*id)).is_some_and(|session| session.attachment().is_some())
             });
+            let latest = std::mem::take(&mut self.sessions.latest);
+            self.sessions.latest = latest.into_iter().filter(|(id, latest)| self.is_there(*id, latest)).collect();
         }
     }
 
