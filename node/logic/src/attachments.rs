@@ -144,6 +144,8 @@ pub enum Output {
     Attached {
         /// Whose.
         connection: u64,
+        /// The attachment.
+        number: AttachmentNumber,
         /// As far as it is known here.
         record: Arc<SessionRecord>,
     },
@@ -277,6 +279,11 @@ impl Attachments {
         })
     }
 
+    /// Whether something may still be put out of this connection: from its opening to its end, or to [`Input::Gone`].
+    pub fn knows(&self, connection: u64) -> bool {
+        self.connections.contains_key(&connection)
+    }
+
     /// How many sessions are attached.
     pub fn len(&self) -> usize {
         self.count
@@ -310,7 +317,7 @@ impl Attachments {
                     let later = news.record.filter(|news| news.last_used_ms > record.last_used_ms);
                     let record = later.unwrap_or(record);
                     self.attach((slot, session, number), connection, out);
-                    out.push(Output::Attached { connection, record });
+                    out.push(Output::Attached { connection, number, record });
                 }
             },
             Err(error) => {

@@ -25,12 +25,12 @@ use self::{
 };
 use super::{
     ask::Ask,
-    client::{attachments::Attachments, outbox::Outbox, replays::Page},
+    client::{outbox::Outbox, replays::Page},
 };
 use crate::{
     cluster::view::SharedView,
     config::Config,
-    deliveries::Arrivals,
+    deliveries::Arrival,
     id::{AttachmentNumber, GroupName, Position, SessionId, SlotId},
     logic::{entry::Presence, following, map::SharedMap, request::SlotError},
     metrics::HubMetrics,
@@ -45,7 +45,6 @@ const INBOX: usize = 2_048;
 #[derive(Clone, Debug)]
 pub struct Hub {
     shards: Shards,
-    attachments: Attachments,
 }
 
 /// What a join or a page of a replay came to: the client was told it, or why not.
@@ -57,17 +56,17 @@ impl Hub {
         available_parallelism().map_or(1, usize::from)
     }
 
-    /// Starts a shard for each of the queues, and the attachments' upkeep.
+    /// Starts a shard for each of the queues.
     pub fn start(
         ask: Ask,
-        arrivals: Arrivals,
+        arrivals: Vec<mpsc::Receiver<Arrival>>,
         maps: watch::Receiver<Option<SharedMap>>,
         view: watch::Receiver<SharedView>,
         config: Arc<Config>,
         metrics: HubMetrics,
         tasks: Tasks,
     ) -> Self {
-        let started = arrivals.shards.into_iter().map(|arrivals| {
+        let started = arrivals.into_iter().map(|arrivals| {
             let (sender, inbox) = mpsc::channel(INBOX);
             let requests = Requests { ask: ask.clone(), inbox: sender.clone(), tasks: tasks.clone() };
             let counts = Arc::default();
@@ -83,14 +82,7 @@ impl Hub {
             tasks.spawn("hub_shard", shard.run());
             ShardHandle { inbox: sender, counts }
         });
-        let shards = Shards { shards: started.collect(), ask: ask.clone() };
-        let attachments = Attachments::start(ask, shards.clone(), arrivals.sessions, &config, tasks);
-        Self { shards, attachments }
-    }
-
-    /// Which session is attached to which connection.
-    pub fn attachments(&self) -> &Attachments {
-        &self.attachments
+        Self { shards: Shards { shards: started.collect(), ask: ask.clone() } }
     }
 
     /// Joins a group. The connection is told `joined` and what it missed, or an error; everything later follows. Waits

@@ -10,7 +10,7 @@ pub mod service;
 use std::{fmt, sync::Arc, time::Duration};
 
 use crate::{config::Config, id::NodeId, metrics::Metrics, tasks::Tasks, token::Keyring};
-use client::{connections::Connections, replays::Replays};
+use client::{attachments::Attachments, connections::Connections, replays::Replays};
 use door::admission::Admission;
 use hub::Hub;
 use service::Service;
@@ -25,6 +25,8 @@ pub struct Gateway {
     pub service: Service,
     /// Delivers to the connections.
     pub hub: Hub,
+    /// Which session is attached to which connection.
+    pub attachments: Attachments,
     /// Checks tokens, signs those of new sessions.
     pub keyring: Arc<Keyring>,
     /// What is counted.

@@ -27,11 +27,11 @@ use crate::{
         steward::{self, IdleSteward, Steward, StewardInputs},
     },
     config::Config,
-    deliveries,
+    deliveries::{self, Arrivals},
     gateway::{
         self, Gateway,
         ask::Ask,
-        client::{connections::Connections, replays::Replays},
+        client::{attachments::Attachments, connections::Connections, replays::Replays},
         door::{admission::Admission, listener},
         http::Api,
         hub::Hub,
@@ -88,7 +88,7 @@ impl Built {
         let (ask_steward, map_requests) = mpsc::channel(MAP_REQUESTS);
         let (steward, idle_steward) = Steward::new(steward_inputs(&ground));
         let Ground { config, keyring, store, me, mesh, gossip, maps, tasks, metrics, .. } = &ground;
-        let (deliveries, arrivals) = deliveries::queues(Hub::shards());
+        let (deliveries, Arrivals { shards, sessions }) = deliveries::queues(Hub::shards());
         let (departures, departing) = mpsc::channel(DEPARTURES);
         let slots = Slots::start(SlotsInputs {
             me: me.clone(),
@@ -113,15 +113,16 @@ impl Built {
         let ask = Ask::new(Arc::new(router.clone()), maps.subscribe(), config, metrics.clone());
         let service = Service::new(ask.clone(), config.clone(), store.clone(), metrics.clone());
         let hub = Hub::start(
-            ask,
-            arrivals,
+            ask.clone(),
+            shards,
             maps.subscribe(),
             gossip.view(),
             config.clone(),
             metrics.hub.clone(),
             tasks.clone(),
         );
-        let gateway = gateway_of(&ground, service.clone(), hub);
+        let attachments = Attachments::start(ask, hub.clone(), sessions, tasks);
+        let gateway = gateway_of(&ground, service.clone(), hub, attachments);
         let (probes, drain) = (Arc::new(Probes::new(me.clone())), CancellationToken::new());
         let control = Arc::new(Control {
             me: me.clone(),
@@ -211,12 +212,13 @@ fn steward_inputs(ground: &Ground) -> StewardInputs {
     }
 }
 
-fn gateway_of(ground: &Ground, service: Service, hub: Hub) -> Arc<Gateway> {
+fn gateway_of(ground: &Ground, service: Service, hub: Hub, attachments: Attachments) -> Arc<Gateway> {
     Arc::new(Gateway {
         node: ground.me.node.clone(),
         config: ground.config.clone(),
         service,
         hub,
+        attachments,
         keyring: ground.keyring.clone(),
         metrics: ground.metrics.clone(),
         tasks: ground.tasks.clone(),

@@ -70,7 +70,7 @@ impl Bench {
     #[track_caller]
     fn attached(&mut self, connection: u64, number: AttachmentNumber) {
         self.open(connection);
-        self.answer(connection, number, &[Output::Attached { connection, record: record(10) }]);
+        self.answer(connection, number, &[Output::Attached { connection, number, record: record(10) }]);
     }
 
     /// A renewal of this number is under way.
@@ -104,7 +104,7 @@ fn a_later_attachment_here_displaces_the_earlier_in_whatever_order_they_come() {
     bench.open(3);
     let earlier = [cut(1, Cut::Displaced), Output::Unsubscribe { connection: 1 }];
     let expected: Vec<_> =
-        earlier.into_iter().chain([Output::Attached { connection: 2, record: record(10) }]).collect();
+        earlier.into_iter().chain([Output::Attached { connection: 2, number: 5, record: record(10) }]).collect();
     bench.answer(2, 5, &expected);
     bench.answer(3, 3, &[cut(3, Cut::Displaced)]);
     assert_eq!((bench.core.len(), bench.core.connections().next()), (1, Some((2, SESSION, Some(5)))));
@@ -119,7 +119,7 @@ fn news_that_overtakes_the_attachment_counts() {
     for (connection, used_ms, latest_ms) in [(2, 9, 10), (3, 11, 11)] {
         bench.open(connection);
         bench.gives(Input::Changed { slot: SLOT, record: record(used_ms) }, &[]);
-        bench.answer(connection, 5, &[Output::Attached { connection, record: record(latest_ms) }]);
+        bench.answer(connection, 5, &[Output::Attached { connection, number: 5, record: record(latest_ms) }]);
         bench.gives(Input::Gone { connection }, &[Output::Unsubscribe { connection }]);
     }
     bench.open(4);

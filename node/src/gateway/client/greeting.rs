@@ -51,7 +51,11 @@ pub(super) async fn greet(
         Ok(Command::Hello { id, session, resume }) => {
             let over = CancellationToken::new();
             let opening = hello::open(gateway, &outbox, &credentials, id.clone(), session, resume, &over);
-            let (opened, early) = while_there(opening, &over, socket).await?;
+            let gone = || {
+                over.cancel();
+                gateway.attachments.gone(outbox.connection);
+            };
+            let (opened, early) = while_there(opening, gone, socket).await?;
             let opened = opened.map_err(|why| match why {
                 NotOpened::Refused(refused) => {
                     let closing = hello::closing(&refused);
@@ -73,34 +77,36 @@ pub(super) async fn greet(
     }
 }
 
-/// Waits until the session is attached, and looks meanwhile whether the client is still there. One that has gone is not
-/// asked for any longer: it may be at another node by now, and would lose the session there to a connection of the past.
+/// Waits until the session is attached, and looks before and meanwhile whether the client is still there. One that has gone
+/// is not asked for any longer: it may be at another node by now, and would lose the session there to a connection of the
+/// past.
 async fn while_there<T>(
     opening: impl Future<Output = T>,
-    over: &CancellationToken,
+    gone: impl FnOnce(),
     socket: &mut Socket,
 ) -> Result<(T, Option<Bytes>), Over> {
-    let mut opening = pin!(opening);
+    let (mut opening, mut gone) = (pin!(opening), Some(gone));
     let (mut early, mut ended) = (None, None);
+    // The runtime looks at its sockets again: an end that has come with `hello` is seen before anyone is asked.
+    tokio::task::yield_now().await;
     loop {
         tokio::select! {
             biased;
-            opened = &mut opening => {
-                return match ended {
-                    // An attachment that was made all the same goes with what is dropped here.
-                    Some(ending) => Err(ending),
-                    None => Ok((opened, early)),
-                };
-            }
             // One frame that does not wait for the welcome is kept; a client that sends more of them is not looked after.
             heard = socket.next(), if early.is_none() && ended.is_none() => match heard {
                 Ok(Heard::Frame(text)) => early = Some(text),
                 Ok(Heard::Sign) => {}
-                Err(ending) => ended = Some(ending),
+                Err(ending) => {
+                    ended = Some(ending);
+                    gone.take().into_iter().for_each(|gone| gone());
+                }
             },
-        }
-        if ended.is_some() {
-            over.cancel();
+            opened = &mut opening => {
+                return match ended {
+                    Some(ending) => Err(ending),
+                    None => Ok((opened, early)),
+                };
+            }
         }
     }
 }

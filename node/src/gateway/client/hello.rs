@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{
-    attachments::Attachment,
+    attachments::{Held, NotAttached},
     jobs::Client,
     outbox::{Closing, Outbox},
 };
@@ -19,8 +19,8 @@ use crate::{
         Gateway,
         door::{origin::Credentials, reasons::Refused},
     },
-    id::{AttachmentNumber, GroupName, Position, SessionId},
-    logic::{entry::SessionRecord, request::Attached},
+    id::{GroupName, Position, SessionId},
+    logic::entry::SessionRecord,
     wire::{
         command::{Event, RequestId},
         reason::Reason,
@@ -71,25 +71,21 @@ pub(super) async fn open(
     over: &CancellationToken,
 ) -> Result<Opened, NotOpened> {
     let (session, source) = identify(gateway, credentials, token)?;
-    let (record, attachment, token) = match session {
-        Some(session) => match gateway.service.attach(session, outbox.connection, over).await {
-            Ok(Attached { record, attachment }) => (record, attachment, None),
-            // A page cannot drop a cookie that scripts cannot see, and would be locked out by one that is over.
-            Err(refused)
-                if refused.is_session_over() && source == Some(Source::Cookie) && gateway.config.session.anonymous =>
-            {
-                create(gateway, outbox, over).await?
-            }
-            Err(refused) => return Err(refused.into()),
-        },
-        None => create(gateway, outbox, over).await?,
+    let attached = match session {
+        Some(session) => attach(gateway, session, outbox, over).await.map(|held| (held, None)),
+        None => create(gateway, outbox, over).await,
     };
-    let (sender, mut changes) = watch::channel(Arc::new(record));
-    let session = changes.borrow().id;
-    let inserted = Attachment { session, number: attachment, outbox: outbox.clone(), record: sender };
-    gateway.hub.attachments().insert(inserted).map_err(|_| NotOpened::Over)?;
+    let (Held { number, mut changes }, token) = match attached {
+        // A page cannot drop a cookie that scripts cannot see, and would be locked out by one that is over.
+        Err(NotOpened::Refused(refused))
+            if refused.is_session_over() && source == Some(Source::Cookie) && gateway.config.session.anonymous =>
+        {
+            create(gateway, outbox, over).await?
+        }
+        attached => attached?,
+    };
     let record = changes.borrow_and_update().clone();
-    let client = Arc::new(Client::new(gateway.clone(), outbox.clone(), &record, attachment));
+    let client = Arc::new(Client::new(gateway.clone(), outbox.clone(), &record, number));
     let groups: Vec<GroupName> = client.private_groups().chain(record.groups.iter().cloned()).collect();
     let welcome = Event::Welcome {
         id,
@@ -133,15 +129,29 @@ fn identify(
     }
 }
 
-/// The record of a new session, the attachment's number, and the session's token.
-type New = (SessionRecord, AttachmentNumber, Option<String>);
+async fn attach(
+    gateway: &Gateway,
+    session: SessionId,
+    outbox: &Arc<Outbox>,
+    over: &CancellationToken,
+) -> Result<Held, NotOpened> {
+    gateway.attachments.attach(session, outbox, over).await.map_err(|why| match why {
+        NotAttached::Refused(error) => Refused::from(error).into(),
+        NotAttached::Over => NotOpened::Over,
+    })
+}
 
-async fn create(gateway: &Gateway, outbox: &Outbox, over: &CancellationToken) -> Result<New, Refused> {
+/// A new session, and its token.
+async fn create(
+    gateway: &Gateway,
+    outbox: &Arc<Outbox>,
+    over: &CancellationToken,
+) -> Result<(Held, Option<String>), NotOpened> {
     let record = anonymous_record(&gateway.config.session, clock::wall_ms());
     let session = record.id;
     gateway.service.create(record, Some(over)).await?;
-    let Attached { record, attachment } = gateway.service.attach(session, outbox.connection, over).await?;
-    Ok((record, attachment, Some(gateway.keyring.sign(session))))
+    let held = attach(gateway, session, outbox, over).await?;
+    Ok((held, Some(gateway.keyring.sign(session))))
 }
 
 /// A session of nobody in particular.

@@ -386,19 +386,7 @@ impl Client {
 
 impl Drop for Client {
     fn drop(&mut self) {
-        let gateway = self.gateway.clone();
-        gateway.hub.attachments().remove(self.session, self.attachment);
-        if gateway.tasks.stopping().is_cancelled() {
-            // The others notice that this node is gone.
-            return;
-        }
-        let (session, attachment, connection) = (self.session, self.attachment, self.outbox.connection);
-        let tasks = gateway.tasks.clone();
-        tasks.spawn_detached("detach", async move {
-            gateway.hub.left_all(connection).await;
-            // Should this fail, then the gateway's list of its attachments, sent now and then, tells.
-            let _ = gateway.service.detach(session, attachment).await;
-        });
+        self.gateway.attachments.gone(self.outbox.connection);
     }
 }
 

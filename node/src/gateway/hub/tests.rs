@@ -12,7 +12,7 @@ use super::*;
 use crate::{
     cluster::view::{ClusterView, NodeState, NodeView, SharedView, StoreView},
     config::{LimitsConfig, SlowConsumer},
-    deliveries::{self, Deliveries},
+    deliveries::{self, Arrivals, Deliveries, SessionNews},
     gateway::{
         ask::{self, Primaries},
         client::replays::Replays,
@@ -125,10 +125,12 @@ pub(crate) struct Bench {
     pub(crate) script: Script,
     pub(crate) hub: Hub,
     pub(crate) deliveries: Deliveries,
-    metrics: Arc<Metrics>,
-    maps: watch::Sender<Option<SharedMap>>,
+    /// For who takes news of sessions.
+    pub(crate) sessions: Option<mpsc::Receiver<SessionNews>>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) maps: watch::Sender<Option<SharedMap>>,
     _view: watch::Sender<SharedView>,
-    tasks: Tasks,
+    pub(crate) tasks: Tasks,
     slots: u16,
 }
 
@@ -170,11 +172,12 @@ impl Bench {
         let (script, tasks, metrics) = (Script::default(), Tasks::new(), Metrics::new());
         let slots = config.cluster.slots;
         let ask = Ask::new(Arc::new(script.clone()), map.clone(), &config, metrics.clone());
-        let (deliveries, arrivals) = deliveries::queues(2);
-        let hub = Hub::start(ask, arrivals, map, view, Arc::new(config), metrics.hub.clone(), tasks.clone());
+        let (deliveries, Arrivals { shards, sessions }) = deliveries::queues(2);
+        let hub = Hub::start(ask, shards, map, view, Arc::new(config), metrics.hub.clone(), tasks.clone());
         deliveries.peer_connected(&member("p")).await;
         deliveries.peer_connected(&member("q")).await;
-        Self { script, hub, deliveries, metrics, maps, _view: view_sender, tasks, slots }
+        let sessions = Some(sessions);
+        Self { script, hub, deliveries, sessions, metrics, maps, _view: view_sender, tasks, slots }
     }
 
     async fn publish(&self, group: &GroupName) {

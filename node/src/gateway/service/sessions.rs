@@ -1,16 +1,16 @@
-//! Sessions: made, read, changed, ended; attached and detached; those of a user.
+//! Sessions: made, read, changed, ended; those of a user.
 
 use tokio_util::sync::CancellationToken;
 
 use super::{Service, in_order};
 use crate::{
     gateway::door::reasons::Refused,
-    id::{AttachmentNumber, GroupName, SessionId},
+    id::{GroupName, SessionId},
     logic::{
         entry::{SessionChange, SessionRecord},
         request::{
-            Attach, Attached, ChangeSession, CreateSession, Detach, Done, EndSession, ReadSession, RecordJoin,
-            RecordLeave, SessionView, SlotError,
+            ChangeSession, CreateSession, Done, EndSession, ReadSession, RecordJoin, RecordLeave, SessionView,
+            SlotError,
         },
     },
     wire::reason::Reason,
@@ -69,22 +69,6 @@ impl Service {
             Err(SlotError::SessionEnded(_)) => Ok(false),
             Err(error) => Err(error.into()),
         }
-    }
-
-    /// Gives a session to a connection. Once `over` is cancelled nothing is tried again.
-    pub async fn attach(
-        &self,
-        session: SessionId,
-        connection: u64,
-        over: &CancellationToken,
-    ) -> Result<Attached, Refused> {
-        Ok(self.ask.of_session(session, Attach { connection, waited_ms: 0 }, Some(over)).await?)
-    }
-
-    /// The connection of this attachment is gone.
-    pub async fn detach(&self, session: SessionId, attachment: AttachmentNumber) -> Result<(), Refused> {
-        self.ask.of_session(session, Detach { attachment }, None).await?;
-        Ok(())
     }
 
     /// Writes into a session's record that it is in a group.
