@@ -38,9 +38,7 @@ pub struct Answer {
 /// A session as its creator gets it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Session {
-    /// Its id.
     pub id: String,
-    /// Its token.
     pub token: String,
 }
 

@@ -100,7 +100,6 @@ pub const NOTICES_MAX: usize = 2_000;
 pub enum Published {
     /// It was acknowledged.
     Acked {
-        /// Its position.
         at: Position,
         /// The number of nodes that hold it.
         copies: u8,

@@ -22,7 +22,6 @@ const METRICS_EACH: usize = 5;
 pub struct Look {
     /// When the answer came, in microseconds.
     pub at_us: u64,
-    /// Which node.
     pub node: usize,
     /// The answer's status; 0 where none came.
     pub status: u16,
@@ -35,7 +34,6 @@ pub struct Look {
 pub struct Reading {
     /// In microseconds.
     pub at_us: u64,
-    /// Which node.
     pub node: usize,
     /// Requests that the store has not answered.
     pub in_flight: u64,

@@ -13,7 +13,6 @@ pub struct Spread {
     pub p50_us: u64,
     /// 99 of 100 were faster.
     pub p99_us: u64,
-    /// The slowest.
     pub max_us: u64,
 }
 

@@ -49,7 +49,6 @@ pub struct Attempt {
     pub sent_us: u64,
     /// In microseconds.
     pub answered_us: u64,
-    /// The answer.
     pub outcome: Outcome,
 }
 
@@ -58,11 +57,9 @@ pub struct Attempt {
 pub struct Acknowledged {
     /// Through which node.
     pub node: usize,
-    /// Its id.
     pub session: String,
     /// For its client.
     pub token: String,
-    /// Its user.
     pub user: String,
     /// Its groups, in order.
     pub groups: Vec<String>,

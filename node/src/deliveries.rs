@@ -24,9 +24,7 @@ pub enum Arrival {
         slot: SlotId,
         /// The primary's term.
         term: Term,
-        /// The group.
         group: GroupName,
-        /// What.
         push: GroupPush,
     },
     /// There is a new connection from this node; what it sent before may be lost.
@@ -38,9 +36,7 @@ pub enum Arrival {
 /// News of a session that is or was attached here.
 #[derive(Debug)]
 pub struct SessionNews {
-    /// Its slot.
     pub slot: SlotId,
-    /// Which.
     pub session: SessionId,
     /// What has become of it.
     pub push: SessionPush,

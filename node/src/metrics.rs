@@ -49,7 +49,6 @@ pub struct OutcomeLabel {
 /// A label that names a key of `[limits]`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct LimitLabel {
-    /// The key.
     pub limit: &'static str,
 }
 
@@ -72,7 +71,6 @@ pub struct StateLabel {
 pub struct HttpLabels {
     /// The route as it is declared (`/v1/groups/{group}/messages`), never the path that was asked for.
     pub route: String,
-    /// The status.
     pub status: u16,
 }
 

@@ -40,7 +40,6 @@ pub enum ReplyTo {
     Here(oneshot::Sender<Result<SlotAnswer, SlotError>>),
     /// To a peer's request.
     Peer {
-        /// Who asked.
         node: NodeId,
         /// The request's number.
         id: u64,
@@ -101,7 +100,6 @@ pub struct SlotCounts {
 pub struct Departure {
     /// The session's slot.
     pub slot: SlotId,
-    /// The session.
     pub session: SessionId,
     /// The groups, and the attachment that joined each.
     pub groups: Vec<(GroupName, AttachmentNumber)>,
@@ -110,7 +108,6 @@ pub struct Departure {
 /// What the slots need around them.
 #[expect(missing_debug_implementations, reason = "holds trait objects")]
 pub struct SlotsInputs {
-    /// This process.
     pub me: Member,
     /// From the configuration.
     pub settings: SlotSettings,

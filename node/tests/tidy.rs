@@ -340,6 +340,39 @@ fn files_are_short_and_say_what_they_are_for() {
     assert!(broken.is_empty(), "\n{}", broken.join("\n"));
 }
 
+/// What begins a public item. Fields and variants are not among them: a name that says it all needs no words.
+const ITEMS: &[&str] = &["async fn", "const", "const fn", "enum", "fn", "static", "struct", "trait", "type"];
+/// Docs that say nothing.
+const FILLER: &[&str] =
+    &["For whom.", "How many.", "Its number.", "What.", "Which.", "Who.", "Whom.", "Whose.", "Why."];
+
+#[test]
+fn public_items_are_documented_and_docs_say_something() {
+    let is_item = |line: &str| {
+        let item = line.strip_prefix("pub ").unwrap_or("");
+        ITEMS.iter().any(|begin| item.strip_prefix(begin).is_some_and(|rest| rest.starts_with(' ')))
+    };
+    let is_doc = |line: &&str| line.starts_with("///") || line.starts_with("#[doc");
+    // Documentation and attributes, some with examples in JSON, stand between an item and what ends the one before it.
+    let ends = |line: &&str| line.is_empty() || (line.ends_with([';', '{', '}']) && !line.starts_with(['#', '"', '{']));
+    let mut broken = Vec::new();
+    for (path, text) in [sources(&root().join("node")), sources(&root().join("cluster-tests"))].concat() {
+        let shown = path.strip_prefix(root()).unwrap().display();
+        let text = without_tests(&text);
+        let lines: Vec<&str> = text.lines().map(str::trim).collect();
+        for (at, line) in lines.iter().enumerate() {
+            let above = || lines[..at].iter().rev().take_while(|line| is_doc(line) || !ends(line));
+            if is_item(line) && !above().any(is_doc) && !is_tests(&path) {
+                broken.push(format!("{shown}:{}: undocumented: {line}", at + 1));
+            }
+            if line.strip_prefix("/// ").is_some_and(|doc| FILLER.contains(&doc)) {
+                broken.push(format!("{shown}:{}: says nothing: {line}", at + 1));
+            }
+        }
+    }
+    assert!(broken.is_empty(), "\n{}", broken.join("\n"));
+}
+
 #[test]
 fn the_top_of_the_tree_is_small() {
     let allowed =

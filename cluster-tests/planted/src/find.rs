@@ -17,7 +17,6 @@ use crate::{
 /// What came of one bug.
 #[derive(Clone, Debug)]
 pub struct Found {
-    /// Which.
     pub bug: &'static Planted,
     /// The first seed that found it.
     pub seed: u64,

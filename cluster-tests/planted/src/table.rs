@@ -18,7 +18,6 @@ pub struct Planted {
 pub struct Edit {
     /// A file under `OUT_DIR`, as `build.rs` copies it.
     pub file: &'static str,
-    /// The original.
     pub from: &'static str,
     /// With `planted!("Name")` the bug, without it the original.
     pub to: &'static str,

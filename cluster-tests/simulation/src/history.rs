@@ -56,7 +56,6 @@ pub struct Attempt {
     pub sent_us: u64,
     /// When the answer was there, or the hope for it given up.
     pub answered_us: u64,
-    /// The answer.
     pub outcome: Outcome,
 }
 
@@ -65,7 +64,6 @@ pub struct Attempt {
 pub enum Outcome {
     /// It stands there.
     Acked {
-        /// Where.
         at: Position,
         /// How many nodes hold it.
         copies: u8,
@@ -79,7 +77,6 @@ pub enum Outcome {
 /// One connection of a client, from its welcome to its end.
 #[derive(Clone, Debug)]
 pub struct ConnectionLog {
-    /// Whose.
     pub client: Arc<str>,
     /// The client's count of its connections.
     pub number: u32,
@@ -97,7 +94,6 @@ pub struct ConnectionLog {
 pub struct Stamped {
     /// When, in microseconds.
     pub at_us: u64,
-    /// What.
     pub seen: Seen,
 }
 
@@ -106,7 +102,6 @@ pub struct Stamped {
 pub enum Seen {
     /// A subscription begins.
     Joined {
-        /// Which group.
         group: Arc<str>,
         /// Where the client said it stopped.
         since: Option<Position>,
@@ -115,9 +110,7 @@ pub enum Seen {
         /// Everything after `since` follows.
         recovered: bool,
     },
-    /// A message.
     Message {
-        /// Which group.
         group: Arc<str>,
         /// Where it stands.
         at: Position,
@@ -125,40 +118,23 @@ pub enum Seen {
         payload: Arc<str>,
     },
     /// Messages that will not come, both ends included.
-    Gap {
-        /// Which group.
-        group: Arc<str>,
-        /// Its log.
-        epoch: Epoch,
-        /// The first.
-        from: u64,
-        /// The last.
-        to: u64,
-    },
+    Gap { group: Arc<str>, epoch: Epoch, from: u64, to: u64 },
     /// The group's log is another one now.
     Reset {
-        /// Which group.
         group: Arc<str>,
         /// Delivery goes on after this.
         to: Position,
     },
     /// The group's primary is not heard at the moment.
-    Stale {
-        /// Which group.
-        group: Arc<str>,
-    },
+    Stale { group: Arc<str> },
     /// The group is heard again; up to here everything was delivered or declared missing.
     Live {
-        /// Which group.
         group: Arc<str>,
         /// Up to here.
         at: Position,
     },
     /// The subscription is over.
-    Left {
-        /// Which group.
-        group: Arc<str>,
-    },
+    Left { group: Arc<str> },
     /// The session attached elsewhere: nothing more may come.
     Displaced,
     /// The connection ended.
@@ -186,9 +162,7 @@ impl Seen {
 pub struct Replay {
     /// Who asked whom, for people.
     pub what: String,
-    /// Which group.
     pub group: Arc<str>,
-    /// Its log.
     pub epoch: Epoch,
     /// When it arrived, in microseconds.
     pub at_us: u64,
@@ -220,7 +194,6 @@ pub enum Rule {
 /// The first thing that was not as promised.
 #[derive(Clone, Debug)]
 pub struct Violation {
-    /// The promise.
     pub rule: Rule,
     /// When it showed, in microseconds.
     pub at_us: u64,

@@ -42,9 +42,7 @@ const AT_ONCE: usize = 64;
 pub struct Scene<'a> {
     /// Where its nodes are.
     pub network: &'a Network,
-    /// Its store.
     pub cassandra: &'a Cassandra,
-    /// Its nodes.
     pub cluster: Cluster,
     relays: Option<DatagramRelays>,
     subscribers: Vec<Client>,

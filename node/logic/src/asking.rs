@@ -44,15 +44,9 @@ pub enum Input<A> {
         result: Result<A, SlotError>,
     },
     /// Nobody was asked: there is no way to the primary now.
-    NotSent {
-        /// Which attempt.
-        attempt: Attempt,
-    },
+    NotSent { attempt: Attempt },
     /// It was asked, and no answer will come.
-    Lost {
-        /// Which attempt.
-        attempt: Attempt,
-    },
+    Lost { attempt: Attempt },
     /// Whoever asks is gone. Nothing is tried again; an attempt that is under way is waited for.
     Over,
     /// It is [`Asking::wake_ms`].
@@ -66,7 +60,6 @@ pub enum Output<A> {
     Send {
         /// For the answer.
         attempt: Attempt,
-        /// Whom.
         to: Member,
         /// Under which term.
         term: Term,
@@ -82,7 +75,6 @@ pub enum Output<A> {
         /// The version that is known here.
         newer_than: u64,
     },
-    /// The end.
     Done(Result<A, SlotError>),
 }
 

@@ -57,68 +57,31 @@ pub enum Cut {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Input {
     /// A client asks for its session.
-    Open {
-        /// Whose.
-        connection: u64,
-        /// Which.
-        session: SessionId,
-        /// The session's.
-        slot: SlotId,
-    },
+    Open { connection: u64, session: SessionId, slot: SlotId },
     /// To [`Output::Attach`].
-    Answered {
-        /// Whose.
-        connection: u64,
-        /// The attachment.
-        result: Result<(AttachmentNumber, Arc<SessionRecord>), SlotError>,
-    },
+    Answered { connection: u64, result: Result<(AttachmentNumber, Arc<SessionRecord>), SlotError> },
     /// The client is gone, and with it all that it had asked for.
-    Gone {
-        /// Which.
-        connection: u64,
-    },
+    Gone { connection: u64 },
     /// The session has attached elsewhere: this attachment and earlier ones get nothing more.
-    Displaced {
-        /// The session's.
-        slot: SlotId,
-        /// Which.
-        session: SessionId,
-        /// The attachment.
-        number: AttachmentNumber,
-    },
+    Displaced { slot: SlotId, session: SessionId, number: AttachmentNumber },
     /// The session is over.
-    Ended {
-        /// The session's.
-        slot: SlotId,
-        /// Which.
-        session: SessionId,
-        /// Why.
-        reason: EndReason,
-    },
+    Ended { slot: SlotId, session: SessionId, reason: EndReason },
     /// The record was changed over HTTP.
     Changed {
-        /// The session's.
         slot: SlotId,
         /// As it is now.
         record: Arc<SessionRecord>,
     },
     /// To [`Output::Unsubscribe`].
-    Unsubscribed {
-        /// Which.
-        connection: u64,
-    },
+    Unsubscribed { connection: u64 },
     /// To [`Output::Say`].
     Said {
-        /// Its number.
         number: u64,
         /// What the slot answered.
         result: Result<(), SlotError>,
     },
     /// To [`Output::Renew`], whatever came of it.
-    Renewed {
-        /// Its number.
-        number: u64,
-    },
+    Renewed { number: u64 },
     /// Time has passed; every [`TICK_MS`].
     Tick,
 }
@@ -127,22 +90,11 @@ pub enum Input {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Output {
     /// Ask the slot for the session.
-    Attach {
-        /// For whom.
-        connection: u64,
-        /// Which.
-        session: SessionId,
-        /// The session's.
-        slot: SlotId,
-    },
+    Attach { connection: u64, session: SessionId, slot: SlotId },
     /// Do not try that again: the client is gone, and may be elsewhere by now. What is under way is waited for.
-    GiveUp {
-        /// For whom.
-        connection: u64,
-    },
+    GiveUp { connection: u64 },
     /// The session is this connection's.
     Attached {
-        /// Whose.
         connection: u64,
         /// The attachment.
         number: AttachmentNumber,
@@ -150,38 +102,22 @@ pub enum Output {
         record: Arc<SessionRecord>,
     },
     /// It is not, for this reason.
-    Refused {
-        /// Whose.
-        connection: u64,
-        /// Why.
-        error: SlotError,
-    },
+    Refused { connection: u64, error: SlotError },
     /// Nothing more may reach the connection but the reason why.
-    Cut {
-        /// Which.
-        connection: u64,
-        /// Why.
-        why: Cut,
-    },
+    Cut { connection: u64, why: Cut },
     /// Tell the connection of the new record.
     Changed {
-        /// Which.
         connection: u64,
         /// As it is now.
         record: Arc<SessionRecord>,
     },
     /// End the connection's subscriptions.
-    Unsubscribe {
-        /// Which.
-        connection: u64,
-    },
+    Unsubscribe { connection: u64 },
     /// Tell the slot.
     Say {
         /// For the answer.
         number: u64,
-        /// Whom.
         slot: SlotId,
-        /// What.
         goodbye: Goodbye,
     },
     /// Tell the slot which attachments are here: one that has lost sight of them learns of them, and one that has given a
@@ -189,7 +125,6 @@ pub enum Output {
     Renew {
         /// For the answer.
         number: u64,
-        /// Whom.
         slot: SlotId,
         /// What is here.
         attachments: Vec<Renewal>,

@@ -22,9 +22,7 @@ pub struct Retention {
 /// Who published.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Publisher {
-    /// The session.
     pub session: SessionId,
-    /// Its user.
     pub user: String,
 }
 
@@ -44,9 +42,7 @@ pub struct Message {
 /// Someone present in a group.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Presence {
-    /// The session.
     pub session: SessionId,
-    /// Its user.
     pub user: String,
     /// The session's public attributes, as JSON text.
     pub info: Bytes,
@@ -90,7 +86,6 @@ impl Grant {
 /// A session's record: in its slot's state, and written through to the store.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct SessionRecord {
-    /// Its id.
     pub id: SessionId,
     /// The application's name for the user; empty for an anonymous one.
     pub user: String,
@@ -174,12 +169,10 @@ pub enum GroupEntry {
     MemberJoin {
         /// Its epoch if it is new.
         epoch: Epoch,
-        /// Who.
         member: Presence,
     },
     /// No longer present, unless it has joined again by a later attachment.
     MemberLeave {
-        /// Who.
         session: SessionId,
         /// Up to this attachment.
         attachment: AttachmentNumber,
@@ -205,14 +198,12 @@ pub enum SessionEntry {
     },
     /// A change over HTTP.
     Change {
-        /// What.
         change: SessionChange,
         /// When, in milliseconds since 1970.
         at_ms: u64,
     },
     /// It is over.
     End {
-        /// Why.
         reason: EndReason,
         /// When, in milliseconds since 1970.
         at_ms: u64,
@@ -230,7 +221,6 @@ pub enum SessionEntry {
     },
     /// A gateway still has this attachment, of which the slot has lost sight. One that was given since stays.
     Restore {
-        /// The gateway.
         gateway: Member,
         /// Its number for the connection.
         connection: u64,
@@ -252,7 +242,6 @@ pub enum SessionEntry {
     },
     /// The connection is gone, and its gateway does not know whether it was attached: where it is, that is undone.
     Withdraw {
-        /// The gateway.
         gateway: Member,
         /// Its number for the connection.
         connection: u64,
@@ -263,7 +252,6 @@ pub enum SessionEntry {
     },
     /// A gateway has cut off a displaced attachment.
     Closed {
-        /// The gateway.
         gateway: Member,
         /// This attachment there, and earlier ones.
         attachment: AttachmentNumber,

@@ -88,7 +88,6 @@ impl Default for FeedSettings {
 pub enum Input {
     /// A connection joins. One that has joined already joins anew.
     Subscribe {
-        /// Which.
         subscriber: Subscriber,
         /// Given back in the answer.
         request: Mark,
@@ -99,7 +98,6 @@ pub enum Input {
     },
     /// A connection leaves, or is gone.
     Unsubscribe {
-        /// Which.
         subscriber: Subscriber,
         /// Whose presence is to end with it; nothing where it goes on for a while (the socket dropped).
         leave: Option<(SessionId, AttachmentNumber)>,
@@ -110,14 +108,12 @@ pub enum Input {
         attempt: Attempt,
         /// The same as in the request.
         subscriber: Subscriber,
-        /// The answer.
         result: Result<JoinPoint, SlotError>,
     },
     /// To [`Output::AskRegister`].
     RegisterAnswer {
         /// Of the request.
         attempt: Attempt,
-        /// The answer.
         result: Result<JoinPoint, SlotError>,
     },
     /// To [`Output::AskUnregister`], whatever the answer.
@@ -134,9 +130,7 @@ pub enum Input {
     },
     /// A primary pushed a message.
     Deliver {
-        /// Its log.
         epoch: Epoch,
-        /// The message.
         message: Message,
         /// The primary's term.
         term: Term,
@@ -145,21 +139,16 @@ pub enum Input {
     Member {
         /// Entered, or left.
         joined: bool,
-        /// Who.
         member: Presence,
     },
     /// A live client's connection had no room for a message.
     Lag {
-        /// Whose.
         subscriber: Subscriber,
         /// What it was told last.
         at: Position,
     },
     /// A client that is [`Output::Behind`] has room for a page.
-    Room {
-        /// Which.
-        subscriber: Subscriber,
-    },
+    Room { subscriber: Subscriber },
     /// The primary is another one, or what it sent may be lost.
     Disrupted,
     /// The primary cannot be heard.
@@ -180,9 +169,7 @@ pub enum Output {
     AskJoin {
         /// For the answer.
         attempt: Attempt,
-        /// For whom.
         subscriber: Subscriber,
-        /// Who.
         member: Option<Presence>,
         /// Where the client stopped.
         since: Option<Position>,
@@ -205,14 +192,12 @@ pub enum Output {
         attempt: Attempt,
         /// Which connection it was.
         subscriber: Subscriber,
-        /// Who.
         session: SessionId,
         /// Up to this attachment.
         attachment: AttachmentNumber,
     },
     /// The client has joined and is live from now on; messages for it alone may follow.
     Joined {
-        /// Who.
         subscriber: Subscriber,
         /// The client's mark.
         request: Mark,
@@ -225,37 +210,19 @@ pub enum Output {
     },
     /// The client has not joined.
     JoinFailed {
-        /// Who.
         subscriber: Subscriber,
         /// The client's mark.
         request: Mark,
-        /// Why.
         error: SlotError,
     },
     /// A page of what the client is behind with; it is live from now on. Messages for it alone may follow.
-    Replay {
-        /// Who.
-        subscriber: Subscriber,
-    },
+    Replay { subscriber: Subscriber },
     /// A page could not be had: the client is behind as before.
-    ReplayFailed {
-        /// Who.
-        subscriber: Subscriber,
-        /// Why.
-        error: SlotError,
-    },
+    ReplayFailed { subscriber: Subscriber, error: SlotError },
     /// The client is not live any more: it is told nothing until [`Input::Room`] has brought it a page.
-    Behind {
-        /// Who.
-        subscriber: Subscriber,
-    },
+    Behind { subscriber: Subscriber },
     /// Tell live subscribers something.
-    Tell {
-        /// Whom.
-        to: To,
-        /// What.
-        notice: Notice,
-    },
+    Tell { to: To, notice: Notice },
 }
 
 /// Whom to tell.
@@ -270,27 +237,20 @@ pub enum To {
 /// What to tell.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Notice {
-    /// A message.
     Message {
-        /// Its log.
         epoch: Epoch,
-        /// The message.
         message: Message,
     },
     /// Someone came or went.
     Member {
         /// Came, or went.
         joined: bool,
-        /// Who.
         member: Presence,
     },
     /// These messages are not to be had any more.
     Gap {
-        /// The log.
         epoch: Epoch,
-        /// The first.
         from: u64,
-        /// The last.
         to: u64,
     },
     /// The log is another one; delivery goes on after this position.

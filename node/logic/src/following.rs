@@ -79,9 +79,7 @@ pub enum Input {
     Subscribe {
         /// The group's slot.
         slot: SlotId,
-        /// The group.
         group: GroupName,
-        /// Which connection.
         subscriber: Subscriber,
         /// Given back in the answer.
         request: Mark,
@@ -94,25 +92,18 @@ pub enum Input {
     Unsubscribe {
         /// The group's slot.
         slot: SlotId,
-        /// The group.
         group: GroupName,
-        /// Which connection.
         subscriber: Subscriber,
         /// Whose presence is to end with it; nothing where it goes on for a while.
         leave: Option<(SessionId, AttachmentNumber)>,
     },
     /// A connection is gone: it leaves all its groups, and its presence goes on for a while.
-    Gone {
-        /// Which connection.
-        subscriber: Subscriber,
-    },
+    Gone { subscriber: Subscriber },
     /// A live connection had no room for a message.
     Lag {
         /// The group's slot.
         slot: SlotId,
-        /// The group.
         group: GroupName,
-        /// Which connection.
         subscriber: Subscriber,
         /// What it was told last.
         at: Position,
@@ -121,9 +112,7 @@ pub enum Input {
     Room {
         /// The group's slot.
         slot: SlotId,
-        /// The group.
         group: GroupName,
-        /// Which connection.
         subscriber: Subscriber,
     },
     /// A primary pushed a message.
@@ -132,22 +121,17 @@ pub enum Input {
         slot: SlotId,
         /// The primary's term.
         term: Term,
-        /// The group.
         group: GroupName,
-        /// Its log.
         epoch: Epoch,
-        /// The message.
         message: Message,
     },
     /// A primary pushed a change of the presence.
     Member {
         /// The group's slot.
         slot: SlotId,
-        /// The group.
         group: GroupName,
         /// Entered, or left.
         joined: bool,
-        /// Who.
         member: Presence,
     },
     /// What became of an [`Output::Ask`].
@@ -163,9 +147,7 @@ pub enum Output {
     Ask(Ask),
     /// The client has joined and is live from now on; messages for it alone may follow.
     Joined {
-        /// The group.
         group: GroupName,
-        /// Which connection.
         subscriber: Subscriber,
         /// The client's mark.
         request: Mark,
@@ -178,72 +160,28 @@ pub enum Output {
     },
     /// The client has not joined.
     JoinFailed {
-        /// The group.
         group: GroupName,
-        /// Which connection.
         subscriber: Subscriber,
         /// The client's mark.
         request: Mark,
-        /// Why.
         error: SlotError,
         /// Another join of the same connection has taken its place and goes on. Otherwise [`Output::Ended`] follows.
         overtaken: bool,
     },
     /// A page of what the client is behind with; it is live from now on. Messages for it alone may follow.
-    Replay {
-        /// The group.
-        group: GroupName,
-        /// Which connection.
-        subscriber: Subscriber,
-    },
+    Replay { group: GroupName, subscriber: Subscriber },
     /// A page could not be had: the client is behind as before.
-    ReplayFailed {
-        /// The group.
-        group: GroupName,
-        /// Which connection.
-        subscriber: Subscriber,
-        /// Why.
-        error: SlotError,
-    },
+    ReplayFailed { group: GroupName, subscriber: Subscriber, error: SlotError },
     /// The client is not live any more: it is told nothing until [`Input::Room`] has brought it a page.
-    Behind {
-        /// The group.
-        group: GroupName,
-        /// Which connection.
-        subscriber: Subscriber,
-    },
+    Behind { group: GroupName, subscriber: Subscriber },
     /// Tell subscribers something.
-    Tell {
-        /// The group.
-        group: GroupName,
-        /// Whom.
-        to: To,
-        /// What.
-        notice: Notice,
-    },
+    Tell { group: GroupName, to: To, notice: Notice },
     /// The connection follows the group no more, and is told nothing of it.
-    Ended {
-        /// The group.
-        group: GroupName,
-        /// Which connection.
-        subscriber: Subscriber,
-    },
+    Ended { group: GroupName, subscriber: Subscriber },
     /// Another number of connections follows the group, or is about to. 0 when the last has gone.
-    Followers {
-        /// The group.
-        group: GroupName,
-        /// How many.
-        count: usize,
-    },
+    Followers { group: GroupName, count: usize },
     /// A session could not be taken out of a group's presence: it stays visible there until it is gone.
-    StaysPresent {
-        /// The group.
-        group: GroupName,
-        /// Who.
-        session: SessionId,
-        /// Why.
-        error: SlotError,
-    },
+    StaysPresent { group: GroupName, session: SessionId, error: SlotError },
 }
 
 /// A group that is followed here.

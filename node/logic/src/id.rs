@@ -198,7 +198,6 @@ impl fmt::Debug for Epoch {
 /// A place in a group's log: after the message with this offset (0: before the first).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Serialize, Deserialize)]
 pub struct Position {
-    /// Which log.
     pub epoch: Epoch,
     /// The offset of the last message seen.
     pub offset: u64,

@@ -96,7 +96,6 @@ pub enum MapChange {
 pub enum MapRequest {
     /// The learner holds everything and is required for commits already: make it in-sync (rule 3).
     Promote {
-        /// The slot.
         slot: SlotId,
         /// The assignment under which this was found.
         changed_at: u64,
@@ -105,7 +104,6 @@ pub enum MapRequest {
     },
     /// A replica did not acknowledge within `replica_timeout`: take it out of the in-sync set, or as learner (rule 2).
     Drop {
-        /// The slot.
         slot: SlotId,
         /// The assignment under which this was found.
         changed_at: u64,

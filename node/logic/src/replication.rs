@@ -56,9 +56,7 @@ impl Default for ReplicaLimits {
 pub enum ReplicationMessage {
     /// Primary → member: the entries from `first` on, and how far the log is committed.
     Append {
-        /// The primary's.
         term: Term,
-        /// The episode.
         sync: u64,
         /// The first appends of a term: the member's log is to become the primary's (rule 5).
         reconcile: Option<Reconcile>,
@@ -71,22 +69,16 @@ pub enum ReplicationMessage {
     },
     /// Primary → learner: the state as of `index`, instead of all that the learner had.
     Snapshot {
-        /// The primary's.
         term: Term,
-        /// The episode.
         sync: u64,
-        /// The slot's.
         lineage: u64,
         /// The last entry in it.
         index: Index,
-        /// The state.
         state: SlotSnapshot,
     },
     /// Member → primary: it holds everything up to `index`.
     Ack {
-        /// The primary's.
         term: Term,
-        /// The episode.
         sync: u64,
         /// Cumulative.
         index: Index,
@@ -118,15 +110,9 @@ impl ReplicationMessage {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum ReplicaOutput {
     /// To another member.
-    Send {
-        /// Whom.
-        to: Member,
-        /// What.
-        message: ReplicationMessage,
-    },
+    Send { to: Member, message: ReplicationMessage },
     /// On the primary: an entry is committed and applied, in the order of the log.
     Committed {
-        /// Its index.
         index: Index,
         /// What it came to.
         effect: Effect,

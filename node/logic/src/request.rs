@@ -22,7 +22,6 @@ pub const MESSAGE_OVERHEAD_BYTES: usize = 256;
 /// A gateway's claim to a group's messages from a position on.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Interest {
-    /// The group.
     pub group: GroupName,
     /// The last message that the gateway has delivered; nothing for a new interest, from the head on.
     pub since: Option<Position>,
@@ -78,7 +77,6 @@ pub enum SlotAnswer {
     Members(MemberPage),
     /// Nothing where there is no such group.
     Group(Option<GroupInfo>),
-    /// The session.
     Session(SessionView),
     /// A client has the session.
     Attached(Attached),

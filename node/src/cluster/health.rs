@@ -61,7 +61,6 @@ pub struct Health {
 /// One node in the report. What a dead node said last stands as it was.
 #[derive(Clone, PartialEq, Debug, Serialize, ToSchema)]
 pub struct NodeHealth {
-    /// Its name.
     #[schema(value_type = String)]
     pub node: NodeId,
     /// Which start of it.

@@ -37,7 +37,6 @@ pub type OnChange = Arc<dyn Fn(SharedMap) + Send + Sync>;
 
 /// What a steward works with.
 pub struct StewardInputs {
-    /// This node.
     pub me: Member,
     /// Where the map is kept.
     pub store: Arc<dyn Store>,

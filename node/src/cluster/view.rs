@@ -57,7 +57,6 @@ pub enum StoreView {
 /// One node of the cluster.
 #[derive(Clone, PartialEq, Debug)]
 pub struct NodeView {
-    /// Which.
     pub member: Member,
     /// Its UDP address (gossip and QUIC).
     pub addr: SocketAddr,
@@ -102,7 +101,6 @@ pub struct BucketView {
 /// All nodes that gossip has told of lately, each by its newest generation; this one included.
 #[derive(Clone, PartialEq, Debug)]
 pub struct ClusterView {
-    /// This node.
     pub me: Member,
     /// By name.
     pub nodes: BTreeMap<NodeId, NodeView>,

@@ -28,9 +28,7 @@ const STORE_AGAIN: Duration = Duration::from_secs(1);
 /// What a node is made of.
 #[expect(missing_debug_implementations, reason = "holds keys and a trait object")]
 pub struct NodeInputs {
-    /// Its configuration.
     pub config: Arc<Config>,
-    /// Its certificate.
     pub identity: Identity,
     /// Signs and verifies session tokens.
     pub keyring: Arc<Keyring>,
@@ -58,12 +56,7 @@ pub enum StartError {
     },
     /// The HTTP port.
     #[error("node.http_listen = {address} cannot be listened on ({error}): is another process using it?")]
-    Http {
-        /// Which.
-        address: SocketAddr,
-        /// Why.
-        error: std::io::Error,
-    },
+    Http { address: SocketAddr, error: std::io::Error },
     /// The others would not find it.
     #[error(
         "node.peer_advertise = {0:?} is no address that can be resolved: it is `host:port` as other nodes reach this one"
@@ -72,13 +65,10 @@ pub enum StartError {
     /// It does not belong to those that it was sent to.
     #[error("this node may not join the others: {0}")]
     Misfit(String),
-    /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The mesh.
     #[error(transparent)]
     Mesh(#[from] MeshError),
-    /// The gossip.
     #[error(transparent)]
     Gossip(#[from] GossipError),
 }

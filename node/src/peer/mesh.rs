@@ -59,7 +59,6 @@ pub enum MeshError {
         "node.peer_listen {listen} cannot be used: {error}; is another process there, or is the address not this machine's?"
     )]
     Bind {
-        /// The address.
         listen: SocketAddr,
         /// The system's word.
         error: std::io::Error,
@@ -83,7 +82,6 @@ pub enum MeshError {
 /// What a mesh is made of.
 #[derive(Debug)]
 pub struct MeshInputs<'a> {
-    /// This process.
     pub me: Member,
     /// The cluster's name: nodes of another are refused.
     pub cluster: &'a str,

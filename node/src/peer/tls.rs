@@ -48,7 +48,6 @@ const NODE_DAYS: i64 = 730;
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{}: {wrong}; {mend}", file.display())]
 pub struct IdentityError {
-    /// The file.
     pub file: PathBuf,
     /// What is wrong with it.
     pub wrong: String,
@@ -65,9 +64,7 @@ pub struct ClusterCa {
 /// A node's certificate and key as PEM text.
 #[derive(Clone)]
 pub struct NodePem {
-    /// The certificate.
     pub cert: String,
-    /// Its key.
     pub key: String,
 }
 

@@ -51,7 +51,6 @@ pub enum OpenError {
          move it away to start with an empty store (stored sessions are then gone)", path = .path.display()
     )]
     Damaged {
-        /// The file.
         path: PathBuf,
         /// What is wrong with it.
         reason: String,
@@ -59,7 +58,6 @@ pub enum OpenError {
     /// It was written by another version of the program.
     #[error("the store {path} was written in form {found}, this version of roost reads form {known}: use the version that wrote it", path = .path.display())]
     Form {
-        /// The file.
         path: PathBuf,
         /// What it says.
         found: String,
@@ -71,7 +69,6 @@ pub enum OpenError {
     Io {
         /// The file or folder.
         path: PathBuf,
-        /// The reason.
         error: std::io::Error,
     },
 }

@@ -24,7 +24,6 @@ use crate::{
 pub enum PeerFrame {
     /// Between the members of a slot.
     Replication {
-        /// The slot.
         slot: SlotId,
         /// The message; it carries its term.
         message: ReplicationMessage,
@@ -33,7 +32,6 @@ pub enum PeerFrame {
     Request {
         /// Unique for the asking process.
         id: u64,
-        /// The slot.
         slot: SlotId,
         /// The term under which the asker believes the receiver to be primary.
         term: Term,
@@ -44,20 +42,16 @@ pub enum PeerFrame {
         /// What is asked.
         request: SlotRequest,
     },
-    /// The answer.
     Response {
         /// Of the request.
         id: u64,
-        /// The answer.
         result: Result<SlotAnswer, SlotError>,
     },
     /// From a slot's primary to a gateway.
     Push {
-        /// The slot.
         slot: SlotId,
         /// The primary's term.
         term: Term,
-        /// What happened.
         push: Push,
     },
     /// Asks for the cluster map if the receiver's is newer than this version.
@@ -80,7 +74,6 @@ pub enum PeerFrame {
     NodeResponse {
         /// Of the request.
         id: u64,
-        /// The answer.
         answer: NodeAnswer,
     },
     /// On its way from `origin` through the receiver back to `origin`: proves that the node can be heard.

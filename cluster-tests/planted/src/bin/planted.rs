@@ -12,7 +12,6 @@ const SHRINK_RUNS: u32 = 1_500;
 /// What was asked for.
 struct Arguments {
     seeds: Option<u64>,
-    /// The first.
     schedule: Schedule,
     bug: Option<String>,
     shrink: bool,

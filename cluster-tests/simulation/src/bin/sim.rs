@@ -14,7 +14,6 @@ const SHRINK_RUNS: u32 = 1_500;
 /// What was asked for.
 struct Arguments {
     seeds: u64,
-    /// The first.
     schedule: Schedule,
     until_failure: bool,
     trace: bool,

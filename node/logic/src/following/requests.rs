@@ -15,7 +15,6 @@ use crate::{
 pub struct Asked {
     /// The group's slot.
     pub slot: SlotId,
-    /// The group.
     pub group: GroupName,
     /// The feed's number for the request.
     pub attempt: Attempt,
@@ -26,38 +25,20 @@ pub struct Asked {
 pub enum Ask {
     /// Everything of these groups since the positions of their feeds.
     Register {
-        /// Of all.
         slot: SlotId,
         /// The groups, in the order of the request.
         asked: Vec<(GroupName, Attempt)>,
-        /// The request.
         request: Register,
     },
     /// Nobody here follows these groups any more.
-    Unregister {
-        /// Of all.
-        slot: SlotId,
-        /// The groups.
-        asked: Vec<(GroupName, Attempt)>,
-        /// The request.
-        request: Unregister,
-    },
+    Unregister { slot: SlotId, asked: Vec<(GroupName, Attempt)>, request: Unregister },
     /// A connection joins.
-    Join {
-        /// Which request.
-        asked: Asked,
-        /// Which connection.
-        subscriber: Subscriber,
-        /// The request.
-        request: Join,
-    },
+    Join { asked: Asked, subscriber: Subscriber, request: Join },
     /// A session has left the group.
     Leave {
-        /// Which request.
         asked: Asked,
         /// Which connection it was.
         subscriber: Subscriber,
-        /// The request.
         request: Leave,
         /// How often it is asked, with this time.
         tries: u32,
@@ -69,7 +50,6 @@ pub enum Ask {
 pub enum Answer {
     /// To `Register`.
     Registered {
-        /// Of all.
         slot: SlotId,
         /// The groups asked about, in the order of the request.
         asked: Vec<(GroupName, Attempt)>,
@@ -78,23 +58,19 @@ pub enum Answer {
     },
     /// To `Unregister`, whatever came of it.
     Unregistered {
-        /// Of all.
         slot: SlotId,
         /// The groups asked about.
         asked: Vec<(GroupName, Attempt)>,
     },
     /// To `Join`.
     Joined {
-        /// Which request.
         asked: Asked,
-        /// Which connection.
         subscriber: Subscriber,
         /// What the primary said.
         result: Result<JoinPoint, SlotError>,
     },
     /// To `Leave`.
     Left {
-        /// Which request.
         asked: Asked,
         /// Which connection it was.
         subscriber: Subscriber,

@@ -51,23 +51,16 @@ pub type Ticket = u64;
 pub enum SlotInput {
     /// A confirmed map.
     Map {
-        /// Its version.
         version: u64,
         /// What it says of this slot.
         assignment: SlotAssignment,
     },
     /// A message from another member.
-    Peer {
-        /// Whose.
-        from: Member,
-        /// What.
-        message: ReplicationMessage,
-    },
+    Peer { from: Member, message: ReplicationMessage },
     /// A request from a gateway.
     Request {
         /// For the answer.
         ticket: Ticket,
-        /// The gateway.
         from: Member,
         /// The term under which it believes this node to be primary.
         term: Term,
@@ -76,14 +69,12 @@ pub enum SlotInput {
     },
     /// To [`SlotOutput::Load`].
     Loaded {
-        /// Which.
         session: SessionId,
         /// The store's record; nothing where it has none; why not, where it did not answer.
         result: Result<Option<SessionRecord>, String>,
     },
     /// To [`SlotOutput::Save`].
     Saved {
-        /// Which.
         session: SessionId,
         /// As of this entry.
         index: Index,
@@ -92,7 +83,6 @@ pub enum SlotInput {
     },
     /// To [`SlotOutput::Depart`]: these are done.
     Departed {
-        /// Which.
         session: SessionId,
         /// Not all of those asked for, perhaps; the rest is asked for again.
         groups: Vec<GroupName>,
@@ -109,35 +99,24 @@ pub enum SlotInput {
 #[derive(Clone, PartialEq, Debug)]
 pub enum SlotOutput {
     /// To another member.
-    Send {
-        /// Whom.
-        to: Member,
-        /// What.
-        message: ReplicationMessage,
-    },
+    Send { to: Member, message: ReplicationMessage },
     /// To whoever asked.
     Answer {
         /// Of the request.
         ticket: Ticket,
-        /// The answer.
         result: Result<SlotAnswer, SlotError>,
     },
     /// To a gateway, this node's own perhaps.
     Push {
-        /// Whom.
         to: Member,
         /// The primary's term.
         term: Term,
-        /// What.
         push: Push,
     },
     /// To the steward.
     Ask(MapRequest),
     /// Read a session from the store.
-    Load {
-        /// Which.
-        session: SessionId,
-    },
+    Load { session: SessionId },
     /// Write a session to the store.
     Save {
         /// As it is; ended where `ended`.
@@ -151,7 +130,6 @@ pub enum SlotOutput {
     },
     /// Take a session's presences out of these groups, which live in other slots.
     Depart {
-        /// Which.
         session: SessionId,
         /// Each up to an attachment.
         groups: Vec<(GroupName, AttachmentNumber)>,

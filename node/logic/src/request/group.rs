@@ -53,7 +53,6 @@ pub struct Join {
 /// A session leaves the presence.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Leave {
-    /// Who.
     pub session: SessionId,
     /// Up to this attachment.
     pub attachment: AttachmentNumber,
@@ -93,7 +92,6 @@ pub struct Published {
 /// A group's join point for a gateway or a client.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct JoinPoint {
-    /// The group.
     pub group: GroupName,
     /// The log it is in now.
     pub epoch: Epoch,
@@ -138,9 +136,7 @@ pub struct MemberPage {
 /// What is said about a group.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct GroupInfo {
-    /// The group.
     pub group: GroupName,
-    /// Its log.
     pub epoch: Epoch,
     /// Its last offset.
     pub head: u64,
@@ -154,17 +150,11 @@ pub struct GroupInfo {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum GroupPush {
     /// A committed message.
-    Deliver {
-        /// Its log.
-        epoch: Epoch,
-        /// The message.
-        message: Message,
-    },
+    Deliver { epoch: Epoch, message: Message },
     /// Someone entered the presence, or left it.
     Member {
         /// Entered, or left.
         joined: bool,
-        /// Who.
         member: Presence,
     },
 }

@@ -46,7 +46,6 @@ pub struct ReadSession;
 /// Changes the session over HTTP; stored before the answer.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ChangeSession {
-    /// What.
     pub change: SessionChange,
 }
 
@@ -67,7 +66,6 @@ pub struct Attach {
 /// The client's socket is gone.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Detach {
-    /// Which attachment.
     pub attachment: AttachmentNumber,
 }
 
@@ -88,21 +86,18 @@ pub struct ConfirmDisplaced {
 /// The client joined a group: the record is to have it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct RecordJoin {
-    /// What.
     pub group: GroupName,
 }
 
 /// The client left a group: the record is not to have it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct RecordLeave {
-    /// What.
     pub group: GroupName,
 }
 
 /// A session as it is told to gateways and over HTTP.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct SessionView {
-    /// The record.
     pub record: SessionRecord,
     /// A client is attached.
     pub attached: bool,
@@ -129,10 +124,7 @@ pub enum SessionPush {
         attachment: AttachmentNumber,
     },
     /// It is over.
-    Ended {
-        /// Why.
-        reason: EndReason,
-    },
+    Ended { reason: EndReason },
     /// The record changed over HTTP: grants, attributes, groups to join or leave.
     Changed {
         /// As it is now.

@@ -11,7 +11,6 @@ use crate::{
 /// One group.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Group {
-    /// Its messages.
     pub log: GroupLog,
     /// Who is there.
     pub members: BTreeMap<SessionId, Presence>,
@@ -40,7 +39,6 @@ pub enum GroupEffect {
     Member {
         /// Came, or went.
         joined: bool,
-        /// Who.
         member: Presence,
     },
 }

@@ -16,7 +16,6 @@ use crate::{
 /// A refusal. Each but `UnknownOutcome` means: certainly not done.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Refused {
-    /// Why.
     pub reason: Reason,
     /// For people.
     pub words: Cow<'static, str>,

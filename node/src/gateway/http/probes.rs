@@ -67,7 +67,7 @@ pub enum Service {
 /// One thing that was looked at.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Check {
-    /// What.
+    /// What was looked at.
     #[schema(value_type = String, example = "ready")]
     name: &'static str,
     /// How it is.

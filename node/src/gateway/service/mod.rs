@@ -39,7 +39,6 @@ pub enum By<'a> {
 /// A client that asks for something about a group.
 #[derive(Clone, Debug)]
 pub struct Caller<'a> {
-    /// Its session.
     pub session: SessionId,
     /// The session's user.
     pub user: &'a str,
