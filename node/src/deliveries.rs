@@ -58,7 +58,7 @@ pub struct Arrivals {
     pub sessions: mpsc::Receiver<SessionNews>,
 }
 
-/// The queues for a hub of that many shards.
+/// The queues for a hub of `shards` shards.
 pub fn queues(shards: usize) -> (Deliveries, Arrivals) {
     let (senders, receivers): (Vec<_>, Vec<_>) = (0..shards.max(1)).map(|_| mpsc::channel(SHARD_QUEUE)).unzip();
     let (sessions, news) = mpsc::channel(SESSION_QUEUE);

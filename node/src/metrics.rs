@@ -193,7 +193,7 @@ pub struct Metrics {
     pub replays_waiting: Gauge,
     /// Messages ordered by this node's primaries.
     pub publishes_ordered: Counter,
-    /// Requests that came so late, or waited so long for their turn, that nobody waits for the answer: not carried out.
+    /// Requests that came too late, or waited too long for their turn, for anybody to wait for the answer: not carried out.
     pub requests_too_late: Counter,
     /// Publishes taken in here, by outcome: `accepted`, `refused`, `unknown`.
     pub publishes: Family<OutcomeLabel, Counter>,

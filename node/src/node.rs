@@ -28,13 +28,14 @@ use crate::{
     logic::map::ClusterMap,
 };
 
-/// What is left of the tasks after a stop is given so long.
+/// The time that tasks have to end after a stop.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
 /// Slots that cannot be handed over (no other node takes them) hold a drain up no longer than this.
 const DRAIN_LIMIT: Duration = Duration::from_secs(60);
 const DRAIN_LOOK: Duration = Duration::from_millis(50);
-/// A draining node sends away so many clients a second, each of which is to come back at a time of its own within this.
+/// Clients that a draining node sends away per second.
 const DRAIN_PER_S: u32 = 2_000;
+/// Each comes back at a time of its own within this.
 const DRAIN_SPREAD: Duration = Duration::from_secs(2);
 
 /// A running node.

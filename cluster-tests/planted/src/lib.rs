@@ -1,5 +1,5 @@
 //! Does the simulator find anything? Here it runs over the cores with a bug in them, one at a time, and each bug of
-//! [`table::TABLE`] has to be found within so many seeds. A check that is never seen to fail proves nothing.
+//! [`table::TABLE`] has to be found within its number of seeds. A check that is never seen to fail proves nothing.
 //!
 //! The product holds none of these bugs: `build.rs` copies the sources of the cores and of the simulator and plants the
 //! bugs in the copies, each behind `planted!("Name")`, which is true only while [`run`] runs with that name. Without one,

@@ -7,7 +7,7 @@ pub struct Planted {
     pub name: &'static str,
     /// The rule of replication (`node/ALGORITHM.md`) or the promise (README.md) that it breaks.
     pub breaks: &'static str,
-    /// One of the first so many seeds has to find it: about three times as many as were needed.
+    /// One of this number of first seeds has to find it: about three times what was needed.
     pub seeds: u64,
     /// How it is planted; each in a place of its own.
     pub edits: &'static [Edit],

@@ -22,14 +22,14 @@ use roost::clock;
 use serde_json::json;
 
 const NODES: usize = 3;
-/// Each a namespace, with one group and so many clients.
+/// Each a namespace, with one group and this number of clients.
 const LAG: (&str, usize) = ("lag:room", 80);
 /// Lets clients lag, and keeps next to nothing for them.
 const SHORT: (&str, usize) = ("short:room", 40);
 const CLOSE: (&str, usize) = ("close:room", 80);
 /// With a publisher for each group.
 const CONNECTIONS: u64 = (LAG.1 + SHORT.1 + CLOSE.1 + 3) as u64;
-/// One of so many stops reading.
+/// One in this number stops reading.
 const STOPPED: usize = 10;
 const OUTBOX_BYTES: u64 = 256 << 10;
 const MESSAGE_BYTES: usize = 32 << 10;

@@ -19,7 +19,7 @@ use serde_json::json;
 const LIMIT: Duration = Duration::from_secs(60);
 /// A step with all its processes.
 const STEP_LIMIT: Duration = Duration::from_secs(240);
-/// What is so for so long stays so.
+/// What holds for this time stays so.
 const STEADY: Duration = Duration::from_secs(4);
 /// Sessions made through each node.
 const SESSIONS: usize = 20;

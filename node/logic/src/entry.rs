@@ -93,7 +93,7 @@ pub struct SessionRecord {
     pub created_ms: u64,
     /// It ends then, whatever happens.
     pub expires_ms: u64,
-    /// It ends when it has not been attached or used for so long.
+    /// It ends when it has not been attached or used for this time.
     pub idle_ttl_ms: u64,
     /// The last time it was created, changed, attached or detached.
     pub last_used_ms: u64,

@@ -48,19 +48,19 @@ pub struct FeedSettings {
     pub renew_ms: u64,
     /// When in that interval; groups of one slot share it, so that they go in one request.
     pub renew_phase_ms: u64,
-    /// The registration is kept for so long after the last subscriber left.
+    /// The registration is kept for this time after the last subscriber left.
     pub linger_ms: u64,
     /// How long pushes may lag behind an answer before they are counted as lost.
     pub settle_ms: u64,
-    /// Subscribers are told so long after the primary was last heard.
+    /// Subscribers are told this time after the primary was last heard.
     pub stale_after_ms: u64,
     /// The first pause before a repeated request; doubled each time, up to `retry_max_ms`.
     pub retry_ms: u64,
     /// See `retry_ms`.
     pub retry_max_ms: u64,
-    /// A request without an answer for so long has failed.
+    /// A request without an answer for this time has failed.
     pub answer_ms: u64,
-    /// A join that has to be asked again is given up after so long.
+    /// A join that has to be asked again is given up after this time.
     pub join_ms: u64,
     /// For each of the two buffers.
     pub bounds: Bounds,
@@ -341,7 +341,7 @@ struct Departing {
     asked: bool,
 }
 
-/// A client's position that the primary does not reach is asked for again so often, some 2.5 s in all, before it is taken for
+/// A client's position that the primary does not reach is asked for again this number of times, some 2.5 s in all, before it is taken for
 /// nonsense: a primary that was deposed may not hear of it for as long.
 const BEYOND_HEAD_REPEATS: u32 = 7;
 

@@ -26,7 +26,7 @@ use super::{
 };
 use crate::id::{Index, Member, SlotId, Term};
 
-/// Without progress for so long, what was sent is sent again; snapshots later.
+/// Without progress for this time, what was sent is sent again; snapshots later.
 const RESEND_MS: u64 = 300;
 const RESEND_SNAPSHOT_MS: u64 = 5_000;
 /// Between repeats of a request to the steward.
@@ -35,9 +35,9 @@ const ASK_AGAIN_MS: u64 = 250;
 /// Bounds that change nothing but how soon the rarer ways are taken; the simulation makes them small.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ReplicaLimits {
-    /// At most so many entries in one append.
+    /// At most this number of entries in one append.
     pub append_entries: usize,
-    /// And so many bytes of them, roughly.
+    /// And about this number of bytes of them.
     pub append_bytes: usize,
     /// A learner this close to the end of the log becomes required.
     pub nearly_there: u64,

@@ -44,7 +44,7 @@ use crate::{
 /// Of heartbeat intervals without a heartbeat, before a node counts as dead.
 const PHI: f64 = 8.0;
 
-/// A dead start of a node is remembered so long; then, if it lives after all, it is learned anew.
+/// A dead start of a node is remembered for this time; then, if it lives after all, it is learned anew.
 const DEAD_GRACE: Duration = Duration::from_secs(600);
 
 /// Keys are never deleted, only set; this is chitchat's wish.

@@ -30,10 +30,10 @@ use crate::{
 /// What changes all the time is published this often.
 const GATHER_MS: u64 = 1_500;
 
-/// A node has its link for so long after it was last alive: it may come back.
+/// A node keeps its link for this time after it was last alive: it may come back.
 const LINK_KEPT_MS: u64 = 30_000;
 
-/// A seed is spoken to so often although others are known, so that halves of a cluster find each other again.
+/// A seed is spoken to once in this time although others are known, so that halves of a cluster find each other again.
 const SEED_MS: u64 = 5_000;
 
 pub(super) struct Observer {

@@ -59,7 +59,7 @@ impl Gateway {
         }
     }
 
-    /// Sends all clients away, so many a second, and takes no new ones. Each is told to come back after a time of its own
+    /// Sends all clients away, at a rate per second, and takes no new ones. Each is told to come back after a time of its own
     /// within `spread`, so that they don't all come at once. Returns when all have been told.
     pub async fn drain(&self, per_second: u32, spread: Duration) {
         self.admission.close();

@@ -68,7 +68,7 @@ impl StoreMetrics {
         registry.register("store_breaker", "1 while the store is taken to be down, else 0", self.breaker.clone());
     }
 
-    /// A request has ended, after so long.
+    /// A request has ended, after this time.
     pub fn answered(&self, operation: &'static str, outcome: &'static str, after: Duration) {
         self.requests.get_or_create(&RequestLabels { operation, outcome }).inc();
         self.seconds.get_or_create(&OperationLabel { operation }).observe(after.as_secs_f64());

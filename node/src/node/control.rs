@@ -34,7 +34,7 @@ use crate::{
 const ASK_DEADLINE: Duration = Duration::from_secs(1);
 /// An event loop as late as this makes a node not ready.
 const LAG_LIMIT_MS: u64 = 2_000;
-/// A page of groups has at most so many, whatever was asked.
+/// At most this number of groups in a page, whatever was asked.
 const GROUPS_MAX: u32 = 10_000;
 
 pub(super) struct Control {

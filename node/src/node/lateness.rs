@@ -11,7 +11,7 @@ use std::{
 
 use crate::id::Member;
 
-/// For so long the least is remembered, and as long again: clocks drift, and a queue may stand for a while.
+/// The least is remembered for one to two times this: clocks drift, and a queue may stand for a while.
 const WINDOW_MS: u64 = 60_000;
 
 /// What was seen of each peer. Shared by the lanes of all peers.

@@ -11,7 +11,7 @@ use crate::{
     id::{Member, NodeId},
 };
 
-/// A peer through which nothing has come back for so long counts as unheard.
+/// A peer through which nothing has come back for this long counts as unheard.
 const DEAF_MS: u64 = 3_000;
 
 /// What this node knows of its probes.

@@ -40,7 +40,7 @@ const BULK_AT_ONCE: usize = 4;
 /// Gossip messages waiting for a link, past which new ones are dropped: gossip says it again.
 const GOSSIP_QUEUE_BYTES: usize = 512 << 10;
 
-/// A connection that lasted so long lets the next dial start without delay.
+/// A connection that lasted this long lets the next dial start without delay.
 const STABLE_MS: u64 = 1_000;
 
 /// How much may wait for one peer.

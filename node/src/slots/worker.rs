@@ -30,7 +30,7 @@ const BATCH: usize = 1_024;
 const TICK: Duration = Duration::from_millis(100);
 /// Between attempts at a snapshot that no link takes.
 const UNSENT_TICKS: u64 = 3;
-/// Of what the store says is wrong, so much goes into an answer.
+/// The first bytes of what the store says is wrong that go into an answer.
 const REASON_CHARS: usize = 300;
 
 pub(super) struct Worker {

@@ -1,6 +1,5 @@
 //! What clients ask and are told, whatever the protocol: a codec turns frames into [`Command`]s and [`Event`]s into
 //! frames, and nothing else differs between protocols.
-#![expect(missing_docs, reason = "a field has the name that it has in the frame: the table in the README explains it")]
 
 use std::collections::BTreeMap;
 

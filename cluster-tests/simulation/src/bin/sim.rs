@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, process::ExitCode, time::Instant};
 
 use roost_simulation::sim::{self, Outcome, Schedule};
 
-/// So many failures are cut down, each in so many runs: some ten seconds.
+/// Failures that are cut down, and runs for each: some ten seconds.
 const SHRINK: u32 = 3;
 const SHRINK_RUNS: u32 = 1_500;
 

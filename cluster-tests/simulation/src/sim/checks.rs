@@ -14,9 +14,9 @@ use roost_logic::{
 
 use super::coverage::COVERAGE;
 
-/// A state is compared at every so many entries.
+/// A state is compared once in this number of entries.
 const COMPARE_EVERY: Index = 8;
-/// A new attachment waits so long for the gateway of an earlier one.
+/// A new attachment waits this time for the gateway of an earlier one.
 const DISPLACE_MS: u64 = 1_000;
 
 /// One unbroken life of a slot: until all its copies are lost.

@@ -37,7 +37,7 @@ pub(super) struct Listener {
     away_until_ms: u64,
 }
 
-/// A listener that is not answered for so long tries another node.
+/// A listener that is not answered for this time tries another node.
 const PATIENCE_MS: u64 = 10_000;
 
 /// What a listener takes to read a page.

@@ -40,7 +40,7 @@ impl Random {
         self.below(length as u64) as usize
     }
 
-    /// True so many times in a thousand.
+    /// True `permille` times in a thousand.
     pub(super) fn permille(&mut self, permille: u64) -> bool {
         self.below(1_000) < permille
     }

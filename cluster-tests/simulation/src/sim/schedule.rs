@@ -73,7 +73,7 @@ impl Schedule {
         World::new(self, trace).run()
     }
 
-    /// How it goes for at most so many events.
+    /// How it goes for at most `events` events.
     pub(super) fn run_at_most(&self, events: u64) -> Outcome {
         let mut world = World::new(self, false);
         world.events_max = events;

@@ -18,7 +18,7 @@ pub(super) struct Profile {
     pub copies: u8,
     /// How long there are faults.
     pub fault_ms: u64,
-    /// All nodes but the first start within so long: those that come late join a cluster at work.
+    /// All nodes but the first start within this time: those that come late join a cluster at work.
     pub start_ms: u64,
     /// Between publishes of one publisher.
     pub publish_ms: u64,
@@ -40,9 +40,9 @@ pub(super) struct Profile {
     pub slow: u64,
     /// Between rounds of gossip, of which each may bring a change of the map.
     pub round_ms: u64,
-    /// Who is not heard of for so long is believed dead.
+    /// Who is not heard of for this time is believed dead.
     pub silent_ms: u64,
-    /// A connection that brings nothing for so long is given up.
+    /// A connection that brings nothing for this time is given up.
     pub keep_alive_ms: u64,
     /// Arbitrary loss, repetition and reordering of replication messages, which the product's links do not do.
     pub harsh: Option<Harsh>,
@@ -99,9 +99,9 @@ pub(super) struct Harsh {
     pub lose: u64,
     /// Sent twice.
     pub repeat: u64,
-    /// The second time up to so much later.
+    /// The second time later by up to this.
     pub repeat_ms: u64,
-    /// Overtaken by others, by up to so many milliseconds.
+    /// Overtaken by others, by up to this number of milliseconds.
     pub reorder_ms: u64,
 }
 

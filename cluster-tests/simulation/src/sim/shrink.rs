@@ -10,9 +10,9 @@ use super::{
     world::Outcome,
 };
 
-/// Leaving something out changes when all the rest happens, so each candidate is tried with so many streams of chance.
+/// Leaving something out changes when all the rest happens, so each candidate is tried with this number of streams of chance.
 const NOISES: u64 = 16;
-/// And the last one with so many, for the fewest events.
+/// And the last one with this number, for the fewest events.
 const LAST_NOISES: u64 = 40;
 /// Then single faults once more.
 const LAST_RUNS: u32 = 200;
@@ -50,7 +50,7 @@ impl Shrunk {
     }
 }
 
-/// Cuts a failing run down in about so many runs; nothing where it does not fail. `fails` says which outcomes count.
+/// Cuts a failing run down in about `runs` runs; nothing where it does not fail. `fails` says which outcomes count.
 pub fn shrink(schedule: &Schedule, runs: u32, fails: impl Fn(&Outcome) -> bool) -> Option<Shrunk> {
     let outcome = schedule.run(false);
     if !fails(&outcome) {

@@ -29,7 +29,7 @@ use super::{
 
 /// The wall clock at the begin of a run.
 const WALL_MS: u64 = 1_700_000_000_000;
-/// After the faults, everything has to be well again within so long.
+/// After the faults, everything has to be well again within this time.
 const REST_MS: u64 = 60_000;
 /// What a gateway has to tell a slot of its connections is told within this time after the last fault. The slot lets go by
 /// itself of what is not renewed, but later.
@@ -37,7 +37,7 @@ const GOODBYE_MS: u64 = 15_000;
 const LOOK_MS: u64 = 250;
 /// Shorter than the feeds' interval of renewal.
 const FINALE_MS: u64 = 2_000;
-/// No run comes near to so many.
+/// No run comes near to this number.
 const EVENTS_MAX: u64 = 3_000_000;
 
 /// What happens next.
@@ -64,7 +64,7 @@ pub(super) enum Event {
         to: usize,
         connection: u64,
     },
-    /// Whoever does not answer for so long is cut off.
+    /// Whoever does not answer for this time is cut off.
     KeepAlive {
         from: usize,
         to: usize,
@@ -150,7 +150,7 @@ pub(super) struct World {
     /// The faults are over.
     pub(super) resting: bool,
     finale: Option<u64>,
-    /// The run is given up after so many.
+    /// The run is given up after this number.
     pub(super) events_max: u64,
     trace_hash: u64,
     trace: Option<String>,

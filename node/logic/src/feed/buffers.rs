@@ -103,9 +103,9 @@ impl Recent {
 /// How much a buffer may hold.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Bounds {
-    /// At most so many messages.
+    /// At most this number of messages.
     pub messages: usize,
-    /// At most so many bytes, roughly.
+    /// At most about this number of bytes.
     pub bytes: usize,
 }
 

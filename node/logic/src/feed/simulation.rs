@@ -26,7 +26,7 @@ enum Step {
         resume: bool,
     },
     Unsubscribe(u8),
-    /// From now on the client's connection takes so many more messages, then no more.
+    /// From now on the client's connection takes this number of messages more, then none.
     Stop {
         client: u8,
         room: u8,

@@ -28,13 +28,13 @@ use crate::id::{AttachmentNumber, GroupName, Index, Member, SessionId, SlotId, T
 /// What a slot needs to know of the configuration.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SlotSettings {
-    /// A replica that has not acknowledged for so long is reported to the steward.
+    /// A replica that has not acknowledged for this time is reported to the steward.
     pub replica_timeout_ms: u64,
-    /// A session stays present for so long after its socket dropped.
+    /// A session stays present for this time after its socket dropped.
     pub resume_grace_ms: u64,
-    /// It leaves the memory when detached for so long.
+    /// It leaves the memory when detached for this time.
     pub memory_ttl_ms: u64,
-    /// A group of which nothing is kept, in which nobody is, and which no gateway follows, is forgotten after so long, and with
+    /// A group of which nothing is kept, in which nobody is, and which no gateway follows, is forgotten after this time, and with
     /// it the epoch by which a client could tell that it missed nothing.
     pub group_idle_ms: u64,
     /// Entries waiting for their commit; past it requests are refused with `Busy`.

@@ -18,7 +18,7 @@ use crate::{
     slot::SessionEffect,
 };
 
-/// A new attachment waits so long for the earlier one's gateway to cut it off.
+/// The time that a new attachment waits for the earlier one's gateway to cut it off.
 const DISPLACE_MS: u64 = 1_000;
 
 /// What waits for an entry of a session to be committed.

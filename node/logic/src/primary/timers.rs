@@ -9,15 +9,15 @@ use crate::{
     slot::Group,
 };
 
-/// Sessions are looked at every so many ticks, groups less often.
+/// Sessions are looked at once in this number of ticks, groups less often.
 const SESSION_TICKS: u64 = 5;
 const GROUP_TICKS: u64 = 50;
-/// At most so many of each at a time; the rest has its turn later.
+/// At most this number of each at a time; the rest has its turn later.
 const AT_ONCE: usize = 256;
-/// Presences that could not be taken out are tried again after so long.
+/// Presences that could not be taken out are tried again after this time.
 const DEPART_AGAIN_MS: u64 = 5_000;
 
-/// An attachment or an interest that its gateway does not renew for so long, though alive, is not there: the detach was
+/// An attachment or an interest that its gateway does not renew for this time, though alive, is not there: the detach was
 /// lost, or the attach was carried out after the client had gone. Several times the gateways' interval.
 const UNRENEWED_MS: u64 = 20_000;
 

@@ -19,7 +19,7 @@ const MAP_EACH: u32 = 5;
 const GENERATION_EACH: u32 = 2;
 /// An answer that takes longer means a slow store.
 const SLOW: Duration = Duration::from_millis(500);
-/// Nothing for so much longer means that it is down.
+/// Nothing for this much longer means that it is down.
 const DOWN: Duration = Duration::from_millis(1_000);
 
 /// Ends only where this node must not go on; `fault` says why.

@@ -143,7 +143,7 @@ impl Connections {
         }
     }
 
-    /// Sends all away, so many a second, each to come back after a time of its own within `spread`. Returns when there is
+    /// Sends all away, at a rate per second, each to come back after a time of its own within `spread`. Returns when there is
     /// nobody who has not been told.
     pub async fn drain(&self, per_second: u32, spread: Duration) {
         let at_once = (f64::from(per_second.max(1)) * DRAIN_STEP.as_secs_f64()).ceil() as usize;

@@ -29,7 +29,7 @@ pub struct Replays {
     metrics: Arc<Metrics>,
 }
 
-/// The right to hold so much of a replay; gives its place back when dropped.
+/// The right to hold some bytes of a replay; gives its place back when dropped.
 #[derive(Debug)]
 pub struct Page(OwnedSemaphorePermit);
 
@@ -88,7 +88,7 @@ impl Replays {
 }
 
 impl Page {
-    /// A page for so many bytes out of this one, or for what is left of it.
+    /// A page for some bytes out of this one, or for what is left of it.
     pub fn split(&mut self, bytes: usize) -> Option<Self> {
         self.0.split(bytes.min(self.0.num_permits())).map(Self)
     }

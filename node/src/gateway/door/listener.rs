@@ -20,7 +20,7 @@ use tokio::net::TcpListener;
 
 use crate::{open_files::OpenFiles, tasks::Tasks};
 
-/// A client has so long to send its request's head.
+/// The time in which a client has to send its request's head.
 const HEAD_DEADLINE: Duration = Duration::from_secs(15);
 /// How long accepting pauses after an error: the process may have no file descriptor left, in spite of all care.
 const PAUSE: Duration = Duration::from_millis(100);

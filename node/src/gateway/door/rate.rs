@@ -1,6 +1,6 @@
 //! A token bucket, as the time at which it will be full again (the generic cell rate algorithm): three numbers, no timer.
 
-/// So many at once, so many a second.
+/// A burst, and a rate per second.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Bucket {
     cost_ns: u64,
@@ -34,7 +34,7 @@ impl Bucket {
 pub enum Verdict {
     /// It is carried out.
     Allowed,
-    /// It is refused; there is room again in so many milliseconds.
+    /// It is refused; there is room again after this number of milliseconds.
     Refused(u64),
     /// It is refused, and as many before it: the connection ends.
     Excess,

@@ -192,7 +192,7 @@ impl IntoResponse for ApiError {
     }
 }
 
-/// At most so many bytes of a text, cut between characters.
+/// The first `max_bytes` of a text, cut between characters.
 fn shortened(text: &str, max_bytes: usize) -> String {
     if text.len() <= max_bytes {
         return text.to_owned();

@@ -300,7 +300,7 @@ fn unknown<'a>(name: &str, known: impl IntoIterator<Item = &'a &'a str>, what: &
     }
 }
 
-/// Of a body that is too large, so much more is read, so that the client reads the answer.
+/// Bytes that are read on of a body that is too large, so that the client reads the answer.
 const READ_AWAY_BYTES: usize = 16 << 20;
 
 // --- The body ------------------------------------------------------------------------------------------------------

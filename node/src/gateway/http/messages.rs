@@ -32,7 +32,7 @@ const BROADCAST_GROUPS_MAX: usize = 100;
 const BATCH_MAX: usize = 1_000;
 /// How many groups of one call are published to at once.
 const AT_ONCE: usize = 32;
-/// A batch may take so many times as long as one request.
+/// A batch may take this many times as long as one request.
 const BATCH_DEADLINES: u64 = 6;
 
 pub(super) fn table() -> Vec<Route> {
@@ -55,7 +55,7 @@ pub struct NewMessage {
     data: Box<RawValue>,
     /// Repeats with this key are one publish: choose one for every message that you may have to repeat.
     key: Option<String>,
-    /// Refuse the message unless so many nodes would hold it. The namespace's `min_copies` holds in any case.
+    /// Refuse the message unless this number of nodes would hold it. The namespace's `min_copies` holds in any case.
     #[schema(minimum = 1)]
     min_copies: Option<u8>,
 }

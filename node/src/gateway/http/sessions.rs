@@ -62,10 +62,10 @@ pub(super) fn table() -> Vec<Route> {
 pub struct NewSession {
     /// The application's name for the user: 1 to 194 bytes without control characters.
     user: String,
-    /// It ends so many seconds after its creation, whatever happens. `session.ttl_s` unless given.
+    /// It ends this number of seconds after its creation, whatever happens. `session.ttl_s` unless given.
     #[schema(minimum = 1)]
     ttl_s: Option<u64>,
-    /// It ends when it was not attached or used for so many seconds. `session.idle_ttl_s` unless given.
+    /// It ends when it was not attached or used for this number of seconds. `session.idle_ttl_s` unless given.
     #[schema(minimum = 1)]
     idle_ttl_s: Option<u64>,
     /// The application's own, up to 8 KB; members of the session's groups see it.
@@ -85,7 +85,7 @@ pub struct NewSession {
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({"ttl_s": 3600, "attributes": {"name": "Alice B."}, "join": ["chat:office"], "leave": ["chat:lobby"]}))]
 pub struct SessionPatch {
-    /// It ends so many seconds from now.
+    /// It ends this number of seconds from now.
     #[schema(minimum = 1)]
     ttl_s: Option<u64>,
     /// New attributes, whole.
@@ -136,7 +136,7 @@ pub struct Session {
     created_ms: u64,
     /// It ends then, whatever happens; in milliseconds since 1970.
     expires_ms: u64,
-    /// It ends when it was not attached or used for so many seconds.
+    /// It ends when it was not attached or used for this number of seconds.
     idle_ttl_s: u64,
     /// In milliseconds since 1970.
     last_used_ms: u64,

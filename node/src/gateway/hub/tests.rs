@@ -92,7 +92,7 @@ impl Script {
         self.publish_sized(group, 0)
     }
 
-    /// The same, with about so many bytes.
+    /// The same, with about this number of bytes.
     fn publish_sized(&self, group: &GroupName, bytes: usize) -> Push {
         let mut state = self.state.lock().unwrap();
         let log = state.groups.entry(group.clone()).or_default();
@@ -103,7 +103,7 @@ impl Script {
         Push::Group(group.clone(), GroupPush::Deliver { epoch: EPOCH, message })
     }
 
-    /// Forgets all but the last so many.
+    /// Forgets all but the last few.
     fn trim(&self, group: &GroupName, leave: usize) {
         let mut state = self.state.lock().unwrap();
         let gone = state.groups.get(group).map_or(0, |log| log.len().saturating_sub(leave));
@@ -230,7 +230,7 @@ fn short(frame: &Utf8Bytes) -> String {
     }
 }
 
-/// Waits for so many frames and gives them in short words.
+/// Waits for a number of frames and gives them in short words.
 async fn frames(outbox: &Outbox, count: usize) -> Vec<String> {
     let mut got: Vec<String> = Vec::new();
     wait_until(&format!("{count} frames are there"), || {
