@@ -13,11 +13,13 @@ use std::{
 mod table;
 
 /// What is copied, from the root of the workspace, and the module that it becomes.
-const SOURCES: [(&str, &str); 5] = [
+const SOURCES: [(&str, &str); 7] = [
     ("node/logic/src", "logic"),
     ("cluster-tests/simulation/src/history.rs", "history/mod.rs"),
     ("cluster-tests/simulation/src/history", "history"),
+    ("cluster-tests/simulation/src/sim.rs", "sim/mod.rs"),
     ("cluster-tests/simulation/src/sim", "sim"),
+    ("cluster-tests/simulation/src/explore.rs", "explore/mod.rs"),
     ("cluster-tests/simulation/src/explore", "explore"),
 ];
 /// The files that stand for their folders.

@@ -255,5 +255,4 @@ impl fmt::Debug for Keyring {
 }
 
 #[cfg(test)]
-#[path = "token_tests.rs"]
 mod tests;

@@ -414,5 +414,4 @@ fn tally(counts: &BTreeMap<NodeId, u32>, verb: &str) -> String {
 }
 
 #[cfg(test)]
-#[path = "health_tests.rs"]
 mod tests;

@@ -325,5 +325,4 @@ fn describe(at: &[String], value: &Value) -> String {
 }
 
 #[cfg(test)]
-#[path = "load_tests.rs"]
 mod tests;

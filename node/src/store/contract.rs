@@ -20,7 +20,7 @@ use crate::{
     tasks::Tasks,
 };
 
-/// Holds a store to the contract in `store/mod.rs`.
+/// Holds a store to the contract in `store.rs`.
 pub async fn check_store(make: impl AsyncFn() -> Arc<dyn Store>) {
     identity(&*make().await).await;
     generations(make().await).await;

@@ -260,5 +260,4 @@ fn cut(reason: &str) -> &str {
 }
 
 #[cfg(test)]
-#[path = "stream_tests.rs"]
 mod tests;

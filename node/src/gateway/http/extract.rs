@@ -473,5 +473,4 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
 }
 
 #[cfg(test)]
-#[path = "extract_tests.rs"]
 mod tests;
