@@ -54,6 +54,13 @@ fn copy() -> Result<(), Vec<String>> {
     let mut modules = String::new();
     for module in MODULES {
         let name = module.split(['/', '.']).next().unwrap_or(module);
+        // A file that has moved would be there twice.
+        match fs::remove_dir_all(out.join(name)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(fail(&format!("{name}: {error}")));
+            }
+            Ok(()) | Err(_) => {}
+        }
         let path = out.join(module);
         modules += &format!("/// A copy, with bugs.\n#[path = {path:?}]\npub mod {name};\n");
     }

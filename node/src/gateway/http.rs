@@ -3,6 +3,7 @@
 //!
 //! Nothing here keeps state: a call is checked, asked of the primary of its slot through [`Service`], and answered.
 
+pub mod api;
 pub mod cluster;
 pub mod docs;
 pub mod error;
@@ -10,114 +11,27 @@ pub mod extract;
 pub mod groups;
 pub mod messages;
 pub mod probes;
+mod route;
 pub mod sessions;
 
-use std::{any::Any, fmt, sync::Arc};
+use std::{any::Any, sync::Arc};
 
-use async_trait::async_trait;
 use axum::{
     Router as Routes,
     extract::{MatchedPath, Request, State},
-    handler::Handler,
     http::{HeaderValue, Method, Uri, header},
     middleware::{Next, from_fn, from_fn_with_state},
     response::{IntoResponse, Response},
-    routing::{MethodFilter, MethodRouter, on},
 };
-use tokio::sync::watch;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use self::{
+    api::Api,
     error::{ApiError, loc},
     extract::require_key,
+    route::Route,
 };
-use crate::{
-    cluster::{health::LocalFacts, view::SharedView},
-    config::Config,
-    gateway::service::Service,
-    id::NodeId,
-    logic::{map::SharedMap, request::GroupInfo},
-    metrics::Metrics,
-    token::Keyring,
-    wire::reason::Reason,
-};
-
-/// What the handlers work with; one for each node.
-pub struct Api {
-    /// What is done for backends as for clients.
-    pub service: Service,
-    /// This node's configuration.
-    pub config: Arc<Config>,
-    /// Signs the tokens of new sessions.
-    pub keyring: Arc<Keyring>,
-    /// The newest map that this node has.
-    pub maps: watch::Receiver<Option<SharedMap>>,
-    /// The newest gossip view.
-    pub view: watch::Receiver<SharedView>,
-    /// What is counted, and shown at `/metrics`.
-    pub metrics: Arc<Metrics>,
-    /// What concerns the cluster as a whole.
-    pub control: Arc<dyn ClusterControl>,
-}
-
-impl fmt::Debug for Api {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Api").finish_non_exhaustive()
-    }
-}
-
-/// What concerns the cluster as a whole; `node.rs` wires it.
-#[async_trait]
-pub trait ClusterControl: Send + Sync + 'static {
-    /// Asks every node for the groups that it is primary of, by name after `after`; answers within a request's deadline,
-    /// with what has come by then.
-    async fn list_groups(&self, after: &str, limit: u32) -> GroupPage;
-    /// Has a live node begin to drain.
-    async fn drain(&self, node: &NodeId) -> Result<(), String>;
-    /// Counts a dead node's present start as lost for good.
-    async fn forget(&self, node: &NodeId) -> Result<(), String>;
-    /// Whether clients should be sent here, or why not (`cluster::health::ready`, with what else the node knows).
-    fn ready(&self) -> Result<(), String>;
-    /// What only this node knows of itself.
-    fn facts(&self) -> LocalFacts;
-}
-
-/// A page of the cluster's groups.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct GroupPage {
-    /// By name.
-    pub groups: Vec<GroupInfo>,
-    /// There are more after the last.
-    pub more: bool,
-    /// Nodes that did not answer: groups of theirs may be missing.
-    pub missing_nodes: Vec<NodeId>,
-}
-
-/// A line of the table of routes.
-pub(crate) struct Route {
-    pub(crate) method: Method,
-    pub(crate) path: &'static str,
-    /// Needs an API key.
-    pub(crate) key: bool,
-    handler: MethodRouter<Arc<Api>>,
-}
-
-impl Route {
-    /// A route for backends, with an API key.
-    fn keyed<H: Handler<T, Arc<Api>>, T: 'static>(method: Method, path: &'static str, handler: H) -> Self {
-        Self::new(method, path, true, handler)
-    }
-
-    /// A route for anyone.
-    fn open<H: Handler<T, Arc<Api>>, T: 'static>(method: Method, path: &'static str, handler: H) -> Self {
-        Self::new(method, path, false, handler)
-    }
-
-    fn new<H: Handler<T, Arc<Api>>, T: 'static>(method: Method, path: &'static str, key: bool, handler: H) -> Self {
-        let filter = MethodFilter::try_from(method.clone()).expect("the table has only methods that axum routes");
-        Self { method, path, key, handler: on(filter, handler) }
-    }
-}
+use crate::wire::reason::Reason;
 
 /// Every documented route.
 pub(crate) fn table() -> Vec<Route> {

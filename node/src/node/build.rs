@@ -33,7 +33,7 @@ use crate::{
         ask::Ask,
         client::{attachments::Attachments, connections::Connections, replays::Replays},
         door::{admission::Admission, listener},
-        http::Api,
+        http::api::Api,
         hub::Hub,
         service::Service,
     },

@@ -21,7 +21,7 @@ use crate::{
         steward::Steward,
         view::SharedView,
     },
-    gateway::http::{ClusterControl, GroupPage},
+    gateway::http::api::{ClusterControl, GroupPage},
     id::{Member, NodeId},
     peer::mesh::Mesh,
     router::Router,

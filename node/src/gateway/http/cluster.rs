@@ -12,9 +12,10 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{
-    Api, Route,
+    api::Api,
     error::{ApiError, ErrorBody, loc},
     extract::InPath,
+    route::Route,
 };
 use crate::{
     cluster::health::{Health, NodeHealth, report},

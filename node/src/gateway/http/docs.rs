@@ -20,7 +20,8 @@ use utoipa::{
 };
 
 use super::{
-    Api, cluster,
+    api::Api,
+    cluster,
     error::{ApiError, ErrorBody, loc},
     groups, messages, probes, sessions, table,
 };

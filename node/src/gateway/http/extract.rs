@@ -22,7 +22,7 @@ use subtle::{Choice, ConstantTimeEq};
 use uuid::Uuid;
 
 use super::{
-    Api,
+    api::Api,
     error::{ApiError, Loc, Problem, Problems, loc},
 };
 use crate::{

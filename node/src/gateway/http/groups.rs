@@ -13,10 +13,11 @@ use utoipa::ToSchema;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::{
-    Api, Route,
+    api::Api,
     error::{ApiError, ErrorBody, loc},
     extract::{InPath, Query, session_id},
     messages::raw,
+    route::Route,
 };
 use crate::{
     cluster::view::ClusterView,

@@ -14,9 +14,10 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use super::{
-    Api, Route,
+    api::Api,
     error::{ApiError, ErrorBody, Loc, Problem, Problems, loc},
     extract::{InPath, JsonBody, Object, UserName, group_name},
+    route::Route,
 };
 use crate::{
     clock,

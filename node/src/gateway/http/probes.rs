@@ -12,9 +12,10 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{
-    Api, Route,
+    api::Api,
     cluster::report_of,
     error::{ApiError, ErrorBody},
+    route::Route,
 };
 use crate::{
     cluster::{health::Status, view::StoreView},

@@ -15,9 +15,10 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::{
-    Api, Route,
+    api::Api,
     error::{ApiError, ErrorBody, Problem, Problems, loc},
     extract::{InPath, JsonBody, Object, Query, UserName, check_user, group_name, session_id},
+    route::Route,
 };
 use crate::{
     clock,

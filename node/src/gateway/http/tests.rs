@@ -6,29 +6,43 @@ mod validation;
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Mutex, time::Duration};
 
+use async_trait::async_trait;
 use axum::{
     body::{Body, to_bytes},
     http::{Request as HttpRequest, response::Parts},
 };
 use serde_json::{Value, json};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 use uuid::Uuid;
 
-use super::*;
+use super::{
+    api::{ClusterControl, GroupPage},
+    *,
+};
 use crate::{
-    cluster::view::{ClusterView, Load, NodeState, NodeView, StoreView},
-    gateway::ask::{Ask, Primaries},
-    id::{Epoch, Generation, GroupName, Member, Position, SessionId, SlotId},
+    cluster::{
+        health::LocalFacts,
+        view::{ClusterView, Load, NodeState, NodeView, SharedView, StoreView},
+    },
+    config::Config,
+    gateway::{
+        ask::{Ask, Primaries},
+        service::Service,
+    },
+    id::{Epoch, Generation, GroupName, Member, NodeId, Position, SessionId, SlotId},
     logic::{
         entry::{EndReason, Message, Presence, SessionRecord},
-        map::ClusterMap,
+        map::{ClusterMap, SharedMap},
         request::{
-            CreateSession, Done, GroupRequest, History, MemberPage, Publish, Published, SessionRequest, SessionView,
-            SlotAnswer, SlotError, SlotRequest,
+            CreateSession, Done, GroupInfo, GroupRequest, History, MemberPage, Publish, Published, SessionRequest,
+            SessionView, SlotAnswer, SlotError, SlotRequest,
         },
     },
+    metrics::Metrics,
     store::{MapChange, Store, StoreError, WriteVersion},
+    token::Keyring,
 };
 
 const KEY: &str = "test-key-0123456789";
