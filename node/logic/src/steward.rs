@@ -56,7 +56,6 @@ pub enum StewardInput {
     Forget {
         /// For the answer.
         ticket: Ticket,
-        /// Which node.
         node: NodeId,
     },
     /// The answer to [`StewardOutput::ReadMap`]; or why there is none.
@@ -89,7 +88,6 @@ pub enum StewardOutput {
     Forgotten {
         /// As it was asked.
         ticket: Ticket,
-        /// The answer.
         result: Result<Member, ForgetError>,
     },
     /// The store did not do what was asked of it.

@@ -39,7 +39,6 @@ pub enum Standing {
 /// The newest start of a node that gossip or the map tells of.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Seen {
-    /// Which start.
     pub generation: Generation,
     /// How it is doing.
     pub standing: Standing,
