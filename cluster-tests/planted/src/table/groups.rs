@@ -20,7 +20,7 @@ pub(super) const TABLE: &[Planted] = &[
     bug(
         "DeafToDisruption",
         "S8: a gateway does not register again when the primary has changed",
-        300,
+        20,
         &[edit(
             "logic/feed.rs",
             "            Input::Disrupted => {\n                self.failures = 0;\n                self.register(now_ms, out);",
@@ -30,6 +30,25 @@ pub(super) const TABLE: &[Planted] = &[
                     self.register(now_ms, out);
                 }"#,
         )],
+    ),
+    bug(
+        "DeafToReconnects",
+        "S8: a gateway does not register again when its primary has connected anew",
+        450,
+        &[
+            edit(
+                "logic/following/primaries.rs",
+                "        for slot in slots {",
+                r#"        for slot in slots.into_iter().filter(|_| !planted!("DeafToReconnects")) {"#,
+            ),
+            edit(
+                "logic/feed.rs",
+                "if self.unreachable_since_ms.take().is_some()\n",
+                r#"if self.unreachable_since_ms.take().is_some()
+                    && !planted!("DeafToReconnects")
+"#,
+            ),
+        ],
     ),
     bug(
         "SilentlyCutOff",

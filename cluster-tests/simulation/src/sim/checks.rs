@@ -1,7 +1,10 @@
 //! What everybody ever saw, and what must hold of it: the promises S1–S5 of the design, and the rules of replication as
 //! they show from outside of a copy.
 
-use std::{collections::BTreeMap, fmt::Write as _};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fmt::Write as _,
+};
 
 use bytes::Bytes;
 use roost_logic::{
@@ -70,6 +73,8 @@ pub(super) struct Ledger {
     followed: BTreeMap<GroupName, u64>,
     /// S3: the last offset that was acknowledged.
     acknowledged: BTreeMap<(GroupName, Life), Position>,
+    /// The same for each group, and when; of those that are old, the last.
+    acknowledged_at: BTreeMap<GroupName, VecDeque<(u64, Position)>>,
     /// Who held the last publish that was acknowledged with two copies or more, unless others have been added since.
     holders: BTreeMap<Life, Vec<Member>>,
     /// The state after an entry, whoever has it.
@@ -104,6 +109,7 @@ impl Ledger {
             epochs: BTreeMap::new(),
             followed: BTreeMap::new(),
             acknowledged: BTreeMap::new(),
+            acknowledged_at: BTreeMap::new(),
             holders: BTreeMap::new(),
             states: BTreeMap::new(),
             committed: BTreeMap::new(),
@@ -209,6 +215,7 @@ impl Ledger {
             let what = format!("S4: {key:?} was answered {before} and then {} in {group}", position.offset);
             self.fail(what);
         }
+        self.acknowledged_at.entry(group.clone()).or_default().push_back((now, position));
         let last = self.acknowledged.entry((group.clone(), life)).or_insert(position);
         if last.offset < position.offset {
             *last = position;
@@ -216,6 +223,15 @@ impl Ledger {
         if copies == 0 {
             self.fail(format!("{group}: an answer counts no copies"));
         }
+    }
+
+    /// What was acknowledged last in a group, up to this time. Later calls ask for later times.
+    pub(super) fn acknowledged_until(&mut self, group: &GroupName, until_ms: u64) -> Option<Position> {
+        let all = self.acknowledged_at.get_mut(group)?;
+        while all.get(1).is_some_and(|(at_ms, _)| *at_ms <= until_ms) {
+            all.pop_front();
+        }
+        all.front().filter(|(at_ms, _)| *at_ms <= until_ms).map(|(_, position)| *position)
     }
 
     pub(super) fn held_by(&mut self, life: Life, holders: &[Member]) {

@@ -237,7 +237,7 @@ impl World {
         }
         self.disturbs(node);
         if let Some(process) = &mut self.nodes[node].process {
-            process.cut_off.clear();
+            process.heard.clear();
         }
         while let Some(input) = self.nodes[node].inbox.pop_front() {
             self.input(node, input);

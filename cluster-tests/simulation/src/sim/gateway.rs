@@ -27,6 +27,8 @@ pub(super) struct Listener {
     pub(super) live: bool,
     /// It was told that the primary cannot be heard.
     pub(super) stale: bool,
+    /// When it was last told something that it may rely on from then on.
+    pub(super) trusts_since_ms: u64,
     /// It waits to be told the next page of what it missed.
     behind: bool,
     /// What it has seen, to resume from.
@@ -60,8 +62,19 @@ impl World {
 
     fn create_listener(&mut self, number: usize, group: usize, visits: bool) {
         let (at, live, stale, behind, position) = (None, false, false, false, None);
-        let (asked_ms, away_until_ms) = (0, 0);
-        self.listeners.push(Listener { group, at, live, stale, behind, position, asked_ms, visits, away_until_ms });
+        let (trusts_since_ms, asked_ms, away_until_ms) = (0, 0, 0);
+        self.listeners.push(Listener {
+            group,
+            at,
+            live,
+            stale,
+            trusts_since_ms,
+            behind,
+            position,
+            asked_ms,
+            visits,
+            away_until_ms,
+        });
         let after = self.random.below(2_000);
         self.after(after, Event::Listener(number));
     }
@@ -219,7 +232,7 @@ impl World {
 
     fn set_behind(&mut self, node: usize, subscriber: Subscriber, behind: bool) {
         if let Some(listener) = self.listeners.iter_mut().find(|there| there.is_at(node, subscriber)) {
-            listener.behind = behind;
+            (listener.behind, listener.trusts_since_ms) = (behind, self.now);
         }
     }
 
@@ -247,7 +260,7 @@ impl World {
             if listener.live && !listener.behind {
                 match &told {
                     Told::Stale => listener.stale = true,
-                    Told::Joined { .. } | Told::Live(_) => listener.stale = false,
+                    Told::Joined { .. } | Told::Live(_) => (listener.stale, listener.trusts_since_ms) = (false, *now),
                     Told::Message(..) | Told::Gap { .. } | Told::Reset(_) => {}
                 }
                 seen.told(*now, (number, nodes[node].id.as_str()), group, listener.position, &told);

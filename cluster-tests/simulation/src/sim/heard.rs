@@ -1,22 +1,30 @@
-//! L2: who is live in a group whose primary its gateway has not heard for a while has been told that it is stale.
+//! L2: who is live in a group whose primary its gateway has not heard for a while has been told that it is stale. And whoever
+//! has not been told so hears what is acknowledged, without waiting for a renewal to bring to light that it is deaf.
 
 use std::collections::BTreeMap;
 
-use roost_logic::id::{Member, SlotId};
+use roost_logic::id::{Member, SlotId, Term};
 
 use super::world::World;
 
 /// A process looks at its clocks this much too late at most.
 const LATE_MS: u64 = 500;
+/// A message is at most this long under way.
+const UNDER_WAY_MS: u64 = 1_500;
 
-/// Which primaries a process has not heard, and since when, as the world knows it.
+/// Which primaries a process hears, as the world knows it.
 #[derive(Debug, Default)]
-pub(super) struct CutOff(BTreeMap<SlotId, (Member, u64)>);
+pub(super) struct HeardPrimaries {
+    /// Those that it does not hear, and since when.
+    cut_off: BTreeMap<SlotId, (Member, u64)>,
+    /// Those that serve and that it knows and hears, and since when.
+    well: BTreeMap<SlotId, ((Member, Term), u64)>,
+}
 
-impl CutOff {
+impl HeardPrimaries {
     /// It has stood still: nothing is asked of the time before.
     pub(super) fn clear(&mut self) {
-        self.0.clear();
+        *self = Self::default();
     }
 }
 
@@ -31,12 +39,12 @@ impl World {
     fn cut_off_since(&mut self, node: usize, slot: SlotId) -> Option<u64> {
         let (primary, _) = self.primary(node, slot)?;
         if self.reaches(&primary, node) {
-            self.process(node).cut_off.0.remove(&slot);
+            self.process(node).heard.cut_off.remove(&slot);
             return None;
         }
         let (now, from) = (self.now, self.node_number(&primary));
         let good_ms = self.links[from][node].good_ms;
-        let there = self.process(node).cut_off.0.entry(slot).or_insert_with(|| (primary.clone(), now));
+        let there = self.process(node).heard.cut_off.entry(slot).or_insert_with(|| (primary.clone(), now));
         if there.0 != primary {
             *there = (primary, now);
         }
@@ -44,7 +52,53 @@ impl World {
         Some(there.1)
     }
 
-    pub(super) fn check_stale(&mut self, node: usize) {
+    /// Since when the slot's true primary serves and is known and heard: at the latest.
+    fn well_since(&mut self, node: usize, slot: SlotId) -> Option<u64> {
+        let known = self.primary(node, slot)?;
+        let serves = self.serving_core(slot).is_some_and(|core| core.replica().serving() == Some(known.1));
+        if !serves || !self.reaches(&known.0, node) {
+            self.process(node).heard.well.remove(&slot);
+            return None;
+        }
+        let (now, from) = (self.now, self.node_number(&known.0));
+        let good_ms = self.links[from][node].good_ms;
+        let there = self.process(node).heard.well.entry(slot).or_insert_with(|| (known.clone(), now));
+        if there.0 != known {
+            *there = (known, now);
+        }
+        there.1 = there.1.max(good_ms);
+        Some(there.1)
+    }
+
+    pub(super) fn check_heard(&mut self, node: usize) {
+        self.check_stale(node);
+        let Some(generation) = self.generation(node) else { return };
+        let within_ms = self.profile.following.feed.stale_after_ms + UNDER_WAY_MS;
+        let Some(until_ms) = self.now.checked_sub(within_ms) else { return };
+        for slot in 0..self.profile.slots {
+            if self.well_since(node, slot).is_none_or(|since_ms| since_ms > until_ms) {
+                continue;
+            }
+            for (number, listener) in self.listeners.iter().enumerate() {
+                let (group, of) = &self.groups[listener.group];
+                if *of != slot || !listener.trusts(node, generation) || listener.trusts_since_ms > until_ms {
+                    continue;
+                }
+                let (Some(due), Some(at)) = (self.ledger.acknowledged_until(group, until_ms), listener.position) else {
+                    continue;
+                };
+                if due.epoch == at.epoch && due.offset > at.offset {
+                    let node = &self.nodes[node].id;
+                    let what = format!(
+                        "L2: listener {number} of {group} at {node} is at {at:?}, {due:?} was acknowledged {within_ms} ms ago"
+                    );
+                    self.ledger.fail(what);
+                }
+            }
+        }
+    }
+
+    fn check_stale(&mut self, node: usize) {
         let told_after_ms = self.profile.keep_alive_ms + self.profile.following.feed.stale_after_ms + LATE_MS;
         let Some(generation) = self.generation(node) else { return };
         for slot in 0..self.profile.slots {

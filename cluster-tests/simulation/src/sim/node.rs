@@ -26,7 +26,7 @@ use roost_logic::{
 use super::{
     asks::{Ask, Asked, Purpose},
     checks::{Life, Publish, Seen},
-    heard::CutOff,
+    heard::HeardPrimaries,
     liveness::Heard,
     network::Frame,
     steward::Steward,
@@ -115,7 +115,7 @@ pub(super) struct Process {
     pub(super) following: Following,
     pub(super) following_flush_due: bool,
     pub(super) following_wake_ms: Option<u64>,
-    pub(super) cut_off: CutOff,
+    pub(super) heard: HeardPrimaries,
     pub(super) attachments: Attachments,
 }
 
@@ -166,7 +166,7 @@ impl World {
             following,
             following_flush_due: false,
             following_wake_ms: None,
-            cut_off: CutOff::default(),
+            heard: HeardPrimaries::default(),
             attachments: Attachments::default(),
         });
         self.nodes[node].inbox.clear();
@@ -199,7 +199,7 @@ impl World {
             Input::Gossip { from, says } => self.gossip(node, &from, says),
             Input::Tick => {
                 self.all_slots(node, |_| SlotInput::Tick);
-                self.check_stale(node);
+                self.check_heard(node);
                 self.input_after(TICK_MS, node, Input::Tick);
             }
             Input::Round => {
