@@ -35,7 +35,8 @@ pub(super) struct Heard {
     heard_ms: u64,
     silent_rounds: u32,
     packets: u64,
-    packet_ms: u64,
+    /// When one came last, or the judge was first shown that none has: it takes that for a beginning.
+    packet_ms: Option<u64>,
     /// Wrongly believed dead until then.
     pub(super) slandered_until: u64,
 }
@@ -53,7 +54,7 @@ impl Heard {
     }
 
     fn is_quiet(&self, now: u64, quiet_ms: u64) -> bool {
-        self.packets > 0 && self.packet_ms + quiet_ms < now
+        self.packet_ms.is_some_and(|last_ms| last_ms + quiet_ms < now)
     }
 }
 
@@ -134,8 +135,9 @@ impl World {
             let id = self.nodes[other].id.clone();
             let allotted = self.store.generations.get(&id).copied().filter(|_| looks).unwrap_or(0);
             let heard = &mut self.process(node).heard_of[other];
-            if comes_through {
-                (heard.packets, heard.packet_ms) = (heard.packets + 1, now);
+            heard.packets += u64::from(comes_through);
+            if comes_through || (sends && heard.packet_ms.is_none()) {
+                heard.packet_ms = Some(now);
             }
             let live = heard.generation > 0 && heard.heard_ms + silent_ms >= now && heard.slandered_until <= now;
             heard.silent_rounds = if live { 0 } else { heard.silent_rounds.saturating_add(1) };
