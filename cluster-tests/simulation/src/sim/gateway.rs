@@ -81,7 +81,8 @@ impl World {
 
     /// A listener joins, or joins again elsewhere.
     pub(super) fn listener(&mut self, number: usize) {
-        let wait = 100 + self.random.waiting(500);
+        // At rest nobody idles past the look at what has become of all.
+        let wait = 100 + if self.resting { self.random.below(200) } else { self.random.waiting(500) };
         self.after(wait, Event::Listener(number));
         if self.random.permille(200) {
             self.read_history(number);

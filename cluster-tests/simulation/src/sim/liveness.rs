@@ -37,14 +37,18 @@ pub(super) struct Heard {
     packets: u64,
     /// When one came last, or the judge was first shown that none has: it takes that for a beginning.
     packet_ms: Option<u64>,
+    /// When the judge was shown nothing of it last, and may have forgotten it.
+    unshown_ms: u64,
     /// Wrongly believed dead until then.
     pub(super) slandered_until: u64,
 }
 
 impl Heard {
-    /// Whether nothing that a judge may go by tells that the node is there.
+    /// Whether nothing that a judge may go by tells that the node is there. One that had forgotten the node takes the number
+    /// of packets that it is shown first for a new one.
     fn is_unheard(&self, now: u64, quiet_ms: u64) -> bool {
-        self.silent_rounds >= SILENT_ROUNDS || self.is_quiet(now, quiet_ms)
+        let was_forgotten = self.unshown_ms + quiet_ms >= now;
+        self.silent_rounds >= SILENT_ROUNDS || (!was_forgotten && self.is_quiet(now, quiet_ms))
     }
 
     /// Whether all that a judge may go by tells that this start of the node is there, or a newer one.
@@ -146,6 +150,9 @@ impl World {
             says.store_up &= !usurps;
             let generation = heard.generation.max(allotted);
             heard.shown = generation;
+            if generation == 0 {
+                heard.unshown_ms = now;
+            }
             if generation > 0 {
                 let packets = sends.then_some(heard.packets);
                 let live = live && generation == heard.generation;
