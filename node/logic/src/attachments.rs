@@ -96,7 +96,6 @@ pub enum Output {
     /// The session is this connection's.
     Attached {
         connection: u64,
-        /// The attachment.
         number: AttachmentNumber,
         /// As far as it is known here.
         record: Arc<SessionRecord>,

@@ -67,7 +67,6 @@ struct Connection {
 /// A connection has its session.
 #[derive(Debug)]
 pub(super) struct Held {
-    /// The attachment.
     pub(super) number: AttachmentNumber,
     /// The record, and each that takes its place.
     pub(super) changes: watch::Receiver<Arc<SessionRecord>>,
