@@ -20,7 +20,7 @@ pub(super) const TABLE: &[Planted] = &[
     bug(
         "DeafToDisruption",
         "S8: a gateway does not register again when the primary has changed",
-        20,
+        60,
         &[edit(
             "logic/feed.rs",
             "            Input::Disrupted => {\n                self.failures = 0;\n                self.register(now_ms, out);",
@@ -34,7 +34,7 @@ pub(super) const TABLE: &[Planted] = &[
     bug(
         "DeafToReconnects",
         "S8: a gateway does not register again when its primary has connected anew",
-        450,
+        4_000,
         &[
             edit(
                 "logic/following/primaries.rs",
