@@ -402,3 +402,16 @@ async fn a_node_waits_for_a_store_that_is_down_says_so_and_can_be_stopped() {
     let (done, cql, _) = output(&["store", "schema", "--config", &config]).await;
     assert!(done.status.success() && cql.contains("CREATE TABLE IF NOT EXISTS roost.sessions "), "{cql}");
 }
+
+#[tokio::test]
+async fn dev_with_one_node_is_a_healthy_cluster_and_can_be_stopped() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = free.local_addr().unwrap().port().to_string();
+    drop(free);
+    let mut dev = Running::start(&["dev", "--nodes", "1", "--port", &port]);
+    while !dev.line().await.starts_with("health") {}
+    let (done, out, err) = output(&["status", "--url", &format!("http://127.0.0.1:{port}")]).await;
+    assert!(done.status.success() && out.starts_with("cluster green"), "{out} {err}");
+    let stopped = Command::new("kill").args(["-TERM", &dev.child.id().to_string()]).status().unwrap();
+    assert!(stopped.success() && dev.child.wait().unwrap().success());
+}

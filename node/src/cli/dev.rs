@@ -46,7 +46,7 @@ pub struct DevArgs {
 /// # Errors
 /// Where a node does not start; the text says why.
 pub async fn run(args: DevArgs) -> anyhow::Result<()> {
-    let settings = Config::load(None)?;
+    let mut settings = Config::load(None)?;
     let level = std::env::var("ROOST_LOG").unwrap_or_else(|_| "warn".to_owned());
     logging::init(&LogConfig { level, format: "text".to_owned() })?;
     // From here on, so that a stop during the start is one in good order too.
@@ -55,6 +55,14 @@ pub async fn run(args: DevArgs) -> anyhow::Result<()> {
     let data =
         args.data.clone().unwrap_or_else(|| std::env::temp_dir().join(format!("roost-dev-{}", std::process::id())));
     print::note(format_args!("starting {} nodes …", args.nodes));
+    let copies = settings.cluster.copies;
+    if let Ok(nodes) = u8::try_from(args.nodes)
+        && nodes < copies
+    {
+        // With fewer copies than it wants the cluster would never be green.
+        settings.cluster.copies = nodes;
+        print::note(format_args!("cluster.copies is {nodes} here, not {copies}: there are no more nodes"));
+    }
     let cluster = DevCluster::start(DevOptions {
         nodes: usize::from(args.nodes),
         http_port: args.port,
@@ -77,7 +85,11 @@ async fn until_told(
     args: &DevArgs,
     terminate: &mut signal::unix::Signal,
 ) -> anyhow::Result<()> {
-    wait_until_green(cluster).await?;
+    tokio::select! {
+        healthy = wait_until_green(cluster) => healthy?,
+        _ = signal::ctrl_c() => return Ok(()),
+        _ = terminate.recv() => return Ok(()),
+    }
     introduce(cluster, args).await?;
     let prompt = std::io::stdin().is_terminal();
     let commands = prompt || std::env::var_os(COMMANDS_WITHOUT_TERMINAL).is_some();
