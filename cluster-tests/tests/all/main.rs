@@ -7,6 +7,7 @@ mod elsewhere;
 mod faults;
 mod machine;
 mod ordering;
+mod series;
 mod sessions;
 mod slow_consumers;
 mod store_access;

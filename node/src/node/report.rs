@@ -80,7 +80,6 @@ impl Report {
         metrics.event_loop_lag_ms.set(load.lag_ms as i64);
         metrics.set_store(self.steward.store_view().borrow().word());
         metrics.replay_bytes.set(self.gateway.replays.held_bytes() as i64);
-        metrics.replays_waiting.set(self.gateway.replays.waiting() as i64);
     }
 }
 

@@ -34,11 +34,12 @@ pub struct Replays {
 pub struct Page(OwnedSemaphorePermit);
 
 /// Counts who waits, also where it stops waiting.
-struct Waiting<'a>(&'a AtomicUsize);
+struct Waiting<'a>(&'a Replays);
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
+        self.0.metrics.replays_waiting.dec();
     }
 }
 
@@ -62,7 +63,8 @@ impl Replays {
             return Ok(Page(permit));
         }
         let earlier = self.waiting.fetch_add(1, Ordering::Relaxed);
-        let _waiting = Waiting(&self.waiting);
+        self.metrics.replays_waiting.inc();
+        let _waiting = Waiting(self);
         if earlier >= self.queue {
             self.metrics.limit_hit(Limit::ReplayQueue);
             return Err(SlotError::Busy);
