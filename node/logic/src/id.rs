@@ -79,7 +79,19 @@ pub fn slot_of(name: &str, slots: u16) -> SlotId {
     (xxh3_64(name.as_bytes()) % u64::from(slots.max(1))) as SlotId
 }
 
-/// A group's name: 1 to 200 bytes of UTF-8 without control characters. The part before the first `:` is its namespace.
+/// Whether a reader does not see this character, or sees the others in another order for it: a name that has it can pass for
+/// another name. Control characters, those of zero width, and those that set the direction of writing.
+pub fn is_hidden(c: char) -> bool {
+    c.is_control()
+        || matches!(
+            c,
+            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+                | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}'
+        )
+}
+
+/// A group's name: 1 to 200 bytes of UTF-8 without [hidden](is_hidden) characters, and neither `.` nor `..`, which no path of
+/// HTTP can name. The part before the first `:` is its namespace.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct GroupName(Arc<str>);
 
@@ -96,8 +108,16 @@ impl GroupName {
         if text.len() > GROUP_NAME_MAX_BYTES {
             return Err(format!("a group name has at most {GROUP_NAME_MAX_BYTES} bytes, this has {}", text.len()));
         }
-        if let Some(bad) = text.chars().find(|c| c.is_control()) {
-            return Err(format!("a group name has no control characters, this has {bad:?}"));
+        if let Some(bad) = text.chars().find(|c| is_hidden(*c)) {
+            return Err(format!(
+                "a group name has no control characters and no others that are not seen, this has {bad:?}"
+            ));
+        }
+        if matches!(text, "." | "..") {
+            return Err(format!("a group is not named {text:?}: no URL could name it"));
+        }
+        if text.starts_with(['\u{ff20}', '\u{fe6b}']) {
+            return Err("a group name does not begin with what looks like '@' and is not".to_owned());
         }
         Ok(Self(text.into()))
     }

@@ -248,6 +248,7 @@ mod tests {
         assert_eq!(offsets(log.since(2, 1)), (true, vec![3]));
         assert_eq!(offsets(log.since(1, 9)), (false, vec![3, 4, 5]));
         assert_eq!(offsets(log.since(6, 9)), (false, vec![]), "a position that this log never had");
+        assert_eq!(offsets(log.since(u64::MAX, 9)), (false, vec![]), "nor this one");
         log.trim(1_001);
         assert_eq!(offsets(log.since(4, 9)), (false, vec![]));
         assert_eq!(offsets(log.since(5, 9)), (true, vec![]));

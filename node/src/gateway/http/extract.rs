@@ -26,7 +26,7 @@ use super::{
     error::{ApiError, Loc, Problem, Problems, loc},
 };
 use crate::{
-    id::{GroupName, NodeId, SessionId},
+    id::{GroupName, NodeId, SessionId, is_hidden},
     metrics::Limit,
     wire::reason::Reason,
 };
@@ -149,10 +149,15 @@ fn path_error(rejection: PathRejection) -> ApiError {
 /// A group's name as the server may use it: the private ones of sessions and users too, no other that begins with `@`.
 pub fn group_name(text: &str) -> Result<GroupName, String> {
     let group = GroupName::parse(text)?;
-    if group.is_private() && !text.starts_with("@session:") && !text.starts_with("@user:") {
-        return Err(
-            "names that begin with '@' are Roost's own: only @session:… and @user:… may be published to".to_owned()
-        );
+    if group.is_private() {
+        if let Some(session) = text.strip_prefix("@session:") {
+            session_id(session).map_err(|error| format!("after '@session:': {error}"))?;
+        } else if let Some(user) = text.strip_prefix("@user:") {
+            check_user(user)?;
+        } else {
+            let msg = "names that begin with '@' are Roost's own: only @session:… and @user:… may be published to";
+            return Err(msg.to_owned());
+        }
     }
     Ok(group)
 }
@@ -179,8 +184,10 @@ pub fn check_user(user: &str) -> Result<(), String> {
     if user.len() > max {
         return Err(format!("a user's name has at most {max} bytes, this has {}", user.len()));
     }
-    match user.chars().find(|c| c.is_control()) {
-        Some(bad) => Err(format!("a user's name has no control characters, this has {bad:?}")),
+    match user.chars().find(|c| is_hidden(*c)) {
+        Some(bad) => {
+            Err(format!("a user's name has no control characters and no others that are not seen, this has {bad:?}"))
+        }
         None => Ok(()),
     }
 }

@@ -61,7 +61,7 @@ pub(super) fn table() -> Vec<Route> {
     "grants": [{"pattern": "chat:*", "join": true, "publish": true}]
 }))]
 pub struct NewSession {
-    /// The application's name for the user: 1 to 194 bytes without control characters.
+    /// The application's name for the user: 1 to 194 bytes without control characters and others that are not seen.
     user: String,
     /// It ends this number of seconds after its creation, whatever happens. `session.ttl_s` unless given.
     #[schema(minimum = 1)]

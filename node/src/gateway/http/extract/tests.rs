@@ -150,6 +150,13 @@ fn names() {
     check(check_user("a\0b"), false);
     check(group_name("@user:alice"), true);
     check(group_name("@admin"), false);
+    check(group_name("@session:0b5f6f0e-5a3c-4a57-9d6e-7f3c2a1b0c9d"), true);
+    check(group_name("@session:alice"), false);
+    check(group_name("@user:"), false);
+    check(group_name("\u{ff20}user:alice"), false);
+    check(group_name("chat\u{202e}:1"), false);
+    check(group_name(".."), false);
+    check(group_name("..."), true);
     check(session_id("0b5f6f0e-5a3c-4a57-9d6e-7f3c2a1b0c9d"), true);
     check(session_id("0b5f6f0e5a3c4a579d6e7f3c2a1b0c9d"), false);
     check(session_id("{0b5f6f0e-5a3c-4a57-9d6e-7f3c2a1b0c9d}"), false);
