@@ -116,7 +116,11 @@ impl Gathered {
         };
         match toml::from_str::<Dict>(&text) {
             Ok(found) => self.table(&source, &mut Vec::new(), found),
-            Err(error) => self.problems.push(whole(format!("is not TOML: {}", error.to_string().trim_end()))),
+            // Not the line itself, which may hold a password.
+            Err(error) => {
+                let (line, column) = error.span().map_or((1, 1), |span| place(&text, span.start));
+                self.problems.push(whole(format!("is not TOML: line {line}, column {column}: {}", error.message())));
+            }
         }
     }
 
@@ -230,6 +234,13 @@ fn merge(into: &mut Dict, from: Value) {
             }
         }
     }
+}
+
+/// Line and column, from 1, of a byte of a text.
+fn place(text: &str, at: usize) -> (usize, usize) {
+    let before = &text[..text.floor_char_boundary(at)];
+    let line = before.rsplit('\n').next().unwrap_or(before);
+    (before.matches('\n').count() + 1, line.chars().count() + 1)
 }
 
 /// Reads an environment variable's text as the type that the default has; what does not fit stays text, for the error.

@@ -254,4 +254,6 @@ fn what_is_no_file_or_no_toml_is_said() {
         found.len() == 1 && found[0].starts_with("node.toml: is not TOML") && found[0].contains("line 1"),
         "{found:?}"
     );
+    let found = load_text("[store.cassandra]\nusername = 'roost'\npassword = 'hunter2", &[]).unwrap_err();
+    assert!(found.len() == 1 && found[0].contains("line 3, column") && !found[0].contains("hunter2"), "{found:?}");
 }
