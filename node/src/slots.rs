@@ -1,4 +1,5 @@
-//! The shell of [`SlotCore`]: drives the slots that this node has a copy of or serves, and performs what they want done.
+//! The shell of [`SlotCore`](crate::logic::primary::SlotCore): drives the slots that this node has a copy of or serves, and
+//! performs what they want done.
 //!
 //! One task per core of the machine owns a share of the slots. It takes what has queued, lets each slot handle its part,
 //! then flushes the slots it touched: what came together leaves together. It waits for nothing but its inbox and, when

@@ -1,7 +1,7 @@
 //! HTTP: what backends call under `/v1`, what probes and balancers ask, and the documents. Every route stands in one
 //! table, and a test holds the table and the OpenAPI document to each other.
 //!
-//! Nothing here keeps state: a call is checked, asked of the primary of its slot through [`Service`], and answered.
+//! Nothing here keeps state: a call is checked, asked of the primary of its slot through [`Service`](crate::gateway::service::Service), and answered.
 
 pub mod api;
 pub mod cluster;
