@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use cluster_tests::{
     api::Api,
     client::{Client, ClientOptions},
@@ -220,16 +220,16 @@ impl Seen {
 
     /// Does it again and again until each of these has moved.
     async fn until<F: Future<Output = Result<()>>>(&self, series: &[&str], mut act: impl FnMut() -> F) -> Result<()> {
-        let begun = std::time::Instant::now();
         let missing = || series.iter().filter(|series| !self.has_moved(series)).copied().collect::<Vec<_>>();
         let mut last = Ok(());
-        while !missing().is_empty() {
-            if begun.elapsed() > LIMIT {
-                bail!("{:?} did not move within {LIMIT:?}; the last attempt: {last:?}", missing());
+        let all = async {
+            while !missing().is_empty() {
+                last = act().await;
+                tokio::time::sleep(LOOK * 2).await;
             }
-            last = act().await;
-            tokio::time::sleep(LOOK * 2).await;
-        }
+        };
+        let in_time = tokio::time::timeout(LIMIT, all).await;
+        ensure!(in_time.is_ok(), "{:?} did not move within {LIMIT:?}; the last attempt: {last:?}", missing());
         Ok(())
     }
 }
@@ -357,7 +357,7 @@ async fn in_the_flow(seen: &Seen) -> Result<()> {
     too_much_at_once(seen, &urls).await.context("too much at once")?;
     many_replays(seen, &urls).await.context("many replays")?;
     frozen(seen, &urls, id).await.context("frozen")?;
-    full_disk(seen, &urls, id, &program.data().to_owned()).await.context("a full disk")?;
+    full_disk(seen, &urls, id, program.data()).await.context("a full disk")?;
     nodes_die(seen, &urls, &mut program).await.context("nodes die")?;
     tasks.shut_down(Duration::from_secs(5)).await;
     ensure!(program.shut_down().await?.success());

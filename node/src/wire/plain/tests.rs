@@ -413,7 +413,13 @@ proptest! {
     }
 
     #[test]
-    fn any_text_comes_through(user in ".*", name in "\\PC{1,40}", reason in ".*", key in "[ -~]{1,20}", number in any::<u64>()) {
+    fn any_text_comes_through(
+        user in ".*",
+        name in "\\PC{1,40}".prop_filter("a group's name", |name| GroupName::parse(name).is_ok()),
+        reason in ".*",
+        key in "[ -~]{1,20}",
+        number in any::<u64>(),
+    ) {
         let group = group(&name);
         let event = Event::Welcome {
             id: None, session: SessionId(Uuid::nil()), user: user.clone(), token: None, node: reason.clone(), heartbeat_s: number, groups: vec![group.clone()],
