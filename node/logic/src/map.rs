@@ -42,6 +42,10 @@ impl SlotAssignment {
     pub fn is_in_sync(&self, member: &Member) -> bool {
         self.in_sync.contains(member)
     }
+    /// Who holds or is to hold a copy.
+    pub fn copies(&self) -> impl Iterator<Item = &Member> {
+        self.in_sync.iter().chain(&self.learner)
+    }
     /// Whether the member holds or is to hold a copy.
     pub fn concerns(&self, member: &Member) -> bool {
         self.is_in_sync(member) || self.learner.as_ref() == Some(member)

@@ -19,7 +19,7 @@ use crate::{
     Now,
     id::{Generation, Member, NodeId},
     liveness::SharedPicture,
-    map::{ClusterMap, MapChange, MapRequest, SharedMap},
+    map::{ClusterMap, MapChange, MapRequest, SharedMap, SlotAssignment},
     plan::{PlanInput, plan},
 };
 
@@ -369,7 +369,7 @@ impl Steward {
 
     fn forget(&mut self, node: &NodeId) -> Result<Member, ForgetError> {
         let map = self.map.clone().ok_or(ForgetError::NoMap)?;
-        let named = map.slots.iter().flat_map(|slot| slot.in_sync.iter().chain(&slot.learner));
+        let named = map.slots.iter().flat_map(SlotAssignment::copies);
         let held = named.filter(|member| member.node == *node).max();
         let member = held.cloned().ok_or_else(|| ForgetError::HoldsNothing(node.clone()))?;
         let picture = self.picture.as_ref();

@@ -109,7 +109,7 @@ pub fn decode_session(row: &[u8]) -> Result<SessionRecord, StoreError> {
 pub fn encode_map(map: &ClusterMap) -> Result<Vec<u8>, StoreError> {
     let mut numbers: BTreeMap<&Member, usize> = BTreeMap::new();
     for slot in &map.slots {
-        for member in slot.in_sync.iter().chain(&slot.learner).chain([&slot.primary]) {
+        for member in slot.copies().chain([&slot.primary]) {
             numbers.insert(member, 0);
         }
     }

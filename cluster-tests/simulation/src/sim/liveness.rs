@@ -6,7 +6,7 @@ use roost_logic::{
     following,
     id::{Generation, Member, NodeId},
     liveness::{LivenessInput, LivenessOutput, LivenessSettings, Says, Sign},
-    map::ClusterMap,
+    map::{ClusterMap, SlotAssignment},
     plan::Life,
     primary::SlotInput,
     steward::StewardInput,
@@ -186,7 +186,7 @@ impl World {
         let quiet_ms = self.liveness_settings().quiet_ms;
         let Some(process) = &self.nodes[node].process else { return false };
         let Some(map) = &process.map else { return true };
-        let copies = || map.slots.iter().flat_map(|slot| slot.in_sync.iter().chain(&slot.learner));
+        let copies = || map.slots.iter().flat_map(SlotAssignment::copies);
         let heard = |(member, generation): &(&NodeId, &Generation)| {
             let newest = copies().filter(|copy| copy.node == **member).map(|copy| copy.generation).max();
             let newest = newest.unwrap_or(0).max(**generation);

@@ -8,7 +8,7 @@ use std::{
 use super::LOOKS_OF_FEW;
 use crate::{
     id::{Generation, Member, NodeId},
-    map::ClusterMap,
+    map::{ClusterMap, SlotAssignment},
     plan::{Life, NodeFacts},
 };
 
@@ -181,7 +181,7 @@ fn member(node: &NodeId, seen: &Seen) -> Member {
 /// The newest start of each node that the map tells of.
 pub(super) fn named(map: &ClusterMap) -> BTreeMap<NodeId, Generation> {
     let mut newest = map.members.clone();
-    for member in map.slots.iter().flat_map(|slot| slot.in_sync.iter().chain(&slot.learner)) {
+    for member in map.slots.iter().flat_map(SlotAssignment::copies) {
         let known = newest.entry(member.node.clone()).or_default();
         *known = (*known).max(member.generation);
     }

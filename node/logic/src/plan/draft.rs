@@ -201,8 +201,7 @@ impl<'a> Draft<'a> {
     fn leaver<'s>(&self, assignment: &'s SlotAssignment) -> Option<&'s Member> {
         assignment.in_sync.iter().max_by_key(|member| {
             let zone = self.zone(member);
-            let holders = assignment.in_sync.iter().chain(&assignment.learner);
-            let crowded = !zone.is_empty() && holders.filter(|other| self.zone(other) == zone).count() > 1;
+            let crowded = !zone.is_empty() && assignment.copies().filter(|other| self.zone(other) == zone).count() > 1;
             let load = match self.standing(member) {
                 Standing::Up(node) => self.nodes[node].load,
                 Standing::Dead | Standing::Doubtful => 0,
@@ -230,7 +229,7 @@ impl<'a> Draft<'a> {
     /// Nodes that serve or hold slots. One that is neither alive nor named by a slot is taken out; a generation never
     /// goes back, as it tells which members are lost.
     fn members(&self) -> BTreeMap<NodeId, Generation> {
-        let named = self.slots.iter().flat_map(|assignment| assignment.in_sync.iter().chain(&assignment.learner));
+        let named = self.slots.iter().flat_map(SlotAssignment::copies);
         let (mut holders, mut named_nodes) = (BTreeSet::new(), BTreeSet::new());
         for member in named {
             named_nodes.insert(&member.node);

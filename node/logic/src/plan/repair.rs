@@ -188,8 +188,7 @@ fn restart(draft: &mut Draft<'_>, slot: usize) {
 
 fn remove_dead(draft: &mut Draft<'_>, slot: usize) {
     let assignment = &draft.slots[slot];
-    let dead: Vec<Member> =
-        assignment.in_sync.iter().chain(&assignment.learner).filter(|member| draft.is_dead(member)).cloned().collect();
+    let dead: Vec<Member> = assignment.copies().filter(|member| draft.is_dead(member)).cloned().collect();
     if !dead.is_empty() {
         draft.change(slot, |assignment| {
             assignment.in_sync.retain(|member| !dead.contains(member));
