@@ -23,6 +23,13 @@ pub struct Attachment {
     pub since_ms: u64,
 }
 
+impl Attachment {
+    /// Whether it is this connection's.
+    pub fn is_of(&self, gateway: &Member, connection: u64) -> bool {
+        self.gateway == *gateway && self.connection == connection
+    }
+}
+
 /// Where a session is.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Stage {
@@ -154,11 +161,11 @@ impl Session {
     /// said to be displaced, so that it may come again if not.
     pub fn attach(&mut self, gateway: Member, connection: u64, since_ms: u64, at_ms: u64) -> Option<Attachment> {
         let retried = since_ms.saturating_add(OVERTAKEN_AFTER_MS) <= at_ms;
-        let is_other = |live: &&Attachment| live.gateway != gateway || live.connection != connection;
+        let is_other = |live: &&Attachment| !live.is_of(&gateway, connection);
         if retried && self.attachment().filter(is_other).is_some_and(|live| since_ms < live.since_ms) {
             return None;
         }
-        let again = self.last.as_ref().filter(|last| last.gateway == gateway && last.connection == connection).cloned();
+        let again = self.last.as_ref().filter(|last| last.is_of(&gateway, connection)).cloned();
         if again.is_some() && self.closed {
             // What its gateway asked before it said that the connection is gone comes after that.
             return None;
@@ -243,7 +250,7 @@ impl Session {
     /// The connection is gone, as its gateway says, which does not know under which number it was attached, if it was.
     /// Whether that was the live attachment.
     pub fn withdraw(&mut self, gateway: &Member, connection: u64, at_ms: u64, until_ms: u64) -> bool {
-        let last = self.last.as_ref().filter(|last| last.gateway == *gateway && last.connection == connection);
+        let last = self.last.as_ref().filter(|last| last.is_of(gateway, connection));
         let number = last.map(|last| last.number);
         number.is_some_and(|number| self.detach(gateway, number, at_ms, until_ms, true))
     }

@@ -164,8 +164,7 @@ impl Reigning<'_> {
     pub(super) fn is_there(&self, session: SessionId, latest: &Latest) -> bool {
         let known = self.state().and_then(|state| state.session(session)).filter(|known| !known.closed);
         let last = known.and_then(|known| known.last.as_ref());
-        self.replica.applied() < latest.index
-            || last.is_some_and(|last| last.gateway == latest.gateway && last.connection == latest.connection)
+        self.replica.applied() < latest.index || last.is_some_and(|last| last.is_of(&latest.gateway, latest.connection))
     }
 
     fn create(
