@@ -6,7 +6,7 @@
 //! where chitchat answers; the guard holds it against what the sender gossips of itself.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
@@ -68,6 +68,7 @@ pub struct Gossip {
     changed: Arc<Notify>,
     view: watch::Receiver<SharedView>,
     pictures: watch::Receiver<SharedPicture>,
+    alive: watch::Receiver<Arc<BTreeSet<Member>>>,
 }
 
 impl Gossip {
@@ -106,13 +107,14 @@ impl Gossip {
             tasks.spawn_detached("gossip-seeds", resolve);
         }
         let (picture_sender, pictures) = watch::channel(Arc::new(Picture::before_any(&me)));
-        let ends = Ends { view: view_sender, pictures: picture_sender, seeds: addresses, maps };
+        let (alive_sender, alive) = watch::channel(Arc::new(BTreeSet::from([me.clone()])));
+        let ends = Ends { view: view_sender, pictures: picture_sender, alive: alive_sender, seeds: addresses, maps };
         let mut observer = Observer::new(me, &settings, mesh, own.clone(), ends, metrics);
         // The view holds this node from the start.
         observer.begin(&chitchat.0).await;
         let look = Duration::from_millis(settings.liveness.look_ms);
         tasks.spawn("gossip", run(chitchat, observer, (settings.interval, look), changed.clone()));
-        Ok(Self { own, changed, view, pictures })
+        Ok(Self { own, changed, view, pictures, alive })
     }
 
     /// Changes what this node says of itself. What the others must know soon is said at once, the rest is gathered.
@@ -129,6 +131,11 @@ impl Gossip {
     /// What the judge of liveness says: a new picture after each look.
     pub fn pictures(&self) -> watch::Receiver<SharedPicture> {
         self.pictures.clone()
+    }
+
+    /// Whom the judge takes for alive: this process, and others.
+    pub fn alive(&self) -> watch::Receiver<Arc<BTreeSet<Member>>> {
+        self.alive.clone()
     }
 }
 

@@ -51,6 +51,7 @@ pub(super) struct Observer {
     seeded_ms: u64,
     liveness: Liveness,
     pictures: watch::Sender<SharedPicture>,
+    alive: watch::Sender<Arc<BTreeSet<Member>>>,
     maps: watch::Receiver<Option<SharedMap>>,
 }
 
@@ -67,6 +68,7 @@ struct Known {
 pub(super) struct Ends {
     pub(super) view: watch::Sender<SharedView>,
     pub(super) pictures: watch::Sender<SharedPicture>,
+    pub(super) alive: watch::Sender<Arc<BTreeSet<Member>>>,
     pub(super) seeds: watch::Receiver<Vec<SocketAddr>>,
     pub(super) maps: watch::Receiver<Option<SharedMap>>,
 }
@@ -96,6 +98,7 @@ impl Observer {
             gathered_ms: 0,
             seeded_ms: 0,
             pictures: ends.pictures,
+            alive: ends.alive,
             maps: ends.maps,
         }
     }
@@ -250,8 +253,9 @@ impl Observer {
                 LivenessOutput::StoodStill(still_ms) => {
                     tracing::warn!(still_ms, "this node stood still: what it sees is not trusted for a while");
                 }
-                // Whoever needs that takes it from the picture.
-                LivenessOutput::Alive(_) => {}
+                LivenessOutput::Alive(alive) => {
+                    self.alive.send_replace(alive);
+                }
             }
         }
     }

@@ -1,7 +1,7 @@
 //! How a map is spread: whoever changed it tells all, a node takes it to its slots and says which version it knows, and one
 //! that hears of a newer version fetches it. On the same way back goes what slots ask of the steward.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
@@ -39,6 +39,7 @@ impl Spread {
     /// Starts the tasks. From now on this node's slots take part in the cluster.
     pub(super) fn start(self, requests: mpsc::Receiver<Vec<MapRequest>>, tasks: &Tasks) {
         tasks.spawn("map follower", self.clone().follow_map());
+        tasks.spawn("alive follower", self.clone().follow_alive());
         tasks.spawn("picture follower", self.clone().follow_pictures());
         tasks.spawn("steward requests", self.forward_requests(requests));
     }
@@ -61,17 +62,23 @@ impl Spread {
         }
     }
 
-    /// Who is alive goes to the slots; a newer map than this node's is fetched.
+    /// Who is alive goes to the slots.
+    async fn follow_alive(self) {
+        let mut all = self.gossip.alive();
+        loop {
+            let alive = all.borrow_and_update().clone();
+            self.slots.alive(alive).await;
+            if all.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// A newer map than this node's, of which a picture tells, is fetched.
     async fn follow_pictures(self) {
         let mut pictures = self.gossip.pictures();
-        let mut alive = BTreeSet::new();
         loop {
             let picture = pictures.borrow_and_update().clone();
-            let now = picture.alive();
-            if now != alive {
-                alive.clone_from(&now);
-                self.slots.alive(Arc::new(now)).await;
-            }
             let known = self.maps.version();
             if let Some(peer) = picture.knows_more(known) {
                 let _ = self.mesh.send(&peer.node, 0, &PeerFrame::FetchMap { newer_than: known });
