@@ -5,6 +5,7 @@ mod api;
 mod bench;
 mod check_config;
 pub mod dev;
+mod drain;
 mod keys;
 pub mod logging;
 mod print;
@@ -60,6 +61,8 @@ enum Command {
     Bench(bench::BenchArgs),
     /// Show the health of the cluster
     Status(status::StatusArgs),
+    /// Have a node hand over its slots and clients, and end
+    Drain(drain::DrainArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -119,6 +122,7 @@ async fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::CheckConfig(args) => check_config::run(&args),
         Command::Bench(args) => bench::run(args).await,
         Command::Status(args) => status::run(args).await,
+        Command::Drain(args) => drain::run(args).await,
     }
 }
 
@@ -172,6 +176,8 @@ mod tests {
             "check-config config/node.toml",
             "bench --groups 2 --subscribers 3 --messages 10 --rate 0",
             "status --url http://127.0.0.1:8001",
+            "drain n2",
+            "drain n2 --force --url http://127.0.0.1:8001",
         ] {
             if let Err(error) = Cli::try_parse_from(std::iter::once("roost").chain(line.split(' '))) {
                 panic!("{line}: {error}");

@@ -7,10 +7,12 @@
 
 mod check;
 mod load;
+mod network;
 mod shared;
 
 pub use check::Purpose;
 pub use load::{ConfigError, Problem};
+pub use network::Network;
 pub use shared::{SharedSettings, differences};
 
 use std::{
@@ -65,6 +67,8 @@ pub struct NodeConfig {
     pub peer_advertise: String,
     /// Availability zone: copies go to different ones.
     pub zone: String,
+    /// Addresses and networks of proxies in front of this node, which `limits.connections_per_address` does not bound.
+    pub proxies: Vec<String>,
     /// A runtime that runs no task for this time ends the process; 0: never.
     pub watchdog_ms: u64,
 }
@@ -214,6 +218,9 @@ pub struct SessionConfig {
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LimitsConfig {
+    /// A connection on which no whole head of a request has come by then is closed, and one that was idle for as long
+    /// since its last answer.
+    pub request_head_ms: u64,
     /// A connection that has not said hello by then is closed.
     pub handshake_ms: u64,
     /// The client is asked to send something at least once in this time.
@@ -236,7 +243,7 @@ pub struct LimitsConfig {
     pub connects_per_s: u32,
     /// Connections at once on this node.
     pub connections: usize,
-    /// Connections at once from one address.
+    /// Connections at once from one address, requests over HTTP among them.
     pub connections_per_address: usize,
     /// Bytes waiting for one connection; past it the connection is closed. Messages of namespaces that let a slow consumer
     /// lag take half of it at most.
@@ -245,7 +252,7 @@ pub struct LimitsConfig {
     pub replay_bytes: usize,
     /// Pages of replays that wait for their turn; past it new clients get 503 with Retry-After.
     pub replay_queue: usize,
-    /// A client that reads nothing for this time is closed.
+    /// A client that reads nothing of what is sent to it for this time is closed, over HTTP too.
     pub write_timeout_ms: u64,
     /// A request's deadline on its way through the cluster.
     pub request_ms: u64,
@@ -358,6 +365,7 @@ impl Default for NodeConfig {
             peer_listen: SocketAddr::from(([127, 0, 0, 1], 7000)),
             peer_advertise: String::new(),
             zone: String::new(),
+            proxies: Vec::new(),
             watchdog_ms: 30_000,
         }
     }
@@ -447,6 +455,7 @@ impl Default for SessionConfig {
 impl Default for LimitsConfig {
     fn default() -> Self {
         Self {
+            request_head_ms: 15_000,
             handshake_ms: 10_000,
             heartbeat_s: 30,
             idle_s: 120,

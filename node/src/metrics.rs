@@ -77,6 +77,8 @@ pub struct HttpLabels {
 /// The keys of `[limits]`, for [`Metrics::limit_hit`].
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Limit {
+    /// No request on a new connection in time.
+    RequestHeadMs,
     /// No `hello` in time.
     HandshakeMs,
     /// A client that sent nothing for longer than it was asked to (and not yet closed).
@@ -123,7 +125,8 @@ pub enum Limit {
 
 impl Limit {
     /// Every one; a test holds them equal to the keys of `LimitsConfig`.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
+        Self::RequestHeadMs,
         Self::HandshakeMs,
         Self::HeartbeatS,
         Self::IdleS,
@@ -150,6 +153,7 @@ impl Limit {
     /// The key in `[limits]`.
     pub const fn key(self) -> &'static str {
         match self {
+            Self::RequestHeadMs => "request_head_ms",
             Self::HandshakeMs => "handshake_ms",
             Self::HeartbeatS => "heartbeat_s",
             Self::IdleS => "idle_s",

@@ -33,6 +33,8 @@ const STOP_LIMIT: Duration = Duration::from_secs(5);
 /// Slots that cannot be handed over (no other node takes them) hold a drain up no longer than this.
 const DRAIN_LIMIT: Duration = Duration::from_secs(60);
 const DRAIN_LOOK: Duration = Duration::from_millis(50);
+/// The last requests over HTTP are answered within this, or the drain ends without.
+const DRAIN_ANSWERS: Duration = Duration::from_secs(10);
 /// Clients that a draining node sends away per second.
 const DRAIN_PER_S: u32 = 2_000;
 /// Each comes back at a time of its own within this.
@@ -86,7 +88,8 @@ impl Node {
         &self.0.drain
     }
 
-    /// Not ready any more; hands its slots over, then sends its clients to the other nodes. Returns when that is done.
+    /// Not ready any more; hands its slots over, then sends its clients to the other nodes, and answers the last requests
+    /// over HTTP, each of which is told from the beginning to go elsewhere. Returns when that is done.
     pub fn drain(&self) -> BoxFuture<'_, ()> {
         Box::pin(self.drain_here())
     }
@@ -94,6 +97,7 @@ impl Node {
     async fn drain_here(&self) {
         self.0.gossip.set(|own| own.state = NodeState::Draining);
         self.0.gateway.admission.close();
+        self.0.door.leave();
         let view = self.0.gossip.view();
         let someone_takes_them = || {
             let view = view.borrow();
@@ -110,6 +114,7 @@ impl Node {
             );
         }
         self.0.gateway.drain(DRAIN_PER_S, DRAIN_SPREAD).await;
+        self.0.door.shut(DRAIN_ANSWERS).await;
     }
 
     /// Ends the node: peers are told, tasks awaited.

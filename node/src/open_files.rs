@@ -12,6 +12,8 @@ const LEAST: u64 = 128;
 /// an eighth, within these.
 const RESERVE_MIN: u64 = 32;
 const RESERVE_MAX: u64 = 512;
+/// Kept for whoever comes when all others are taken: it may ask how the node is, and is told to come again.
+const PROBES: u64 = 8;
 /// Where there is no limit.
 const MOST: u64 = 1 << 24;
 
@@ -28,6 +30,7 @@ pub struct OpenFiles {
     clients: usize,
     accepted: Arc<Semaphore>,
     attached: Arc<Semaphore>,
+    probes: Arc<Semaphore>,
 }
 
 /// The right to one open file; gives it back when dropped.
@@ -47,15 +50,20 @@ impl OpenFiles {
         Self::of(if raised { maximum } else { current }.unwrap_or(MOST))
     }
 
-    fn of(limit: u64) -> Result<Arc<Self>, TooFew> {
+    pub(crate) fn of(limit: u64) -> Result<Arc<Self>, TooFew> {
         if limit < LEAST {
             return Err(TooFew(limit));
         }
         let reserve = (limit / 8).clamp(RESERVE_MIN, RESERVE_MAX);
         let places = |count: u64| usize::try_from(count.min(MOST)).unwrap_or(Semaphore::MAX_PERMITS);
-        let (accepted, clients) = (places(limit - reserve), places(limit - 2 * reserve));
+        let (accepted, clients) = (places(limit - reserve - PROBES), places(limit - 2 * reserve));
         let semaphore = |places| Arc::new(Semaphore::new(places));
-        Ok(Arc::new(Self { clients, accepted: semaphore(accepted), attached: semaphore(clients) }))
+        Ok(Arc::new(Self {
+            clients,
+            accepted: semaphore(accepted),
+            attached: semaphore(clients),
+            probes: semaphore(places(PROBES)),
+        }))
     }
 
     /// How many clients there is room for.
@@ -63,9 +71,19 @@ impl OpenFiles {
         self.clients
     }
 
-    /// For a connection that is about to be accepted: waits until there is room.
-    pub async fn accept(&self) -> OpenFile {
-        match self.accepted.clone().acquire_owned().await {
+    /// For a connection that was accepted; nothing where what is left is for others.
+    pub fn accept(&self) -> Option<OpenFile> {
+        Self::take(&self.accepted)
+    }
+
+    /// For a connection for which [`OpenFiles::accept`] has nothing.
+    pub fn accept_probe(&self) -> Option<OpenFile> {
+        Self::take(&self.probes)
+    }
+
+    /// The same; waits until there is one.
+    pub async fn wait_for_probe(&self) -> OpenFile {
+        match self.probes.clone().acquire_owned().await {
             Ok(place) => OpenFile { _place: place },
             // It is never closed.
             Err(_) => std::future::pending().await,
@@ -74,7 +92,17 @@ impl OpenFiles {
 
     /// For a connection that becomes a client's, which may last; nothing where what is left is for others.
     pub fn attach(&self) -> Option<OpenFile> {
-        self.attached.clone().try_acquire_owned().ok().map(|place| OpenFile { _place: place })
+        Self::take(&self.attached)
+    }
+
+    /// How many of those that [`OpenFiles::accept_probe`] gives are left.
+    #[cfg(test)]
+    pub(crate) fn probes_left(&self) -> usize {
+        self.probes.available_permits()
+    }
+
+    fn take(places: &Arc<Semaphore>) -> Option<OpenFile> {
+        places.clone().try_acquire_owned().ok().map(|place| OpenFile { _place: place })
     }
 }
 
@@ -82,16 +110,14 @@ impl OpenFiles {
 mod tests {
     use super::*;
 
-    #[tokio::test]
-    async fn clients_leave_room_for_requests_and_both_for_the_node() {
+    #[test]
+    fn clients_leave_room_for_requests_and_both_for_the_node() {
         let files = OpenFiles::of(256).unwrap();
         let clients: Vec<_> = std::iter::from_fn(|| files.attach()).collect();
         assert_eq!((clients.len(), files.clients()), (192, 192));
-        let mut accepted = Vec::new();
-        while files.accepted.available_permits() > 0 {
-            accepted.push(files.accept().await);
-        }
-        assert_eq!(accepted.len(), 224);
+        let accepted: Vec<_> = std::iter::from_fn(|| files.accept()).collect();
+        let probes: Vec<_> = std::iter::from_fn(|| files.accept_probe()).collect();
+        assert_eq!((accepted.len(), probes.len()), (216, 8));
         drop(clients);
         assert!(files.attach().is_some());
     }

@@ -13,6 +13,7 @@ use cluster_tests::{
     wait::wait_until,
 };
 use reqwest::Method;
+use tokio::{io::AsyncWriteExt, net::TcpStream};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -39,6 +40,37 @@ async fn few_open_files() -> Result<()> {
     wait_until("a client to be taken again", LIMIT, async || Socket::connect(&url).await.is_ok()).await?;
     let complaints = program.complaints();
     ensure!(complaints.iter().all(|line| line.contains("limit of open files")), "{complaints:#?}");
+    ensure!(program.shut_down().await?.success());
+    Ok(())
+}
+
+/// Connections that say nothing, that begin a request and never end it, and that read no answers: each is given up after its
+/// time, and meanwhile the node can be asked how it is, however many there are.
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_are_only_held() -> Result<()> {
+    let _turn = turn::take(module_path!());
+    let scene = r#"ulimit -n 256 && export ROOST_LIMITS__REQUEST_HEAD_MS=4000 && exec "$@""#;
+    let program = Program::dev_in(1, scene).await?;
+    let url = program.http_url(0);
+    let address = url.trim_start_matches("http://").to_owned();
+    let beginnings = ["", "GET /livez HTTP/1.1\r\nhost:", "PRI * HTTP/2.0\r\n\r\n"];
+    let mut held = Vec::new();
+    for number in 0..400 {
+        let mut stream = TcpStream::connect(&address).await?;
+        let _ = stream.write_all(beginnings[number % beginnings.len()].as_bytes()).await;
+        held.push(stream);
+    }
+    for path in ["/livez", "/readyz", "/health", "/metrics"] {
+        // With a connection of its own for each: one that is kept would prove nothing.
+        let answer = Api::new(&url).raw(Method::GET, path, None, Vec::new()).await?;
+        ensure!(answer.status() == 200, "{path}: {answer:?}");
+    }
+    let refused = Api::new(&url).raw(Method::GET, "/v1/groups", None, Vec::new()).await?;
+    ensure!(refused.status() == 503 && refused.headers().contains_key("retry-after"), "{refused:?}");
+    let served = async || Api::new(&url).get("/v1/groups").await.is_ok_and(|answer| answer.status == 200);
+    wait_until("the places to be given back", LIMIT, served).await?;
+    drop(held);
+    ensure!(program.complaints().is_empty(), "{:#?}", program.complaints());
     ensure!(program.shut_down().await?.success());
     Ok(())
 }

@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod crash;
+mod drain;
 mod elsewhere;
 mod faults;
 mod machine;
@@ -10,6 +11,7 @@ mod ordering;
 mod series;
 mod sessions;
 mod slow_consumers;
+mod starting;
 mod store_access;
 mod store_cluster;
 mod store_contract;

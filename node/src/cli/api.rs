@@ -68,6 +68,15 @@ impl Api {
         self.send(self.request(Method::POST, path, Some(body))?).await
     }
 
+    /// Without a body, with parameters after the `?`.
+    pub(super) async fn post_with(&self, path: &[&str], query: &str) -> Result<String, Refusal> {
+        let mut request = self.request(Method::POST, path, None)?;
+        let uri = format!("{}?{query}", request.uri());
+        *request.uri_mut() =
+            uri.parse().map_err(|error| Refusal { message: format!("{uri}: {error}"), retry_after: None })?;
+        self.send(request).await
+    }
+
     fn request(&self, method: Method, path: &[&str], body: Option<String>) -> Result<Request<Body>, Refusal> {
         let refuse = |message: String| Refusal { message, retry_after: None };
         if let Some(dots) = path.iter().find(|part| matches!(**part, "." | "..")) {

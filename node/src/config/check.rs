@@ -4,7 +4,9 @@ use std::{fmt::Display, ops::RangeInclusive};
 
 use tracing_subscriber::filter::Targets;
 
-use super::{CassandraConfig, Config, LimitsConfig, NodeConfig, Problem, SessionConfig, StoreConfig, StoreKind};
+use super::{
+    CassandraConfig, Config, LimitsConfig, Network, NodeConfig, Problem, SessionConfig, StoreConfig, StoreKind,
+};
 use crate::id::NodeId;
 
 /// What the configuration is for.
@@ -87,6 +89,11 @@ fn node(found: &mut Found, node: &NodeConfig) {
     found.unless(node.watchdog_ms == 0 || (3_000..=600_000).contains(&node.watchdog_ms), "node.watchdog_ms", || {
         format!("must be 0 (off) or from 3000 to 600000, it is {}", node.watchdog_ms)
     });
+    for proxy in &node.proxies {
+        if let Err(message) = Network::parse(proxy) {
+            found.add("node.proxies", message);
+        }
+    }
     found.unless(node.zone.len() <= 64 && !node.zone.chars().any(char::is_control), "node.zone", || {
         "must have at most 64 bytes and no control characters".to_owned()
     });
@@ -221,6 +228,7 @@ fn session(found: &mut Found, session: &SessionConfig) {
 }
 
 fn limits(found: &mut Found, limits: &LimitsConfig) {
+    found.range("limits.request_head_ms", limits.request_head_ms, 100..=600_000);
     found.range("limits.handshake_ms", limits.handshake_ms, 100..=600_000);
     found.range("limits.heartbeat_s", limits.heartbeat_s, 1..=DAY_S);
     found.range("limits.idle_s", limits.idle_s, 2..=2 * DAY_S);

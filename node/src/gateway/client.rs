@@ -7,6 +7,7 @@
 
 pub mod attachments;
 pub mod connections;
+mod fragments;
 mod greeting;
 mod hello;
 mod jobs;
@@ -17,10 +18,10 @@ mod socket;
 mod stream;
 mod talk;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use axum::{
-    extract::{ConnectInfo, Request, State},
+    extract::{Request, State},
     http::header,
     response::{IntoResponse, Response},
 };
@@ -29,24 +30,18 @@ use self::{greeting::greet, socket::Socket, stream::Upgrade, talk::talk};
 use super::{
     Gateway,
     door::{
+        accepted::Accepted,
         admission::{Admitted, count_refused},
         origin::Credentials,
         reasons::Refused,
     },
 };
-use crate::{open_files::OpenFile, wire::reason::Reason};
+use crate::wire::reason::Reason;
 
 /// `GET /ws`: upgrades to the plain JSON protocol. Refused with 503 and `Retry-After` where the node has no room.
-pub async fn ws(
-    State(gateway): State<Arc<Gateway>>,
-    ConnectInfo(address): ConnectInfo<SocketAddr>,
-    request: Request,
-) -> Response {
-    let admitted = if gateway.replays.is_full() {
-        Err(Refused::new(Reason::Replays))
-    } else {
-        gateway.admission.admit(address.ip())
-    };
+pub async fn ws(State(gateway): State<Arc<Gateway>>, request: Request) -> Response {
+    let admitted =
+        if gateway.replays.is_full() { Err(Refused::new(Reason::Replays)) } else { gateway.admission.admit() };
     let admitted = match admitted {
         Ok(admitted) => admitted,
         Err(refused) => {
@@ -55,13 +50,16 @@ pub async fn ws(
             return ([(header::CONNECTION, "close")], refused).into_response();
         }
     };
-    let file = request.extensions().get::<Arc<OpenFile>>().cloned();
+    let accepted = request.extensions().get::<Arc<Accepted>>().cloned();
     let session = &gateway.config.session;
     let credentials = Credentials::of(request.headers(), &session.cookie_name, &session.allowed_origins);
     match Upgrade::accept(request, gateway.config.limits.frame_bytes) {
         Ok((upgrade, response)) => {
+            if let Some(accepted) = &accepted {
+                accepted.note_upgrade();
+            }
             let tasks = gateway.tasks.clone();
-            tasks.spawn_detached("connection", serve(gateway, upgrade, credentials, (admitted, file)));
+            tasks.spawn_detached("connection", serve(gateway, upgrade, credentials, (admitted, accepted)));
             response
         }
         Err(refused) => refused.into_response(),
@@ -69,7 +67,7 @@ pub async fn ws(
 }
 
 /// What a connection counts against while it lasts.
-type Places = (Admitted, Option<Arc<OpenFile>>);
+type Places = (Admitted, Option<Arc<Accepted>>);
 
 /// Serves one connection to its end. The states before and after the long one are boxed, so that a connection at rest
 /// holds no room for them.

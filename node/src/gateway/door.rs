@@ -1,8 +1,10 @@
 //! The door: who may come in and how fast, what it may do, and what it is told where it may not.
 
+pub mod accepted;
 pub mod access;
 pub mod admission;
 pub mod listener;
 pub mod origin;
+pub mod places;
 pub mod rate;
 pub mod reasons;

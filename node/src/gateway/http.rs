@@ -13,6 +13,7 @@ pub mod messages;
 pub mod probes;
 mod route;
 pub mod sessions;
+pub mod starting;
 
 use std::{any::Any, sync::Arc};
 

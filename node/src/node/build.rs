@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, atomic::AtomicBool},
 };
 
-use tokio::{net::TcpListener, sync::mpsc};
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -32,14 +32,13 @@ use crate::{
         self, Gateway,
         ask::Ask,
         client::{attachments::Attachments, connections::Connections, replays::Replays},
-        door::{admission::Admission, listener},
+        door::{admission::Admission, listener::Door},
         http::api::Api,
         hub::Hub,
         service::Service,
     },
     id::Member,
     logic::{map::MapRequest, primary::SlotSettings},
-    open_files::OpenFiles,
     peer::mesh::Mesh,
     router::Router,
     slots::{Slots, SlotsInputs},
@@ -66,6 +65,7 @@ pub(super) struct Running {
     pub(super) maps: MapCell,
     pub(super) steward: Steward,
     pub(super) gateway: Arc<Gateway>,
+    pub(super) door: Door,
     pub(super) drain: CancellationToken,
 }
 
@@ -77,8 +77,7 @@ pub(super) struct Built {
     map_requests: mpsc::Receiver<Vec<MapRequest>>,
     spread: Spread,
     report: Report,
-    listener: TcpListener,
-    files: Arc<OpenFiles>,
+    waiting: watch::Sender<String>,
     api: Api,
 }
 
@@ -175,24 +174,24 @@ impl Built {
             control,
             metrics: metrics.clone(),
         };
-        let Ground { config, files, me, listener, http, advertise, mesh, gossip, maps, entrance, tasks, .. } = ground;
+        let Ground { config, me, door, waiting, http, advertise, mesh, gossip, maps, entrance, tasks, .. } = ground;
         entrance.open(Arc::new(dispatch));
-        let running = Running { me, http, peer: advertise, tasks, mesh, gossip, maps, steward, gateway, drain };
-        Self { running, config, idle_steward, map_requests, spread, report, listener, files, api }
+        let running = Running { me, http, peer: advertise, tasks, mesh, gossip, maps, steward, gateway, door, drain };
+        Self { running, config, idle_steward, map_requests, spread, report, waiting, api }
     }
 
     /// Why this node may not join those that it hears, if so.
     pub(super) async fn look_around(&self) -> Result<(), String> {
+        self.waiting.send_replace("looking for the other nodes (cluster.seeds)".to_owned());
         belonging::look_around(&self.config, &self.running.gossip).await
     }
 
     /// The node takes part in the cluster, and serves clients.
     pub(super) fn serve(self) -> Running {
-        let Self { running, idle_steward, map_requests, spread, report, listener, files, api, .. } = self;
+        let Self { running, idle_steward, map_requests, spread, report, api, .. } = self;
         let (tasks, gateway) = (&running.tasks, &running.gateway);
         idle_steward.start();
-        let routes = gateway::routes(gateway.clone(), api);
-        tasks.spawn("http", listener::serve(listener, routes, files, tasks.clone()));
+        running.door.serve(gateway::routes(gateway.clone(), api));
         tasks.spawn("idle connections", gateway.clone().close_idle());
         spread.start(map_requests, tasks);
         report.start(tasks);

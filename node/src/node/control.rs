@@ -19,9 +19,9 @@ use crate::{
     cluster::{
         health::{self, LocalFacts},
         steward::Steward,
-        view::SharedView,
+        view::{NodeState, SharedView},
     },
-    gateway::http::api::{ClusterControl, GroupPage},
+    gateway::http::api::{ClusterControl, GroupPage, NotDrained},
     id::{Member, NodeId},
     peer::mesh::Mesh,
     router::Router,
@@ -65,10 +65,10 @@ impl Control {
                     groups.truncate(limit);
                     NodeAnswer::Groups { groups, more }
                 }
-                NodeRequest::Drain => {
-                    this.drain.cancel();
-                    NodeAnswer::Done
-                }
+                NodeRequest::Drain { force } => match this.begin_drain(force) {
+                    Ok(()) => NodeAnswer::Done,
+                    Err(other) => NodeAnswer::OtherDrains { node: other.to_string() },
+                },
                 NodeRequest::Forget { node } => match NodeId::parse(&node) {
                     Ok(node) => {
                         this.steward.forget(&node).await.map_or_else(NodeAnswer::Refused, |()| NodeAnswer::Done)
@@ -78,6 +78,27 @@ impl Control {
             };
             let _ = this.mesh.send(&to, 0, &PeerFrame::NodeResponse { id, answer });
         });
+    }
+
+    /// This node drains, unless another one does.
+    fn begin_drain(&self, force: bool) -> Result<(), NodeId> {
+        match self.other_drains(&self.me.node).filter(|_| !force) {
+            Some(other) => Err(other),
+            None => {
+                self.drain.cancel();
+                Ok(())
+            }
+        }
+    }
+
+    /// The node that drains as far as gossip tells, if it is another one than this.
+    fn other_drains(&self, node: &NodeId) -> Option<NodeId> {
+        let view = self.view.borrow();
+        let draining = view
+            .nodes
+            .values()
+            .find(|other| other.alive && other.state == NodeState::Draining && other.member.node != *node);
+        draining.map(|other| other.member.node.clone())
     }
 
     /// Sends the probes out, and looks at what came back of the last ones.
@@ -129,18 +150,25 @@ impl ClusterControl for Control {
         GroupPage { groups, more, missing_nodes }
     }
 
-    async fn drain(&self, node: &NodeId) -> Result<(), String> {
+    async fn drain(&self, node: &NodeId, force: bool) -> Result<(), NotDrained> {
         if *node == self.me.node {
-            self.drain.cancel();
-            return Ok(());
+            return self.begin_drain(force).map_err(NotDrained::OtherDrains);
+        }
+        if let Some(other) = self.other_drains(node).filter(|_| !force) {
+            return Err(NotDrained::OtherDrains(other));
         }
         if !living_peers(&self.view.borrow().clone()).contains(node) {
-            return Err(format!("{node} is not among the live nodes: see /v1/cluster/nodes"));
+            return Err(NotDrained::Failed(format!("{node} is not among the live nodes: see /v1/cluster/nodes")));
         }
-        match self.router.ask_node(node, NodeRequest::Drain, ASK_DEADLINE).await {
+        // It looks again by itself: what this node has heard may be older.
+        match self.router.ask_node(node, NodeRequest::Drain { force }, ASK_DEADLINE).await {
             Some(NodeAnswer::Done) => Ok(()),
-            Some(NodeAnswer::Refused(reason)) => Err(reason),
-            _ => Err(format!("{node} did not answer: try again")),
+            Some(NodeAnswer::OtherDrains { node: other }) => Err(match NodeId::parse(&other) {
+                Ok(other) => NotDrained::OtherDrains(other),
+                Err(error) => NotDrained::Failed(error),
+            }),
+            Some(NodeAnswer::Refused(reason)) => Err(NotDrained::Failed(reason)),
+            _ => Err(NotDrained::Failed(format!("{node} did not answer: try again"))),
         }
     }
 

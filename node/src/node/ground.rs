@@ -2,14 +2,19 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::watch};
 
+use super::STOP_LIMIT;
 use crate::{
     cluster::{
         gossip::{Gossip, GossipError, GossipSettings, OwnState},
         maps::MapCell,
     },
     config::Config,
+    gateway::{
+        door::listener::{Door, DoorInputs},
+        http::starting,
+    },
     id::{Member, NodeId},
     metrics::Metrics,
     open_files::OpenFiles,
@@ -80,7 +85,10 @@ pub(super) struct Ground {
     pub(super) store: Arc<dyn Store>,
     pub(super) files: Arc<OpenFiles>,
     pub(super) me: Member,
-    pub(super) listener: TcpListener,
+    /// Answers probes until the node serves.
+    pub(super) door: Door,
+    /// What the node waits for until then, in words.
+    pub(super) waiting: watch::Sender<String>,
     pub(super) http: SocketAddr,
     pub(super) advertise: SocketAddr,
     pub(super) mesh: Mesh,
@@ -92,7 +100,19 @@ pub(super) struct Ground {
 }
 
 impl Ground {
+    /// Where it fails, or is given up, its tasks stop.
     pub(super) async fn lay(inputs: NodeInputs) -> Result<Self, StartError> {
+        let tasks = Tasks::new();
+        let given_up = tasks.stopping().clone().drop_guard();
+        let laid = Self::lay_with(inputs, tasks.clone()).await;
+        match &laid {
+            Ok(_) => drop(given_up.disarm()),
+            Err(_) => drop(tasks.shut_down(STOP_LIMIT).await),
+        }
+        laid
+    }
+
+    async fn lay_with(inputs: NodeInputs, tasks: Tasks) -> Result<Self, StartError> {
         let NodeInputs { config, identity, keyring, store, files } = inputs;
         warn_of_few_files(&config, &files);
         let id = NodeId::parse(&config.node.id).map_err(StartError::NodeId)?;
@@ -102,9 +122,14 @@ impl Ground {
         let address = config.node.http_listen;
         let listener = TcpListener::bind(address).await.map_err(|error| StartError::Http { address, error })?;
         let http = listener.local_addr().map_err(|error| StartError::Http { address, error })?;
-        let (tasks, metrics) = (Tasks::new(), Metrics::new());
+        let metrics = Metrics::new();
+        let (waiting, words) = watch::channel("the store has not been asked yet".to_owned());
+        let routes = starting::routes(words);
+        let inputs =
+            DoorInputs { config: &config, files: files.clone(), routes, metrics: metrics.clone(), tasks: &tasks };
+        let door = Door::open(listener, inputs);
         let store: Arc<dyn Store> = GuardedStore::new(store, &config.store, metrics.store.clone());
-        let (store_id, generation) = until_store_answers(store.as_ref(), &id).await?;
+        let (store_id, generation) = until_store_answers(store.as_ref(), &id, &waiting).await?;
         let me = Member { node: id, generation };
 
         let (mesh, gossip_inbox, entrance) = Mesh::bind(MeshInputs {
@@ -135,7 +160,8 @@ impl Ground {
             store,
             files,
             me,
-            listener,
+            door,
+            waiting,
             http,
             advertise,
             mesh,
@@ -149,13 +175,23 @@ impl Ground {
 }
 
 /// The store's identity, and this start's generation. Nothing can be done without them, so this waits.
-async fn until_store_answers(store: &dyn Store, id: &NodeId) -> Result<(uuid::Uuid, u64), StartError> {
+async fn until_store_answers(
+    store: &dyn Store,
+    id: &NodeId,
+    waiting: &watch::Sender<String>,
+) -> Result<(uuid::Uuid, u64), StartError> {
+    let mut told = None;
+    waiting.send_replace("waiting for the store, which has not answered yet".to_owned());
     loop {
         let answers = async { Ok::<_, StoreError>((store.store_id().await?, store.next_generation(id).await?)) };
         match answers.await {
             Ok(answers) => return Ok(answers),
-            Err(error @ StoreError::Unavailable(_)) => {
-                tracing::warn!(%error, "the store is needed to start; trying again");
+            Err(StoreError::Unavailable(reason)) => {
+                waiting.send_replace("waiting for the store, which does not answer: the log says more".to_owned());
+                if told.as_ref() != Some(&reason) {
+                    tracing::warn!(reason, "the store is needed to start; trying again until it answers");
+                    told = Some(reason);
+                }
             }
             // Waiting will not mend it.
             Err(error) => return Err(error.into()),

@@ -95,8 +95,11 @@ pub enum NodeRequest {
         /// The most groups that are answered.
         limit: u32,
     },
-    /// Begin to drain. → `Done`
-    Drain,
+    /// Begin to drain. → `Done`, or `OtherDrains`
+    Drain {
+        /// Also while another node drains.
+        force: bool,
+    },
     /// Count this node's present start as lost for good (operator's word). Asked of the steward. → `Done`
     Forget {
         /// The node's name.
@@ -116,6 +119,11 @@ pub enum NodeAnswer {
     },
     /// Done.
     Done,
+    /// Not done: this node drains, and one at a time is to.
+    OtherDrains {
+        /// The node's name.
+        node: String,
+    },
     /// Refused, with the reason.
     Refused(String),
 }

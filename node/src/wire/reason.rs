@@ -106,6 +106,7 @@ reasons! {
     NotReady               "not_ready"               503  -     1_000  "this node is not ready";
     NoNode                 "no_node"                 404  -     -      "there is no such node: /v1/cluster/nodes lists those there are";
     NodeDead               "node_dead"               409  -     -      "the node is not heard, so it cannot be told to drain: its slots are taken over without that";
+    NodeDraining           "node_draining"           409  -     -      "another node drains, and slots would move twice: wait until it has gone, or use force";
     NodeAlive              "node_alive"              409  -     -      "the node is alive: drain it and stop it first";
     Refused                "refused"                 503  -     1_000  "the node did not do it";
 }

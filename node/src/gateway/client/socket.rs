@@ -103,6 +103,12 @@ impl Socket {
                 self.counted()?;
                 Ok(Heard::Sign)
             }
+            Incoming::Fragments(count) => {
+                for _ in 0..count {
+                    self.counted()?;
+                }
+                Ok(Heard::Sign)
+            }
             Incoming::Broken(fault) => Err(Some(Ending::broken(fault))),
             Incoming::Gone => Err(None),
         }

@@ -29,7 +29,7 @@ use tokio_tungstenite::{
     },
 };
 
-use super::outbox::Outbox;
+use super::{fragments::Fragments, outbox::Outbox};
 use crate::{gateway::door::reasons::Refused, wire::reason::Reason};
 
 /// Held by every connection; larger frames get a buffer of their own while they arrive.
@@ -53,7 +53,9 @@ pub(super) struct Upgrade {
 
 /// An open WebSocket.
 pub(super) struct ClientStream {
-    socket: WebSocketStream<TokioIo<Upgraded>>,
+    socket: WebSocketStream<Fragments<TokioIo<Upgraded>>>,
+    /// Came together with fragments, which are told first.
+    next: Option<Incoming>,
     write_timeout: Duration,
 }
 
@@ -64,6 +66,8 @@ pub(super) enum Incoming {
     Text(Bytes),
     /// A ping or a pong, which was dealt with.
     Control,
+    /// This number of parts of a message that has not ended yet.
+    Fragments(u32),
     /// A frame that no rule allows; nothing more can be read.
     Broken(Fault),
     /// The client is gone.
@@ -139,23 +143,31 @@ impl Upgrade {
             .write_buffer_size(WRITE_BUFFER_BYTES)
             .max_message_size(Some(self.frame_bytes))
             .max_frame_size(Some(self.frame_bytes));
-        let socket = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, Some(config)).await;
-        Some(ClientStream { socket, write_timeout })
+        let stream = Fragments::new(TokioIo::new(upgraded));
+        let socket = WebSocketStream::from_raw_socket(stream, Role::Server, Some(config)).await;
+        Some(ClientStream { socket, next: None, write_timeout })
     }
 }
 
 impl ClientStream {
     /// Waits for the next frame. Cancel-safe.
     pub(super) async fn next(&mut self) -> Incoming {
-        match self.socket.next().await {
-            Some(Ok(Message::Text(text))) => Incoming::Text(text.into()),
-            Some(Ok(Message::Binary(_))) => Incoming::Broken(Fault::Binary),
-            Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => Incoming::Control,
-            // The answer to a close leaves with the next poll, which then ends.
-            Some(Ok(Message::Close(_))) => Incoming::Control,
-            Some(Err(error)) => broken(&error).map_or(Incoming::Gone, Incoming::Broken),
-            None => Incoming::Gone,
-        }
+        poll_fn(|cx| {
+            if let Some(next) = self.next.take() {
+                return Poll::Ready(next);
+            }
+            let polled = self.socket.poll_next_unpin(cx).map(incoming);
+            match (self.socket.get_mut().take(), polled) {
+                (0, polled) => polled,
+                (fragments, polled) => {
+                    if let Poll::Ready(next) = polled {
+                        self.next = Some(next);
+                    }
+                    Poll::Ready(Incoming::Fragments(fragments))
+                }
+            }
+        })
+        .await
     }
 
     /// Writes a batch in as few writes as its size allows. A client that takes nothing for the write timeout is given up;
@@ -186,7 +198,7 @@ impl ClientStream {
 
     /// Says that nothing more comes, and reads away what the client still sends, so that it can read what was sent to it.
     async fn linger(&mut self) {
-        let bare = self.socket.get_mut();
+        let bare = &mut self.socket.get_mut().stream;
         if bare.shutdown().await.is_err() {
             return;
         }
@@ -235,12 +247,24 @@ impl ClientStream {
     }
 }
 
-type Socket<'a> = Pin<&'a mut WebSocketStream<TokioIo<Upgraded>>>;
+type Socket<'a> = Pin<&'a mut WebSocketStream<Fragments<TokioIo<Upgraded>>>>;
 type Cx<'a> = std::task::Context<'a>;
 
 /// The bytes are shared with all other receivers; they were text when they were encoded.
 fn text(frame: Utf8Bytes) -> Message {
     Message::Frame(Frame::message(Bytes::from(frame), OpCode::Data(Data::Text), true))
+}
+
+fn incoming(read: Option<Result<Message, Error>>) -> Incoming {
+    match read {
+        Some(Ok(Message::Text(text))) => Incoming::Text(text.into()),
+        Some(Ok(Message::Binary(_))) => Incoming::Broken(Fault::Binary),
+        Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => Incoming::Control,
+        // The answer to a close leaves with the next poll, which then ends.
+        Some(Ok(Message::Close(_))) => Incoming::Control,
+        Some(Err(error)) => broken(&error).map_or(Incoming::Gone, Incoming::Broken),
+        None => Incoming::Gone,
+    }
 }
 
 fn broken(error: &Error) -> Option<Fault> {

@@ -45,14 +45,23 @@ pub trait ClusterControl: Send + Sync + 'static {
     /// Asks every node for the groups that it is primary of, by name after `after`; answers within a request's deadline,
     /// with what has come by then.
     async fn list_groups(&self, after: &str, limit: u32) -> GroupPage;
-    /// Has a live node begin to drain.
-    async fn drain(&self, node: &NodeId) -> Result<(), String>;
+    /// Has a live node begin to drain; `force`: also while another one drains.
+    async fn drain(&self, node: &NodeId, force: bool) -> Result<(), NotDrained>;
     /// Counts a dead node's present start as lost for good.
     async fn forget(&self, node: &NodeId) -> Result<(), String>;
     /// Whether clients should be sent here, or why not (`cluster::health::ready`, with what else the node knows).
     fn ready(&self) -> Result<(), String>;
     /// What only this node knows of itself.
     fn facts(&self) -> LocalFacts;
+}
+
+/// Why a node does not begin to drain.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum NotDrained {
+    /// This other node drains.
+    OtherDrains(NodeId),
+    /// It could not be asked, or says why not.
+    Failed(String),
 }
 
 /// A page of the cluster's groups.

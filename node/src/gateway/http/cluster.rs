@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{
     Json,
-    extract::State,
+    extract::{RawQuery, State},
     http::{Method, StatusCode},
     response::{IntoResponse, Response},
 };
@@ -12,9 +12,9 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{
-    api::Api,
+    api::{Api, NotDrained},
     error::{ApiError, ErrorBody, loc},
-    extract::InPath,
+    extract::{InPath, Query},
     route::Route,
 };
 use crate::{
@@ -111,15 +111,29 @@ async fn health(State(api): State<Arc<Api>>) -> Json<Health> {
     Json(report_of(&api))
 }
 
-/// Has a node hand over its slots and send its clients away.
-#[utoipa::path(post, path = "/v1/cluster/nodes/{node}/drain", tag = "cluster", params(("node" = String, Path, description = "The node", example = "n2")),
-    responses((status = 202, description = "It drains", body = Draining), (status = 404, description = "No such node", body = ErrorBody), (status = 409, description = "It is not there to drain", body = ErrorBody)))]
-async fn drain(State(api): State<Arc<Api>>, InPath(node): InPath<NodeId>) -> Result<Response, ApiError> {
+/// Has a node hand over its slots and send its clients away; not while another one does, unless `force` is given.
+#[utoipa::path(post, path = "/v1/cluster/nodes/{node}/drain", tag = "cluster", params(("node" = String, Path, description = "The node", example = "n2"), ("force" = Option<bool>, Query, description = "Also while another node drains")),
+    responses((status = 202, description = "It drains", body = Draining), (status = 404, description = "No such node", body = ErrorBody), (status = 409, description = "It is not there to drain, or another node drains", body = ErrorBody)))]
+async fn drain(
+    State(api): State<Arc<Api>>,
+    InPath(node): InPath<NodeId>,
+    RawQuery(raw): RawQuery,
+) -> Result<Response, ApiError> {
+    let mut query = Query::read(raw.as_deref(), &["force"]);
+    let flag = |text: &str| text.parse().map_err(|_| "must be true or false".to_owned());
+    let force = query.parsed("force", flag).unwrap_or(false);
+    query.done()?;
     if !is_known(&api, &node)? {
         let msg = format!("{node} is not heard, so it cannot be told to drain: its slots are taken over without that");
         return Err(ApiError::at(Reason::NodeDead, loc!["path", "node"], msg));
     }
-    api.control.drain(&node).await.map_err(refused)?;
+    api.control.drain(&node, force).await.map_err(|why| match why {
+        NotDrained::OtherDrains(other) => {
+            let msg = format!("{other} drains, and slots would move twice: wait until it has gone, or use force");
+            ApiError::at(Reason::NodeDraining, loc!["path", "node"], msg)
+        }
+        NotDrained::Failed(reason) => refused(reason),
+    })?;
     Ok((StatusCode::ACCEPTED, Json(Draining { node, state: "draining" })).into_response())
 }
 

@@ -40,6 +40,11 @@ pub struct Probe {
     status: &'static str,
 }
 
+impl Probe {
+    /// Of a process that answers.
+    pub(super) const ALIVE: Self = Self { status: "alive" };
+}
+
 /// How this node is.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct NodeReport {
@@ -51,6 +56,14 @@ pub struct NodeReport {
     cluster: Status,
     /// What was looked at.
     checks: Vec<Check>,
+}
+
+impl NodeReport {
+    /// Of a node that does not serve yet, for this reason.
+    pub(super) fn starting(reason: String) -> Self {
+        let checks = vec![Check { name: "ready", status: CheckStatus::Fail, detail: reason }];
+        Self { status: Service::Unavailable, database: StoreView::Down, cluster: Status::Red, checks }
+    }
 }
 
 /// Whether to send clients to a node.
@@ -92,7 +105,7 @@ pub enum CheckStatus {
 /// The process answers.
 #[utoipa::path(get, path = "/livez", tag = "probes", responses((status = 200, description = "It lives", body = Probe)))]
 async fn livez() -> Json<Probe> {
-    Json(Probe { status: "alive" })
+    Json(Probe::ALIVE)
 }
 
 /// Clients may be sent here; otherwise the answer says why not: starting, isolated, lagging, draining.

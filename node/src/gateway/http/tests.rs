@@ -18,7 +18,7 @@ use tower::ServiceExt;
 use uuid::Uuid;
 
 use super::{
-    api::{ClusterControl, GroupPage},
+    api::{ClusterControl, GroupPage, NotDrained},
     *,
 };
 use crate::{
@@ -79,8 +79,9 @@ impl ClusterControl for FakeControl {
         assert!(["", "chat:a"].contains(&after));
         GroupPage { groups: vec![group_info()], more: true, missing_nodes: vec![node("n3")] }
     }
-    async fn drain(&self, _: &NodeId) -> Result<(), String> {
-        Ok(())
+    /// `n2` drains already.
+    async fn drain(&self, node: &NodeId, force: bool) -> Result<(), NotDrained> {
+        if force || node.as_str() == "n2" { Ok(()) } else { Err(NotDrained::OtherDrains(self::node("n2"))) }
     }
     async fn forget(&self, _: &NodeId) -> Result<(), String> {
         Ok(())

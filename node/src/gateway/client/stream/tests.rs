@@ -65,7 +65,7 @@ fn tell_fault(mut stream: ClientStream) -> BoxFuture<'static, ()> {
                         .await;
                 }
                 Incoming::Gone => return,
-                Incoming::Text(_) | Incoming::Control => {}
+                Incoming::Text(_) | Incoming::Control | Incoming::Fragments(_) => {}
             }
         }
     }
@@ -193,4 +193,46 @@ async fn a_plain_request_is_told_what_this_is() {
     let request = http::Request::builder().uri("/ws").body(Body::empty()).unwrap();
     let Err(refused) = Upgrade::accept(request, FRAME_BYTES) else { panic!("accepted") };
     assert_eq!((refused.reason.row().status, refused.reason), (Some(426), Reason::UpgradeRequired));
+}
+
+#[tokio::test]
+async fn parts_of_a_message_are_told_though_it_never_ends() {
+    // Ends the connection as a client's rate would.
+    let count = |mut stream: ClientStream| -> BoxFuture<'static, ()> {
+        async move {
+            let mut parts = 0;
+            loop {
+                match stream.next().await {
+                    Incoming::Fragments(more) => parts += more,
+                    Incoming::Text(text) => {
+                        let told = format!("{} in {parts} more", text.len());
+                        return stream.end(vec![told.into()], 1_000, "").await;
+                    }
+                    other => panic!("{other:?}"),
+                }
+                if parts > 5_000 {
+                    return stream.end(vec!["too many".into()], 4_005, "").await;
+                }
+            }
+        }
+        .boxed()
+    };
+    let server = Server::start(count).await;
+    let part = |kind, bytes: &'static [u8], last| Message::Frame(Frame::message(bytes, OpCode::Data(kind), last));
+    let mut client = server.connect().await;
+    client.send(part(Data::Text, b"a", false)).await.unwrap();
+    for _ in 0..100 {
+        client.send(part(Data::Continue, b"", false)).await.unwrap();
+    }
+    client.send(part(Data::Continue, b"b", true)).await.unwrap();
+    assert_eq!(until_closed(&mut client).await, (vec!["2 in 101 more".to_owned()], Some(1_000)));
+
+    let mut client = server.connect().await;
+    client.send(part(Data::Text, b"a", false)).await.unwrap();
+    let endless = async {
+        // Fails when the other end has had enough.
+        while client.feed(part(Data::Continue, b"", false)).await.is_ok() {}
+    };
+    assert!(tokio::time::timeout(Duration::from_secs(10), endless).await.is_ok(), "nobody minds");
+    server.stop().await;
 }
