@@ -30,12 +30,14 @@ pub struct Publisher {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Message {
     /// 1, 2, 3, … in its epoch.
+    #[serde(deserialize_with = "crate::id::number")]
     pub offset: u64,
     /// JSON text, checked by the gateway that took it in.
     pub data: Bytes,
     /// The client that published it; nothing for a publish by the server.
     pub from: Option<Publisher>,
     /// When the primary ordered it, in milliseconds since 1970.
+    #[serde(deserialize_with = "crate::id::number")]
     pub at_ms: u64,
 }
 
@@ -47,6 +49,7 @@ pub struct Presence {
     /// The session's public attributes, as JSON text.
     pub info: Bytes,
     /// The attachment that joined; a leave by an earlier one is ignored.
+    #[serde(deserialize_with = "crate::id::number")]
     pub attachment: AttachmentNumber,
 }
 
@@ -90,12 +93,14 @@ pub struct SessionRecord {
     /// The application's name for the user; empty for an anonymous one.
     pub user: String,
     /// When it was created, in milliseconds since 1970.
+    #[serde(deserialize_with = "crate::id::number")]
     pub created_ms: u64,
     /// It ends then, whatever happens.
     pub expires_ms: u64,
     /// It ends when it has not been attached or used for this time.
     pub idle_ttl_ms: u64,
     /// The last time it was created, changed, attached or detached.
+    #[serde(deserialize_with = "crate::id::number")]
     pub last_used_ms: u64,
     /// The application's own, a JSON object as text.
     pub attributes: Bytes,
@@ -161,6 +166,7 @@ pub enum GroupEntry {
         /// The client that published it.
         from: Option<Publisher>,
         /// When, in milliseconds since 1970.
+        #[serde(deserialize_with = "crate::id::number")]
         at_ms: u64,
         /// What the group keeps from now on.
         retention: Retention,
@@ -175,11 +181,13 @@ pub enum GroupEntry {
     MemberLeave {
         session: SessionId,
         /// Up to this attachment.
+        #[serde(deserialize_with = "crate::id::number")]
         attachment: AttachmentNumber,
     },
     /// Drops messages older than the group's retention; with `remove` the group as well, if nothing is left in it.
     Trim {
         /// When, in milliseconds since 1970.
+        #[serde(deserialize_with = "crate::id::number")]
         at_ms: u64,
         /// The primary knows of nobody who needs the group's epoch.
         remove: bool,
@@ -200,12 +208,14 @@ pub enum SessionEntry {
     Change {
         change: SessionChange,
         /// When, in milliseconds since 1970.
+        #[serde(deserialize_with = "crate::id::number")]
         at_ms: u64,
     },
     /// It is over.
     End {
         reason: EndReason,
         /// When, in milliseconds since 1970.
+        #[serde(deserialize_with = "crate::id::number")]
         at_ms: u64,
     },
     /// A client of this gateway takes the session; an earlier attachment is displaced.
@@ -215,8 +225,10 @@ pub enum SessionEntry {
         /// The gateway's number for the connection; the same one again is the same attachment.
         connection: u64,
         /// Since when its client has been waiting for this, in milliseconds since 1970.
+        #[serde(deserialize_with = "crate::id::number")]
         since_ms: u64,
         /// When, in milliseconds since 1970.
+        #[serde(deserialize_with = "crate::id::number")]
         at_ms: u64,
     },
     /// A gateway still has this attachment, of which the slot has lost sight. One that was given since stays.
@@ -225,6 +237,7 @@ pub enum SessionEntry {
         /// Its number for the connection.
         connection: u64,
         /// The number that the attachment has.
+        #[serde(deserialize_with = "crate::id::number")]
         attachment: AttachmentNumber,
     },
     /// The socket of this attachment is gone; the session stays present until `grace_until_ms`.
@@ -232,10 +245,13 @@ pub enum SessionEntry {
         /// The gateway of the attachment. In two lineages of a slot two gateways can be given the same number.
         gateway: Member,
         /// Only if this still is its attachment.
+        #[serde(deserialize_with = "crate::id::number")]
         attachment: AttachmentNumber,
         /// When, in milliseconds since 1970.
+        #[serde(deserialize_with = "crate::id::number")]
         at_ms: u64,
         /// When its presence ends.
+        #[serde(deserialize_with = "crate::id::number")]
         grace_until_ms: u64,
         /// Its gateway says so; else the gateway is believed dead, and the connection may be open still.
         closed: bool,
@@ -246,19 +262,23 @@ pub enum SessionEntry {
         /// Its number for the connection.
         connection: u64,
         /// When, in milliseconds since 1970.
+        #[serde(deserialize_with = "crate::id::number")]
         at_ms: u64,
         /// When the session's presence ends.
+        #[serde(deserialize_with = "crate::id::number")]
         grace_until_ms: u64,
     },
     /// A gateway has cut off a displaced attachment.
     Closed {
         gateway: Member,
         /// This attachment there, and earlier ones.
+        #[serde(deserialize_with = "crate::id::number")]
         attachment: AttachmentNumber,
     },
     /// The grace is over: the session is present no longer and leaves its groups' presence.
     GraceOver {
         /// Only if this was its last attachment.
+        #[serde(deserialize_with = "crate::id::number")]
         attachment: AttachmentNumber,
     },
     /// The client joined a group.
@@ -279,6 +299,7 @@ pub enum SessionEntry {
     /// The store has the session's record as of this index of the slot's log.
     Saved {
         /// As of this entry.
+        #[serde(deserialize_with = "crate::id::number")]
         index: Index,
     },
     /// A session long detached leaves the memory; the store has it.
@@ -286,6 +307,7 @@ pub enum SessionEntry {
     /// It is attached still.
     Used {
         /// When, in milliseconds since 1970.
+        #[serde(deserialize_with = "crate::id::number")]
         at_ms: u64,
     },
 }

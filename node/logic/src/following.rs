@@ -367,7 +367,7 @@ impl Following {
         let mut feed = Feed::new(FeedSettings { renew_phase_ms, ..self.settings.feed }, self.last_attempt);
         if let Some(since_ms) = slot.unreachable_since_ms {
             feed.handle(now_ms, feed::Input::PrimaryUnreachable { since_ms }, &mut self.said);
-            debug_assert!(self.said.is_empty(), "there is nobody to tell");
+            assert!(self.said.is_empty(), "there is nobody to tell");
         }
         slot.groups.insert(name.clone(), Group { feed, wake_ms: None, followers: 0 });
     }

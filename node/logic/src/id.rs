@@ -1,10 +1,38 @@
 //! The names of things. Plain values that print, compare and travel; no behaviour beyond making one from outside text.
 
-use std::{fmt, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::Error};
 use uuid::Uuid;
 use xxhash_rust::xxh3::xxh3_64;
+
+/// The highest offset, index, term, version, generation, attachment number and time: the highest number that every reader of
+/// JSON holds exactly. None gets near it, and one above it is not read from a peer, a client or the store, so that whoever
+/// adds to one need not think of its end.
+pub const NUMBER_MAX: u64 = (1 << 53) - 1;
+
+/// Reads a number that is at most [`NUMBER_MAX`]; for `#[serde(deserialize_with)]`.
+pub fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    bounded(u64::deserialize(deserializer)?)
+}
+
+/// The same for each number in a map.
+pub fn numbers<'de, K, D>(deserializer: D) -> Result<BTreeMap<K, u64>, D::Error>
+where
+    K: Deserialize<'de> + Ord,
+    D: Deserializer<'de>,
+{
+    let numbers = BTreeMap::deserialize(deserializer)?;
+    numbers.values().try_for_each(|number| bounded(*number).map(|_| ()))?;
+    Ok(numbers)
+}
+
+fn bounded<E: Error>(number: u64) -> Result<u64, E> {
+    match number {
+        0..=NUMBER_MAX => Ok(number),
+        _ => Err(E::custom(format_args!("no number of this kind is above {NUMBER_MAX}, this is {number}"))),
+    }
+}
 
 /// A node's configured name. At most 64 bytes of `a-z A-Z 0-9 . _ -`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -49,6 +77,7 @@ pub struct Member {
     /// The node's name.
     pub node: NodeId,
     /// Which start of it.
+    #[serde(deserialize_with = "crate::id::number")]
     pub generation: Generation,
 }
 
@@ -220,6 +249,7 @@ impl fmt::Debug for Epoch {
 pub struct Position {
     pub epoch: Epoch,
     /// The offset of the last message seen.
+    #[serde(deserialize_with = "crate::id::number")]
     pub offset: u64,
 }
 

@@ -12,8 +12,10 @@ use crate::id::{Generation, Member, NodeId, SlotId, Term};
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ClusterMap {
     /// Grows by one at every change; 1 for the first map.
+    #[serde(deserialize_with = "crate::id::number")]
     pub version: u64,
     /// The nodes that take part, each in the start that the map counts on.
+    #[serde(deserialize_with = "crate::id::numbers")]
     pub members: BTreeMap<NodeId, Generation>,
     /// One for each slot, by its number. Never empty in a valid map.
     pub slots: Vec<SlotAssignment>,
@@ -23,11 +25,14 @@ pub struct ClusterMap {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct SlotAssignment {
     /// Grows whenever the primary changes.
+    #[serde(deserialize_with = "crate::id::number")]
     pub term: Term,
     /// Grows whenever the slot starts again with nothing because all of its in-sync members were lost.
+    #[serde(deserialize_with = "crate::id::number")]
     pub lineage: u64,
     /// The map version that last changed this assignment. What a primary asks of the steward names it, so that a request
     /// made under one assignment is never carried out under another, alike though they may look.
+    #[serde(deserialize_with = "crate::id::number")]
     pub changed_at: u64,
     /// Who orders the entries. A member of `in_sync`.
     pub primary: Member,
@@ -102,6 +107,7 @@ pub enum MapRequest {
     Promote {
         slot: SlotId,
         /// The assignment under which this was found.
+        #[serde(deserialize_with = "crate::id::number")]
         changed_at: u64,
         /// The slot's learner.
         learner: Member,
@@ -110,6 +116,7 @@ pub enum MapRequest {
     Drop {
         slot: SlotId,
         /// The assignment under which this was found.
+        #[serde(deserialize_with = "crate::id::number")]
         changed_at: u64,
         /// The slow one.
         member: Member,

@@ -5,7 +5,7 @@ mod ask;
 mod group;
 mod session;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 pub use self::{ask::*, group::*, session::*};
 use crate::{
@@ -43,12 +43,23 @@ pub enum SlotRequest {
     /// See [`Renew`]; sent every few seconds. → `Done`; displaced ones are told so by a push.
     Renew {
         /// Session, attachment and connection, all of one slot.
+        #[serde(deserialize_with = "attachments")]
         attachments: Vec<(SessionId, AttachmentNumber, u64)>,
     },
     /// About this group.
     Group(GroupName, GroupRequest),
     /// About this session.
     Session(SessionId, SessionRequest),
+}
+
+/// The attachments of a renewal, each with a number that there can be.
+fn attachments<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Vec<(SessionId, AttachmentNumber, u64)>, D::Error> {
+    #[derive(Deserialize)]
+    struct Attachment(SessionId, #[serde(deserialize_with = "crate::id::number")] AttachmentNumber, u64);
+    let attachments = Vec::<Attachment>::deserialize(deserializer)?;
+    Ok(attachments.into_iter().map(|Attachment(session, number, connection)| (session, number, connection)).collect())
 }
 
 impl SlotRequest {

@@ -14,12 +14,14 @@ use crate::id::{AttachmentNumber, GroupName, Index, Member};
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Attachment {
     /// A later one displaces it.
+    #[serde(deserialize_with = "crate::id::number")]
     pub number: AttachmentNumber,
     /// Where the client is connected.
     pub gateway: Member,
     /// The gateway's number for the connection.
     pub connection: u64,
     /// When its client asked for it first, in milliseconds since 1970.
+    #[serde(deserialize_with = "crate::id::number")]
     pub since_ms: u64,
 }
 
@@ -38,6 +40,7 @@ pub enum Stage {
     /// The socket of the last attachment dropped; present until then.
     Grace {
         /// Milliseconds since 1970.
+        #[serde(deserialize_with = "crate::id::number")]
         until_ms: u64,
     },
     /// Not present.
@@ -56,18 +59,23 @@ pub struct Session {
     /// The last attachment, live or not.
     pub last: Option<Attachment>,
     /// The entry that last changed the record, and the last one that the store has.
+    #[serde(deserialize_with = "crate::id::number")]
     pub changed: Index,
     /// See `changed`.
+    #[serde(deserialize_with = "crate::id::number")]
     pub saved: Index,
     /// When the record was last used, as the entry `changed` had it: what the store has, or is to have.
+    #[serde(deserialize_with = "crate::id::number")]
     pub noted_ms: u64,
     /// Presences to be taken out of these groups, up to this attachment.
+    #[serde(deserialize_with = "crate::id::numbers")]
     pub departing: BTreeMap<GroupName, AttachmentNumber>,
     /// Groups that the client left lately: should its gateway have died before it took the presence out, the end of the
     /// attachment does.
     pub left: BTreeSet<GroupName>,
     /// Earlier attachments, by gateway, which nobody has said to be closed: whoever attaches waits for them, also where the
     /// primary that displaced them has gone, or the gateway was wrongly believed dead.
+    #[serde(deserialize_with = "crate::id::numbers")]
     pub open: BTreeMap<Member, AttachmentNumber>,
     /// The gateway of the last attachment has said that it is closed.
     pub closed: bool,

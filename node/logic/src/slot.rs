@@ -49,8 +49,7 @@ impl SlotSnapshot {
     pub fn is_sound(&self, index: Index) -> bool {
         let names: BTreeSet<_> = self.groups.iter().map(|(name, ..)| name).collect();
         let ids: BTreeSet<_> = self.sessions.iter().map(|session| session.record.id).collect();
-        index < u64::MAX / 2
-            && names.len() == self.groups.len()
+        names.len() == self.groups.len()
             && ids.len() == self.sessions.len()
             && self.groups.iter().all(|(_, log, _)| log.is_sound())
             && self.sessions.iter().all(|session| session.changed <= index)

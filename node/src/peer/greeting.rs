@@ -6,7 +6,7 @@ use std::{fmt, time::Duration};
 use quinn::{Connection, ConnectionError, VarInt};
 
 use super::tls;
-use crate::id::{Generation, NodeId};
+use crate::id::{Generation, NUMBER_MAX, NodeId};
 
 /// For a whole greeting, handshake not included.
 const GREETING_LIMIT: Duration = Duration::from_secs(3);
@@ -68,7 +68,7 @@ impl Hello {
         let (to_generation, cluster) = rest.split_first_chunk()?;
         let cluster = String::from_utf8(cluster.to_vec()).ok().filter(|name| name.len() <= CLUSTER_NAME_MAX_BYTES)?;
         let [generation, to_generation] = [generation, to_generation].map(|bytes| Generation::from_le_bytes(*bytes));
-        Some(Self { purpose, generation, to_generation, cluster })
+        (generation <= NUMBER_MAX).then_some(Self { purpose, generation, to_generation, cluster })
     }
 }
 
@@ -160,7 +160,12 @@ pub(super) async fn greet(
         send.finish().map_err(|error| failed(error.to_string()))?;
         let mut generation = [0; 8];
         receive.read_exact(&mut generation).await.map_err(|error| failed(error.to_string()))?;
-        Ok(Generation::from_le_bytes(generation))
+        match Generation::from_le_bytes(generation) {
+            generation @ 0..=NUMBER_MAX => Ok(generation),
+            beyond => {
+                Err(DialError::Refused(format!("it says that this is its start {beyond}: there is no such number")))
+            }
+        }
     };
     match tokio::time::timeout(GREETING_LIMIT, exchange).await {
         Ok(Ok(generation)) => Ok((node, generation)),
@@ -204,5 +209,10 @@ mod tests {
             }
         }
         assert_eq!(Hello::decode(&[0xff; 40]), None);
+        let cluster = String::new();
+        let hello =
+            |generation| Hello { purpose: Purpose::Everything, generation, to_generation: 1, cluster: cluster.clone() };
+        assert!(Hello::decode(&hello(NUMBER_MAX).encode()).is_some());
+        assert_eq!(Hello::decode(&hello(NUMBER_MAX + 1).encode()), None, "one more start would be none");
     }
 }

@@ -24,9 +24,11 @@ const FORM: u8 = 1;
 struct SessionRow {
     id: Uuid,
     user: String,
+    #[serde(deserialize_with = "crate::id::number")]
     created_ms: u64,
     expires_ms: u64,
     idle_ttl_ms: u64,
+    #[serde(deserialize_with = "crate::id::number")]
     last_used_ms: u64,
     #[serde(default)]
     attributes: Option<Box<RawValue>>,
@@ -48,7 +50,9 @@ struct GrantRow {
 /// Members are listed once and slots name them by their place in that list: there are thousands of mentions.
 #[derive(Serialize, Deserialize)]
 struct MapRow {
+    #[serde(deserialize_with = "crate::id::number")]
     version: u64,
+    #[serde(deserialize_with = "crate::id::numbers")]
     members: BTreeMap<NodeId, Generation>,
     holders: Vec<Member>,
     slots: Vec<SlotRow>,
@@ -56,8 +60,11 @@ struct MapRow {
 
 #[derive(Serialize, Deserialize)]
 struct SlotRow {
+    #[serde(deserialize_with = "crate::id::number")]
     term: u64,
+    #[serde(deserialize_with = "crate::id::number")]
     lineage: u64,
+    #[serde(deserialize_with = "crate::id::number")]
     changed_at: u64,
     primary: usize,
     in_sync: Vec<usize>,
@@ -231,6 +238,11 @@ mod tests {
         assert!(slot(r#"{"term":1,"lineage":1,"changed_at":1,"primary":0,"in_sync":[0]}"#).is_ok());
         assert!(slot(r#"{"term":1,"lineage":1,"changed_at":1,"primary":1,"in_sync":[0]}"#).is_err());
         assert!(slot(r#"{"term":1,"lineage":1,"changed_at":1,"primary":0,"in_sync":[]}"#).is_err());
+        for beyond in ["term", "lineage", "changed_at"] {
+            let row = r#"{"term":1,"lineage":1,"changed_at":1,"primary":0,"in_sync":[0]}"#;
+            let row = row.replace(&format!("\"{beyond}\":1"), &format!("\"{beyond}\":{}", u64::MAX));
+            assert!(slot(&row).is_err(), "{row}");
+        }
         assert!(slot("").is_err());
         assert!(map("{").is_err());
         assert!(decode_map(&[]).is_err());

@@ -34,6 +34,7 @@ pub enum PeerFrame {
         id: u64,
         slot: SlotId,
         /// The term under which the asker believes the receiver to be primary.
+        #[serde(deserialize_with = "crate::id::number")]
         term: Term,
         /// When it was sent, in milliseconds by the asker's own clock.
         sent_ms: u64,
@@ -51,6 +52,7 @@ pub enum PeerFrame {
     Push {
         slot: SlotId,
         /// The primary's term.
+        #[serde(deserialize_with = "crate::id::number")]
         term: Term,
         push: Push,
     },
@@ -196,10 +198,21 @@ impl Writer for Append<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use bytes::Bytes;
     use proptest::prelude::*;
 
     use super::*;
-    use crate::id::NodeId;
+    use crate::{
+        id::{Epoch, GroupName, NUMBER_MAX, NodeId, Position, SessionId},
+        logic::{
+            entry::{Entry, GroupEntry, Message},
+            map::ClusterMap,
+            replication::Reconcile,
+            request::{GroupPush, Interest, JoinPoint},
+        },
+    };
 
     fn check_round_trip(frame: &PeerFrame) {
         let mut bytes = Vec::new();
@@ -226,6 +239,75 @@ mod tests {
             }
         }
         check_round_trip(&refused(17 << 20));
+    }
+
+    /// Whoever adds one to a number of a peer's would come round to 0.
+    #[test]
+    fn a_number_without_a_next_one_is_refused() {
+        let member = |generation| Member { node: NodeId::parse("n1").unwrap(), generation };
+        let group = || GroupName::parse("g").unwrap();
+        let message = |offset, at_ms| Message { offset, data: Bytes::from_static(b"1"), from: None, at_ms };
+        let append = |numbers: [u64; 7]| PeerFrame::Replication {
+            slot: 1,
+            message: ReplicationMessage::Append {
+                term: numbers[0],
+                sync: numbers[1],
+                reconcile: Some(Reconcile { base: numbers[2], until: numbers[3] }),
+                first: numbers[4],
+                commit: numbers[5],
+                entries: vec![Arc::new(Entry::Group(group(), GroupEntry::Trim { at_ms: numbers[6], remove: false }))],
+            },
+        };
+        let map = |numbers: [u64; 6]| {
+            let mut map = ClusterMap::first(&member(1), 1);
+            map.version = numbers[0];
+            map.members.insert(NodeId::parse("n2").unwrap(), numbers[1]);
+            map.slots[0].term = numbers[2];
+            map.slots[0].lineage = numbers[3];
+            map.slots[0].changed_at = numbers[4];
+            map.slots[0].learner = Some(member(numbers[5]));
+            PeerFrame::Map(Arc::new(map))
+        };
+        let joined = |numbers: [u64; 3]| {
+            let [head, up_to, offset] = numbers;
+            let messages = vec![message(offset, 1)];
+            let point = JoinPoint { group: group(), epoch: Epoch(u64::MAX), head, up_to, recovered: true, messages };
+            PeerFrame::Response { id: u64::MAX, result: Ok(SlotAnswer::Joined(point)) }
+        };
+        let deliver = |numbers: [u64; 3]| {
+            let push = GroupPush::Deliver { epoch: Epoch(u64::MAX), message: message(numbers[1], numbers[2]) };
+            PeerFrame::Push { slot: 1, term: numbers[0], push: Push::Group(group(), push) }
+        };
+        let request = |numbers: [u64; 3]| {
+            let attachments =
+                vec![(SessionId(uuid::Uuid::nil()), 1, u64::MAX), (SessionId(uuid::Uuid::nil()), numbers[1], 1)];
+            let (id, sent_ms, wait_ms) = (u64::MAX, u64::MAX, u32::MAX);
+            let renew = SlotRequest::Renew { attachments };
+            let since = Some(Position { epoch: Epoch(u64::MAX), offset: numbers[2] });
+            let register = SlotRequest::Register { interests: vec![Interest { group: group(), since }] };
+            let request = if numbers[1] > 1 { renew } else { register };
+            PeerFrame::Request { id, slot: 1, term: numbers[0], sent_ms, wait_ms, request }
+        };
+        check_bounds(append);
+        check_bounds(map);
+        check_bounds(joined);
+        check_bounds(deliver);
+        check_bounds(request);
+    }
+
+    /// The highest number comes back in each of a frame's places, and one above it in none.
+    fn check_bounds<const N: usize>(frame: impl Fn([u64; N]) -> PeerFrame) {
+        for place in 0..N {
+            let mut numbers = [1; N];
+            numbers[place] = NUMBER_MAX;
+            check_round_trip(&frame(numbers));
+            for beyond in [NUMBER_MAX + 1, u64::MAX] {
+                numbers[place] = beyond;
+                let mut bytes = Vec::new();
+                encode_into(&frame(numbers), &mut bytes).unwrap();
+                assert!(matches!(decode(&bytes), Err(CodecError::Decode(_))), "{:?}", frame(numbers));
+            }
+        }
     }
 
     #[test]

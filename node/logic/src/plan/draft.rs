@@ -220,7 +220,8 @@ impl<'a> Draft<'a> {
         for (assignment, changed) in self.slots.iter_mut().zip(&self.changed) {
             if *changed {
                 assignment.changed_at = version;
-                debug_assert!(assignment.in_sync.contains(&assignment.primary) && assignment.in_sync.is_sorted());
+                assert!(assignment.in_sync.contains(&assignment.primary), "a primary holds a copy");
+                assert!(assignment.in_sync.is_sorted(), "members are sorted");
             }
         }
         Some(ClusterMap { version, members, slots: self.slots })

@@ -131,7 +131,8 @@ impl Reigning<'_> {
         if session.is_unsaved() && !self.sessions.writes.contains(&id) && self.sessions.save_again_ms <= now.mono_ms {
             return Some(Due::Save);
         }
-        let forgettable = session.is_at_rest() && session.record.last_used_ms + self.settings.memory_ttl_ms <= at_ms;
+        let forgettable =
+            session.is_at_rest() && session.record.last_used_ms.saturating_add(self.settings.memory_ttl_ms) <= at_ms;
         forgettable.then_some(Due::Entry(SessionEntry::Forget))
     }
 

@@ -36,7 +36,7 @@ pub struct Publish {
     pub from: Option<Publisher>,
     /// What the group keeps.
     pub retention: Retention,
-    /// Refused where fewer copies would hold it.
+    /// Refused where fewer copies would hold it, and answered when that number do.
     pub min_copies: u8,
 }
 
@@ -55,6 +55,7 @@ pub struct Join {
 pub struct Leave {
     pub session: SessionId,
     /// Up to this attachment.
+    #[serde(deserialize_with = "crate::id::number")]
     pub attachment: AttachmentNumber,
 }
 
@@ -96,9 +97,11 @@ pub struct JoinPoint {
     /// The log it is in now.
     pub epoch: Epoch,
     /// The log's last offset: what follows is delivered.
+    #[serde(deserialize_with = "crate::id::number")]
     pub head: u64,
     /// The last offset that this answer accounts for. Before `head` where more was missed than one answer carries: the rest
     /// is to be asked for, since there.
+    #[serde(deserialize_with = "crate::id::number")]
     pub up_to: u64,
     /// Every message after `since` up to `up_to` is in `messages` (always so without a `since`).
     pub recovered: bool,
@@ -139,6 +142,7 @@ pub struct GroupInfo {
     pub group: GroupName,
     pub epoch: Epoch,
     /// Its last offset.
+    #[serde(deserialize_with = "crate::id::number")]
     pub head: u64,
     /// How many messages are kept.
     pub kept: u64,

@@ -66,6 +66,7 @@ pub struct Attach {
 /// The client's socket is gone.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Detach {
+    #[serde(deserialize_with = "crate::id::number")]
     pub attachment: AttachmentNumber,
 }
 
@@ -80,6 +81,7 @@ pub struct Withdraw {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ConfirmDisplaced {
     /// This attachment and earlier ones.
+    #[serde(deserialize_with = "crate::id::number")]
     pub attachment: AttachmentNumber,
 }
 
@@ -111,6 +113,7 @@ pub struct Attached {
     /// The record, groups to restore included.
     pub record: SessionRecord,
     /// The attachment's number.
+    #[serde(deserialize_with = "crate::id::number")]
     pub attachment: AttachmentNumber,
 }
 
@@ -121,6 +124,7 @@ pub enum SessionPush {
     /// lets the new attachment proceed.
     Displace {
         /// This attachment and earlier ones.
+        #[serde(deserialize_with = "crate::id::number")]
         attachment: AttachmentNumber,
     },
     /// It is over.

@@ -22,7 +22,7 @@ use super::{
 use crate::{
     cluster::view::ClusterView,
     gateway::service::By,
-    id::{Epoch, GroupName, NodeId, Position, SessionId},
+    id::{Epoch, GroupName, NUMBER_MAX, NodeId, Position, SessionId},
     logic::{
         entry::{Message, Presence},
         request::{self, GroupInfo},
@@ -204,7 +204,7 @@ async fn history(
     let mut query = Query::read(raw.as_deref(), &["since_epoch", "since_offset", "limit"]);
     let limit = query.limit();
     let epoch = query.parsed("since_epoch", Epoch::parse);
-    let offset = query.number("since_offset", 0..=u64::MAX);
+    let offset = query.number("since_offset", 0..=NUMBER_MAX);
     match (query.has("since_epoch"), query.has("since_offset")) {
         (true, false) => query.problem("since_offset", "missing", "`since_epoch` is of use only with `since_offset`"),
         (false, true) => {

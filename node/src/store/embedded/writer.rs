@@ -159,7 +159,7 @@ fn one(transaction: &WriteTransaction, write: &Write) -> Result<Done, redb::Erro
 
 fn next_generation(transaction: &WriteTransaction, node: &NodeId) -> Result<Generation, redb::Error> {
     let mut table = transaction.open_table(GENERATIONS)?;
-    let next = table.get(node.as_str())?.map_or(0, |last| last.value()) + 1;
+    let next = table.get(node.as_str())?.map_or(0, |last| last.value()).saturating_add(1);
     table.insert(node.as_str(), next)?;
     Ok(next)
 }

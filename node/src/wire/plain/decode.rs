@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::{DEPTH_MAX, ID_MAX_BYTES, LIMIT_DEFAULT, LIMIT_MAX, Limits};
 use crate::{
-    id::{Epoch, GroupName, Position, SessionId},
+    id::{Epoch, GroupName, NUMBER_MAX, Position, SessionId},
     wire::{
         command::{ClientError, Command, Detail, RequestId},
         reason::Reason,
@@ -338,10 +338,9 @@ fn whole(at: &[String], raw: &RawValue, faults: &mut Faults) -> Option<u64> {
         wrong_type(at, raw, "a whole number", faults);
         return None;
     }
-    let read = text
-        .parse::<u64>()
-        .map_err(|_| format!("this is a whole number from 0 to {}, not {}", u64::MAX, excerpt(text)));
-    parsed(at, read, faults)
+    let read = text.parse::<u64>().ok().filter(|number| *number <= NUMBER_MAX);
+    let wrong = || format!("this is a whole number from 0 to {NUMBER_MAX}, not {}", excerpt(text));
+    parsed(at, read.ok_or_else(wrong), faults)
 }
 
 fn position(at: &[String], raw: &RawValue, faults: &mut Faults) -> Option<Position> {

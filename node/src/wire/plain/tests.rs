@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::{
-    id::{Epoch, GroupName, Position, SessionId},
+    id::{Epoch, GroupName, NUMBER_MAX, Position, SessionId},
     logic::entry::{Message, Presence, Publisher},
     wire::{
         command::{ClientError, Command, Detail, Event, RequestId},
@@ -32,11 +32,11 @@ fn reads_each_command() {
     let check = |frame: &str, wanted: Command| assert_eq!(decode(frame, &LIMITS), Ok(wanted), "{frame}");
     check(r#"{"type":"hello"}"#, Command::Hello { id: None, session: None, resume: [].into() });
     check(
-        r#"{"type":"hello","id":1,"session":"v1.a.b.c","resume":{"a":{"epoch":"00000000000000ff","offset":7},"b:\u00e9":{"offset":18446744073709551615,"epoch":"ffffffffffffffff"}}}"#,
+        r#"{"type":"hello","id":1,"session":"v1.a.b.c","resume":{"a":{"epoch":"00000000000000ff","offset":7},"b:\u00e9":{"offset":9007199254740991,"epoch":"ffffffffffffffff"}}}"#,
         Command::Hello {
             id: id("1"),
             session: Some("v1.a.b.c".to_owned()),
-            resume: [(group("a"), position(255, 7)), (group("b:é"), position(u64::MAX, u64::MAX))].into(),
+            resume: [(group("a"), position(255, 7)), (group("b:é"), position(u64::MAX, NUMBER_MAX))].into(),
         },
     );
     check(
@@ -154,6 +154,12 @@ fn names_the_field_at_fault() {
     check(r#"{"type":"publish","group":"g","data":1,"key":""}"#, None, &["key value_error"]);
     check(r#"{"type":"publish","group":"g","data":1,"data":2}"#, None, &["data duplicate_field"]);
     check(r#"{"type":"history","group":"g","limit":0}"#, None, &["limit value_error"]);
+    for beyond in ["9007199254740992", "18446744073709551615", "18446744073709551616"] {
+        let since = format!(r#"{{"epoch":"00000000000000ff","offset":{beyond}}}"#);
+        let join = format!(r#"{{"type":"join","group":"g","since":{since}}}"#);
+        check(&join, None, &["since.offset value_error"]);
+        check(&format!(r#"{{"type":"hello","resume":{{"g":{since}}}}}"#), None, &["resume.g.offset value_error"]);
+    }
     check(
         r#"{"type":"members","group":"g","limit":1001,"after":"me"}"#,
         None,
