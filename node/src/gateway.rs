@@ -70,5 +70,5 @@ impl Gateway {
 /// Everything that is served over HTTP: the API and the clients' WebSocket.
 pub fn routes(gateway: Arc<Gateway>, api: http::api::Api) -> axum::Router {
     let sockets = axum::Router::new().route("/ws", axum::routing::get(client::ws)).with_state(gateway);
-    http::routes(Arc::new(api)).merge(sockets)
+    http::routes(Arc::new(api)).merge(sockets).layer(axum::middleware::from_fn(http::names_its_host))
 }

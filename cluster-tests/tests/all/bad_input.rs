@@ -248,10 +248,12 @@ async fn joins_beyond_the_limit(url: &str, session: &Session) -> Result<()> {
 /// Bytes that are no HTTP, and HTTP that is no WebSocket.
 async fn garbage_on_the_wire(url: &str) -> Result<()> {
     let address = url.trim_start_matches("http://");
-    let requests: [&[u8]; 4] = [
+    let requests: [&[u8]; 6] = [
         &[0x16, 0x03, 0x01, 0x02, 0x00, 0x01, 0x00, 0x01, 0xfc, 0x03, 0x03, 0xff],
         b"GARBAGE\r\n\r\n",
         b"GET /ws HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\nConnection: close\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\nHost: x\r\nHost: y\r\nConnection: close\r\n\r\n",
         b"GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, close\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 7\r\nSec-WebSocket-Key: x\r\n\r\n",
     ];
     for request in requests {

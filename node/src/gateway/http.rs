@@ -20,7 +20,7 @@ use std::{any::Any, sync::Arc};
 use axum::{
     Router as Routes,
     extract::{MatchedPath, Request, State},
-    http::{HeaderValue, Method, Uri, header},
+    http::{HeaderValue, Method, Uri, Version, header},
     middleware::{Next, from_fn, from_fn_with_state},
     response::{IntoResponse, Response},
 };
@@ -67,6 +67,16 @@ async fn no_such_path(uri: Uri) -> ApiError {
 async fn no_such_method(method: Method, uri: Uri) -> ApiError {
     let msg = format!("{} does not take {method}: the Allow header lists what it takes", uri.path());
     ApiError::saying(Reason::MethodNotAllowed, msg)
+}
+
+/// Refuses a request of HTTP/1.1 that has no `Host` header, or several, as the standard asks (RFC 9112, 3.2): what stands
+/// before a node may go by another one than the node does.
+pub async fn names_its_host(request: Request, next: Next) -> Response {
+    let hosts = request.headers().get_all(header::HOST).iter().count();
+    if request.version() == Version::HTTP_11 && hosts != 1 {
+        return ApiError::at(Reason::NoHost, loc!["header", "host"], Reason::NoHost.row().words).into_response();
+    }
+    next.run(request).await
 }
 
 /// No answer is to be guessed at or kept by what stands between, unless its handler says otherwise.

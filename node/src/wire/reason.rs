@@ -101,6 +101,7 @@ reasons! {
     MethodNotAllowed       "method_not_allowed"      405  -     -      "this path does not take the method: the Allow header lists what it takes";
     Timeout                "timeout"                 408  -     -      "the body did not arrive in time";
     Incomplete             "incomplete"              400  -     -      "the body broke off";
+    NoHost                 "no_host"                 400  -     -      "an HTTP/1.1 request says which host it is for: send one `Host` header";
     ContentType            "content_type"            415  -     -      "the body must be JSON: send `Content-Type: application/json`";
     NotTried               "not_tried"               424  -     -      "an earlier publish to this group was not accepted: not done, repeat the batch with the same keys";
     NotReady               "not_ready"               503  -     1_000  "this node is not ready";

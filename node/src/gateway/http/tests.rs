@@ -290,3 +290,21 @@ fn is_error(status: u16, kind: &str, place: &Value, (parts, body): (Parts, Value
     assert_eq!(parts.headers["x-content-type-options"], "nosniff");
     assert_eq!(parts.headers["cache-control"], "no-store");
 }
+
+#[tokio::test]
+async fn a_request_names_the_host_that_it_is_for_once() {
+    let routes = Server::silent().routes.layer(from_fn(names_its_host));
+    let cases: [(&[&str], Version, u16); 5] = [
+        (&[], Version::HTTP_11, 400),
+        (&["a"], Version::HTTP_11, 200),
+        (&["a", "a"], Version::HTTP_11, 400),
+        (&[], Version::HTTP_10, 200),
+        (&[], Version::HTTP_2, 200),
+    ];
+    for (hosts, version, status) in cases {
+        let request = HttpRequest::builder().uri("/livez").version(version);
+        let request = hosts.iter().fold(request, |request, host| request.header("Host", *host));
+        let answer = routes.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+        assert_eq!(answer.status().as_u16(), status, "{hosts:?} {version:?}");
+    }
+}
