@@ -317,13 +317,17 @@ pub struct NamespaceConfig {
     pub history_bytes: u32,
     /// How long messages are kept.
     pub history_age_s: u64,
+    /// How long a publish is recognised by its key: a repeat within this time is not made again.
+    pub idempotency_s: u64,
+    /// Publishes of each group that are recognised at most, the latest ones.
+    pub idempotency_publishes: u32,
     /// Who is there is known, and told to members.
     pub presence: bool,
     /// Who may join, read history and members. A session with grants needs a matching one in any case.
     pub join: Allow,
     /// Who may publish. A session with grants needs a matching one in any case.
     pub publish: Allow,
-    /// Fewer copies than this and publishes are refused.
+    /// Fewer copies than this and publishes are refused; one that is under way is answered when this number have it.
     pub min_copies: u8,
     /// What becomes of clients that do not keep up.
     pub slow_consumer: SlowConsumer,
@@ -499,6 +503,8 @@ impl Default for NamespaceConfig {
             history_messages: 1_000,
             history_bytes: 1 << 20,
             history_age_s: 600,
+            idempotency_s: 300,
+            idempotency_publishes: 100_000,
             presence: true,
             join: Allow::Any,
             publish: Allow::Members,
@@ -521,6 +527,8 @@ impl NamespaceConfig {
             messages: self.history_messages,
             bytes: self.history_bytes,
             age_ms: self.history_age_s.saturating_mul(1_000),
+            window_ms: self.idempotency_s.saturating_mul(1_000),
+            window_publishes: self.idempotency_publishes,
         }
     }
 }

@@ -327,12 +327,8 @@ const OTHERS: &[Planted] = &[
         10,
         &[edit(
             "logic/log.rs",
-            "            window,\n        }\n    }\n\n    /// From a primary's snapshot.",
-            r#"            window: if planted!("ForgetsTheWindow") { Vec::new() } else { window },
-        }
-    }
-
-    /// From a primary's snapshot."#,
+            "            window: self.window.entries(),",
+            r#"            window: if planted!("ForgetsTheWindow") { Vec::new() } else { self.window.entries() },"#,
         )],
     ),
     bug(

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{AttachmentNumber, Epoch, GroupName, Index, Member, PublishKey, SessionId};
 
-/// How long a group keeps its messages; decided by the gateway from the namespace and written into each publish.
+/// How long a group keeps its messages, and the keys of its publishes; decided by the gateway from the namespace and written into each publish.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Retention {
     /// At most this many messages.
@@ -17,6 +17,10 @@ pub struct Retention {
     pub bytes: u32,
     /// None older than this.
     pub age_ms: u64,
+    /// A publish is recognised by its key for this time.
+    pub window_ms: u64,
+    /// And while fewer than this number of publishes have followed it.
+    pub window_publishes: u32,
 }
 
 /// Who published.

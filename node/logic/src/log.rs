@@ -1,18 +1,16 @@
 //! A group's log: one epoch, offsets 1, 2, 3, …, a ring of the recent messages and the window in which a repeated
 //! publish is recognised.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+mod window;
+
+use std::collections::{BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use self::window::Window;
 use super::entry::{Message, Publisher, Retention};
-use crate::id::{Epoch, Position, PublishKey};
-
-/// How many publishes of a group the window remembers at most.
-pub const WINDOW_PUBLISHES: usize = 10_000;
-/// How long the window remembers a publish, in milliseconds.
-pub const WINDOW_MS: u64 = 300_000;
+use crate::id::{Epoch, NUMBER_MAX, Position, PublishKey};
 
 /// One group's messages.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -22,8 +20,7 @@ pub struct GroupLog {
     ring: VecDeque<Message>,
     bytes: u64,
     retention: Retention,
-    window: BTreeMap<PublishKey, u64>,
-    window_order: VecDeque<(PublishKey, u64)>,
+    window: Window,
 }
 
 /// A [`GroupLog`] as it travels to a learner.
@@ -33,22 +30,21 @@ pub struct GroupLogSnapshot {
     head: u64,
     ring: Vec<Message>,
     retention: Retention,
-    /// Key, offset and time of each publish in the window, oldest first.
-    window: Vec<(PublishKey, u64, u64)>,
+    /// Key and time of each publish in the window, oldest first. The last one stands at the head.
+    window: Vec<(PublishKey, u64)>,
 }
 
 impl GroupLogSnapshot {
     /// Whether it is one that a log can have made. It comes from a peer.
     pub fn is_sound(&self) -> bool {
         let Self { head, ring, window, .. } = self;
+        if *head > NUMBER_MAX {
+            return false;
+        }
         let Some(before) = head.checked_sub(ring.len() as u64) else { return false };
         let contiguous = ring.iter().zip(before + 1..).all(|(message, offset)| message.offset == offset);
-        let keys: BTreeSet<_> = window.iter().map(|(key, ..)| key).collect();
-        // Far below where the next offset would not fit.
-        *head < u64::MAX / 2
-            && contiguous
-            && keys.len() == window.len()
-            && window.iter().all(|(_, offset, _)| offset <= head)
+        let keys: BTreeSet<_> = window.iter().map(|(key, _)| key).collect();
+        contiguous && keys.len() == window.len() && window.len() as u64 <= *head
     }
 }
 
@@ -69,9 +65,8 @@ impl GroupLog {
             head: 0,
             ring: VecDeque::new(),
             bytes: 0,
-            retention: Retention { messages: 0, bytes: 0, age_ms: 0 },
-            window: BTreeMap::new(),
-            window_order: VecDeque::new(),
+            retention: Retention { messages: 0, bytes: 0, age_ms: 0, window_ms: 0, window_publishes: 0 },
+            window: Window::default(),
         }
     }
 
@@ -102,12 +97,17 @@ impl GroupLog {
 
     /// The newest message's or remembered publish's time.
     pub fn last_at_ms(&self) -> u64 {
-        self.window_order.back().map_or(0, |(_, at_ms)| *at_ms)
+        self.window.last_at_ms().unwrap_or(0)
+    }
+
+    /// What the window takes, in bytes, about.
+    pub fn window_bytes(&self) -> usize {
+        self.window.bytes()
     }
 
     /// The offset of an earlier publish with this key, if it is in the window.
     pub fn seen(&self, key: PublishKey) -> Option<u64> {
-        self.window.get(&key).copied()
+        self.window.offset(key)
     }
 
     /// Appends a message, or finds that it is a repeat: then the first one's offset and no message.
@@ -119,7 +119,8 @@ impl GroupLog {
         at_ms: u64,
         retention: Retention,
     ) -> (u64, Option<Message>) {
-        self.trim_window(at_ms);
+        self.retention = retention;
+        self.window.trim(at_ms, &retention);
         if let Some(offset) = self.seen(key) {
             return (offset, None);
         }
@@ -128,26 +129,22 @@ impl GroupLog {
         let message = Message { offset: self.head, data, from, at_ms };
         self.bytes += message.data.len() as u64;
         self.ring.push_back(message.clone());
-        let repeated = self.window.insert(key, self.head);
-        assert!(repeated.is_none(), "a key in the window is a repeat");
-        self.window_order.push_back((key, at_ms));
-        assert_eq!(self.window.len(), self.window_order.len(), "the window's keys and their order are the same");
-        self.retention = retention;
-        self.trim_ring(at_ms);
+        self.window.push(key, self.head, at_ms);
+        self.trim(at_ms);
         assert!(self.kept() <= self.head, "no more messages are kept than there were");
         (self.head, Some(message))
     }
 
     /// Drops what is older than the retention and the window allow.
     pub fn trim(&mut self, at_ms: u64) {
-        self.trim_window(at_ms);
+        self.window.trim(at_ms, &self.retention);
         self.trim_ring(at_ms);
     }
 
     /// Whether [`GroupLog::trim`] would drop something.
     pub fn is_overdue(&self, at_ms: u64) -> bool {
         self.ring.front().is_some_and(|oldest| oldest.at_ms.saturating_add(self.retention.age_ms) < at_ms)
-            || self.window_order.front().is_some_and(|(_, at)| at.saturating_add(WINDOW_MS) < at_ms)
+            || self.window.is_overdue(at_ms, &self.retention)
     }
 
     /// What follows an offset of this epoch, at most `limit` messages.
@@ -161,13 +158,12 @@ impl GroupLog {
 
     /// For a learner.
     pub fn snapshot(&self) -> GroupLogSnapshot {
-        let window = self.window_order.iter().map(|(key, at_ms)| (*key, self.window[key], *at_ms)).collect();
         GroupLogSnapshot {
             epoch: self.epoch,
             head: self.head,
             ring: self.ring.iter().cloned().collect(),
             retention: self.retention,
-            window,
+            window: self.window.entries(),
         }
     }
 
@@ -179,13 +175,12 @@ impl GroupLog {
             bytes: snapshot.ring.iter().map(|message| message.data.len() as u64).sum(),
             ring: snapshot.ring.into(),
             retention: snapshot.retention,
-            window: snapshot.window.iter().map(|(key, offset, _)| (*key, *offset)).collect(),
-            window_order: snapshot.window.into_iter().map(|(key, _, at_ms)| (key, at_ms)).collect(),
+            window: Window::restore(snapshot.head, snapshot.window),
         }
     }
 
     fn trim_ring(&mut self, at_ms: u64) {
-        let Retention { messages, bytes, age_ms } = self.retention;
+        let Retention { messages, bytes, age_ms, .. } = self.retention;
         while let Some(oldest) = self.ring.front() {
             let keep = self.ring.len() <= messages as usize
                 && self.bytes <= u64::from(bytes)
@@ -199,17 +194,6 @@ impl GroupLog {
         }
         assert!(!self.ring.is_empty() || self.bytes == 0, "an empty ring has no bytes");
     }
-
-    fn trim_window(&mut self, at_ms: u64) {
-        while let Some((key, at)) = self.window_order.front() {
-            if self.window_order.len() <= WINDOW_PUBLISHES && at.saturating_add(WINDOW_MS) >= at_ms {
-                break;
-            }
-            let known = self.window.remove(key);
-            assert!(known.is_some(), "what is in the window's order is in the window");
-            self.window_order.pop_front();
-        }
-    }
 }
 
 #[cfg(test)]
@@ -218,7 +202,8 @@ mod tests {
 
     use super::*;
 
-    const KEEP: Retention = Retention { messages: 3, bytes: 100, age_ms: 1_000 };
+    const KEEP: Retention =
+        Retention { messages: 3, bytes: 100, age_ms: 1_000, window_ms: 5_000, window_publishes: 10 };
 
     fn publish(log: &mut GroupLog, key: u128, at_ms: u64) -> u64 {
         log.append(PublishKey(key), Bytes::from_static(b"{}"), None, at_ms, KEEP).0
@@ -231,7 +216,12 @@ mod tests {
         assert_eq!(publish(&mut log, 8, 0), 2);
         assert_eq!(publish(&mut log, 7, 10), 1);
         assert_eq!(log.head(), 2);
-        assert_eq!(publish(&mut log, 7, WINDOW_MS + 1), 3, "the window has an end");
+        assert_eq!(publish(&mut log, 7, KEEP.window_ms + 1), 3, "the window ends by time");
+        for key in 20..20 + u128::from(KEEP.window_publishes) {
+            assert_eq!(publish(&mut log, 7, KEEP.window_ms + 1), 3);
+            publish(&mut log, key, KEEP.window_ms + 1);
+        }
+        assert_eq!(publish(&mut log, 7, KEEP.window_ms + 1), 14, "and by the number of publishes");
     }
 
     #[test]
@@ -271,7 +261,11 @@ mod tests {
         check("not up to the head", |log| log.head += 1);
         check("more than there were", |log| log.head = 2);
         check("a key twice", |log| log.window.push(log.window[0]));
-        check("a publish to come", |log| log.window[0].1 = 6);
+        check("more publishes than there were", |log| log.window.extend([(PublishKey(8), 0), (PublishKey(9), 0)]));
+        check("an offset that none can follow", |log| {
+            log.head = u64::MAX;
+            (1_u64..).zip(&mut log.ring).for_each(|(nth, message)| message.offset = u64::MAX - 3 + nth);
+        });
     }
 
     proptest! {

@@ -29,6 +29,10 @@ const SMALLEST_PEER_QUEUE_BYTES: usize = 1 << 20;
 const SMALLEST_REPLAY_BYTES: usize = 1 << 20;
 /// The largest that a budget may be.
 const LARGEST_REPLAY_BYTES: usize = 1 << 40;
+/// Below what a busy group publishes while a request is repeated, a repeat could be made twice.
+const FEWEST_RECOGNISED: u32 = 10_000;
+/// Some 100 MB for one group.
+const MOST_RECOGNISED: u32 = 1_000_000;
 /// What a frame around the largest message takes.
 const ENVELOPE_BYTES: usize = 2_048;
 
@@ -314,6 +318,18 @@ fn namespaces(found: &mut Found, config: &Config) {
             format!("must be from 1 to cluster.copies ({}), it is {}", config.cluster.copies, options.min_copies)
         });
         found.range(&format!("{key}.history_age_s"), options.history_age_s, 0..=LONGEST_S);
+        let window_s = &format!("{key}.idempotency_s");
+        found.range(window_s, options.idempotency_s, 1..=DAY_S);
+        // A node repeats a publish by itself until its deadline.
+        let least_ms = config.limits.request_ms.saturating_mul(2);
+        found.unless(options.idempotency_s.saturating_mul(1_000) >= least_ms, window_s, || {
+            format!(
+                "must be at least twice limits.request_ms ({}), it is {} s",
+                config.limits.request_ms, options.idempotency_s
+            )
+        });
+        let publishes = options.idempotency_publishes;
+        found.range(&format!("{key}.idempotency_publishes"), publishes, FEWEST_RECOGNISED..=MOST_RECOGNISED);
     }
 }
 

@@ -48,7 +48,7 @@ fn publish(key: u128) -> SlotRequest {
         key: PublishKey(key),
         data: "1".into(),
         from: None,
-        retention: Retention { messages: 10, bytes: 1_000, age_ms: 10_000 },
+        retention: Retention { messages: 10, bytes: 1_000, age_ms: 10_000, window_ms: 10_000, window_publishes: 100 },
         min_copies: 1,
     };
     (group(), publish).into_request()

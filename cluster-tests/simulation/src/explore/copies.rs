@@ -232,7 +232,7 @@ fn entry(message: u8) -> Entry {
         data: Bytes::copy_from_slice(&[message]),
         from: None,
         at_ms: 1,
-        retention: Retention { messages: 100, bytes: 1_000, age_ms: 1_000 },
+        retention: Retention { messages: 100, bytes: 1_000, age_ms: 1_000, window_ms: 1_000, window_publishes: 100 },
     };
     Entry::Group(group(), publish)
 }

@@ -121,7 +121,13 @@ impl World {
                 key,
                 data: Bytes::from(key.0.to_string()),
                 from: None,
-                retention: Retention { messages: self.profile.retention, bytes: 1 << 20, age_ms: 600_000 },
+                retention: Retention {
+                    messages: self.profile.retention,
+                    bytes: 1 << 20,
+                    age_ms: 600_000,
+                    window_ms: 300_000,
+                    window_publishes: 10_000,
+                },
                 min_copies,
             },
         );

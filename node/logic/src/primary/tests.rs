@@ -25,6 +25,8 @@ const SETTINGS: SlotSettings = SlotSettings {
     queue: 64,
     groups_per_session: 4,
 };
+const KEEP: Retention =
+    Retention { messages: 10, bytes: 1_000, age_ms: 10_000, window_ms: 300_000, window_publishes: 10_000 };
 const SESSION: SessionId = SessionId(Uuid::from_u128(7));
 
 fn member(name: &str) -> Member {
@@ -48,13 +50,7 @@ fn record() -> SessionRecord {
 fn publish(key: u128) -> (GroupName, Publish) {
     (
         group(),
-        Publish {
-            key: PublishKey(key),
-            data: Bytes::from_static(b"1"),
-            from: None,
-            retention: Retention { messages: 10, bytes: 1_000, age_ms: 10_000 },
-            min_copies: 1,
-        },
+        Publish { key: PublishKey(key), data: Bytes::from_static(b"1"), from: None, retention: KEEP, min_copies: 1 },
     )
 }
 
@@ -239,7 +235,7 @@ fn a_publish_is_answered_and_delivered_when_it_is_committed_and_a_repeat_gets_th
 /// Asks for page after page; the sizes of the pages, in messages.
 fn pages(bytes_each: usize, messages: u64) -> Vec<usize> {
     let mut bench = Bench::new();
-    let retention = Retention { messages: 10_000, bytes: 1 << 30, age_ms: 10_000 };
+    let retention = Retention { messages: 10_000, bytes: 1 << 30, ..KEEP };
     for key in 1..=messages {
         let data = vec![b'1'; bytes_each].into();
         let (group, key) = (group(), PublishKey(key.into()));
