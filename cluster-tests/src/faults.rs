@@ -6,6 +6,7 @@
 
 pub mod catalogue;
 mod freeze;
+mod repeats;
 pub mod scene;
 pub mod table;
 mod watch;

@@ -13,7 +13,11 @@ use futures_util::future::LocalBoxFuture;
 use rand::RngExt;
 use tokio::{net::UdpSocket, process::Command};
 
-use super::{freeze::Frozen, scene::Scene};
+use super::{
+    freeze::Frozen,
+    repeats::{Repeats, Tally},
+    scene::Scene,
+};
 use crate::{
     api::Api,
     datagrams::Road,
@@ -41,6 +45,8 @@ pub struct Fault {
     pub relayed: bool,
     /// The least number of bytes of a message.
     pub message_bytes: usize,
+    /// Every publish asks for this number of copies.
+    pub min_copies: u8,
     /// Brings it about, has it stay, and takes it back.
     pub act: Act,
 }
@@ -55,12 +61,14 @@ const ONE: usize = 0;
 /// The thread that looks after the others, by its name.
 const WATCHDOG: &str = "roost-watchdog";
 const KILLS: usize = 20;
+const FEW_KILLS: usize = 6;
 const CROWD: usize = 2_000;
 /// More than a process with 256 file descriptors can have.
 const MANY_CONNECTIONS: usize = 400;
 
 const fn fault(name: &'static str, what: &'static str, act: Act) -> Fault {
-    Fault { name, what, nodes: 3, in_ci: false, loses_all_copies: false, relayed: false, message_bytes: 0, act }
+    let (nodes, in_ci, loses_all_copies, relayed) = (3, false, false, false);
+    Fault { name, what, nodes, in_ci, loses_all_copies, relayed, message_bytes: 0, min_copies: 1, act }
 }
 
 impl Fault {
@@ -78,6 +86,10 @@ impl Fault {
 
     const fn with_messages_of(self, message_bytes: usize) -> Self {
         Self { message_bytes, ..self }
+    }
+
+    const fn with_min_copies(self, min_copies: u8) -> Self {
+        Self { min_copies, ..self }
     }
 
     const fn relayed(self) -> Self {
@@ -104,6 +116,12 @@ pub const ALL: &[Fault] = &[
     fault("kill-20-times", "SIGKILL of one node after the other, 20 times, each started again", |s| {
         Box::pin(kill_again_and_again(s))
     }),
+    fault(
+        "min-copies-under-kills",
+        "SIGKILL of one node after the other, 6 times, while all publishes ask for two copies",
+        |s| Box::pin(kill_below_the_floor(s)),
+    )
+    .with_min_copies(2),
     fault("drain", "SIGTERM to a node; started again 12 s after it ended", |s| Box::pin(drain(s))).in_ci(),
     fault("rolling-restart", "SIGTERM and start of one node after the other", |s| Box::pin(rolling_restart(s))).in_ci(),
     fault("pause-1", "SIGSTOP of a node for 1 s", |s| Box::pin(pause(s, 1))),
@@ -223,6 +241,27 @@ async fn kill_again_and_again(scene: &mut Scene<'_>) -> Result<()> {
         scene.cluster.green(LIMIT).await?;
     }
     scene.end();
+    Ok(())
+}
+
+async fn kill_below_the_floor(scene: &mut Scene<'_>) -> Result<()> {
+    let repeats = Repeats::start(&scene.cluster, 3, 2);
+    for round in 0..FEW_KILLS {
+        let node = round % 3;
+        scene.begin();
+        scene.cluster.crash(node).await?;
+        scene.goes_on().await.context("after a kill")?;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        scene.cluster.restart(node).await?;
+        scene.cluster.green(LIMIT).await?;
+    }
+    scene.end();
+    let Tally { acknowledged, too_few, unknown } = repeats.stop().await?;
+    ensure!(acknowledged > 100, "only {acknowledged} messages were repeated");
+    scene.note(format!(
+        "{acknowledged} messages over HTTP, each repeated once it was answered: none was denied, none was answered with one \
+         copy; {too_few} times there were too few copies, {unknown} times no answer"
+    ));
     Ok(())
 }
 

@@ -67,6 +67,10 @@ impl<'a> Scene<'a> {
             }
         }
         let settings = ServerSettings::over(cassandra, &keyspace).on(hosts);
+        let settings = match fault.min_copies {
+            1 => settings,
+            more => settings.with("namespaces.chat.min_copies", more),
+        };
         let servers = Servers::prepare(settings, fault.nodes).await?;
         let relays = if fault.relayed {
             let pairs: Vec<_> = (0..fault.nodes).map(|node| servers.peer_addresses(node)).collect();
@@ -216,8 +220,10 @@ async fn settle(mut clients: Vec<Client>, loads: Vec<Load>) -> Result<History> {
 
 /// What the history's rules leave open.
 fn judge(fault: &Fault, summary: &Summary, history: &History) -> Result<()> {
-    let Summary { refused, unknown, resets, gaps, not_recovered, .. } = *summary;
+    let Summary { refused, unknown, resets, gaps, not_recovered, fewest_copies, .. } = *summary;
     ensure!(refused == 0 && unknown == 0, "{refused} publishes were refused, {unknown} never answered");
+    let fewest = fewest_copies.unwrap_or(0);
+    ensure!(fewest >= fault.min_copies, "a publish was answered with {fewest} copies");
     let missed = resets + gaps + not_recovered;
     ensure!(
         fault.loses_all_copies || missed == 0,

@@ -175,6 +175,11 @@ pub enum GroupEntry {
         /// What the group keeps from now on.
         retention: Retention,
     },
+    /// Finds the place of an earlier publish with this key, and changes nothing.
+    Recall {
+        /// The key of the publish.
+        key: PublishKey,
+    },
     /// Someone is present.
     MemberJoin {
         /// Its epoch if it is new.

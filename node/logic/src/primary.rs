@@ -174,9 +174,15 @@ impl SlotCore {
         self.reign.iter().flat_map(|reign| reign.groups.interests.keys())
     }
 
+    /// How many publishes are committed and wait for more copies before they are answered, to look at.
+    pub fn held(&self) -> usize {
+        self.reign.as_ref().map_or(0, |reign| reign.groups.held.len())
+    }
+
     /// Takes an input. Call [`SlotCore::flush`] after a batch of them.
     pub fn handle(&mut self, now: Now, input: SlotInput, out: &mut Vec<SlotOutput>) {
         let mut from_replica = Vec::new();
+        let is_map = matches!(input, SlotInput::Map { .. });
         match input {
             SlotInput::Map { version, assignment } => {
                 self.map_version = version;
@@ -217,6 +223,9 @@ impl SlotCore {
             }
         }
         self.perform(now, from_replica, out);
+        if is_map && let Some(mut reigning) = self.reigning() {
+            reigning.answer_held(now, out);
+        }
     }
 
     /// Sends and commits what the inputs so far allow.

@@ -55,7 +55,7 @@ pub struct NewMessage {
     pub data: Bytes,
     /// Repeats by the same publisher with it are one publish.
     pub key: Option<String>,
-    /// Refused where fewer nodes would hold it; the namespace's own bound holds in any case.
+    /// Refused where fewer nodes would hold it, answered when that number do; the namespace's own bound holds in any case.
     pub min_copies: u8,
 }
 

@@ -4,6 +4,30 @@ use super::{Planted, bug, edit};
 
 pub(super) const TABLE: &[Planted] = &[
     bug(
+        "AnswersBelowTheFloor",
+        "S3: a publish is answered though fewer copies have it than it asks for",
+        10,
+        &[edit(
+            "logic/primary/groups.rs",
+            "        if min_copies <= copies {\n",
+            r#"        if min_copies <= copies || planted!("AnswersBelowTheFloor") {
+"#,
+        )],
+    ),
+    bug(
+        "DeniesTheKnownKey",
+        "S4: a repeat is told that it was not done, because there are fewer copies now than it asks for",
+        10,
+        &[edit(
+            "logic/primary/groups.rs",
+            "                Some(position) => self.answer_publish(now, (ticket, min_copies), position, out),\n                None => {",
+            r#"                Some(position) if !planted!("DeniesTheKnownKey") => {
+                    self.answer_publish(now, (ticket, min_copies), position, out);
+                }
+                Some(_) | None => {"#,
+        )],
+    ),
+    bug(
         "LosesThePosition",
         "S2: a gateway goes on from the head when the primary has changed",
         10,

@@ -31,6 +31,8 @@ pub(super) struct Publish {
     pub(super) group: GroupName,
     pub(super) key: PublishKey,
     pub(super) data: Bytes,
+    /// It is to be answered when this number of copies have it, and not before.
+    pub(super) min_copies: u8,
 }
 
 /// What a gateway tells the clients of a group.
@@ -205,7 +207,7 @@ impl Ledger {
 
     /// A primary answers a publish.
     pub(super) fn acknowledged(&mut self, now: u64, publish: &Publish, position: Position, copies: u8, life: Life) {
-        let Publish { group, key, data } = publish;
+        let Publish { group, key, data, min_copies } = publish;
         self.count("publishes acknowledged");
         self.count_if(copies == 1, "publishes acknowledged with one copy");
         self.group_seen(now, group, position.epoch, life);
@@ -220,8 +222,8 @@ impl Ledger {
         if last.offset < position.offset {
             *last = position;
         }
-        if copies == 0 {
-            self.fail(format!("{group}: an answer counts no copies"));
+        if copies < (*min_copies).max(1) {
+            self.fail(format!("S3: {key:?} of {group} is answered with {copies} copies, it asked for {min_copies}"));
         }
     }
 

@@ -53,6 +53,7 @@ pub const COVERAGE: &[&str] = &[
     "publishes acknowledged",
     "publishes given up",
     "publishes refused",
+    "publishes held until enough copies have them",
     "deliveries",
     "resumes",
     "resets",

@@ -10,12 +10,13 @@ use roost_logic::{
     Now,
     asking::Outstanding,
     attachments::{self, Attachments},
-    entry::SessionRecord,
+    entry::{Entry, GroupEntry, SessionRecord},
     following::{self, Following},
     id::{GroupName, Index, Member, SessionId, SlotId, Term},
     liveness::{Liveness, Says},
     map::{MapChange, SlotAssignment},
     primary::{SlotCore, SlotInput, SlotOutput, Ticket},
+    replication::Replica,
     request::{
         self, Attached, GroupPush, GroupRequest, JoinPoint, Published, Push, SessionPush, SessionRequest, SlotAnswer,
         SlotError, SlotRequest,
@@ -91,6 +92,8 @@ pub(super) struct Asker {
     from: Member,
     id: u64,
     request: SlotRequest,
+    /// It is a publish whose key stood in the log here when it came.
+    known: bool,
 }
 
 /// One start of a node.
@@ -248,7 +251,8 @@ impl World {
                 let process = self.process(node);
                 process.next_ticket += 1;
                 let ticket = process.next_ticket;
-                process.tickets.insert(ticket, Asker { from: from.clone(), id, request: request.clone() });
+                let known = is_known(process.cores[usize::from(slot)].replica(), &request);
+                process.tickets.insert(ticket, Asker { from: from.clone(), id, request: request.clone(), known });
                 self.slot_input(node, slot, SlotInput::Request { ticket, from, term, request });
             }
             Frame::Response { id, result } => self.answered(node, &from, id, result),
@@ -354,13 +358,17 @@ impl World {
         match (&result, &asker.request) {
             (
                 Ok(SlotAnswer::Published(Published { position, copies })),
-                SlotRequest::Group(group, GroupRequest::Publish(request::Publish { key, data, .. })),
+                SlotRequest::Group(group, GroupRequest::Publish(request::Publish { key, data, min_copies, .. })),
             ) => {
-                let publish = Publish { group: group.clone(), key: *key, data: data.clone() };
+                let (group, data) = (group.clone(), data.clone());
+                let publish = Publish { group, key: *key, data, min_copies: *min_copies };
                 let known = process.map.as_ref().and_then(|map| map.slot(slot));
                 self.ledger.held_by((slot, lineage), known.map_or(&[], |assignment| &assignment.in_sync));
                 self.ledger.acknowledged(self.now, &publish, *position, *copies, (slot, lineage));
                 self.check_holders(node, slot, *copies);
+            }
+            (Err(SlotError::NotEnoughCopies { .. }), request) if asker.known => {
+                self.ledger.fail(format!("S4: a repeat of what stands in the log is told {result:?}: {request:?}"));
             }
             (Ok(SlotAnswer::Attached(Attached { record, attachment })), _) => {
                 self.check_attached(node, slot, &asker.from, (record.id, *attachment));
@@ -398,6 +406,7 @@ impl World {
         let process = nodes[node].process.as_mut().expect("only a running process is observed");
         let term = store.map.as_ref().and_then(|map| map.slot(slot)).map_or(0, |assignment| assignment.term);
         let core = &process.cores[usize::from(slot)];
+        ledger.count_if(core.held() > 0, "publishes held until enough copies have them");
         let there = |group| core.replica().state().is_some_and(|state| state.group(group).is_some());
         if let Some(group) = core.followed().find(|group| !there(group)) {
             ledger.fail(format!("{} has gateways that follow {group}, which it has forgotten", process.member));
@@ -415,4 +424,17 @@ impl World {
     pub(super) fn primary(&self, node: usize, slot: SlotId) -> Option<(Member, Term)> {
         self.assignment(node, slot).map(|assignment| (assignment.primary.clone(), assignment.term))
     }
+}
+
+/// Whether a publish with the key of this one stands in the log of this copy.
+fn is_known(replica: &Replica, request: &SlotRequest) -> bool {
+    let SlotRequest::Group(group, GroupRequest::Publish(request::Publish { key, .. })) = request else {
+        return false;
+    };
+    let is_it = |entry: &Entry| match entry {
+        Entry::Group(name, GroupEntry::Publish { key: other, .. }) => (name, other) == (group, key),
+        Entry::Group(..) | Entry::Session(..) => false,
+    };
+    let there = replica.state().and_then(|state| state.group(group));
+    there.is_some_and(|group| group.log.seen(*key).is_some()) || replica.uncommitted_entries().any(is_it)
 }

@@ -1,12 +1,17 @@
 //! What a primary does about groups: requests, and what comes of their entries.
+//!
+//! A publish may ask for a number of copies. While there are fewer, new ones are refused. One that is in the log already,
+//! because copies were lost after it was ordered or because it is a repeat, is answered when enough copies have it. It is
+//! delivered when it is committed all the same: a message that waits would hold up those that follow it in the group.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, mem};
 
 use super::{SlotOutput, Ticket, joins::Following, reign::Reigning};
 use crate::{
     Now,
+    asking::ATTEMPT_MS,
     entry::GroupEntry,
-    id::{GroupName, Member},
+    id::{GroupName, Member, Position},
     request::{
         Done, GroupInfo, GroupPush, GroupRequest, History, Join, Leave, MemberPage, Publish, Published, Push,
         ReadGroup, ReadHistory, ReadMembers, SlotAnswer, SlotError,
@@ -20,7 +25,17 @@ const HISTORY_BYTES: usize = 4 << 20;
 /// What waits for an entry of a group to be committed.
 #[derive(Debug)]
 pub(super) enum GroupPending {
-    Publish(Ticket),
+    /// To be answered when this number of copies have it.
+    Publish {
+        ticket: Ticket,
+        min_copies: u8,
+    },
+    /// A publish that came while there were fewer copies than it asks for: an answer if it is a repeat, else this refusal.
+    Recall {
+        ticket: Ticket,
+        min_copies: u8,
+        copies: u8,
+    },
     /// Whoever follows the group, or others that were opened before it.
     Follow(Following),
     Leave(Ticket),
@@ -29,14 +44,25 @@ pub(super) enum GroupPending {
 }
 
 impl GroupPending {
-    /// Whom to answer if nothing comes of it.
-    pub(super) fn into_ticket(self) -> Option<Ticket> {
+    /// Whom to answer if nothing is heard of the entry any more, and whether it may be done all the same.
+    pub(super) fn into_ticket(self) -> Option<(Ticket, bool)> {
         match self {
-            Self::Publish(ticket) | Self::Leave(ticket) => Some(ticket),
-            Self::Follow(following) => Some(following.ticket()),
+            Self::Publish { ticket, .. } | Self::Leave(ticket) => Some((ticket, true)),
+            Self::Follow(following) => Some((following.ticket(), true)),
+            Self::Recall { ticket, .. } => Some((ticket, false)),
             Self::Forget => None,
         }
     }
+}
+
+/// A publish that is committed, and whose answer waits for more copies.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) ticket: Ticket,
+    position: Position,
+    min_copies: u8,
+    /// Its gateway asks again by then.
+    until_ms: u64,
 }
 
 impl Reigning<'_> {
@@ -49,7 +75,7 @@ impl Reigning<'_> {
         out: &mut Vec<SlotOutput>,
     ) {
         let answer: SlotAnswer = match request {
-            GroupRequest::Publish(publish) => return self.publish(now, ticket, group, publish, out),
+            GroupRequest::Publish(publish) => return self.publish(now, ticket, group, publish),
             GroupRequest::Join(join) => return self.join(now, (ticket, from), group, join, out),
             GroupRequest::Leave(Leave { session, attachment }) => {
                 let entry = GroupEntry::MemberLeave { session, attachment };
@@ -62,16 +88,51 @@ impl Reigning<'_> {
         out.push(SlotOutput::Answer { ticket, result: Ok(answer) });
     }
 
-    fn publish(&mut self, now: Now, ticket: Ticket, group: GroupName, publish: Publish, out: &mut Vec<SlotOutput>) {
+    fn publish(&mut self, now: Now, ticket: Ticket, group: GroupName, publish: Publish) {
         let Publish { key, data, from, retention, min_copies } = publish;
         let copies = self.replica.copies();
         if copies < min_copies {
-            let error = SlotError::NotEnoughCopies { copies, min_copies };
-            return out.push(SlotOutput::Answer { ticket, result: Err(error) });
+            // What is ordered and not committed counts as well, so the log is asked, in its order.
+            let pending = GroupPending::Recall { ticket, min_copies, copies };
+            return self.order_group(group, GroupEntry::Recall { key }, Some(pending));
         }
         let epoch = self.new_epoch();
         let entry = GroupEntry::Publish { epoch, key, data, from, at_ms: now.wall_ms, retention };
-        self.order_group(group, entry, Some(GroupPending::Publish(ticket)));
+        self.order_group(group, entry, Some(GroupPending::Publish { ticket, min_copies }));
+    }
+
+    /// Answers a publish that is committed. All in-sync members hold what is committed: where these are too few, the answer
+    /// waits until a map names more.
+    fn answer_publish(
+        &mut self,
+        now: Now,
+        (ticket, min_copies): (Ticket, u8),
+        position: Position,
+        out: &mut Vec<SlotOutput>,
+    ) {
+        let copies = self.replica.copies();
+        if min_copies <= copies {
+            let published = Published { position, copies };
+            return out.push(SlotOutput::Answer { ticket, result: Ok(SlotAnswer::Published(published)) });
+        }
+        if self.groups.held.len() >= self.settings.queue {
+            return self.leave_open(ticket, out);
+        }
+        self.groups.held.push(Held { ticket, position, min_copies, until_ms: now.mono_ms + ATTEMPT_MS });
+    }
+
+    /// Answers those that enough copies have now. Whoever has waited for too long does not know what became of it.
+    pub(super) fn answer_held(&mut self, now: Now, out: &mut Vec<SlotOutput>) {
+        let copies = self.replica.copies();
+        for held in mem::take(&mut self.groups.held) {
+            if held.min_copies <= copies {
+                self.answer_publish(now, (held.ticket, held.min_copies), held.position, out);
+            } else if held.until_ms <= now.mono_ms {
+                self.leave_open(held.ticket, out);
+            } else {
+                self.groups.held.push(held);
+            }
+        }
     }
 
     fn join(
@@ -120,11 +181,17 @@ impl Reigning<'_> {
         };
         match pending {
             None => {}
-            Some(GroupPending::Publish(ticket)) => {
+            Some(GroupPending::Publish { ticket, min_copies }) => {
                 let Some(position) = position else { unreachable!("a publish has come to no position") };
-                let published = Published { position, copies: self.replica.copies() };
-                out.push(SlotOutput::Answer { ticket, result: Ok(SlotAnswer::Published(published)) });
+                self.answer_publish(now, (ticket, min_copies), position, out);
             }
+            Some(GroupPending::Recall { ticket, min_copies, copies }) => match position {
+                Some(position) => self.answer_publish(now, (ticket, min_copies), position, out),
+                None => {
+                    let error = SlotError::NotEnoughCopies { copies, min_copies };
+                    out.push(SlotOutput::Answer { ticket, result: Err(error) });
+                }
+            },
             Some(GroupPending::Follow(following)) => self.follow(now, following, out),
             Some(GroupPending::Leave(ticket)) => {
                 out.push(SlotOutput::Answer { ticket, result: Ok(SlotAnswer::Done(Done)) });

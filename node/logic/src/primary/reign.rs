@@ -2,7 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{SlotOutput, SlotSettings, Ticket, groups::GroupPending, sessions::SessionPending};
+use super::{
+    SlotOutput, SlotSettings, Ticket,
+    groups::{GroupPending, Held},
+    sessions::SessionPending,
+};
 use crate::{
     Now,
     chance::Chance,
@@ -30,6 +34,8 @@ pub(super) struct Reign {
 pub(super) struct GroupsReign {
     /// What waits for an entry to be committed.
     pub(super) pending: BTreeMap<Index, GroupPending>,
+    /// Publishes whose answers wait for more copies: at most as many as may wait for their commit.
+    pub(super) held: Vec<Held>,
     /// Who follows what, and when it last said so.
     pub(super) interests: BTreeMap<GroupName, BTreeMap<Member, u64>>,
     /// Groups that could be forgotten, and since when that is seen to be so in this term: a new primary does not know yet who
@@ -128,8 +134,9 @@ impl Reign {
     /// what it asked may be ordered: the next primary may have taken the entry over, and then it is done.
     pub(super) fn into_tickets(self) -> Vec<(Ticket, bool)> {
         let Self { term: _, since_ms: _, committed: _, groups, sessions } = self;
-        let GroupsReign { pending, interests: _, idle: _, forgetting: _, tidied: _ } = groups;
-        let mut tickets: Vec<Ticket> = pending.into_values().filter_map(GroupPending::into_ticket).collect();
+        let GroupsReign { pending, held, interests: _, idle: _, forgetting: _, tidied: _ } = groups;
+        let of_groups = pending.into_values().filter_map(GroupPending::into_ticket);
+        let mut tickets: Vec<Ticket> = held.into_iter().map(|held| held.ticket).collect();
         let SessionsReign {
             pending,
             loading,
@@ -149,7 +156,8 @@ impl Reign {
         let answers = displacing.into_values().flat_map(|displacing| displacing.answers);
         tickets.extend(answers.map(|(ticket, _)| ticket));
         let waiting = loading.into_values().flatten().map(|asked| (asked.ticket, false));
-        let tickets: Vec<_> = tickets.into_iter().map(|ticket| (ticket, true)).chain(waiting).collect();
+        let tickets = tickets.into_iter().map(|ticket| (ticket, true));
+        let tickets: Vec<_> = tickets.chain(of_groups).chain(waiting).collect();
         let once: BTreeSet<_> = tickets.iter().map(|(ticket, _)| ticket).collect();
         assert_eq!(once.len(), tickets.len(), "a ticket waits in one place");
         tickets

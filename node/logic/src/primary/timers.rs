@@ -43,6 +43,7 @@ impl Reigning<'_> {
         for session in late {
             self.answer_displacing(session, out);
         }
+        self.answer_held(now, out);
         if ticks.is_multiple_of(SESSION_TICKS) {
             self.drop_interests(now);
             self.session_timers(now, out);

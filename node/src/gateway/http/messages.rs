@@ -54,9 +54,13 @@ pub struct NewMessage {
     /// Any JSON, passed on as it is.
     #[schema(value_type = serde_json::Value)]
     data: Box<RawValue>,
-    /// Repeats with this key are one publish: choose one for every message that you may have to repeat.
+    /// Repeats with this key are one publish: choose one for every message that you may have to repeat. They are recognised for
+    /// the namespace's `idempotency_s` (5 minutes unless configured), of each group the last `idempotency_publishes` (100,000),
+    /// whichever ends first. All calls of the API share one key space in each group; each client session has its own.
     key: Option<String>,
-    /// Refuse the message unless this number of nodes would hold it. The namespace's `min_copies` holds in any case.
+    /// Refuse the message unless this number of nodes would hold it, and answer when they do: a message that was accepted while
+    /// a node was lost may be of unknown outcome (504), and a repeat with its key waits for the copies or says where it is. The
+    /// namespace's `min_copies` holds in any case.
     #[schema(minimum = 1)]
     min_copies: Option<u8>,
 }
