@@ -256,12 +256,14 @@ impl<'a> Facts<'a> {
         None
     }
 
-    /// S3: what was refused but stands somewhere; what nobody published.
+    /// S3: what was refused but stands somewhere, or stood there before it was sent again; what nobody published.
     fn unexplained(&self) -> Option<Violation> {
-        let mut publishes: Vec<(u32, &str, bool)> = Vec::with_capacity(self.history.publishes.len());
+        let mut publishes: Vec<(u32, &str, u64)> = Vec::with_capacity(self.history.publishes.len());
         for publish in &self.history.publishes {
-            let refused = publish.attempts.iter().all(|attempt| attempt.outcome == Outcome::Refused);
-            publishes.push((self.group(&publish.group), &publish.payload, refused));
+            let refused = publish.attempts.iter().take_while(|attempt| attempt.outcome == Outcome::Refused).count();
+            let next_us = publish.attempts.get(refused).map_or(u64::MAX, |attempt| attempt.sent_us);
+            let refused_until_us = if refused > 0 { next_us } else { 0 };
+            publishes.push((self.group(&publish.group), &publish.payload, refused_until_us));
         }
         publishes.sort_unstable();
         self.by_place
@@ -271,7 +273,7 @@ impl<'a> Facts<'a> {
                 let at = publishes.partition_point(|entry| (entry.0, entry.1) < (group, fact.payload));
                 let publish = publishes.get(at).filter(|entry| (entry.0, entry.1) == (group, fact.payload));
                 let what = match publish {
-                    Some((_, _, true)) => "was refused, and yet stands at",
+                    Some((_, _, until_us)) if fact.first_us < *until_us => "was refused, and yet stands at",
                     None if self.history.publishes_complete => "was never published, and yet stands at",
                     _ => return None,
                 };

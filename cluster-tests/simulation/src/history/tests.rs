@@ -415,6 +415,21 @@ fn a_refused_message_that_came() {
 }
 
 #[test]
+fn a_refused_message_that_came_before_it_was_sent_again() {
+    check_planted("there before it was repeated", &[Rule::S3Acknowledged], |history, rng| {
+        let publish = acked(history, rng);
+        let at = acked_at(&history.publishes[publish]);
+        let PublishLog { attempts, group, payload, .. } = &mut history.publishes[publish];
+        let (sent_us, answered_us) = (attempts[0].answered_us + 2, attempts[0].answered_us + 3);
+        let again = Attempt { sent_us, answered_us, ..attempts[0] };
+        attempts[0].outcome = Outcome::Refused;
+        attempts.insert(1, again);
+        let (what, group, messages) = ("a reader".into(), group.clone(), vec![(at.offset, payload.clone())]);
+        history.replays.push(Replay { what, group, epoch: at.epoch, at_us: sent_us - 1, messages });
+    });
+}
+
+#[test]
 fn a_message_that_nobody_sent() {
     check_planted("invented", &[Rule::S3Acknowledged], |history, rng| {
         let publish = acked(history, rng);

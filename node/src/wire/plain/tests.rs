@@ -48,7 +48,7 @@ fn reads_each_command() {
         Command::Join { id: id(r#""a\n""#), group: group("chat:1"), since: None },
     );
     check(
-        r#"{"type":"join","id":-1.50e3,"group":"g","since":{"epoch":"0000000000000001","offset":9007199254740993}}"#,
+        r#"{"type":"join","id":-1.50e3,"group":"g","since":{"epoch":"0000000000000001","offset":9007199254740991}}"#,
         Command::Join { id: id("-1.50e3"), group: group("g"), since: Some(position(1, 9_007_199_254_740_993)) },
     );
     check(r#"{"type":"leave","group":"g"}"#, Command::Leave { id: None, group: group("g") });
