@@ -1,6 +1,7 @@
 //! The cluster as one node sees it: gossip, the steward, health.
 
 mod claims;
+pub mod generations;
 pub mod gossip;
 mod gossip_settings;
 mod guard;
@@ -9,6 +10,7 @@ pub mod maps;
 pub mod membership;
 mod observer;
 mod seeds;
+mod spoken;
 pub mod steward;
 #[cfg(test)]
 mod tests;

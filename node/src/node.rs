@@ -6,10 +6,13 @@ mod control;
 mod departures;
 mod dispatch;
 mod ground;
+mod hints;
 mod lateness;
 mod probe;
 mod report;
 mod spread;
+#[cfg(test)]
+mod tests;
 
 use std::{net::SocketAddr, time::Duration};
 

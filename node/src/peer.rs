@@ -4,12 +4,13 @@
 //! two connections compete, and each end knows at once when something it sent or was to be sent may be lost: its own link
 //! went down, or a new connection from the peer came in. `peer` knows nothing of slots: it hands frames to an [`Inbox`].
 //!
-//! The files, each of which uses earlier ones only: `reset`, `tls`, `gate` (the socket), `greeting` (how a connection begins),
-//! `queues`, `dial`; to peers `link` and `links`, to those of whom only the address is known `addresses`; from peers
+//! The files, each of which uses earlier ones only: `reset`, `tls`, `gate` (the socket), `belongs` and `greeting` (how a
+//! connection begins), `queues`, `dial`; to peers `link` and `links`, to those of whom only the address is known `addresses`; from peers
 //! `gossip_inbox`, `reading` and `accept`; and `mesh`, which is all of it.
 
 mod accept;
 mod addresses;
+pub mod belongs;
 mod dial;
 mod gate;
 pub mod gossip_inbox;

@@ -295,6 +295,16 @@ const OTHERS: &[Planted] = &[
         }) {"#,
             ),
             edit(
+                "logic/hints.rs",
+                "HintInput::Sent { by, map } => self.hear(by, Told { version: map.version, map: Some(map) }, now_ms),",
+                r#"HintInput::Sent { by, map } => {
+                if planted!("TakesOldMaps") {
+                    out.push(HintOutput::Take(map.clone()));
+                }
+                self.hear(by, Told { version: map.version, map: Some(map) }, now_ms);
+            }"#,
+            ),
+            edit(
                 "explore/world.rs",
                 "if self.copies.map(*map).changed_at > copy.version() {",
                 r#"if planted!("TakesOldMaps") || self.copies.map(*map).changed_at > copy.version() {"#,

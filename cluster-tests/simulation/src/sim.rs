@@ -13,6 +13,7 @@ mod coverage;
 mod faults;
 mod gateway;
 mod heard;
+mod hints;
 mod liveness;
 mod network;
 mod node;

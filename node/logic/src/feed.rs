@@ -393,10 +393,11 @@ impl Feed {
             }
             Input::Unsubscribe { subscriber, leave } => self.unsubscribe(now_ms, subscriber, leave, out),
             Input::JoinAnswer { attempt, subscriber, result } => {
+                let result = checked(result);
                 self.join_answer(now_ms, attempt, subscriber, result, out);
                 self.depart_after_join(attempt, subscriber, out);
             }
-            Input::RegisterAnswer { attempt, result } => self.register_answer(now_ms, attempt, result, out),
+            Input::RegisterAnswer { attempt, result } => self.register_answer(now_ms, attempt, checked(result), out),
             Input::UnregisterAnswer { attempt } => {
                 if self.unregistering == Some(attempt) {
                     self.unregistering = None;
@@ -405,6 +406,7 @@ impl Feed {
                 }
             }
             Input::LeaveAnswer { attempt, subscriber } => self.leave_answer(attempt, subscriber, out),
+            Input::Deliver { message, .. } if message.offset == 0 || message.offset >= Position::OFFSET_MAX => {}
             Input::Deliver { epoch, message, term } => self.pushed(now_ms, epoch, message, term, out),
             Input::Member { joined, member } if self.has_subscribers() => {
                 out.push(Output::Tell { to: To::AllBut(Vec::new()), notice: Notice::Member { joined, member } });
@@ -524,6 +526,11 @@ impl Feed {
 
 fn backoff(settings: &FeedSettings, failures: u32) -> u64 {
     settings.retry_ms.saturating_mul(1 << failures.min(16)).min(settings.retry_max_ms)
+}
+
+/// What a log cannot have said is no answer.
+fn checked(result: Result<JoinPoint, SlotError>) -> Result<JoinPoint, SlotError> {
+    result.and_then(|point| if point.is_sound() { Ok(point) } else { Err(SlotError::Unknown) })
 }
 
 /// The last messages that follow each other up to `head`, without those up to `behind`.

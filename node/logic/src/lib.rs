@@ -7,6 +7,7 @@ mod chance;
 pub mod entry;
 pub mod feed;
 pub mod following;
+pub mod hints;
 pub mod id;
 pub mod liveness;
 pub mod log;

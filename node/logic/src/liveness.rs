@@ -4,6 +4,9 @@
 //!
 //! - Life shows at once. Death takes looks in a row: [`GONE_LOOKS`] until a node is not among the living any more, and
 //!   [`DEAD_LOOKS`] until others may take over from it. A start that was never found has [`UNHEARD_LOOKS`].
+//! - A start of a node counts when the store has allotted it ([`LivenessInput::Generations`], [`LivenessInput::Map`]), and not
+//!   before. Whatever gossip tells of later starts proves nothing about the one that counts; they are named as unproven, so
+//!   that the store is asked.
 //! - A node that itself stood still sees all others silent for a moment. It notices by a look that comes late; then nothing
 //!   that it missed counts, and the next [`DOUBTED_LOOKS`] looks find nobody missing.
 //! - A node that hears fewer than half of those that the map names is more likely the one that is cut off. Slots that it
@@ -59,7 +62,7 @@ pub struct LivenessSettings {
 /// What there is of a node.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Sign {
-    /// The newest start of it that gossip tells of.
+    /// A start of it that gossip tells of.
     pub member: Member,
     /// What it says of itself.
     pub says: Says,
@@ -77,12 +80,15 @@ pub struct Sign {
 /// What it is shown.
 #[derive(Clone, Debug)]
 pub enum LivenessInput {
-    /// At each interval: all that there is.
+    /// At each interval: all that there is. Several starts of a node may be told of.
     Look(Vec<Sign>),
     /// In between, when something has changed: the same. Nobody is found missing by it.
     Glance(Vec<Sign>),
     /// The map that this node knows.
     Map(SharedMap),
+    /// The generations that the store has allotted last, of the nodes of which it was asked. Read at SERIAL: it is the only
+    /// proof that the memory of an earlier start is gone.
+    Generations(BTreeMap<NodeId, Generation>),
 }
 
 /// What it says.
@@ -105,6 +111,10 @@ pub struct Liveness {
     /// The nodes that take part, by the map; and the newest start of each node that it names.
     members: BTreeMap<NodeId, Generation>,
     named: BTreeMap<NodeId, Generation>,
+    /// As the store has them, where it was asked.
+    stored: BTreeMap<NodeId, Generation>,
+    /// The newest start of each node that gossip tells of, where neither the map nor the store does.
+    unproven: BTreeMap<NodeId, Generation>,
     pace: Pace,
     doubts: u32,
     few: u32,
@@ -112,10 +122,13 @@ pub struct Liveness {
     shown: SharedPicture,
 }
 
-/// The newest start of a node.
+/// The start of a node that counts: the newest that the map or the store tells of. Where they tell of none, the newest that
+/// gossip does.
 #[derive(Debug)]
 struct Known {
     generation: Generation,
+    /// The map or the store tells of it.
+    is_proven: bool,
     says: Option<Says>,
     heartbeat: u64,
     heartbeat_ms: u64,
@@ -142,6 +155,8 @@ impl Liveness {
             nodes: BTreeMap::new(),
             members: BTreeMap::new(),
             named: BTreeMap::new(),
+            stored: BTreeMap::new(),
+            unproven: BTreeMap::new(),
             doubts: 0,
             few: 0,
             alive,
@@ -154,6 +169,7 @@ impl Liveness {
         let now_ms = now.mono_ms;
         match input {
             LivenessInput::Map(map) => return self.map(&map),
+            LivenessInput::Generations(stored) => return self.store_has(stored),
             LivenessInput::Glance(signs) => {
                 self.take_in(signs, now_ms);
             }
@@ -173,6 +189,11 @@ impl Liveness {
         if picture != *self.shown {
             self.tell(picture, out);
         }
+    }
+
+    /// The newest start of a node that the map or the store tells of.
+    pub fn counts(&self, node: &NodeId) -> Option<Generation> {
+        self.proven(node)
     }
 
     /// The last picture.
@@ -200,19 +221,46 @@ impl Liveness {
         is_trusted
     }
 
+    /// A generation never goes back.
+    fn store_has(&mut self, stored: BTreeMap<NodeId, Generation>) {
+        for (node, generation) in stored {
+            let known = self.stored.entry(node).or_default();
+            *known = generation.max(*known);
+        }
+    }
+
+    /// The newest start of a node that is known to have been allotted.
+    fn proven(&self, node: &NodeId) -> Option<Generation> {
+        let mine = (*node == self.me.node).then_some(self.me.generation);
+        mine.max(self.named.get(node).copied()).max(self.stored.get(node).copied())
+    }
+
     /// What the signs tell, and the map; gives the nodes that are there.
     fn take_in(&mut self, signs: Vec<Sign>, now_ms: u64) -> BTreeSet<NodeId> {
-        let told: BTreeSet<_> = signs.iter().map(|sign| sign.member.node.clone()).collect();
-        self.nodes.retain(|node, _| told.contains(node) || self.named.contains_key(node));
-        for (node, generation) in &self.named {
-            start(&mut self.nodes, node, *generation, now_ms);
+        let mut told: BTreeMap<NodeId, Generation> = BTreeMap::new();
+        for sign in &signs {
+            let newest = told.entry(sign.member.node.clone()).or_default();
+            *newest = sign.member.generation.max(*newest);
+        }
+        self.nodes.retain(|node, _| told.contains_key(node) || self.named.contains_key(node));
+        // Of nodes that are gone the store is asked again, should they come back.
+        self.stored.retain(|node, _| told.contains_key(node) || self.named.contains_key(node));
+        self.unproven.clear();
+        for node in told.keys().chain(self.named.keys()) {
+            let (proven, heard) = (self.proven(node), told.get(node).copied());
+            if let Some(heard) = heard.filter(|heard| proven < Some(*heard)) {
+                self.unproven.insert(node.clone(), heard);
+            }
+            if let Some(counts) = proven.or(heard) {
+                start(&mut self.nodes, node, (counts, proven.is_some()), now_ms);
+            }
         }
         let mut found = BTreeSet::new();
         for sign in signs {
             let is_me = sign.member == self.me;
-            let known = start(&mut self.nodes, &sign.member.node, sign.member.generation, now_ms);
+            let Some(known) = self.nodes.get_mut(&sign.member.node) else { continue };
             known.hear_packets(sign.packets, now_ms);
-            // Of an earlier start there is nothing to learn.
+            // Another start than the one that counts says nothing about it.
             if known.generation != sign.member.generation {
                 continue;
             }
@@ -240,6 +288,7 @@ impl Liveness {
         Picture {
             me: self.me.clone(),
             nodes: self.nodes.iter().map(|(node, known)| (node.clone(), known.seen())).collect(),
+            unproven: self.unproven.clone(),
             doubts: self.doubts > 0,
             few: self.few,
             quiet_ms: self.settings.quiet_ms,
@@ -263,25 +312,21 @@ impl Liveness {
     }
 }
 
-/// What is known of a node, at this start or a newer one.
-fn start<'a>(
-    nodes: &'a mut BTreeMap<NodeId, Known>,
-    node: &NodeId,
-    generation: Generation,
-    now_ms: u64,
-) -> &'a mut Known {
+/// The start of a node that counts is this one.
+fn start(nodes: &mut BTreeMap<NodeId, Known>, node: &NodeId, (generation, is_proven): (Generation, bool), now_ms: u64) {
     let known = nodes.entry(node.clone()).or_insert_with(|| Known::new(generation, now_ms));
-    if known.generation < generation {
-        // Nothing of the earlier start counts, but the packets come from the same place.
+    if known.generation != generation {
+        // Nothing of another start counts, but the packets come from the same place.
         *known = Known { packets: known.packets, ..Known::new(generation, now_ms) };
     }
-    known
+    known.is_proven = is_proven;
 }
 
 impl Known {
     fn new(generation: Generation, now_ms: u64) -> Self {
         Self {
             generation,
+            is_proven: false,
             says: None,
             heartbeat: 0,
             heartbeat_ms: now_ms,
@@ -324,6 +369,13 @@ impl Known {
             _ => Standing::Missing,
         };
         let packet_ms = self.packets.map(|(_, last_ms)| last_ms);
-        Seen { generation: self.generation, standing, says: self.says.clone(), packet_ms }
+        Seen {
+            generation: self.generation,
+            is_proven: self.is_proven,
+            is_linked: self.says.is_some() && self.unlinked_ms.is_none(),
+            standing,
+            says: self.says.clone(),
+            packet_ms,
+        }
     }
 }

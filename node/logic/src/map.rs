@@ -51,6 +51,13 @@ impl SlotAssignment {
     pub fn copies(&self) -> impl Iterator<Item = &Member> {
         self.in_sync.iter().chain(&self.learner)
     }
+    /// Whether it makes sense by itself, as part of a map of this version.
+    fn is_sound(&self, version: u64) -> bool {
+        self.is_in_sync(&self.primary)
+            && self.in_sync.is_sorted_by(|one, other| one < other)
+            && self.learner.as_ref().is_none_or(|learner| !self.is_in_sync(learner))
+            && self.changed_at <= version
+    }
     /// Whether the member holds or is to hold a copy.
     pub fn concerns(&self, member: &Member) -> bool {
         self.is_in_sync(member) || self.learner.as_ref() == Some(member)
@@ -80,10 +87,43 @@ impl ClusterMap {
         self.slots.len() as u16
     }
 
+    /// Whether it makes sense, and could have come after an earlier map: nothing that only grows is less.
+    pub fn may_follow(&self, earlier: &Self) -> bool {
+        let grows = |(new, old): (&SlotAssignment, &SlotAssignment)| {
+            let grown = |of: &SlotAssignment| (of.term, of.lineage, of.changed_at);
+            let (new, old) = (grown(new), grown(old));
+            new.0 >= old.0 && new.1 >= old.1 && new.2 >= old.2
+        };
+        self.version > earlier.version
+            && self.slots.len() == earlier.slots.len()
+            && self.slots.iter().all(|slot| slot.is_sound(self.version))
+            && self.slots.iter().zip(&earlier.slots).all(grows)
+    }
+
+    /// Whether this member may speak as a slot's primary in this term.
+    pub fn leads(&self, slot: SlotId, term: Term, member: &Member) -> Leads {
+        match self.slot(slot) {
+            Some(assignment) if assignment.term < term => Leads::NotKnownYet,
+            Some(assignment) if assignment.term == term && assignment.primary == *member => Leads::Yes,
+            Some(_) | None => Leads::No,
+        }
+    }
+
     /// A slot's assignment, where the map has that slot.
     pub fn slot(&self, slot: SlotId) -> Option<&SlotAssignment> {
         self.slots.get(usize::from(slot))
     }
+}
+
+/// What a map says of a member that speaks as a slot's primary.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Leads {
+    /// It is.
+    Yes,
+    /// The term is over, or is another member's, or there is no such slot.
+    No,
+    /// Perhaps a later map says so.
+    NotKnownYet,
 }
 
 /// A map as it is passed around.
@@ -128,6 +168,30 @@ impl MapRequest {
     pub fn slot(&self) -> SlotId {
         match self {
             Self::Promote { slot, .. } | Self::Drop { slot, .. } => *slot,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_primary_of_the_term_leads() {
+        let member = |name: &str, generation| Member { node: NodeId::parse(name).unwrap(), generation };
+        let mut map = ClusterMap::first(&member("n1", 1), 2);
+        map.slots[1].term = 7;
+        for (slot, term, by, expected) in [
+            (1, 7, member("n1", 1), Leads::Yes),
+            (1, 7, member("n2", 1), Leads::No),
+            (1, 7, member("n1", 2), Leads::No),
+            (1, 6, member("n1", 1), Leads::No),
+            (1, 8, member("n2", 1), Leads::NotKnownYet),
+            (1, u64::MAX, member("n2", 1), Leads::NotKnownYet),
+            (2, 7, member("n1", 1), Leads::No),
+            (u16::MAX, u64::MAX, member("n1", 1), Leads::No),
+        ] {
+            assert_eq!(map.leads(slot, term, &by), expected, "slot {slot}, term {term}, {by}");
         }
     }
 }

@@ -37,7 +37,7 @@ pub enum Life {
 /// What is known of a node. A node without facts is dead.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct NodeFacts {
-    /// Its newest start: all earlier ones are known to be lost.
+    /// Its newest start, as the store or the map has it: all earlier ones are known to be lost. Nothing else proves that.
     pub generation: Generation,
     /// Whether that start is alive. Only what has been looked at twice may be called dead.
     pub alive: bool,

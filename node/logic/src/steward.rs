@@ -6,6 +6,8 @@
 //!   read; after an error the store is left alone for a while.
 //! - Who is there is the judge's word ([`crate::liveness`]). Nothing is proposed on a picture that is too old, by a node that
 //!   doubts what it sees, or by one that hears fewer than half of the others and has not waited for them.
+//! - What a member asks for a slot counts where it is the slot's primary: a learner that another wants promoted may hold
+//!   nothing.
 //! - A node that leaves proposes nothing: it would take all others for dead, and their copies out of the map.
 
 mod asked;
@@ -50,8 +52,13 @@ pub enum StewardInput {
     Picture(SharedPicture),
     /// This node has learned of a map, confirmed as all that travel.
     Map(SharedMap),
-    /// What primaries ask for, here or elsewhere. Stale requests do no harm.
-    Requested(Vec<MapRequest>),
+    /// What primaries ask for, here or elsewhere. Stale requests do no harm, and whoever is not the slot's primary asks for
+    /// nothing.
+    Requested {
+        /// Who asks.
+        from: Member,
+        requests: Vec<MapRequest>,
+    },
     /// An operator's word: the dead node's copies are lost for good.
     Forget {
         /// For the answer.
@@ -197,9 +204,9 @@ impl Steward {
         match input {
             StewardInput::Picture(picture) => self.look(picture, now_ms),
             StewardInput::Map(map) => self.learn(&map, out),
-            StewardInput::Requested(requests) => {
-                for request in requests {
-                    self.asked.add(request, self.settings.slots, now_ms);
+            StewardInput::Requested { from, requests } => {
+                if let Some(map) = &self.map {
+                    requests.into_iter().for_each(|request| self.asked.add(map, &from, request, now_ms));
                 }
             }
             StewardInput::Forget { ticket, node } => {

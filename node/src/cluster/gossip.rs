@@ -26,11 +26,12 @@ use super::{
     guard::Guard,
     observer::{Ends, Observer},
     seeds,
+    spoken::Spoken,
     view::{ClusterView, SharedView},
 };
 use crate::{
     clock,
-    id::Member,
+    id::{Generation, Member, NodeId},
     logic::{
         liveness::{Picture, SharedPicture},
         map::SharedMap,
@@ -61,6 +62,15 @@ pub enum GossipError {
     Start(String),
 }
 
+/// What the store has, as far as it matters to who is alive.
+#[derive(Debug)]
+pub struct Stored {
+    /// The map that this node knows.
+    pub maps: watch::Receiver<Option<SharedMap>>,
+    /// The generations that the store has allotted last, of the nodes of which it was asked.
+    pub generations: watch::Receiver<BTreeMap<NodeId, Generation>>,
+}
+
 /// Gossip's handle. Cheap to clone.
 #[derive(Clone)]
 pub struct Gossip {
@@ -78,7 +88,7 @@ impl Gossip {
         settings: GossipSettings,
         mesh: Mesh,
         inbox: GossipInbox,
-        maps: watch::Receiver<Option<SharedMap>>,
+        stored: Stored,
         metrics: Arc<Metrics>,
         tasks: &Tasks,
     ) -> Result<Self, GossipError> {
@@ -86,12 +96,13 @@ impl Gossip {
             return Err(GossipError::Advertise(settings.advertise));
         }
         let id = ChitchatId::new(me.node.as_str(), me.generation, settings.advertise);
+        let spoken = Arc::new(Spoken::default());
         let socket = MeshSocket {
             mesh: mesh.clone(),
             advertise: settings.advertise,
             inbox,
             metrics: metrics.clone(),
-            guard: Guard::new(id.clone()),
+            guard: Guard::new(id.clone(), spoken.clone()),
             complain: Seldom::every(Duration::from_secs(5)),
         };
         let transport = MeshTransport(Mutex::new(Some(socket)));
@@ -108,7 +119,8 @@ impl Gossip {
         }
         let (picture_sender, pictures) = watch::channel(Arc::new(Picture::before_any(&me)));
         let (alive_sender, alive) = watch::channel(Arc::new(BTreeSet::from([me.clone()])));
-        let ends = Ends { view: view_sender, pictures: picture_sender, alive: alive_sender, seeds: addresses, maps };
+        let ends =
+            Ends { view: view_sender, pictures: picture_sender, alive: alive_sender, seeds: addresses, stored, spoken };
         let mut observer = Observer::new(me, &settings, mesh, own.clone(), ends, metrics);
         // The view holds this node from the start.
         observer.begin(&chitchat.0).await;

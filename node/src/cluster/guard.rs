@@ -3,13 +3,21 @@
 //! end the gossip task by an assertion. Such messages are refused whole.
 //!
 //! What is in a message is not open to a program that uses chitchat 0.11, so this reads its bytes itself. The claims that
-//! a member passes on about a third node cannot be proved; they are bounded in how far they may jump.
+//! a member passes on about a third node cannot be proved; they are bounded in how far they may jump, and in how many starts
+//! they name. What a member says of itself is noted ([`Spoken`]): that counts before what others say.
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    sync::Arc,
+};
 
 use chitchat::{ChitchatId, ChitchatMessage, Deserializable};
 
-use super::claims::{KEY_MAX_BYTES, VALUE_MAX_BYTES};
+use super::{
+    claims::{KEY_MAX_BYTES, VALUE_MAX_BYTES},
+    spoken::Spoken,
+};
 use crate::id::{Member, NodeId};
 
 /// chitchat's own bound.
@@ -18,6 +26,12 @@ const UNPACKED_MAX_BYTES: usize = 4 << 20;
 
 /// Starts of nodes remembered; past it the one heard of longest ago is forgotten.
 const REMEMBERED_MAX: usize = 4_096;
+
+/// Starts of nodes that one member may tell of and no other has named: a cluster has fewer nodes.
+const HEARSAY_MAX: usize = 256;
+
+/// A start of which nobody says anything new is forgotten after this: longer than gossip itself remembers it.
+const FORGOTTEN_MS: u64 = 1_200_000;
 
 /// No heartbeat or version comes near in a node's life.
 const COUNTER_MAX: u64 = 1 << 40;
@@ -39,6 +53,8 @@ pub(super) enum Refused {
     NotTheSender,
     #[error("a heartbeat or version in it jumps")]
     Jump,
+    #[error("it names more starts of nodes than there can be")]
+    TooMany,
     #[error("a name, key or value in it has no permitted form")]
     Form,
 }
@@ -47,10 +63,14 @@ pub(super) enum Refused {
 pub(super) struct Guard {
     me: ChitchatId,
     heard: BTreeMap<ChitchatId, Heard>,
+    /// What the senders say of themselves.
+    spoken: Arc<Spoken>,
 }
 
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Default)]
 struct Heard {
+    /// Who named it first, where that was not the node itself.
+    hearsay_of: Option<NodeId>,
     heartbeat: u64,
     version: u64,
     at_ms: u64,
@@ -67,8 +87,8 @@ struct Content {
 }
 
 impl Guard {
-    pub(super) fn new(me: ChitchatId) -> Self {
-        Self { me, heard: BTreeMap::new() }
+    pub(super) fn new(me: ChitchatId, spoken: Arc<Spoken>) -> Self {
+        Self { me, heard: BTreeMap::new(), spoken }
     }
 
     /// Reads a message that `from` sent, who says that it is reached at `addr`.
@@ -108,9 +128,28 @@ impl Guard {
                 return Err(Refused::Jump);
             }
         }
+        if self.names_too_many(from, &content, now_ms) {
+            return Err(Refused::TooMany);
+        }
         let decoded = ChitchatMessage::deserialize(&mut &*message).map_err(|_| Refused::Malformed)?;
-        self.remember(&content, now_ms);
+        self.remember(from, &sender, &content, now_ms);
+        if let Some((_, [heartbeat, ..])) = content.digest.iter().find(|(id, _)| *id == sender) {
+            self.spoken.hear(from, addr, *heartbeat, now_ms);
+        }
         Ok(decoded)
+    }
+
+    /// Whether a member tells of more starts than there can be that nobody but it has named: gossip remembers each of them, and
+    /// speaks to it.
+    fn names_too_many(&mut self, from: &Member, content: &Content, now_ms: u64) -> bool {
+        let named = content.digest.iter().map(|(id, _)| id).chain(content.delta.iter().map(|(id, _)| id));
+        let new: BTreeSet<_> = named.filter(|id| !self.is_me(id) && !self.heard.contains_key(id)).collect();
+        if new.is_empty() {
+            return false;
+        }
+        self.heard.retain(|_, heard| now_ms < heard.at_ms.saturating_add(FORGOTTEN_MS));
+        let is_theirs = |heard: &&Heard| heard.hearsay_of.as_ref() == Some(&from.node);
+        self.heard.values().filter(is_theirs).count() + new.len() > HEARSAY_MAX
     }
 
     /// Also with another address: it is this process that is meant.
@@ -122,14 +161,18 @@ impl Guard {
         NodeId::parse(&id.node_id).map(drop).map_err(|_| Refused::Form)
     }
 
-    fn remember(&mut self, content: &Content, now_ms: u64) {
+    fn remember(&mut self, from: &Member, sender: &ChitchatId, content: &Content, now_ms: u64) {
         let digest = content.digest.iter().map(|(id, [heartbeat, _, version])| (id, *heartbeat, *version));
         let delta = content.delta.iter().map(|(id, version)| (id, 0, *version));
         for (id, heartbeat, version) in digest.chain(delta) {
             if self.is_me(id) {
                 continue;
             }
-            let heard = self.heard.entry(id.clone()).or_insert(Heard { at_ms: now_ms, ..Heard::default() });
+            let new = || Heard { at_ms: now_ms, hearsay_of: Some(from.node.clone()), ..Heard::default() };
+            let heard = self.heard.entry(id.clone()).or_insert_with(new);
+            if id == sender {
+                heard.hearsay_of = None;
+            }
             if heartbeat > heard.heartbeat || version > heard.version {
                 heard.at_ms = now_ms;
             }
@@ -302,7 +345,7 @@ mod tests {
     /// What becomes of messages from n2 (start 5), one after the other.
     fn check(messages: &[(Vec<u8>, Option<Refused>)]) {
         let from = Member { node: NodeId::parse("n2").unwrap(), generation: 5 };
-        let mut guard = Guard::new(id("n1", 9));
+        let mut guard = Guard::new(id("n1", 9), Arc::default());
         for (number, (message, expected)) in messages.iter().enumerate() {
             let refused = guard.check(&from, addr(7_000), message, 1_000).err();
             assert_eq!(refused, *expected, "message {number}");
@@ -355,6 +398,21 @@ mod tests {
     }
 
     #[test]
+    fn one_member_names_no_more_starts_than_there_can_be() {
+        let from = |name: &str| Member { node: NodeId::parse(name).unwrap(), generation: 5 };
+        let mut guard = Guard::new(id("n1", 9), Arc::default());
+        let mut tells = |name: &str, first: u64, count: u64| {
+            let others = (first..first + count).map(|generation| (id("n3", generation), [1, 0, 1]));
+            let nodes: Vec<_> = [(id(name, 5), [10, 0, 20])].into_iter().chain(others).collect();
+            guard.check(&from(name), addr(7_000), &syn(&nodes), 1_000).err()
+        };
+        assert_eq!(tells("n2", 1 << 39, 200), None);
+        assert_eq!(tells("n2", 1 << 39, 200), None, "they are known");
+        assert_eq!(tells("n2", 1 << 38, 200), Some(Refused::TooMany));
+        assert_eq!(tells("n4", 1 << 39, 250), None, "another pays for what is new only");
+    }
+
+    #[test]
     fn what_unpacks_without_end_is_refused() {
         let block = zstd::bulk::compress(&vec![0; 60_000], 0).unwrap();
         let block = [&[1][..], &(block.len() as u16).to_le_bytes(), &block].concat();
@@ -367,7 +425,7 @@ mod tests {
         #[test]
         fn garbage_never_panics(kind in 0_u8..5, bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let from = Member { node: NodeId::parse("n2").unwrap(), generation: 5 };
-            let _ = Guard::new(id("n1", 9)).check(&from, addr(1), &[&MARK[..], &[kind], &bytes].concat(), 0);
+            let _ = Guard::new(id("n1", 9), Arc::default()).check(&from, addr(1), &[&MARK[..], &[kind], &bytes].concat(), 0);
         }
     }
 }

@@ -12,17 +12,16 @@ use tokio::sync::watch;
 
 use super::{
     claims::{self, OwnState},
+    gossip::Stored,
     gossip_settings::GossipSettings,
     seeds,
+    spoken::Spoken,
     view::{ClusterView, NodeView, SharedView},
 };
 use crate::{
     clock,
     id::{Generation, Member, NodeId},
-    logic::{
-        liveness::{Liveness, LivenessInput, LivenessOutput, SharedPicture, Sign},
-        map::SharedMap,
-    },
+    logic::liveness::{Liveness, LivenessInput, LivenessOutput, SharedPicture, Sign},
     metrics::{Limit, Metrics},
     peer::mesh::Mesh,
 };
@@ -52,15 +51,15 @@ pub(super) struct Observer {
     liveness: Liveness,
     pictures: watch::Sender<SharedPicture>,
     alive: watch::Sender<Arc<BTreeSet<Member>>>,
-    maps: watch::Receiver<Option<SharedMap>>,
+    stored: Stored,
+    spoken: Arc<Spoken>,
 }
 
-/// The newest start of a node.
+/// The start of a node that is shown: the one that counts, where that is heard of.
 struct Known {
     id: ChitchatId,
     version: u64,
     view: NodeView,
-    heartbeat: u64,
     alive_ms: u64,
 }
 
@@ -70,7 +69,8 @@ pub(super) struct Ends {
     pub(super) pictures: watch::Sender<SharedPicture>,
     pub(super) alive: watch::Sender<Arc<BTreeSet<Member>>>,
     pub(super) seeds: watch::Receiver<Vec<SocketAddr>>,
-    pub(super) maps: watch::Receiver<Option<SharedMap>>,
+    pub(super) stored: Stored,
+    pub(super) spoken: Arc<Spoken>,
 }
 
 impl Observer {
@@ -82,7 +82,8 @@ impl Observer {
         mut ends: Ends,
         metrics: Arc<Metrics>,
     ) -> Self {
-        ends.maps.mark_changed();
+        ends.stored.maps.mark_changed();
+        ends.stored.generations.mark_changed();
         Self {
             liveness: Liveness::new(me.clone(), settings.liveness, clock::now()),
             me,
@@ -99,7 +100,8 @@ impl Observer {
             seeded_ms: 0,
             pictures: ends.pictures,
             alive: ends.alive,
-            maps: ends.maps,
+            stored: ends.stored,
+            spoken: ends.spoken,
         }
     }
 
@@ -188,11 +190,16 @@ impl Observer {
     /// Reads chitchat's state, has it judged, and shows and uses what has changed.
     async fn show(&mut self, chitchat: &ChitchatHandle, input: impl FnOnce(Vec<Sign>) -> LivenessInput) {
         let mut changed = false;
-        let signs = self.read(chitchat, &mut changed).await;
-        if self.maps.has_changed().unwrap_or(false) {
-            let map = self.maps.borrow_and_update().clone();
+        // What counts is known before it is looked at what there is of it.
+        if self.stored.maps.has_changed().unwrap_or(false) {
+            let map = self.stored.maps.borrow_and_update().clone();
             map.into_iter().for_each(|map| self.judge(LivenessInput::Map(map)));
         }
+        if self.stored.generations.has_changed().unwrap_or(false) {
+            let generations = self.stored.generations.borrow_and_update().clone();
+            self.judge(LivenessInput::Generations(generations));
+        }
+        let signs = self.read(chitchat, &mut changed).await;
         self.judge(input(signs));
         let now_ms = clock::mono_ms();
         let picture = self.liveness.shown();
@@ -216,28 +223,41 @@ impl Observer {
         let shared = chitchat.chitchat();
         let state = shared.lock().await;
         let live: BTreeSet<&ChitchatId> = state.live_nodes().collect();
-        let newest = newest_starts(&self.me, state.node_states().values(), &live);
-        *changed |= self.known.len() != newest.len();
-        self.known.retain(|node, _| newest.contains_key(node));
+        let starts = starts(&self.me, state.node_states().values(), (&live, &self.spoken));
+        *changed |= self.known.len() != starts.len();
+        self.known.retain(|node, _| starts.contains_key(node));
         let mut signs = Vec::new();
-        for (member, heard) in newest.into_values() {
-            let known = match self.known.entry(member.node.clone()) {
-                std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
-                std::collections::btree_map::Entry::Vacant(entry) => {
-                    *changed = true;
-                    entry.insert(Known::new(&member, heard, now_ms))
+        for (node, starts) in starts {
+            let counts = self.liveness.counts(&node).filter(|counts| starts.contains_key(counts));
+            let Some(shown) = counts.or_else(|| starts.keys().next_back().copied()) else { continue };
+            let link = links.get(&node).copied().unwrap_or_default();
+            for (generation, heard) in starts {
+                let member = Member { node: node.clone(), generation };
+                let said = self.spoken.of(&member);
+                let heartbeat = u64::from(heard.heartbeat());
+                let sign = Sign {
+                    says: read(&member, heard, false).says(),
+                    // It moves where either does.
+                    heartbeat: heartbeat.wrapping_add(said.map_or(0, |said| said.heartbeat)),
+                    live: live.contains(heard.chitchat_id()) || said.is_some_and(|said| said.speaks(now_ms)),
+                    linked: link.sends || link.hears,
+                    packets: packets.get(&node).copied(),
+                    member: member.clone(),
+                };
+                if generation != shown {
+                    signs.push(sign);
+                    continue;
                 }
-            };
-            *changed |= known.hear(&member, heard, now_ms);
-            let link = links.get(&member.node).copied().unwrap_or_default();
-            signs.push(Sign {
-                says: known.view.says(),
-                heartbeat: known.heartbeat,
-                live: live.contains(heard.chitchat_id()),
-                linked: link.sends || link.hears,
-                packets: packets.get(&member.node).copied(),
-                member,
-            });
+                let known = match self.known.entry(node.clone()) {
+                    std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
+                    std::collections::btree_map::Entry::Vacant(entry) => {
+                        *changed = true;
+                        entry.insert(Known::new(&member, heard, now_ms))
+                    }
+                };
+                *changed |= known.hear(&member, heard, now_ms);
+                signs.push(Sign { says: known.view.says(), ..sign });
+            }
         }
         signs
     }
@@ -286,13 +306,14 @@ impl Observer {
     }
 }
 
-/// Of each node the start with the highest generation; of this node only this very process.
-fn newest_starts<'a>(
+/// The starts of each node that gossip tells of; of this node only this very process. One generation at two addresses: the
+/// one that the node itself has named, then one that lives.
+fn starts<'a>(
     me: &Member,
     heard: impl Iterator<Item = &'a Heard>,
-    live: &BTreeSet<&ChitchatId>,
-) -> BTreeMap<NodeId, (Member, &'a Heard)> {
-    let mut newest: BTreeMap<NodeId, (Member, &Heard)> = BTreeMap::new();
+    (live, spoken): (&BTreeSet<&ChitchatId>, &Spoken),
+) -> BTreeMap<NodeId, BTreeMap<Generation, &'a Heard>> {
+    let mut starts: BTreeMap<NodeId, BTreeMap<Generation, &Heard>> = BTreeMap::new();
     for heard in heard {
         let id = heard.chitchat_id();
         let Ok(node) = NodeId::parse(&id.node_id) else { continue };
@@ -300,14 +321,17 @@ fn newest_starts<'a>(
         if member.node == me.node && member != *me {
             continue;
         }
-        // One generation at two addresses can only be a mistake: then the one that lives.
-        let rank = |heard: &Heard| (heard.chitchat_id().generation_id, live.contains(heard.chitchat_id()));
-        let is_newer = newest.get(&member.node).is_none_or(|(_, other)| rank(other) < rank(heard));
-        if is_newer {
-            newest.insert(member.node.clone(), (member, heard));
+        let said = spoken.of(&member);
+        let rank = |heard: &Heard| {
+            let id = heard.chitchat_id();
+            (said.is_some_and(|said| said.addr == id.gossip_advertise_addr), live.contains(id))
+        };
+        let of_node = starts.entry(member.node).or_default();
+        if of_node.get(&member.generation).is_none_or(|other| rank(other) < rank(heard)) {
+            of_node.insert(member.generation, heard);
         }
     }
-    newest
+    starts
 }
 
 impl Known {
@@ -316,7 +340,6 @@ impl Known {
             id: heard.chitchat_id().clone(),
             version: heard.max_version(),
             view: read(member, heard, false),
-            heartbeat: heard.heartbeat().into(),
             alive_ms: now_ms,
         }
     }
@@ -328,7 +351,6 @@ impl Known {
             *self = Self::new(member, heard, now_ms);
             return true;
         }
-        self.heartbeat = heard.heartbeat().into();
         if heard.max_version() == self.version {
             return false;
         }

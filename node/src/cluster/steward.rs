@@ -55,12 +55,15 @@ pub struct StewardInputs {
 /// A handle to the running steward. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Steward {
-    requests: mpsc::Sender<Vec<MapRequest>>,
+    requests: mpsc::Sender<Asked>,
     forget: mpsc::Sender<Forget>,
     store: watch::Receiver<StoreView>,
     fault: watch::Receiver<Option<String>>,
     retired: CancellationToken,
 }
+
+/// Who asks, and for what.
+type Asked = (Member, Vec<MapRequest>);
 
 #[derive(Debug)]
 struct Forget {
@@ -117,10 +120,10 @@ impl Steward {
         (Self { requests, forget, store, fault, retired }, IdleSteward(shell))
     }
 
-    /// What primaries ask for, of this node or by way of peers. To be told to every node that may be steward; what is
+    /// What a primary asks for, here or elsewhere. To be told to every node that may be steward; what is
     /// stale, or was carried out, does no harm. When too much is waiting it is dropped: primaries ask again.
-    pub fn request(&self, requests: Vec<MapRequest>) {
-        if self.requests.try_send(requests).is_err() {
+    pub fn request(&self, from: Member, requests: Vec<MapRequest>) {
+        if self.requests.try_send((from, requests)).is_err() {
             tracing::debug!("the steward is behind: requests of primaries were dropped");
         }
     }
@@ -166,7 +169,7 @@ struct Shell {
     inputs: StewardInputs,
     core: core::Steward,
     retired: CancellationToken,
-    requested: mpsc::Receiver<Vec<MapRequest>>,
+    requested: mpsc::Receiver<Asked>,
     forgets: mpsc::Receiver<Forget>,
     /// Who waits for the answer to an operator's word.
     forgetting: BTreeMap<Ticket, oneshot::Sender<Result<Member, ForgetError>>>,
@@ -207,7 +210,7 @@ impl Shell {
                     Some(map) => StewardInput::Map(map),
                     None => continue,
                 },
-                Some(requests) = self.requested.recv() => StewardInput::Requested(requests),
+                Some((from, requests)) = self.requested.recv() => StewardInput::Requested { from, requests },
                 Some(Forget { node, answer }) = self.forgets.recv() => {
                     self.last_ticket += 1;
                     self.forgetting.insert(self.last_ticket, answer);

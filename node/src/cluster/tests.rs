@@ -1,6 +1,7 @@
 //! Gossip over the real mesh, between nodes of one process.
 
 use std::{
+    collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::Arc,
     time::Duration,
@@ -8,9 +9,10 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use tokio::sync::watch;
 
 use super::{
-    gossip::{Gossip, GossipError, GossipSettings, OwnState},
+    gossip::{Gossip, GossipError, GossipSettings, OwnState, Stored},
     maps::MapCell,
     membership,
     view::{NodeState, NodeView, SharedView},
@@ -22,6 +24,7 @@ use crate::{
     metrics::{GossipDrop, Limit, Metrics},
     peer::{
         Inbox,
+        belongs::Belongs,
         mesh::{Mesh, MeshInputs, MeshSettings},
         tls::{ClusterCa, Identity},
     },
@@ -59,7 +62,7 @@ impl Node {
         let (tasks, metrics) = (Tasks::new(), Metrics::new());
         let (mesh, inbox, entrance) = Mesh::bind(MeshInputs {
             me: member.clone(),
-            cluster: "test",
+            belongs: Belongs { cluster: "test".to_owned(), ..Belongs::default() },
             identity: &identity,
             listen,
             settings: MESH,
@@ -78,7 +81,9 @@ impl Node {
             own: OwnState { zone: format!("zone of {}", member.node), ..OwnState::default() },
         };
         let maps = MapCell::new().subscribe();
-        let started = Gossip::start(member.clone(), settings, mesh.clone(), inbox, maps, metrics.clone(), &tasks).await;
+        let store = Stored { maps, generations: watch::channel(BTreeMap::new()).1 };
+        let started =
+            Gossip::start(member.clone(), settings, mesh.clone(), inbox, store, metrics.clone(), &tasks).await;
         Self { member, identity, mesh, gossip: started.unwrap(), metrics, tasks }
     }
 
@@ -220,7 +225,7 @@ async fn an_address_that_nobody_can_reach_is_refused() {
     };
     let (mesh, inbox, _entrance) = Mesh::bind(MeshInputs {
         me: a.member.clone(),
-        cluster: "test",
+        belongs: Belongs { cluster: "test".to_owned(), ..Belongs::default() },
         identity: &a.identity,
         listen: ANY_PORT,
         settings: MESH,
@@ -229,7 +234,8 @@ async fn an_address_that_nobody_can_reach_is_refused() {
     })
     .unwrap();
     let maps = MapCell::new().subscribe();
-    let refused = Gossip::start(a.member.clone(), settings, mesh, inbox, maps, a.metrics.clone(), &a.tasks).await;
+    let store = Stored { maps, generations: watch::channel(BTreeMap::new()).1 };
+    let refused = Gossip::start(a.member.clone(), settings, mesh, inbox, store, a.metrics.clone(), &a.tasks).await;
     assert!(
         matches!(&refused, Err(error @ GossipError::Advertise(_)) if error.to_string().contains("node.peer_advertise"))
     );

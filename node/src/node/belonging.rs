@@ -1,22 +1,21 @@
-//! Whether nodes that hear each other may be one cluster: they share a store, and the settings that must be the same.
+//! Whether this node may join the others. Each connection begins with where its ends belong ([`crate::peer::belongs`]), so that
+//! nothing is gossiped to nodes of another store or with other settings; whoever dials them is told why.
 
 use std::time::Duration;
 
-use crate::{
-    clock,
-    cluster::{
-        gossip::Gossip,
-        view::{NodeView, SharedView},
-    },
-    config::{Config, differences},
-    id::NodeId,
-};
+use tokio::sync::watch;
+
+use crate::{clock, cluster::gossip::Gossip, config::Config};
 
 /// A node that was given seeds looks for others for at most this before it serves, to find out whether it may.
 const LOOK_AROUND: Duration = Duration::from_secs(3);
 
 /// Finds out whether those that this node is to live with share its store and settings, before it does anything.
-pub(super) async fn look_around(config: &Config, gossip: &Gossip) -> Result<(), String> {
+pub(super) async fn look_around(
+    config: &Config,
+    gossip: &Gossip,
+    mut misfit: watch::Receiver<Option<String>>,
+) -> Result<(), String> {
     if config.cluster.seeds.is_empty() {
         return Ok(());
     }
@@ -24,7 +23,7 @@ pub(super) async fn look_around(config: &Config, gossip: &Gossip) -> Result<(), 
     let until = clock::deadline(LOOK_AROUND);
     loop {
         let view = views.borrow_and_update().clone();
-        if let Some(reason) = misfit(&view) {
+        if let Some(reason) = misfit.borrow_and_update().clone() {
             return Err(reason);
         }
         let met = view.nodes.values().any(|node| node.alive && node.member != view.me && !node.store_id.is_empty());
@@ -34,41 +33,11 @@ pub(super) async fn look_around(config: &Config, gossip: &Gossip) -> Result<(), 
         tokio::select! {
             () = async {}, if met => return Ok(()),
             () = changed => {}
+            Ok(()) = misfit.changed() => {}
             () = tokio::time::sleep_until(until) => {
                 tracing::warn!(seeds = ?config.cluster.seeds, "no other node was found; this one goes on alone, and looks on");
                 return Ok(());
             }
         }
     }
-}
-
-/// Why this node may not join those that it hears, if so: it is the one that came later.
-fn misfit(view: &SharedView) -> Option<String> {
-    let me = view.nodes.get(&view.me.node)?;
-    let others = || view.nodes.values().filter(|node| node.alive && node.member != view.me);
-    if let Some(other) = others().find(|other| !same_store(me, other)) {
-        return Some(format!(
-            "node {} keeps its sessions in another store ({}) than this one ({}). Give both the same store, or this node \
-             another cluster.name; an embedded store serves the nodes of one process only",
-            other.member.node, other.store_id, me.store_id,
-        ));
-    }
-    let other = others().find(|other| !other.settings.is_empty() && other.settings != me.settings)?;
-    let differing = differences(&me.settings, &other.settings).join(", ");
-    Some(format!(
-        "settings that all nodes must share differ from those of node {}: {differing}. Make them equal",
-        other.member.node
-    ))
-}
-
-/// Whether what this peer says of the cluster map can be believed: another store has another map.
-pub(super) fn shares_store(view: &SharedView, peer: &NodeId) -> bool {
-    match (view.nodes.get(&view.me.node), view.nodes.get(peer)) {
-        (Some(me), Some(peer)) => same_store(me, peer),
-        _ => false,
-    }
-}
-
-fn same_store(one: &NodeView, other: &NodeView) -> bool {
-    one.store_id.is_empty() || other.store_id.is_empty() || one.store_id == other.store_id
 }

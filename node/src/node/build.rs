@@ -15,6 +15,7 @@ use super::{
     departures::Departures,
     dispatch::Dispatch,
     ground::Ground,
+    hints::{Hints, HintsInputs, IdleHints},
     lateness::Lateness,
     probe::Probes,
     report::Report,
@@ -74,6 +75,7 @@ pub(super) struct Built {
     pub(super) running: Running,
     config: Arc<Config>,
     idle_steward: IdleSteward,
+    idle_hints: IdleHints,
     map_requests: mpsc::Receiver<Vec<MapRequest>>,
     spread: Spread,
     report: Report,
@@ -146,11 +148,18 @@ impl Built {
             metrics: metrics.clone(),
             control: control.clone(),
         };
+        let (hints, idle_hints) = Hints::new(HintsInputs {
+            mesh: mesh.clone(),
+            maps: maps.clone(),
+            store: store.clone(),
+            store_view: steward.store_view(),
+            pictures: gossip.pictures(),
+        });
         let dispatch = Dispatch {
             mesh: mesh.clone(),
             maps: maps.clone(),
             steward: steward.clone(),
-            view: gossip.view(),
+            hints,
             slots: slots.clone(),
             router,
             deliveries,
@@ -159,6 +168,7 @@ impl Built {
             lateness: Lateness::default(),
         };
         let spread = Spread {
+            me: me.clone(),
             mesh: mesh.clone(),
             gossip: gossip.clone(),
             maps: maps.clone(),
@@ -177,20 +187,21 @@ impl Built {
         let Ground { config, me, door, waiting, http, advertise, mesh, gossip, maps, entrance, tasks, .. } = ground;
         entrance.open(Arc::new(dispatch));
         let running = Running { me, http, peer: advertise, tasks, mesh, gossip, maps, steward, gateway, door, drain };
-        Self { running, config, idle_steward, map_requests, spread, report, waiting, api }
+        Self { running, config, idle_steward, idle_hints, map_requests, spread, report, waiting, api }
     }
 
     /// Why this node may not join those that it hears, if so.
     pub(super) async fn look_around(&self) -> Result<(), String> {
         self.waiting.send_replace("looking for the other nodes (cluster.seeds)".to_owned());
-        belonging::look_around(&self.config, &self.running.gossip).await
+        belonging::look_around(&self.config, &self.running.gossip, self.running.mesh.misfit()).await
     }
 
     /// The node takes part in the cluster, and serves clients.
     pub(super) fn serve(self) -> Running {
-        let Self { running, idle_steward, map_requests, spread, report, api, .. } = self;
+        let Self { running, idle_steward, idle_hints, map_requests, spread, report, api, .. } = self;
         let (tasks, gateway) = (&running.tasks, &running.gateway);
         idle_steward.start();
+        idle_hints.start(tasks);
         running.door.serve(gateway::routes(gateway.clone(), api));
         tasks.spawn("idle connections", gateway.clone().close_idle());
         spread.start(map_requests, tasks);

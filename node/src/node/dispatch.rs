@@ -1,28 +1,34 @@
 //! What is done with that which arrives from peers: each kind of frame goes to its owner.
+//!
+//! A peer's certificate says who it is, not that it speaks the truth. Here it is seen to that it speaks for itself only: as a
+//! slot's primary where the map says that it is that, of maps as a hint, and to the steward under its own name.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use async_trait::async_trait;
-use tokio::sync::watch;
-
-use super::{belonging, control::Control, lateness::Lateness, probe::Probes};
+use super::{control::Control, hints::Hints, lateness::Lateness, probe::Probes};
 use crate::{
     clock,
-    cluster::{maps::MapCell, steward::Steward, view::SharedView},
+    cluster::{maps::MapCell, steward::Steward},
     deliveries::Deliveries,
-    id::Member,
+    id::{Member, SlotId, Term},
+    logic::{hints::HintInput, map::Leads, replication::ReplicationMessage},
     peer::{Inbox, mesh::Mesh},
     router::Router,
     slots::{ReplyTo, Slots},
     wire::peer::PeerFrame,
 };
+use async_trait::async_trait;
+
+/// A frame from a primary under a term that this node's map does not have yet waits for the map, and holds its lane back.
+/// After this time it is dropped, and its sender repeats it.
+const MAP_WAIT: Duration = Duration::from_millis(300);
 
 /// The parts that frames go to.
 pub(super) struct Dispatch {
     pub(super) mesh: Mesh,
     pub(super) maps: MapCell,
     pub(super) steward: Steward,
-    pub(super) view: watch::Receiver<SharedView>,
+    pub(super) hints: Hints,
     pub(super) slots: Slots,
     pub(super) router: Router,
     pub(super) deliveries: Deliveries,
@@ -35,7 +41,13 @@ pub(super) struct Dispatch {
 impl Inbox for Dispatch {
     async fn receive(&self, from: &Member, frame: PeerFrame) {
         match frame {
-            PeerFrame::Replication { slot, message } => self.slots.replicate(slot, from.clone(), message).await,
+            PeerFrame::Replication { slot, message } => {
+                // An acknowledgement counts with the primary that waits for it.
+                let is_answer = matches!(message, ReplicationMessage::Ack { .. });
+                if is_answer || self.leads(slot, message.term(), from).await {
+                    self.slots.replicate(slot, from.clone(), message).await;
+                }
+            }
             PeerFrame::Request { id, slot, term, sent_ms, wait_ms, request } => {
                 let now_ms = clock::mono_ms();
                 let late_ms = self.lateness.of(from, sent_ms, now_ms);
@@ -44,18 +56,18 @@ impl Inbox for Dispatch {
                 self.slots.request(slot, from.clone(), term, request.waited(late_ms), reply).await;
             }
             PeerFrame::Response { id, result } => self.router.answered(&from.node, id, result),
-            PeerFrame::Push { slot, term, push } => self.deliveries.deliver(slot, term, push).await,
+            PeerFrame::Push { slot, term, push } => {
+                if self.leads(slot, term, from).await {
+                    self.deliveries.deliver(slot, term, push).await;
+                }
+            }
             PeerFrame::FetchMap { newer_than } => {
                 if let Some(map) = self.maps.current().filter(|map| map.version > newer_than) {
                     let _ = self.mesh.send(&from.node, 0, &PeerFrame::Map(map));
                 }
             }
-            PeerFrame::Map(map) => {
-                if belonging::shares_store(&self.view.borrow(), &from.node) {
-                    self.maps.offer(map);
-                }
-            }
-            PeerFrame::MapRequests(requests) => self.steward.request(requests),
+            PeerFrame::Map(map) => self.hints.hear(HintInput::Sent { by: from.node.clone(), map }),
+            PeerFrame::MapRequests(requests) => self.steward.request(from.clone(), requests),
             PeerFrame::NodeRequest { id, request } => self.control.answer_peer(from, id, request),
             PeerFrame::NodeResponse { id, answer } => self.router.node_answered(&from.node, id, answer),
             PeerFrame::Probe { origin, nonce } => {
@@ -80,5 +92,29 @@ impl Inbox for Dispatch {
         self.lateness.forget(from);
         self.router.peer_disrupted(&from.node);
         self.deliveries.peer_lost(from).await;
+    }
+}
+
+impl Dispatch {
+    /// Whether this peer is the slot's primary in this term, by the map; where only a later map can say so, that is waited for.
+    async fn leads(&self, slot: SlotId, term: Term, from: &Member) -> bool {
+        let mut maps = self.maps.subscribe();
+        let until = clock::deadline(MAP_WAIT);
+        let mut is_hinted = false;
+        loop {
+            let known = maps.borrow_and_update().clone();
+            match known.map_or(Leads::NotKnownYet, |map| map.leads(slot, term, from)) {
+                Leads::Yes => return true,
+                Leads::No => return false,
+                Leads::NotKnownYet => {}
+            }
+            if !std::mem::replace(&mut is_hinted, true) {
+                self.hints.hear(HintInput::Ahead { by: from.node.clone() });
+            }
+            match tokio::time::timeout_at(until, maps.changed()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) | Err(_) => return false,
+            }
+        }
     }
 }

@@ -1,13 +1,14 @@
 //! What a node stands on: who it is, its store, and its place in the mesh, which it does not hear yet.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{net::TcpListener, sync::watch};
 
 use super::STOP_LIMIT;
 use crate::{
     cluster::{
-        gossip::{Gossip, GossipError, GossipSettings, OwnState},
+        generations,
+        gossip::{Gossip, GossipError, GossipSettings, OwnState, Stored},
         maps::MapCell,
     },
     config::Config,
@@ -19,6 +20,7 @@ use crate::{
     metrics::Metrics,
     open_files::OpenFiles,
     peer::{
+        belongs::Belongs,
         mesh::{Entrance, Mesh, MeshError, MeshInputs},
         tls::Identity,
     },
@@ -134,7 +136,11 @@ impl Ground {
 
         let (mesh, gossip_inbox, entrance) = Mesh::bind(MeshInputs {
             me: me.clone(),
-            cluster: &config.cluster.name,
+            belongs: Belongs {
+                cluster: config.cluster.name.clone(),
+                store_id: store_id.to_string(),
+                settings: config.shared_digest().json,
+            },
             identity: &identity,
             listen: config.node.peer_listen,
             settings: (&*config).into(),
@@ -152,8 +158,10 @@ impl Ground {
         };
         let settings = GossipSettings::new(&config, advertise, own);
         let (maps, meter) = (MapCell::new(), metrics.clone());
-        let gossip =
-            Gossip::start(me.clone(), settings, mesh.clone(), gossip_inbox, maps.subscribe(), meter, &tasks).await?;
+        let (known, generations) = watch::channel(BTreeMap::new());
+        let stored = Stored { maps: maps.subscribe(), generations };
+        let gossip = Gossip::start(me.clone(), settings, mesh.clone(), gossip_inbox, stored, meter, &tasks).await?;
+        tasks.spawn("generations", generations::run(store.clone(), gossip.pictures(), known));
         Ok(Self {
             config,
             keyring,

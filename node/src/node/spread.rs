@@ -1,5 +1,5 @@
-//! How a map is spread: whoever changed it tells all, a node takes it to its slots and says which version it knows, and one
-//! that hears of a newer version fetches it. On the same way back goes what slots ask of the steward.
+//! How a map is spread: whoever changed it tells all, and a node takes it to its slots and says which version it knows. Who
+//! hears of a newer one looks it up ([`super::hints`]). On the same way back goes what slots ask of the steward.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::{
         steward::{OnChange, Steward},
         view::{NodeState, SharedView},
     },
-    id::NodeId,
+    id::{Member, NodeId},
     logic::map::MapRequest,
     metrics::Metrics,
     peer::mesh::Mesh,
@@ -27,6 +27,7 @@ const REQUESTS_AT_ONCE: usize = 1_024;
 /// What maps are spread with.
 #[derive(Clone)]
 pub(super) struct Spread {
+    pub(super) me: Member,
     pub(super) mesh: Mesh,
     pub(super) gossip: Gossip,
     pub(super) maps: MapCell,
@@ -40,7 +41,6 @@ impl Spread {
     pub(super) fn start(self, requests: mpsc::Receiver<Vec<MapRequest>>, tasks: &Tasks) {
         tasks.spawn("map follower", self.clone().follow_map());
         tasks.spawn("alive follower", self.clone().follow_alive());
-        tasks.spawn("picture follower", self.clone().follow_pictures());
         tasks.spawn("steward requests", self.forward_requests(requests));
     }
 
@@ -74,22 +74,6 @@ impl Spread {
         }
     }
 
-    /// A newer map than this node's, of which a picture tells, is fetched.
-    async fn follow_pictures(self) {
-        let mut pictures = self.gossip.pictures();
-        loop {
-            let picture = pictures.borrow_and_update().clone();
-            let known = self.maps.version();
-            if let Some(peer) = picture.knows_more(known) {
-                let _ = self.mesh.send(&peer.node, 0, &PeerFrame::FetchMap { newer_than: known });
-            }
-            // A picture comes with each look.
-            if pictures.changed().await.is_err() {
-                return;
-            }
-        }
-    }
-
     /// What slots ask of the steward goes to every node that may be it: whoever is carries it out.
     async fn forward_requests(self, mut inbox: mpsc::Receiver<Vec<MapRequest>>) {
         let mut gathered = Vec::new();
@@ -98,12 +82,12 @@ impl Spread {
             for peer in living_peers(&self.gossip.view().borrow().clone()) {
                 let _ = self.mesh.send(&peer, 0, &PeerFrame::MapRequests(requests.clone()));
             }
-            self.steward.request(requests);
+            self.steward.request(self.me.clone(), requests);
         }
     }
 }
 
-/// Whoever changed the map sends it to all at once; who misses it hears the version by gossip and fetches it.
+/// Whoever changed the map sends it to all at once; who misses it hears the version by gossip.
 pub(super) fn tell_peers(mesh: &Mesh, gossip: &Gossip) -> OnChange {
     let (mesh, view) = (mesh.clone(), gossip.view());
     Arc::new(move |map| {

@@ -22,6 +22,7 @@ use super::{
     tls,
 };
 use crate::{
+    clock,
     id::{Member, NodeId},
     seldom::Seldom,
 };
@@ -35,20 +36,43 @@ const HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);
 /// Connections for gossip only, of one peer.
 const GOSSIP_ONLY_MAX: usize = 8;
 
-/// Whom this node hears.
+/// A node that was refused is named as such for this long after it came last.
+const REFUSED_MS: u64 = 600_000;
+/// At most this many are remembered; certificates of the cluster name them.
+const REFUSED_MAX: usize = 64;
+
+/// Whom this node hears, and whom it has refused since they do not belong here.
 #[derive(Default)]
-pub(super) struct Heard(StdMutex<BTreeMap<NodeId, Arc<Inbound>>>);
+pub(super) struct Heard {
+    inbound: StdMutex<BTreeMap<NodeId, Arc<Inbound>>>,
+    refused: StdMutex<BTreeMap<NodeId, (u64, String)>>,
+}
 
 impl Heard {
     /// The peers from which a connection is here.
     pub(super) fn peers(&self) -> Vec<NodeId> {
-        let heard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let heard = self.inbound.lock().unwrap_or_else(PoisonError::into_inner);
         let heard = heard.iter().filter(|(_, inbound)| inbound.hears.load(Ordering::Relaxed));
         heard.map(|(node, _)| node.clone()).collect()
     }
 
     fn of(&self, node: &NodeId) -> Arc<Inbound> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(node.clone()).or_default().clone()
+        self.inbound.lock().unwrap_or_else(PoisonError::into_inner).entry(node.clone()).or_default().clone()
+    }
+
+    /// Who was refused lately, and why.
+    pub(super) fn refused(&self) -> BTreeMap<NodeId, String> {
+        let since_ms = clock::mono_ms().saturating_sub(REFUSED_MS);
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        refused.retain(|_, (last_ms, _)| *last_ms >= since_ms);
+        refused.iter().map(|(node, (_, why))| (node.clone(), why.clone())).collect()
+    }
+
+    fn refuse(&self, node: &NodeId, why: &str) {
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        if refused.contains_key(node) || refused.len() < REFUSED_MAX {
+            refused.insert(node.clone(), (clock::mono_ms(), why.to_owned()));
+        }
     }
 }
 
@@ -135,8 +159,11 @@ impl Acceptor {
         };
         match self.hear(&connection).await {
             Ok((member, hello, answer)) => Some((connection, member, hello, answer)),
-            Err(Refusal { goodbye, why }) => {
-                goodbye.close(&connection);
+            Err(Refusal { goodbye, told, why }) => {
+                match told {
+                    Some(told) => goodbye.close_saying(&connection, &told),
+                    None => goodbye.close(&connection),
+                }
                 if let Some(why) = why {
                     complain(&why);
                 }
@@ -158,10 +185,10 @@ impl Acceptor {
             let refused = Refusal::told(Goodbye::Garbage, format!("node {node} did not say hello"));
             return Err(if is_gone { Refusal::untold(Goodbye::Garbage) } else { refused });
         };
-        let cluster = &*self.dialler.cluster;
-        if hello.cluster != cluster {
-            let why = format!("node {node} belongs to cluster {:?}, not {cluster:?}: see cluster.name", hello.cluster);
-            return Err(Refusal::told(Goodbye::WrongCluster, why));
+        if let Some((goodbye, told)) = self.dialler.belongs.refuses(&me.node, &hello.belongs) {
+            let why = format!("node {node} does not belong here, and is told so: {told}");
+            self.heard.refuse(&node, &why);
+            return Err(Refusal { goodbye, told: Some(told), why: Some(why) });
         }
         if hello.to_generation != 0 && hello.to_generation != me.generation {
             // Ordinary after a restart: the peer will hear of the new generation by gossip.
@@ -222,15 +249,17 @@ impl Acceptor {
 /// Why a connection is not let in: what the other end is told, and what the log is, if anything.
 struct Refusal {
     goodbye: Goodbye,
+    /// In words, where the reason's name is not enough.
+    told: Option<String>,
     why: Option<String>,
 }
 
 impl Refusal {
     fn told(goodbye: Goodbye, why: String) -> Self {
-        Self { goodbye, why: Some(why) }
+        Self { goodbye, told: None, why: Some(why) }
     }
 
     fn untold(goodbye: Goodbye) -> Self {
-        Self { goodbye, why: None }
+        Self { goodbye, told: None, why: None }
     }
 }

@@ -3,8 +3,10 @@
 use std::{net::SocketAddr, time::Duration};
 
 use quinn::{ConnectError, Connection, ConnectionError, Endpoint};
+use tokio::sync::watch;
 
 use super::{
+    belongs::Belongs,
     greeting::{self, DialError, Goodbye, Hello, Purpose},
     tls,
 };
@@ -13,9 +15,11 @@ use crate::id::{Generation, Member, NodeId};
 /// Dials for one node.
 pub(super) struct Dialler {
     pub(super) me: Member,
-    pub(super) cluster: Box<str>,
+    pub(super) belongs: Belongs,
     pub(super) endpoint: Endpoint,
     pub(super) client: quinn::ClientConfig,
+    /// What another node has said last of why it refuses this one.
+    pub(super) misfit: watch::Sender<Option<String>>,
 }
 
 impl Dialler {
@@ -37,25 +41,30 @@ impl Dialler {
             purpose,
             generation: self.me.generation,
             to_generation: expected.map_or(0, |(_, generation)| generation),
-            cluster: self.cluster.to_string(),
+            belongs: self.belongs.clone(),
         };
         let greeted = greeting::greet(&connection, &self.me.node, expected.map(|(node, _)| node), &hello).await;
-        let (node, generation) = greeted.map_err(explain)?;
+        let (node, generation) = greeted.map_err(|error| self.explain(error))?;
         Ok((connection, node, generation))
     }
-}
 
-/// Turns a refusal that a person must mend into words.
-fn explain(error: DialError) -> DialError {
-    let DialError::Lost(lost) = &error else { return error };
-    match Goodbye::of(lost) {
-        Some(Goodbye::WrongCluster) => DialError::Refused(
-            "the node there belongs to a cluster of another name: see cluster.name and cluster.seeds".to_owned(),
-        ),
-        Some(Goodbye::WrongNode) => {
-            DialError::Refused("the node there refuses this node's certificate or name".to_owned())
+    /// Turns a refusal that a person must mend into words.
+    fn explain(&self, error: DialError) -> DialError {
+        let DialError::Lost(lost) = &error else { return error };
+        match Goodbye::of(lost) {
+            Some(Goodbye::WrongCluster) => DialError::Refused(
+                "the node there belongs to a cluster of another name: see cluster.name and cluster.seeds".to_owned(),
+            ),
+            Some(Goodbye::WrongNode) => {
+                DialError::Refused("the node there refuses this node's certificate or name".to_owned())
+            }
+            Some(Goodbye::WrongStore | Goodbye::WrongSettings) => {
+                let why = Goodbye::words(lost);
+                self.misfit.send_replace(Some(why.clone()));
+                DialError::Refused(why)
+            }
+            _ => error,
         }
-        _ => error,
     }
 }
 

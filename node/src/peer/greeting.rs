@@ -5,17 +5,20 @@ use std::{fmt, time::Duration};
 
 use quinn::{Connection, ConnectionError, VarInt};
 
-use super::tls;
+use super::{
+    belongs::{BELONGS_MAX_BYTES, Belongs},
+    tls,
+};
 use crate::id::{Generation, NUMBER_MAX, NodeId};
 
 /// For a whole greeting, handshake not included.
 const GREETING_LIMIT: Duration = Duration::from_secs(3);
 
-/// The longest cluster name.
-pub(super) const CLUSTER_NAME_MAX_BYTES: usize = 200;
+/// What another end may say of why it refuses this one.
+const WHY_MAX_BYTES: usize = 1_200;
 
-const MARK: [u8; 4] = *b"RST1";
-const HELLO_MAX_BYTES: usize = 64 + CLUSTER_NAME_MAX_BYTES;
+const MARK: [u8; 4] = *b"RST2";
+const HELLO_MAX_BYTES: usize = 64 + BELONGS_MAX_BYTES;
 
 /// The first byte of a stream: frames of a lane. The next byte is its number.
 pub(super) const STREAM_LANE: u8 = 1;
@@ -41,7 +44,8 @@ pub(super) struct Hello {
     pub(super) generation: Generation,
     /// Of the node it means; 0 where it does not know or care.
     pub(super) to_generation: Generation,
-    pub(super) cluster: String,
+    /// Where it belongs.
+    pub(super) belongs: Belongs,
 }
 
 impl Hello {
@@ -53,7 +57,7 @@ impl Hello {
         });
         bytes.extend_from_slice(&self.generation.to_le_bytes());
         bytes.extend_from_slice(&self.to_generation.to_le_bytes());
-        bytes.extend_from_slice(self.cluster.as_bytes());
+        self.belongs.encode(&mut bytes);
         bytes
     }
 
@@ -65,10 +69,10 @@ impl Hello {
             _ => return None,
         };
         let (generation, rest) = rest.split_first_chunk()?;
-        let (to_generation, cluster) = rest.split_first_chunk()?;
-        let cluster = String::from_utf8(cluster.to_vec()).ok().filter(|name| name.len() <= CLUSTER_NAME_MAX_BYTES)?;
+        let (to_generation, belongs) = rest.split_first_chunk()?;
         let [generation, to_generation] = [generation, to_generation].map(|bytes| Generation::from_le_bytes(*bytes));
-        (generation <= NUMBER_MAX).then_some(Self { purpose, generation, to_generation, cluster })
+        let belongs = Belongs::decode(belongs)?;
+        (generation <= NUMBER_MAX).then_some(Self { purpose, generation, to_generation, belongs })
     }
 }
 
@@ -91,9 +95,13 @@ pub(super) enum Goodbye {
     WrongNode,
     /// Too many connections.
     TooMany,
+    /// The hello names another store.
+    WrongStore,
+    /// The hello has other settings, of those that all nodes must share.
+    WrongSettings,
 }
 
-const GOODBYES: [(Goodbye, u32, &str); 8] = [
+const GOODBYES: [(Goodbye, u32, &str); 10] = [
     (Goodbye::Done, 0, "done"),
     (Goodbye::WrongCluster, 1, "another cluster's name"),
     (Goodbye::WrongGeneration, 2, "another start of the node"),
@@ -102,6 +110,8 @@ const GOODBYES: [(Goodbye, u32, &str); 8] = [
     (Goodbye::Garbage, 5, "not understood"),
     (Goodbye::WrongNode, 6, "another node's certificate"),
     (Goodbye::TooMany, 7, "too many connections"),
+    (Goodbye::WrongStore, 8, "another store"),
+    (Goodbye::WrongSettings, 9, "other settings"),
 ];
 
 impl Goodbye {
@@ -111,9 +121,25 @@ impl Goodbye {
     }
 
     pub(super) fn close(self, connection: &Connection) {
-        let (_, code, text) =
-            GOODBYES.iter().find(|(goodbye, ..)| *goodbye == self).expect("the table has every reason");
+        let (_, code, text) = self.row();
         connection.close(VarInt::from_u32(*code), text.as_bytes());
+    }
+
+    /// Tells the other end why in words for people.
+    pub(super) fn close_saying(self, connection: &Connection, why: &str) {
+        let (_, code, _) = self.row();
+        connection.close(VarInt::from_u32(*code), why.as_bytes());
+    }
+
+    fn row(self) -> &'static (Self, u32, &'static str) {
+        GOODBYES.iter().find(|(goodbye, ..)| *goodbye == self).expect("the table has every reason")
+    }
+
+    /// What the other end has said of why.
+    pub(super) fn words(error: &ConnectionError) -> String {
+        let ConnectionError::ApplicationClosed(close) = error else { return String::new() };
+        let said = &close.reason[..close.reason.len().min(WHY_MAX_BYTES)];
+        String::from_utf8_lossy(said).chars().filter(|one| !one.is_control()).collect()
     }
 }
 
@@ -201,7 +227,8 @@ mod tests {
     #[test]
     fn a_hello_comes_back_and_garbage_does_not() {
         for purpose in [Purpose::Everything, Purpose::GossipOnly] {
-            let hello = Hello { purpose, generation: 7, to_generation: u64::MAX, cluster: "röst".to_owned() };
+            let belongs = Belongs { cluster: "röst".to_owned(), store_id: "a".to_owned(), settings: "{}".to_owned() };
+            let hello = Hello { purpose, generation: 7, to_generation: u64::MAX, belongs };
             let bytes = hello.encode();
             assert_eq!(Hello::decode(&bytes), Some(hello));
             for cut in 0..21 {

@@ -4,16 +4,17 @@ use std::{collections::BTreeMap, fmt, net::SocketAddr, sync::Arc, time::Duration
 
 use bytes::Bytes;
 use quinn::{Endpoint, TokioRuntime, VarInt};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     Inbox, LinkView, SendError,
     accept::{Acceptor, Heard},
     addresses::Addresses,
+    belongs::{Belongs, CLUSTER_NAME_MAX_BYTES, SETTINGS_MAX_BYTES},
     dial::Dialler,
     gate::Gate,
     gossip_inbox::{self, GossipInbox, GossipSender},
-    greeting::CLUSTER_NAME_MAX_BYTES,
     link::{Link, LinkBounds},
     links::Links,
     reading::Sinks,
@@ -77,14 +78,20 @@ pub enum MeshError {
     /// The name does not fit the greeting.
     #[error("cluster.name has at most {CLUSTER_NAME_MAX_BYTES} bytes")]
     ClusterName,
+    /// They do not fit the greeting.
+    #[error(
+        "the settings that all nodes must share (session, namespaces) have {0} bytes as JSON, at most {SETTINGS_MAX_BYTES} are \
+         possible: use fewer or shorter namespaces"
+    )]
+    Settings(usize),
 }
 
 /// What a mesh is made of.
 #[derive(Debug)]
 pub struct MeshInputs<'a> {
     pub me: Member,
-    /// The cluster's name: nodes of another are refused.
-    pub cluster: &'a str,
+    /// Nodes that belong elsewhere are refused, and refuse this one.
+    pub belongs: Belongs,
     /// The node's certificate.
     pub identity: &'a Identity,
     /// The address of the port.
@@ -138,12 +145,15 @@ impl Mesh {
     /// Opens the port. This node can send from now on; it hears what is said to it when the [`Entrance`] is opened. Within a
     /// tokio runtime.
     pub fn bind(inputs: MeshInputs<'_>) -> Result<(Self, GossipInbox, Entrance), MeshError> {
-        let MeshInputs { me, cluster, identity, listen, settings, metrics, tasks } = inputs;
+        let MeshInputs { me, belongs, identity, listen, settings, metrics, tasks } = inputs;
         if *identity.node() != me.node {
             return Err(MeshError::WrongIdentity { certificate: identity.node().clone(), me: me.node });
         }
-        if cluster.len() > CLUSTER_NAME_MAX_BYTES {
+        if belongs.cluster.len() > CLUSTER_NAME_MAX_BYTES {
             return Err(MeshError::ClusterName);
+        }
+        if belongs.settings.len() > SETTINGS_MAX_BYTES {
+            return Err(MeshError::Settings(belongs.settings.len()));
         }
         let server = identity.server_config(Arc::new(tls::receiving(settings.keep_alive)))?;
         let client = identity.client_config(Arc::new(tls::sending(settings.keep_alive)))?;
@@ -152,7 +162,7 @@ impl Mesh {
         let endpoint =
             Endpoint::new_with_abstract_socket(identity.endpoint_config(), Some(server), gate.clone(), runtime)
                 .map_err(|error| MeshError::Bind { listen, error })?;
-        let dialler = Arc::new(Dialler { me, cluster: cluster.into(), endpoint, client });
+        let dialler = Arc::new(Dialler { me, belongs, endpoint, client, misfit: watch::Sender::new(None) });
         let bounds = LinkBounds { lanes_bytes: settings.peer_queue_bytes, bulk_bytes: settings.bulk_queue_bytes };
         let mesh = Self(Arc::new(Shared {
             links: Arc::new(Links::new(dialler.clone(), bounds, metrics.clone(), tasks.clone())),
@@ -237,6 +247,16 @@ impl Mesh {
             views.entry(node).or_default().hears = true;
         }
         views
+    }
+
+    /// Why another node refuses this one: it belongs to another store, or has other settings.
+    pub fn misfit(&self) -> watch::Receiver<Option<String>> {
+        self.0.dialler.misfit.subscribe()
+    }
+
+    /// Whom this node has refused lately since they do not belong here, and why.
+    pub fn refused(&self) -> BTreeMap<NodeId, String> {
+        self.0.heard.refused()
     }
 
     /// How many packets have come in over each link that is up. A peer that is there answers each keep-alive: where the number

@@ -12,6 +12,7 @@ use bytes::Bytes;
 
 use super::{
     Inbox, SendError,
+    belongs::Belongs,
     greeting::{Goodbye, Hello, Purpose, STREAM_BULK, STREAM_GOSSIP, STREAM_LANE},
     mesh::{Mesh, MeshError, MeshInputs, MeshSettings},
     tls::{self, ClusterCa, Identity},
@@ -86,6 +87,10 @@ const SETTINGS: MeshSettings =
     MeshSettings { keep_alive: Duration::from_millis(250), peer_queue_bytes: 8 << 20, bulk_queue_bytes: 300 << 20 };
 const ANY_PORT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
 
+fn belongs(cluster: &str) -> Belongs {
+    Belongs { cluster: cluster.to_owned(), ..Belongs::default() }
+}
+
 fn node_id(name: &str) -> NodeId {
     NodeId::parse(name).unwrap()
 }
@@ -106,7 +111,7 @@ impl Node {
         let (inbox, metrics, tasks) = (Arc::new(Recorder::default()), Metrics::new(), Tasks::new());
         let inputs = MeshInputs {
             me: member.clone(),
-            cluster,
+            belongs: belongs(cluster),
             identity: &identity,
             listen,
             settings,
@@ -321,7 +326,7 @@ async fn stranger(identity: Option<&Identity>, to: SocketAddr) -> Result<quinn::
 }
 
 fn hello(cluster: &str) -> Hello {
-    Hello { purpose: Purpose::Everything, generation: 5, to_generation: 0, cluster: cluster.to_owned() }
+    Hello { purpose: Purpose::Everything, generation: 5, to_generation: 0, belongs: belongs(cluster) }
 }
 
 /// Says everything that a node could say, whether or not anyone listens. The lane stays open with what is returned.
@@ -461,7 +466,7 @@ async fn what_is_wrong_at_the_start_is_said() {
     let (metrics, tasks) = (Metrics::new(), Tasks::new());
     let inputs = MeshInputs {
         me: member,
-        cluster: "test",
+        belongs: belongs("test"),
         identity: &identity,
         listen: ANY_PORT,
         settings: SETTINGS,
@@ -491,7 +496,7 @@ async fn nothing_is_heard_and_nothing_lost_before_the_entrance_opens() {
     let (member, tasks) = (Member { node: node_id("b"), generation: 1 }, Tasks::new());
     let (b, mut gossip, entrance) = Mesh::bind(MeshInputs {
         me: member.clone(),
-        cluster: "test",
+        belongs: belongs("test"),
         identity: &identity,
         listen: ANY_PORT,
         settings: SETTINGS,

@@ -16,6 +16,7 @@ use crate::{
     },
     metrics::Limit,
     peer::{
+        belongs::Belongs,
         mesh::{Entrance, Mesh, MeshInputs, MeshSettings},
         tls::ClusterCa,
     },
@@ -61,7 +62,7 @@ impl Bench {
         let identity = ClusterCa::generate().unwrap().identity(&me.node).unwrap();
         let (mesh, _gossip, entrance) = Mesh::bind(MeshInputs {
             me: me.clone(),
-            cluster: "test",
+            belongs: Belongs { cluster: "test".to_owned(), ..Belongs::default() },
             identity: &identity,
             listen: ([127, 0, 0, 1], 0).into(),
             settings: MeshSettings { keep_alive: LIMIT, peer_queue_bytes: 1 << 20, bulk_queue_bytes: 1 << 20 },

@@ -156,6 +156,11 @@ impl Worker {
         }
         let ticket = self.next_ticket;
         self.next_ticket += 1;
+        if !self.slots.contains_key(&slot) {
+            // A slot that the cluster does not have: a peer's mistake.
+            self.tickets.insert(ticket, Asker { reply, publish_since_us: None });
+            return self.answer(slot, ticket, Err(SlotError::Unavailable));
+        }
         // A session that cannot be stored is not begun: its end would have to be remembered until the store is back.
         if matches!(request, SlotRequest::Session(_, SessionRequest::CreateSession(_)))
             && self.slots.get(&slot).is_some_and(|core| core.replica().serving().is_some())

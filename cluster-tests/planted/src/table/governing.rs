@@ -32,6 +32,17 @@ pub(super) const TABLE: &[Planted] = &[
         ],
     ),
     bug(
+        "BelievesGenerations",
+        "liveness: a later start that gossip tells of counts, though the store has not allotted it",
+        30,
+        &[edit(
+            "logic/liveness.rs",
+            "if let Some(counts) = proven.or(heard) {",
+            r#"let counts = if planted!("BelievesGenerations") { proven.max(heard) } else { proven.or(heard) };
+            if let Some(counts) = counts {"#,
+        )],
+    ),
+    bug(
         "FewChangeTheMap",
         "liveness: a node that hears fewer than half of the others changes the map at once",
         30,

@@ -22,6 +22,7 @@ pub const COVERAGE: &[&str] = &[
     "clocks set forwards",
     "clocks set back",
     "false suspicions",
+    "starts gossiped that never were",
     "stewards died in the middle of a change",
     "stewards out of turn",
     "all copies crashed",
@@ -43,6 +44,9 @@ pub const COVERAGE: &[&str] = &[
     "session reads failed",
     // What has to come of it.
     "map versions skipped",
+    "maps taken from peers, the store away",
+    "maps told of that were never made",
+    "frames that waited for a map",
     "take-overs",
     "hand-overs",
     "promotions",

@@ -37,10 +37,11 @@ pub(super) enum Fault {
     Bereave,
     Clock,
     Leave,
+    Lie,
 }
 
 impl Fault {
-    pub(super) const ALL: [Self; 12] = [
+    pub(super) const ALL: [Self; 13] = [
         Self::Crash,
         Self::Massacre,
         Self::Pause,
@@ -53,6 +54,7 @@ impl Fault {
         Self::Bereave,
         Self::Clock,
         Self::Leave,
+        Self::Lie,
     ];
 }
 
@@ -88,6 +90,7 @@ impl World {
             Fault::Bereave => self.bereave(random),
             Fault::Clock => self.set_clock(node, random),
             Fault::Leave => self.leave(node, random),
+            Fault::Lie => self.lie(node, random),
         };
         if let Some(what) = what {
             self.say(|| format!("fault {number}: {what}"));
@@ -280,6 +283,25 @@ impl World {
         let after = 100 + random.waiting(2_000);
         self.after(after, Event::Heal(blocked));
         Some(format!("nothing gets through {} for {after} ms", what.join(", ")))
+    }
+
+    /// A member tells the others by gossip of starts that were never allotted: of others and of itself.
+    fn lie(&mut self, liar: usize, random: &mut Random) -> Option<String> {
+        let until_ms = self.now + 300 + random.waiting(2_500);
+        let mut about = Vec::new();
+        for other in 0..self.nodes.len() {
+            let generation = 1 << random.between(3, 40);
+            if random.permille(700) {
+                about.push(format!("{}#{generation}", self.name(other)));
+                for to in 0..self.nodes.len() {
+                    if to != liar && to != other && self.nodes[to].process.is_some() {
+                        self.is_lied_to(to, other, generation, until_ms);
+                    }
+                }
+            }
+        }
+        let liar = self.name(liar);
+        (!about.is_empty()).then(|| format!("{liar} tells of {} until {until_ms} ms", about.join(", ")))
     }
 
     /// Some believe that the node is dead, and it is not.

@@ -13,7 +13,6 @@ use roost_logic::{
 };
 
 use super::{
-    network::Frame,
     node::Input,
     world::{SharedMap, World},
 };
@@ -28,8 +27,10 @@ const SILENT_ROUNDS: u32 = 2;
 pub(super) struct Heard {
     /// The newest start that has gossiped.
     generation: Generation,
-    /// The newest start that its judge was shown.
-    shown: Generation,
+    /// The start that counted for its judge at the last look.
+    counted: Generation,
+    /// A start that a liar tells of, and until when.
+    lied: Option<(Generation, u64)>,
     says: Option<Says>,
     heartbeat: u64,
     heard_ms: u64,
@@ -53,7 +54,7 @@ impl Heard {
 
     /// Whether all that a judge may go by tells that this start of the node is there, or a newer one.
     fn is_heard(&self, generation: Generation, now: u64, quiet_ms: u64) -> bool {
-        let newest = self.generation >= generation && self.generation == self.shown;
+        let newest = self.generation >= generation && self.generation == self.counted;
         newest && self.silent_rounds == 0 && !self.is_quiet(now, quiet_ms)
     }
 
@@ -103,10 +104,15 @@ impl World {
         if picture.doubts {
             (process.steward.few_rounds, process.steward.rounds_since_enough) = (0, 0);
         }
-        let known = process.map.as_ref().map_or(0, |map| map.version);
-        if let Some(peer) = picture.knows_more(known) {
-            self.send(node, &peer, Frame::FetchMap { newer_than: known });
-        }
+        self.hints_of_round(node, &picture);
+    }
+
+    /// What the store has of the nodes of which the judge knows too little.
+    fn ask_generations(&mut self, node: usize) {
+        let picture = self.process(node).liveness.shown().clone();
+        let allotted = |node: &NodeId| Some((node.clone(), *self.store.generations.get(node)?));
+        let stored = picture.to_ask().filter_map(allotted).collect();
+        self.judge(node, LivenessInput::Generations(stored));
     }
 
     fn say_hello(&mut self, node: usize) {
@@ -121,8 +127,10 @@ impl World {
 
     /// All that there is to see of the others and of itself.
     fn signs(&mut self, node: usize) -> Vec<Sign> {
-        // Sometimes it is told of starts that it has not heard itself, sometimes it knows by gossip only.
-        let looks = self.random.permille(500) && !self.store.down;
+        // The store is late sometimes.
+        if self.random.permille(500) && !self.store.down {
+            self.ask_generations(node);
+        }
         // Whoever takes itself for the steward is told that the store answers nobody else.
         let usurps = self.random.permille(self.profile.usurp);
         let (now, silent_ms) = (self.now, self.profile.silent_ms);
@@ -137,8 +145,9 @@ impl World {
             let linked = self.links[node][other].up || self.links[other][node].up;
             let sends = self.links[node][other].up;
             let id = self.nodes[other].id.clone();
-            let allotted = self.store.generations.get(&id).copied().filter(|_| looks).unwrap_or(0);
-            let heard = &mut self.process(node).heard_of[other];
+            let process = self.process(node);
+            let counts = process.liveness.shown().generation(&id);
+            let heard = &mut process.heard_of[other];
             heard.packets += u64::from(comes_through);
             if comes_through || (sends && heard.packet_ms.is_none()) {
                 heard.packet_ms = Some(now);
@@ -148,16 +157,22 @@ impl World {
             let nothing = Says { life: Life::Starting, zone: String::new(), store_up: false, map_version: 0 };
             let mut says = heard.says.clone().unwrap_or(nothing);
             says.store_up &= !usurps;
-            let generation = heard.generation.max(allotted);
-            heard.shown = generation;
+            let generation = heard.generation;
+            heard.counted = counts.unwrap_or(generation);
             if generation == 0 {
                 heard.unshown_ms = now;
-            }
-            if generation > 0 {
+            } else {
                 let packets = sends.then_some(heard.packets);
-                let live = live && generation == heard.generation;
+                let member = Member { node: id.clone(), generation };
+                let heartbeat = heard.heartbeat;
+                signs.push(Sign { member, says: says.clone(), heartbeat, live, linked, packets });
+            }
+            if let Some((generation, _)) = heard.lied.filter(|(_, until_ms)| now < *until_ms) {
+                // It looks as well as can be, and is said to know a map that nobody made.
+                let says = Says { life: Life::Serving, store_up: true, map_version: u64::MAX / 2, ..says };
                 let member = Member { node: id, generation };
-                signs.push(Sign { member, says, heartbeat: heard.heartbeat, live, linked, packets });
+                signs.push(Sign { member, says, heartbeat: now, live: true, linked: true, packets: None });
+                self.ledger.count("starts gossiped that never were");
             }
         }
         signs
@@ -252,6 +267,11 @@ impl World {
     pub(super) fn disturbs(&mut self, node: usize) {
         let there = &mut self.nodes[node];
         there.disturbed_ms = there.disturbed_ms.max(self.now);
+    }
+
+    /// A liar tells this process of a later start of another node than there is.
+    pub(super) fn is_lied_to(&mut self, node: usize, about: usize, generation: Generation, until_ms: u64) {
+        self.process(node).heard_of[about].lied = Some((generation, until_ms));
     }
 
     /// At rest nobody is slandered any more.

@@ -12,11 +12,12 @@ use roost_logic::{
     attachments::{self, Attachments},
     entry::{Entry, GroupEntry, SessionRecord},
     following::{self, Following},
+    hints::HintInput,
     id::{GroupName, Index, Member, SessionId, SlotId, Term},
     liveness::{Liveness, Says},
-    map::{MapChange, SlotAssignment},
+    map::{Leads, MapChange, SlotAssignment},
     primary::{SlotCore, SlotInput, SlotOutput, Ticket},
-    replication::Replica,
+    replication::{Replica, ReplicationMessage},
     request::{
         self, Attached, GroupPush, GroupRequest, JoinPoint, Published, Push, SessionPush, SessionRequest, SlotAnswer,
         SlotError, SlotRequest,
@@ -28,6 +29,7 @@ use super::{
     asks::{Ask, Asked, Purpose},
     checks::{Life, Publish, Seen},
     heard::HeardPrimaries,
+    hints::HintsOf,
     liveness::Heard,
     network::Frame,
     steward::Steward,
@@ -36,6 +38,10 @@ use super::{
 };
 
 const TICK_MS: u64 = 100;
+/// A frame waits this long for the map that it was sent under.
+const MAP_WAIT_MS: u64 = 300;
+/// Between looks whether that has come.
+const HELD_MS: u64 = 10;
 
 /// What reaches a process.
 #[derive(Debug)]
@@ -84,6 +90,13 @@ pub(super) enum Input {
     },
     Disconnect(u64),
     Attachments(attachments::Input),
+    HintsWake,
+    /// A frame under a term that the map here does not have, looked at again.
+    Held {
+        from: Member,
+        frame: Frame,
+        until_ms: u64,
+    },
 }
 
 /// Who is to get an answer, and to what.
@@ -115,6 +128,7 @@ pub(super) struct Process {
     pub(super) next_ask: u64,
     pub(super) outstanding: Outstanding<Asked>,
     pub(super) steward: Steward,
+    pub(super) hints: HintsOf,
     pub(super) following: Following,
     pub(super) following_flush_due: bool,
     pub(super) following_wake_ms: Option<u64>,
@@ -166,6 +180,7 @@ impl World {
             next_ask: 0,
             outstanding: Outstanding::default(),
             steward,
+            hints: HintsOf::default(),
             following,
             following_flush_due: false,
             following_wake_ms: None,
@@ -230,6 +245,8 @@ impl World {
             Input::StoreSilent(number) => self.store_is_silent(node, number),
             Input::StewardWake => self.steward_wakes(node),
             Input::WatchStore => self.watch_store(node),
+            Input::HintsWake => self.hints_wake(node),
+            Input::Held { from, frame, until_ms } => self.hold(node, from, frame, until_ms),
             Input::Client(purpose, slot, request) => self.ask_slot(node, purpose, slot, request),
             Input::Connect { session, connection } => self.connect(node, session, connection),
             Input::Disconnect(connection) => self.disconnect(node, connection),
@@ -243,6 +260,42 @@ impl World {
     }
 
     fn frame(&mut self, node: usize, from: Member, frame: Frame) {
+        let until_ms = self.now + MAP_WAIT_MS;
+        self.hold(node, from, frame, until_ms);
+    }
+
+    /// Who speaks as a slot's primary has to be that by the map. Where a later map may say so, the frame waits for it.
+    fn hold(&mut self, node: usize, from: Member, frame: Frame, until_ms: u64) {
+        let led = match &frame {
+            Frame::Replication { message: ReplicationMessage::Ack { .. }, .. } => None,
+            // What comes of an old term is left to the copy here, which knows that by itself.
+            Frame::Replication { slot, message }
+                if self.assignment(node, *slot).is_some_and(|known| message.term() < known.term) =>
+            {
+                None
+            }
+            Frame::Replication { slot, message } => Some((*slot, message.term())),
+            Frame::Push { slot, term, .. } => Some((*slot, *term)),
+            _ => None,
+        };
+        let map = self.process(node).map.clone();
+        let leads = |(slot, term)| map.map_or(Leads::NotKnownYet, |map| map.leads(slot, term, &from));
+        match led.map_or(Leads::Yes, leads) {
+            // What a node sends itself needs no map.
+            _ if from == self.process(node).member => self.handle_frame(node, from, frame),
+            Leads::Yes => self.handle_frame(node, from, frame),
+            Leads::No => {}
+            Leads::NotKnownYet => {
+                self.ledger.count("frames that waited for a map");
+                self.hint(node, HintInput::Ahead { by: from.node.clone() });
+                if self.now < until_ms {
+                    self.input_after(HELD_MS, node, Input::Held { from, frame, until_ms });
+                }
+            }
+        }
+    }
+
+    fn handle_frame(&mut self, node: usize, from: Member, frame: Frame) {
         match frame {
             Frame::Replication { slot, message } => self.slot_input(node, slot, SlotInput::Peer { from, message }),
             Frame::Request { id, slot, term, sent_ms, request } => {
@@ -262,8 +315,10 @@ impl World {
                     self.send(node, &from, Frame::Map(map));
                 }
             }
-            Frame::Map(map) => self.learn_map(node, map),
-            Frame::MapRequest(request) => self.steward(node, StewardInput::Requested(vec![request])),
+            Frame::Map(map) => self.hint(node, HintInput::Sent { by: from.node, map }),
+            Frame::MapRequest(request) => {
+                self.steward(node, StewardInput::Requested { from, requests: vec![request] });
+            }
         }
     }
 
@@ -281,6 +336,7 @@ impl World {
         self.all_slots(node, |slot| SlotInput::Map { version, assignment: assignment(slot) });
         self.asks_learn_map(node);
         self.judge_map(node, &map);
+        self.hint(node, HintInput::Map(map.clone()));
         self.follow(node, following::Input::Map(map.clone()));
         self.steward(node, StewardInput::Map(map));
     }

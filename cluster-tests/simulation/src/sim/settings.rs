@@ -62,6 +62,8 @@ pub(super) struct Profile {
     pub drain: Option<u64>,
     /// A node leaves, as planned.
     pub leave: Option<u64>,
+    /// A member lies by gossip about who was started.
+    pub lie: Option<u64>,
     /// The steward dies while its next change of the map is under way.
     pub steward: Option<u64>,
     /// All copies of a slot are lost at once.
@@ -161,6 +163,7 @@ impl Profile {
             suspect,
             drain,
             leave: None,
+            lie: None,
             steward,
             bereave,
             set_clock,
@@ -204,6 +207,8 @@ impl Profile {
         }
         let leave = random.between(3_000, 12_000);
         profile.leave = random.permille(300).then_some(leave);
+        let lie = random.between(1_000, 8_000);
+        profile.lie = random.permille(400).then_some(lie);
         profile
     }
 }
@@ -224,6 +229,7 @@ impl Profile {
             Fault::Bereave => self.bereave,
             Fault::Clock => self.set_clock,
             Fault::Leave => self.leave,
+            Fault::Lie => self.lie,
         }
     }
 }

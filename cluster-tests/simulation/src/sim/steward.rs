@@ -2,6 +2,7 @@
 //! is what is tested.
 
 use roost_logic::{
+    hints::HintInput,
     map::{ClusterMap, MapChange, MapRequest},
     steward::{self, StewardInput, StewardOutput, StewardSettings},
 };
@@ -73,7 +74,8 @@ impl World {
         for peer in peers {
             self.send(node, &peer, Frame::MapRequest(request.clone()));
         }
-        self.steward(node, StewardInput::Requested(vec![request]));
+        let from = self.process(node).member.clone();
+        self.steward(node, StewardInput::Requested { from, requests: vec![request] });
     }
 
     pub(super) fn steward(&mut self, node: usize, input: StewardInput) {
@@ -192,6 +194,9 @@ impl World {
     }
 
     pub(super) fn map_read(&mut self, node: usize, number: u64, result: Result<Option<SharedMap>, ()>) {
+        if self.is_hint_answered(node, number) {
+            return self.hint(node, HintInput::Read(result.ok().flatten()));
+        }
         if self.process(node).steward.watched == Some(number) {
             self.process(node).steward.watched = None;
             if let Ok(Some(map)) = result {

@@ -513,3 +513,64 @@ fn a_join_answered_before_the_log_was_replaced_does_not_bring_it_back() {
     bench.check(joined(2, 2, point(E1, 0, true, [])), &["ask join 4: 2 since none", "ask register 5: since 2:4"]);
     bench.check(joined(4, 2, point(E2, 4, true, [])), &["2 joined 2:4"]);
 }
+
+/// A primary that lies: whatever it says, the feed goes on.
+#[derive(Clone, Debug)]
+enum Lie {
+    Push(u64, u64, u64),
+    Answer(u64, u64, u64, Vec<u64>),
+    Joins(u64),
+    Waits(u64),
+}
+
+fn lies() -> impl proptest::strategy::Strategy<Value = Vec<Lie>> {
+    use proptest::prelude::*;
+    let number = || prop_oneof![0_u64..6, Just(u64::MAX / 2 - 1), Just(u64::MAX / 2), Just(u64::MAX)];
+    let lie = prop_oneof![
+        (0_u64..3, number(), number()).prop_map(|(epoch, offset, term)| Lie::Push(epoch, offset, term)),
+        (0_u64..3, number(), number(), proptest::collection::vec(number(), 0..4))
+            .prop_map(|(epoch, head, up_to, messages)| Lie::Answer(epoch, head, up_to, messages)),
+        (0_u64..4).prop_map(Lie::Joins),
+        (0_u64..20_000).prop_map(Lie::Waits),
+    ];
+    proptest::collection::vec(lie, 1..60)
+}
+
+proptest::proptest! {
+    #[test]
+    fn nothing_that_a_primary_says_ends_a_feed(lies in lies()) {
+        let (mut feed, mut now_ms, mut asked) = (Feed::new(FeedSettings::default(), 0), 0, Vec::new());
+        let group = GroupName::parse("g").unwrap();
+        for lie in lies {
+            let mut out = Vec::new();
+            match lie {
+                Lie::Push(epoch, offset, term) => {
+                    feed.handle(now_ms, Input::Deliver { epoch: Epoch(epoch), message: message(offset), term }, &mut out);
+                }
+                Lie::Answer(epoch, head, up_to, messages) => {
+                    let messages = messages.into_iter().map(message).collect();
+                    let point = JoinPoint { group: group.clone(), epoch: Epoch(epoch), head, up_to, recovered: true, messages };
+                    for input in std::mem::take(&mut asked) {
+                        let input = match input {
+                            Output::AskJoin { attempt, subscriber, .. } => {
+                                Input::JoinAnswer { attempt, subscriber, result: Ok(point.clone()) }
+                            }
+                            Output::AskRegister { attempt, .. } => Input::RegisterAnswer { attempt, result: Ok(point.clone()) },
+                            _ => continue,
+                        };
+                        feed.handle(now_ms, input, &mut out);
+                    }
+                }
+                Lie::Joins(subscriber) => {
+                    let since = (subscriber > 1).then(|| at(E1, subscriber));
+                    feed.handle(now_ms, Input::Subscribe { subscriber, request: 1, member: None, since }, &mut out);
+                }
+                Lie::Waits(ms) => {
+                    now_ms += ms;
+                    feed.handle(now_ms, Input::Tick, &mut out);
+                }
+            }
+            asked.extend(out.into_iter().filter(|output| matches!(output, Output::AskJoin { .. } | Output::AskRegister { .. })));
+        }
+    }
+}

@@ -36,10 +36,14 @@ pub enum Standing {
     Dead,
 }
 
-/// The newest start of a node that gossip or the map tells of.
+/// The start of a node that counts.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Seen {
     pub generation: Generation,
+    /// The map or the store tells of it; without that only gossip does.
+    pub is_proven: bool,
+    /// There is a link to it or from it: its certificate has said who it is.
+    pub is_linked: bool,
     /// How it is doing.
     pub standing: Standing,
     /// What it said of itself last; nothing where only the map tells of it.
@@ -53,8 +57,12 @@ pub struct Seen {
 pub struct Picture {
     /// The node that judges.
     pub me: Member,
-    /// By name. Each in its newest start: all earlier ones are known to be lost.
+    /// By name. Each in its newest start that the map or the store tells of: all earlier ones are known to be lost. A node of
+    /// which neither tells in the newest that gossip does.
     pub nodes: BTreeMap<NodeId, Seen>,
+    /// The newest starts that gossip tells of, where neither the map nor the store does. They prove nothing: the store is to
+    /// be asked.
+    pub unproven: BTreeMap<NodeId, Generation>,
     /// The node has stood still, and does not trust what it sees for a while.
     pub doubts: bool,
     /// Looks in a row that found fewer than half of those that the map names.
@@ -71,7 +79,15 @@ pub type SharedPicture = Arc<Picture>;
 impl Picture {
     /// Of a node that has not looked yet: it sees nobody, and is worth nothing.
     pub fn before_any(me: &Member) -> Self {
-        Self { me: me.clone(), nodes: BTreeMap::new(), doubts: false, few: 0, quiet_ms: 0, good_until_ms: 0 }
+        Self {
+            me: me.clone(),
+            nodes: BTreeMap::new(),
+            unproven: BTreeMap::new(),
+            doubts: false,
+            few: 0,
+            quiet_ms: 0,
+            good_until_ms: 0,
+        }
     }
 
     /// Whether this very process is alive, as far as this node can tell. It is sure of itself.
@@ -79,15 +95,30 @@ impl Picture {
         *member == self.me || self.start(member).is_some_and(|seen| seen.standing == Standing::Alive)
     }
 
-    /// Whether enough looks have missed this start of the node, or a newer one is known.
+    /// Whether enough looks have missed this start of the node, or a newer one was allotted.
     pub fn is_dead(&self, member: &Member) -> bool {
-        let newer = self.generation(&member.node).is_some_and(|newest| newest > member.generation);
-        newer || self.start(member).is_some_and(|seen| seen.standing == Standing::Dead)
+        self.is_lost(member) || self.start(member).is_some_and(|seen| seen.standing == Standing::Dead)
     }
 
-    /// The newest start known of a node.
+    /// Whether a newer start of the node was allotted, as the map or the store says: its memory is gone.
+    pub fn is_lost(&self, member: &Member) -> bool {
+        self.generation(&member.node).is_some_and(|newest| newest > member.generation)
+    }
+
+    /// The newest start of a node that the map or the store tells of.
     pub fn generation(&self, node: &NodeId) -> Option<Generation> {
-        self.nodes.get(node).map(|seen| seen.generation)
+        self.nodes.get(node).filter(|seen| seen.is_proven).map(|seen| seen.generation)
+    }
+
+    /// Of which nodes the store is to be asked which start it has allotted last, the most pressing ones first: those of which
+    /// gossip tells a start that is not proven, with a link to them before those without; and those that are not there.
+    pub fn to_ask(&self) -> impl Iterator<Item = &NodeId> {
+        let is_missing = |seen: &Seen| seen.is_proven && seen.standing != Standing::Alive;
+        let is_linked = |node: &&NodeId| self.nodes.get(*node).is_some_and(|seen| seen.is_linked);
+        let (linked, hearsay): (Vec<_>, Vec<_>) = self.unproven.keys().partition(is_linked);
+        let missing =
+            self.nodes.iter().filter(move |(node, seen)| is_missing(seen) && !self.unproven.contains_key(*node));
+        linked.into_iter().chain(missing.map(|(node, _)| node)).chain(hearsay)
     }
 
     /// Whether it is recent enough to act upon.
@@ -105,21 +136,29 @@ impl Picture {
         self.living().map(|(node, seen)| member(node, seen)).filter(|peer| *peer != self.me)
     }
 
-    /// Whom to ask for the map: of those that know a newer one than `version` the one with the newest.
-    pub fn knows_more(&self, version: u64) -> Option<Member> {
-        let known = |seen: &Seen| seen.says.as_ref().map_or(0, |says| says.map_version);
-        let others = self.living().filter(|(node, seen)| **node != self.me.node && known(seen) > version);
-        others.max_by_key(|(_, seen)| known(seen)).map(|(node, seen)| member(node, seen))
+    /// The nodes that are alive and that this one has a link with, but for itself; of starts that are proven.
+    pub fn linked_peers(&self) -> impl Iterator<Item = &NodeId> {
+        let counts = |(node, seen): &(&NodeId, &Seen)| **node != self.me.node && seen.is_proven && seen.is_linked;
+        self.living().filter(counts).map(|(node, _)| node)
     }
 
-    /// Who is to propose changes of the map: among the nodes that are alive those whom the store answers first, those that
-    /// are not draining first, then by name. Two that see it differently do no harm.
+    /// Who says that it knows a newer map than `version`, and which.
+    pub fn know_more(&self, version: u64) -> impl Iterator<Item = (Member, u64)> {
+        let known = |seen: &Seen| seen.says.as_ref().map_or(0, |says| says.map_version);
+        let others = self.living().filter(move |(node, seen)| **node != self.me.node && known(seen) > version);
+        others.map(move |(node, seen)| (member(node, seen), known(seen)))
+    }
+
+    /// Who is to propose changes of the map: among the nodes that are alive and that this one has a link with those whom the
+    /// store answers first, those that are not draining first, then by name. Two that see it differently do no harm; one that
+    /// is there by hearsay alone would propose nothing.
     pub fn steward(&self) -> Option<&NodeId> {
         let preference = |seen: &Seen| match &seen.says {
             Some(says) => (!says.store_up, says.life == Life::Draining),
             None => (true, false),
         };
-        self.living().min_by_key(|(node, seen)| (preference(seen), *node)).map(|(node, _)| node)
+        let may_be = |(node, seen): &(&NodeId, &Seen)| **node == self.me.node || (seen.is_proven && seen.is_linked);
+        self.living().filter(may_be).min_by_key(|(node, seen)| (preference(seen), *node)).map(|(node, _)| node)
     }
 
     /// Whether this node may change the map: it hears at least half of the nodes there, or others had the time to do it.
@@ -136,10 +175,16 @@ impl Picture {
         members.keys().filter(hears).count() * 2 < members.len()
     }
 
-    /// What the planner is told. Nodes that are missing, but not for long enough, are suspect; so are those that only this
-    /// very map tells of.
+    /// What the planner is told: nothing of starts that are not proven. Nodes that are missing, but not for long enough, are
+    /// suspect; so are those that only this very map tells of, and those that are to join and are there by hearsay alone.
     pub fn facts(&self, map: &ClusterMap) -> BTreeMap<NodeId, NodeFacts> {
-        let mut facts: BTreeMap<_, _> = self.nodes.iter().map(|(node, seen)| (node.clone(), seen.facts())).collect();
+        let proven = self.nodes.iter().filter(|(_, seen)| seen.is_proven);
+        let facts = |(node, seen): (&NodeId, &Seen)| {
+            let is_reached = seen.is_linked || *node == self.me.node || map.members.contains_key(node);
+            let facts = seen.facts();
+            (node.clone(), NodeFacts { suspect: facts.suspect || !is_reached, ..facts })
+        };
+        let mut facts: BTreeMap<_, _> = proven.map(facts).collect();
         for (node, generation) in named(map) {
             if facts.get(&node).is_none_or(|known| known.generation < generation) {
                 facts.insert(node, Seen::unheard(generation).facts());
@@ -160,7 +205,7 @@ impl Picture {
 impl Seen {
     /// One that only a map tells of.
     fn unheard(generation: Generation) -> Self {
-        Self { generation, standing: Standing::Missing, says: None, packet_ms: None }
+        Self { generation, is_proven: true, is_linked: false, standing: Standing::Missing, says: None, packet_ms: None }
     }
 
     fn facts(&self) -> NodeFacts {

@@ -49,13 +49,16 @@ fn signs(text: &str) -> Vec<Sign> {
 /// The judge of `n1#1`, at its looks.
 pub(crate) struct Judge {
     liveness: Liveness,
+    /// The store is asked of each start that is shown, and has it.
+    is_allotted: bool,
     now_ms: u64,
     out: Vec<LivenessOutput>,
 }
 
 impl Judge {
     pub(crate) fn new() -> Self {
-        Self { liveness: Liveness::new(member("n1#1"), SETTINGS, at(0)), now_ms: 0, out: Vec::new() }
+        let liveness = Liveness::new(member("n1#1"), SETTINGS, at(0));
+        Self { liveness, is_allotted: true, now_ms: 0, out: Vec::new() }
     }
 
     /// With a map that names these nodes.
@@ -69,9 +72,21 @@ impl Judge {
         self.liveness.handle(at(self.now_ms), LivenessInput::Map(Arc::new(map.clone())), &mut self.out);
     }
 
+    fn store_has(&mut self, members: &str) {
+        let allotted = members.split_whitespace().map(|text| (member(text).node, member(text).generation));
+        let input = LivenessInput::Generations(allotted.collect());
+        self.liveness.handle(at(self.now_ms), input, &mut self.out);
+    }
+
     fn shows(&mut self, after_ms: u64, input: LivenessInput) -> SharedPicture {
         self.now_ms += after_ms;
         self.out.clear();
+        if let LivenessInput::Look(signs) | LivenessInput::Glance(signs) = &input
+            && self.is_allotted
+        {
+            let shown: Vec<_> = signs.iter().map(|sign| sign.member.to_string()).collect();
+            self.store_has(&shown.join(" "));
+        }
         self.liveness.handle(at(self.now_ms), input, &mut self.out);
         self.liveness.shown().clone()
     }
@@ -237,14 +252,60 @@ fn the_steward_is_the_first_that_can() {
 }
 
 #[test]
-fn who_knows_a_newer_map_is_asked_for_it() {
+fn who_says_that_it_knows_a_newer_map_is_told_of() {
     for (nodes, version, expected) in [
-        ("n1#1:map9 n2#1:map3 n3#1:map4", 2, Some("n3#1")),
-        ("n1#1 n2#1:map3 n3#1:map4", 4, None),
-        ("n1#1 n2#1:map3 n3#1:map4:dead", 2, Some("n2#1")),
+        ("n1#1:map9 n2#1:map3 n3#1:map4", 2, &[("n2#1", 3), ("n3#1", 4)][..]),
+        ("n1#1 n2#1:map3 n3#1:map4", 4, &[]),
+        ("n1#1 n2#1:map3 n3#1:map4:dead", 2, &[("n2#1", 3)]),
     ] {
-        assert_eq!(Judge::new().looks(nodes).knows_more(version), expected.map(member), "{nodes}");
+        let expected: Vec<_> = expected.iter().map(|(text, version)| (member(text), *version)).collect();
+        assert_eq!(Judge::new().looks(nodes).know_more(version).collect::<Vec<_>>(), expected, "{nodes}");
     }
+}
+
+/// Gossip tells of later starts of the nodes of the map, which the store has not allotted.
+#[test]
+fn a_start_counts_when_the_store_has_it() {
+    let three = map("n1#1 n2#5 n3#5");
+    let mut judge = Judge::of("n1#1 n2#5 n3#5");
+    judge.is_allotted = false;
+    let lies = "n1#1 n2#5 n2#1099511627776 n3#1099511627776 n3#5 n4#7";
+    let asked = |picture: &Picture| picture.to_ask().map(NodeId::to_string).collect::<Vec<_>>();
+    for _ in 0..2 * UNHEARD_LOOKS {
+        let picture = judge.looks(lies);
+        for living in ["n2#5", "n3#5", "n4#7"] {
+            assert_eq!(standing(&picture, living), "alive", "{living}");
+        }
+        let facts = picture.facts(&three);
+        let of = |text: &str| facts.get(&member(text).node).map(|facts| (facts.generation, facts.alive, facts.suspect));
+        assert_eq!([of("n2#5"), of("n3#5"), of("n4#7")], [Some((5, true, false)), Some((5, true, false)), None]);
+        assert_eq!(asked(&picture), ["n2", "n3", "n4"]);
+        // The store was asked, and knows of no such start.
+        judge.store_has("n2#5 n3#5");
+    }
+    judge.store_has("n4#7 n3#6");
+    let picture = judge.looks(lies);
+    assert!(picture.is_lost(&member("n3#5")) && !picture.is_lost(&member("n2#5")));
+    assert_eq!(picture.facts(&three)[&member("n4#7").node].generation, 7);
+    // Nothing goes back.
+    judge.store_has("n3#4");
+    assert_eq!(judge.looks(lies).generation(&member("n3#6").node), Some(6));
+    // One that is not heard, and of which nothing is told, is asked about too.
+    let mut judge = Judge::of("n1#1 n2#5");
+    judge.is_allotted = false;
+    assert_eq!(asked(&judge.looks("n1#1")), ["n2"]);
+}
+
+#[test]
+fn who_is_there_by_hearsay_alone_proposes_nothing_and_gets_nothing() {
+    let mut judge = Judge::of("n1#1 n2#1");
+    let picture = judge.looks("n0#3:unlinked n1#1 n2#1");
+    assert_eq!(picture.steward(), Some(&member("n1#1").node));
+    assert!(picture.is_alive(&member("n0#3")) && picture.facts(&map("n1#1 n2#1"))[&member("n0#3").node].suspect);
+    assert!(!picture.facts(&map("n1#1 n0#3"))[&member("n0#3").node].suspect, "it is in the map, and others reach it");
+    judge.is_allotted = false;
+    let picture = judge.looks("n0#3 n00#9 n1#1 n2#1");
+    assert_eq!(picture.steward(), Some(&member("n0#3").node), "there is a link with it, and not allotted is n00#9");
 }
 
 #[test]

@@ -112,7 +112,7 @@ impl<'a> Draft<'a> {
         self.standing(member) == Standing::Dead
     }
 
-    /// Dead for good: its memory is gone, or an operator said to count on that.
+    /// Dead for good: its memory is gone, since the store has allotted a newer start, or an operator said to count on that.
     pub(super) fn is_lost(&self, member: &Member) -> bool {
         self.is_dead(member)
             && (self.input.forgotten.contains(member)

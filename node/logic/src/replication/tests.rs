@@ -370,3 +370,73 @@ fn a_snapshot_whose_acknowledgement_is_lost_is_not_sent_again() {
     bench.deliver();
     assert_eq!((bench.last("b"), bench.promotions()), (2, 1));
 }
+
+/// What a member that lies may send, to a primary and to others.
+#[derive(Clone, Debug)]
+enum Said {
+    Message(usize, ReplicationMessage),
+    Map(u64, usize),
+    Order,
+    Tick(u64),
+}
+
+fn lies() -> impl proptest::strategy::Strategy<Value = Vec<Said>> {
+    use proptest::prelude::*;
+    let number = || prop_oneof![0_u64..8, Just(u64::MAX / 2 - 1), Just(u64::MAX - 1), Just(u64::MAX)];
+    let entries = || (0_u64..4).prop_map(|count| (1..=count).map(|number| Arc::new(entry(number))).collect::<Vec<_>>());
+    let reconcile = || proptest::option::of((number(), number()).prop_map(|(base, until)| Reconcile { base, until }));
+    let append = (number(), number(), reconcile(), number(), number(), entries()).prop_map(
+        |(term, sync, reconcile, first, commit, entries)| ReplicationMessage::Append {
+            term,
+            sync,
+            reconcile,
+            first,
+            commit,
+            entries,
+        },
+    );
+    let ack = (number(), number(), number(), any::<bool>())
+        .prop_map(|(term, sync, index, gap)| ReplicationMessage::Ack { term, sync, index, gap });
+    let snapshot = (number(), number(), number(), number()).prop_map(|(term, sync, lineage, index)| {
+        ReplicationMessage::Snapshot { term, sync, lineage, index, state: SlotSnapshot::default() }
+    });
+    let said = prop_oneof![
+        4 => (0_usize..3, prop_oneof![append, ack, snapshot]).prop_map(|(from, message)| Said::Message(from, message)),
+        1 => (0_u64..3, 0_usize..3).prop_map(|(terms, primary)| Said::Map(terms, primary)),
+        1 => Just(Said::Order),
+        1 => (0_u64..7_000).prop_map(Said::Tick),
+    ];
+    proptest::collection::vec(said, 1..80)
+}
+
+proptest::proptest! {
+    #[test]
+    fn nothing_that_a_member_says_ends_a_copy(lies in lies()) {
+        let members = ["a", "b", "c"].map(member);
+        let mut replica = Replica::new(0, members[0].clone(), TIMEOUT_MS);
+        let (mut now_ms, mut version, mut term) = (0, 1, 1);
+        let mut out = Vec::new();
+        let now = |mono_ms| Now { mono_ms, wall_ms: mono_ms };
+        replica.on_map(now(0), 1, &assignment(1, "1/1 a a"), &mut out);
+        for said in lies {
+            match said {
+                Said::Message(from, message) => replica.on_message(now(now_ms), &members[from], message, &mut out),
+                Said::Map(terms, primary) => {
+                    (version, term) = (version + 1, term + terms);
+                    let text = format!("{term}/1 {} a,b,c", ["a", "b", "c"][primary]);
+                    let text = if terms == 0 { format!("{term}/1 a a b") } else { text };
+                    replica.on_map(now(now_ms), version, &assignment(version, &text), &mut out);
+                }
+                Said::Order => {
+                    replica.order(entry(9));
+                }
+                Said::Tick(ms) => {
+                    now_ms += ms;
+                    replica.on_tick(now(now_ms), &mut out);
+                }
+            }
+            replica.flush(now(now_ms), &mut out);
+            out.clear();
+        }
+    }
+}

@@ -110,6 +110,16 @@ pub struct JoinPoint {
 }
 
 impl JoinPoint {
+    /// Whether a log can be so: what a primary says is looked at before a feed counts on it.
+    pub fn is_sound(&self) -> bool {
+        let contiguous = |pair: &[Message]| pair[0].offset.checked_add(1) == Some(pair[1].offset);
+        self.head < Position::OFFSET_MAX
+            && self.up_to <= self.head
+            && self.messages.windows(2).all(contiguous)
+            && self.messages.first().is_none_or(|first| first.offset > 0)
+            && self.messages.last().is_none_or(|last| last.offset <= self.up_to)
+    }
+
     /// Whether there is more than this answer carries.
     pub fn is_partial(&self) -> bool {
         self.up_to < self.head

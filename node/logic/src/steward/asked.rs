@@ -8,9 +8,6 @@ use crate::{
     map::{ClusterMap, MapRequest, SlotAssignment},
 };
 
-/// At most this many for each slot of the map. More is dropped: primaries ask again.
-const EACH: usize = 4;
-
 /// A steward that was told carries a request out long before.
 const OVERDUE_MS: u64 = 1_500;
 
@@ -38,17 +35,20 @@ impl Request {
 }
 
 impl Asked {
-    /// Remembers the request, in the place of one of the same kind for the same member under an older assignment.
-    pub(super) fn add(&mut self, request: MapRequest, slots: u16, now_ms: u64) {
+    /// Remembers the request, in the place of one of the same kind for the same member under an older assignment. Only what the
+    /// slot's primary asks about one of the slot's members: so there are few, and who asks too early asks again.
+    pub(super) fn add(&mut self, map: &ClusterMap, from: &Member, request: MapRequest, now_ms: u64) {
         let (key, changed_at) = match &request {
             MapRequest::Promote { slot, learner, changed_at } => ((*slot, true, learner.clone()), *changed_at),
             MapRequest::Drop { slot, member, changed_at } => ((*slot, false, member.clone()), *changed_at),
         };
-        let room = self.requests.len() < EACH * usize::from(slots);
+        let may_ask = |of: &SlotAssignment| of.primary == *from && of.concerns(&key.2);
+        if !map.slot(key.0).is_some_and(may_ask) {
+            return;
+        }
         match self.requests.get_mut(&key) {
             Some(known) if assignment_of(&known.request) > changed_at => {}
             Some(known) if assignment_of(&known.request) == changed_at => known.last_ms = now_ms,
-            None if !room || key.0 >= slots => {}
             _ => {
                 self.requests.insert(key, Request { request, since_ms: now_ms, last_ms: now_ms });
             }
@@ -93,25 +93,38 @@ mod tests {
         MapRequest::Drop { slot, changed_at, member: member(number) }
     }
 
+    /// Two slots, of which these members are in sync; the first leads.
+    fn map() -> ClusterMap {
+        let mut map = ClusterMap::first(&member(1), 2);
+        for slot in &mut map.slots {
+            slot.in_sync = (1..=9).map(member).collect();
+        }
+        map
+    }
+
+    fn add(asked: &mut Asked, request: MapRequest, now_ms: u64) {
+        asked.add(&map(), &member(1), request, now_ms);
+    }
+
     #[test]
     fn what_is_over_is_let_go() {
         let mut asked = Asked::default();
-        let mut map = ClusterMap::first(&member(1), 2);
+        let mut map = map();
         map.slots[0].changed_at = 5;
-        for request in [drop_member(0, 4, 1), drop_member(0, 5, 2), drop_member(0, 9, 3), drop_member(1, 1, 1)] {
-            asked.add(request, 2, 0);
+        for request in [drop_member(0, 4, 2), drop_member(0, 5, 3), drop_member(0, 9, 4), drop_member(1, 1, 2)] {
+            add(&mut asked, request, 0);
         }
         asked.prune(&map, 0);
-        assert_eq!(asked.list(), [drop_member(0, 5, 2), drop_member(0, 9, 3), drop_member(1, 1, 1)]);
+        assert_eq!(asked.list(), [drop_member(0, 5, 3), drop_member(0, 9, 4), drop_member(1, 1, 2)]);
     }
 
     #[test]
     fn a_drop_stands_for_as_long_as_it_is_repeated() {
-        let (mut asked, map) = (Asked::default(), ClusterMap::first(&member(1), 2));
+        let (mut asked, map) = (Asked::default(), map());
         let promote = MapRequest::Promote { slot: 1, changed_at: 9, learner: member(3) };
-        asked.add(drop_member(0, 9, 2), 2, 1_000);
-        asked.add(promote.clone(), 2, 1_000);
-        asked.add(drop_member(0, 9, 2), 2, 1_250);
+        add(&mut asked, drop_member(0, 9, 2), 1_000);
+        add(&mut asked, promote.clone(), 1_000);
+        add(&mut asked, drop_member(0, 9, 2), 1_250);
         asked.prune(&map, 1_249 + DROP_LAPSES_MS);
         assert_eq!(asked.list(), [drop_member(0, 9, 2), promote.clone()]);
         // Whoever asked to promote may be dead by now: the learner then takes its place.
@@ -120,28 +133,36 @@ mod tests {
     }
 
     #[test]
-    fn it_is_bounded() {
+    fn only_the_primary_asks_and_only_for_members_of_the_slot() {
         let mut asked = Asked::default();
         for number in 0..100 {
-            asked.add(drop_member(0, 1, number), 2, 0);
-            asked.add(drop_member(7, 1, number), 2, 0);
+            add(&mut asked, drop_member(0, 1, number), 0);
+            add(&mut asked, drop_member(7, 1, number), 0);
         }
-        assert_eq!(asked.list().len(), 2 * EACH);
+        assert_eq!(asked.list().len(), 9, "those of the slot");
+        for request in [
+            drop_member(1, u64::MAX, 2),
+            MapRequest::Promote { slot: 1, changed_at: 1, learner: member(3) },
+            drop_member(0, u64::MAX, 2),
+        ] {
+            asked.add(&map(), &member(2), request, 0);
+        }
+        assert_eq!(asked.list().len(), 9, "another than the primary asks for nothing");
         // The newer of two alike stays.
-        asked.add(drop_member(0, 3, 0), 2, 0);
-        asked.add(drop_member(0, 2, 0), 2, 0);
-        assert!(asked.list().contains(&drop_member(0, 3, 0)));
+        add(&mut asked, drop_member(0, 3, 2), 0);
+        add(&mut asked, drop_member(0, 2, 2), 0);
+        assert!(asked.list().contains(&drop_member(0, 3, 2)));
     }
 
     #[test]
     fn what_is_not_carried_out_is_overdue_however_often_it_is_repeated() {
         let mut asked = Asked::default();
-        asked.add(drop_member(0, 5, 1), 2, 1_000);
-        asked.add(drop_member(0, 5, 1), 2, 2_000);
+        add(&mut asked, drop_member(0, 5, 2), 1_000);
+        add(&mut asked, drop_member(0, 5, 2), 2_000);
         assert!(!asked.is_overdue(OVERDUE_MS + 999));
         assert!(asked.is_overdue(OVERDUE_MS + 1_000));
         // Another assignment is another request.
-        asked.add(drop_member(0, 6, 1), 2, 2_000);
+        add(&mut asked, drop_member(0, 6, 2), 2_000);
         assert!(!asked.is_overdue(OVERDUE_MS + 1_000));
     }
 }

@@ -220,12 +220,30 @@ fn what_the_steward_is_not_told_another_one_does() {
     let mut waited_ms = 0;
     // By gossip the steward lives, but this node's primary does not reach it.
     while node.looks("n0#1 n1#1 n2#1").is_empty() {
-        node.is_told(StewardInput::Requested(vec![drop.clone()]));
+        node.is_told(StewardInput::Requested { from: member("n2#1"), requests: vec![drop.clone()] });
         waited_ms += LOOK_MS;
         assert!(waited_ms < 3_000);
     }
     let [StewardOutput::ChangeMap { next, .. }] = &node.out[..] else { panic!("{:?}", node.out) };
     assert_eq!((waited_ms, &next.slots[3].in_sync[..]), (1_600, &[member("n2#1")][..]));
+}
+
+#[test]
+fn what_another_than_the_primary_asks_is_not_done() {
+    let mut node = Node::with(Some(shared("n2#1")));
+    node.looks("n0#1 n1#1 n2#1 n3#1");
+    let requests = (0..SETTINGS.slots).flat_map(|slot| {
+        let (member, changed_at) = (member("n1#1"), 1);
+        [
+            MapRequest::Drop { slot, member: member.clone(), changed_at },
+            MapRequest::Promote { slot, learner: member, changed_at },
+        ]
+    });
+    let requests: Vec<_> = requests.collect();
+    for _ in 0..20 {
+        node.is_told(StewardInput::Requested { from: member("n3#1"), requests: requests.clone() });
+        assert_eq!(node.looks("n0#1 n1#1 n2#1 n3#1"), [], "what is not done is overdue, and then any node does it");
+    }
 }
 
 #[test]

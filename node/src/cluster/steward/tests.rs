@@ -74,7 +74,10 @@ impl Node {
             let learner = assignment.learner.clone()?;
             Some(MapRequest::Promote { slot: slot as u16, changed_at: assignment.changed_at, learner })
         });
-        self.steward.request(promotes.collect());
+        let promotes: Vec<_> = promotes.collect();
+        for primary in map.slots.iter().map(|slot| &slot.primary).collect::<BTreeSet<_>>() {
+            self.steward.request(primary.clone(), promotes.clone());
+        }
     }
 
     /// Promotes until every slot has two copies and nothing is under way.
@@ -130,7 +133,10 @@ async fn judge(me: Member, seen: watch::Receiver<Vec<Sign>>, map: MapCell, pictu
         if let Some(map) = map.current() {
             liveness.handle(clock::now(), LivenessInput::Map(map), &mut Vec::new());
         }
-        let look = LivenessInput::Look(seen.borrow().clone());
+        let signs = seen.borrow().clone();
+        let allotted = signs.iter().map(|sign| (sign.member.node.clone(), sign.member.generation)).collect();
+        liveness.handle(clock::now(), LivenessInput::Generations(allotted), &mut Vec::new());
+        let look = LivenessInput::Look(signs);
         liveness.handle(clock::now(), look, &mut Vec::new());
         pictures.send_replace(liveness.shown().clone());
         tokio::time::sleep(INTERVAL).await;
