@@ -556,11 +556,14 @@ const OTHERS: &[Planted] = &[
     bug(
         "RefusesWhatWasOrdered",
         "S3: a publish that a deposed primary had ordered is said to be refused, and its successor commits it",
-        1_000,
+        20,
         &[edit(
             "logic/asking.rs",
             "self.may_be_done |= ordered;",
-            r#"self.may_be_done |= ordered && !planted!("RefusesWhatWasOrdered");"#,
+            r#"if ordered && planted!("RefusesWhatWasOrdered") {
+                    return self.end(Err(SlotError::Unavailable), out);
+                }
+                self.may_be_done |= ordered;"#,
         )],
     ),
     bug(
