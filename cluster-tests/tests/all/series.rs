@@ -64,11 +64,11 @@ const ELSEWHERE: &[(&str, &str, &str)] = &[
 /// For what one node refuses at its door: bounds that a few clients reach.
 const DOOR: &str = "
 export ROOST_CLUSTER__COPIES=1
-export ROOST_LIMITS__HANDSHAKE_MS=500 ROOST_LIMITS__HEARTBEAT_S=1 ROOST_LIMITS__IDLE_S=3
+export ROOST_LIMITS__REQUEST_HEAD_MS=3000 ROOST_LIMITS__HANDSHAKE_MS=500 ROOST_LIMITS__HEARTBEAT_S=1 ROOST_LIMITS__IDLE_S=3
 export ROOST_LIMITS__MESSAGE_BYTES=1000 ROOST_LIMITS__FRAME_BYTES=2000 ROOST_LIMITS__BODY_BYTES=2000
 export ROOST_LIMITS__GROUPS_PER_SESSION=2 ROOST_LIMITS__REQUESTS_IN_FLIGHT=4
 export ROOST_LIMITS__OPERATIONS_PER_S=20 ROOST_LIMITS__OPERATIONS_BURST=40
-export ROOST_LIMITS__CONNECTIONS=12 ROOST_LIMITS__CONNECTIONS_PER_ADDRESS=8 ROOST_LIMITS__CONNECTS_PER_S=20
+export ROOST_LIMITS__CONNECTIONS=12 ROOST_LIMITS__CONNECTIONS_PER_ADDRESS=10 ROOST_LIMITS__CONNECTS_PER_S=20
 exec \"$@\"";
 
 /// For what three nodes do with each other and with clients that do not keep up. Its store is on a disk that can be filled.
@@ -293,6 +293,13 @@ async fn at_the_door(seen: &Seen) -> Result<()> {
     .await?;
     seen.until(&[&limit("handshake_ms"), "roost_connects_refused_total"], || async {
         let mut silent = upgraded(url, 1).await?;
+        // Until it is closed.
+        while silent.read(&mut [0; 64]).await? > 0 {}
+        Ok(())
+    })
+    .await?;
+    seen.until(&[&limit("request_head_ms")], || async {
+        let mut silent = TcpStream::connect(url.trim_start_matches("http://")).await?;
         // Until it is closed.
         while silent.read(&mut [0; 64]).await? > 0 {}
         Ok(())
