@@ -23,14 +23,41 @@ pub fn mono_us() -> u64 {
     since_start().as_micros() as u64
 }
 
-/// Milliseconds since 1970; 0 on a machine that believes to live before that. Never goes back and never leaps: when the
-/// machine's clock is set, this one follows it a tenth faster or slower, so that nobody's hour is over at once.
+/// Milliseconds since 1970; 0 on a machine that believes to live before that. Never goes back and never leaps, but for a
+/// correction: when the machine's clock is set, this one follows it a tenth faster or slower, so that nobody's hour is over
+/// at once.
 pub fn wall_ms() -> u64 {
-    static CLOCK: Mutex<Option<Follower>> = Mutex::new(None);
-    let machine_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
-    let mono_ms = mono_ms();
-    let mut clock = CLOCK.lock().unwrap_or_else(PoisonError::into_inner);
-    clock.get_or_insert(Follower { mono_ms, shown_ms: machine_ms }).at(mono_ms, machine_ms)
+    let (mono_ms, machine_ms) = (mono_ms(), machine_ms());
+    let mut clock = WALL.lock().unwrap_or_else(PoisonError::into_inner);
+    let wall = clock.get_or_insert(Wall { follower: Follower { mono_ms, shown_ms: machine_ms }, correction_ms: 0 });
+    wall.follower.at(mono_ms, machine_ms).saturating_add_signed(wall.correction_ms)
+}
+
+/// The same as the machine says it, without a correction.
+pub fn uncorrected_wall_ms() -> u64 {
+    let shown_ms = wall_ms();
+    let clock = WALL.lock().unwrap_or_else(PoisonError::into_inner);
+    shown_ms.saturating_add_signed(clock.as_ref().map_or(0, |wall| wall.correction_ms.saturating_neg()))
+}
+
+/// From now on this is added to what the machine says.
+pub fn correct_wall(by_ms: i64) {
+    wall_ms();
+    let mut clock = WALL.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(wall) = clock.as_mut() {
+        wall.correction_ms = by_ms;
+    }
+}
+
+static WALL: Mutex<Option<Wall>> = Mutex::new(None);
+
+struct Wall {
+    follower: Follower,
+    correction_ms: i64,
+}
+
+fn machine_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 
 /// A clock that follows another one without its leaps.

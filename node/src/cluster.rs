@@ -1,6 +1,7 @@
 //! The cluster as one node sees it: gossip, the steward, health.
 
 mod claims;
+pub mod clocks;
 pub mod generations;
 pub mod gossip;
 mod gossip_settings;

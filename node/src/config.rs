@@ -276,6 +276,8 @@ pub struct TimingConfig {
     pub keep_alive_ms: u64,
     /// A replica that does not acknowledge within this time is dropped from its in-sync sets.
     pub replica_timeout_ms: u64,
+    /// Nothing ends by the wall clock of a node that differs by more than this from most of what it hears, nodes and store.
+    pub clock_skew_max_ms: u64,
     /// Clients are told `stale` when a group's primary was last heard this time ago.
     pub stale_after_ms: u64,
     /// Between looks at who is alive, on which the steward acts. A node that hears fewer than half of those in the cluster map
@@ -491,6 +493,7 @@ impl Default for TimingConfig {
             gossip_interval_ms: 200,
             keep_alive_ms: 250,
             replica_timeout_ms: 1_000,
+            clock_skew_max_ms: 10_000,
             stale_after_ms: 1_500,
             steward_interval_ms: 200,
         }

@@ -67,6 +67,7 @@ enum WorkerInput {
     Map(SharedMap),
     Alive(Arc<BTreeSet<Member>>),
     LinkReset(Member),
+    Clock { trusted: bool },
     Groups { after: String, limit: usize, reply: oneshot::Sender<Vec<GroupInfo>> },
     Count(oneshot::Sender<SlotCounts>),
 }
@@ -188,6 +189,11 @@ impl Slots {
     /// Who is believed to be alive.
     pub async fn alive(&self, alive: Arc<BTreeSet<Member>>) {
         self.send_all(|| WorkerInput::Alive(alive.clone())).await;
+    }
+
+    /// Whether something may end by this node's wall clock.
+    pub async fn clock(&self, trusted: bool) {
+        self.send_all(|| WorkerInput::Clock { trusted }).await;
     }
 
     /// What was sent to this member lately may be lost.

@@ -75,8 +75,8 @@ pub trait Store: Send + Sync + 'static {
         after: Option<SessionId>,
         limit: usize,
     ) -> Result<Vec<SessionId>, StoreError>;
-    /// Answers when the store does.
-    async fn ping(&self) -> Result<(), StoreError>;
+    /// Answers when the store does, with its clock, in milliseconds since 1970, where it has one of its own.
+    async fn ping(&self) -> Result<Option<u64>, StoreError>;
     /// Why a request about a session would be refused now without being sent, if it would. So that nothing is begun whose
     /// end must be stored too.
     fn refuses(&self) -> Option<StoreError> {

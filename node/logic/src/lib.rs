@@ -4,6 +4,7 @@
 pub mod asking;
 pub mod attachments;
 mod chance;
+pub mod clocks;
 pub mod entry;
 pub mod feed;
 pub mod following;

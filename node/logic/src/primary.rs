@@ -91,6 +91,8 @@ pub enum SlotInput {
     Alive(Arc<BTreeSet<Member>>),
     /// What was sent to this node lately may be lost.
     LinkReset(Member),
+    /// Whether something may end by this node's wall clock ([`Verdict::trusted`](crate::clocks::Verdict)).
+    Clock { trusted: bool },
     /// Time has passed; every 50–100 ms.
     Tick,
 }
@@ -144,6 +146,7 @@ pub struct SlotCore {
     chance: Chance,
     map_version: u64,
     alive: Arc<BTreeSet<Member>>,
+    clock_trusted: bool,
     ticks: u64,
     /// While this node is the slot's primary.
     reign: Option<Reign>,
@@ -154,7 +157,16 @@ impl SlotCore {
     pub fn new(slot: SlotId, me: Member, settings: SlotSettings, seed: u64) -> Self {
         let replica = Replica::new(slot, me, settings.replica_timeout_ms);
         let chance = Chance::new(seed);
-        Self { settings, replica, chance, map_version: 0, alive: Arc::default(), ticks: 0, reign: None }
+        Self {
+            settings,
+            replica,
+            chance,
+            map_version: 0,
+            alive: Arc::default(),
+            clock_trusted: true,
+            ticks: 0,
+            reign: None,
+        }
     }
 
     /// The same with other bounds for its copy.
@@ -212,6 +224,7 @@ impl SlotCore {
                 }
             }
             SlotInput::Alive(alive) => self.alive = alive,
+            SlotInput::Clock { trusted } => self.clock_trusted = trusted,
             SlotInput::LinkReset(member) => self.replica.link_reset(&member),
             SlotInput::Tick => {
                 self.replica.on_tick(now, &mut from_replica);
@@ -283,6 +296,7 @@ impl SlotCore {
             replica: &mut self.replica,
             settings: &self.settings,
             alive: &self.alive,
+            clock_trusted: self.clock_trusted,
             map_version: self.map_version,
             chance: &mut self.chance,
         })

@@ -28,7 +28,7 @@ pub enum Status {
 }
 
 /// What only this node knows of itself, and the settings that the judgement needs.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LocalFacts {
     /// How many nodes are to hold each slot.
     pub copies: u8,
@@ -38,6 +38,19 @@ pub struct LocalFacts {
     pub lag_limit_ms: u64,
     /// None of the probes that the node sent itself through its peers came back of late.
     pub deaf: bool,
+    /// How its clock compares with others.
+    pub clock: ClockView,
+}
+
+/// How this node's wall clock compares with those that it hears.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct ClockView {
+    /// It differs from most of them: nothing ends by it.
+    pub distrusted: bool,
+    /// What is added to the machine's clock, by the store's.
+    pub correction_ms: i64,
+    /// Those that differ by more than `timing.clock_skew_max_ms`, and by how many milliseconds this node's is ahead.
+    pub differing: Vec<(String, i64)>,
 }
 
 /// The report.
@@ -148,6 +161,7 @@ pub fn report(map: Option<&ClusterMap>, view: &ClusterView, facts: &LocalFacts) 
     judge_links(view, &mut findings);
     judge_store(view, &mut findings);
     judge_certificate(facts.certificate_days_left, &mut findings);
+    judge_clock(&facts.clock, &mut findings);
 
     let status = findings.0.iter().map(|(status, _)| *status).max().unwrap_or(Status::Green);
     // Stable: within one colour the order of the judges stays.
@@ -362,6 +376,30 @@ fn judge_certificate(days_left: Option<i64>, findings: &mut Findings) {
         }
         _ => {}
     }
+}
+
+fn judge_clock(clock: &ClockView, findings: &mut Findings) {
+    if clock.correction_ms != 0 {
+        findings.yellow(format!(
+            "this node's machine has a clock that is {} the store's, which is used instead: set it right",
+            apart(clock.correction_ms.saturating_neg())
+        ));
+    }
+    for (other, ahead_ms) in &clock.differing {
+        findings.yellow(format!("this node's clock is {} that of {other}", apart(*ahead_ms)));
+    }
+    if clock.distrusted {
+        findings.yellow(
+            "this node's clock differs from most that it hears: no session and no message ends by it until that is mended"
+                .to_owned(),
+        );
+    }
+}
+
+/// `17 s ahead of`.
+fn apart(ahead_ms: i64) -> String {
+    let seconds = ahead_ms.unsigned_abs() / 1_000;
+    format!("{seconds} s {}", if ahead_ms < 0 { "behind" } else { "ahead of" })
 }
 
 fn nodes(map: Option<&ClusterMap>, view: &ClusterView, census: &Census) -> Vec<NodeHealth> {

@@ -10,7 +10,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::{maps::MapCell, view::StoreView};
+use super::{clocks::ClockWatch, maps::MapCell, view::StoreView};
 pub use crate::logic::steward::StewardSettings;
 use crate::{
     clock,
@@ -48,6 +48,8 @@ pub struct StewardInputs {
     pub settings: StewardSettings,
     /// Is called with each map that this node has brought about. Must not block.
     pub on_change: OnChange,
+    /// Hears the store's clock.
+    pub clocks: ClockWatch,
     /// Where it runs.
     pub tasks: Tasks,
 }
@@ -79,9 +81,10 @@ impl IdleSteward {
     /// first.
     pub fn start(self) {
         let Self(shell) = self;
-        let StewardInputs { me, store, map, tasks, .. } = &shell.inputs;
+        let StewardInputs { me, store, map, clocks, tasks, .. } = &shell.inputs;
         let (view, fault) = (shell.store_view.clone(), shell.fault.clone());
-        tasks.spawn("store watch", watch_store::run(me.clone(), store.clone(), map.clone(), view, fault));
+        let watched = watch_store::run(me.clone(), store.clone(), map.clone(), clocks.clone(), view, fault);
+        tasks.spawn("store watch", watched);
         let tasks = tasks.clone();
         tasks.spawn("steward", shell.run());
     }

@@ -295,6 +295,7 @@ fn timing(found: &mut Found, config: &Config) {
     found.range("timing.gossip_interval_ms", timing.gossip_interval_ms, 20..=10_000);
     found.range("timing.keep_alive_ms", timing.keep_alive_ms, 20..=10_000);
     found.range("timing.replica_timeout_ms", timing.replica_timeout_ms, 100..=60_000);
+    found.range("timing.clock_skew_max_ms", timing.clock_skew_max_ms, 1_000..=3_600_000);
     found.range("timing.stale_after_ms", timing.stale_after_ms, 100..=60_000);
     found.range("timing.steward_interval_ms", timing.steward_interval_ms, 20..=10_000);
     found.unless(timing.replica_timeout_ms > timing.keep_alive_ms, "timing.replica_timeout_ms", || {

@@ -135,6 +135,7 @@ impl Built {
             steward: steward.clone(),
             view: gossip.view(),
             probes: probes.clone(),
+            clocks: ground.clocks.clone(),
             deaf: AtomicBool::new(false),
             drain: drain.clone(),
             tasks: tasks.clone(),
@@ -218,6 +219,7 @@ fn steward_inputs(ground: &Ground) -> StewardInputs {
         map: ground.maps.clone(),
         settings: steward::settings_of(&ground.config),
         on_change: tell_peers(&ground.mesh, &ground.gossip),
+        clocks: ground.clocks.clone(),
         tasks: ground.tasks.clone(),
     }
 }

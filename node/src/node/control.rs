@@ -17,6 +17,7 @@ use super::{probe::Probes, spread::living_peers};
 use crate::{
     clock,
     cluster::{
+        clocks::ClockWatch,
         health::{self, LocalFacts},
         steward::Steward,
         view::{NodeState, SharedView},
@@ -47,6 +48,7 @@ pub(super) struct Control {
     pub(super) steward: Steward,
     pub(super) view: tokio::sync::watch::Receiver<SharedView>,
     pub(super) probes: Arc<Probes>,
+    pub(super) clocks: ClockWatch,
     pub(super) deaf: AtomicBool,
     pub(super) drain: CancellationToken,
     pub(super) tasks: Tasks,
@@ -106,7 +108,8 @@ impl Control {
         let peers = living_peers(&self.view.borrow().clone());
         self.deaf.store(!peers.is_empty() && self.probes.is_deaf(&peers), Ordering::Relaxed);
         for peer in peers {
-            let frame = PeerFrame::Probe { origin: self.me.clone(), nonce: clock::mono_ms() };
+            let frame =
+                PeerFrame::Probe { origin: self.me.clone(), nonce: clock::mono_ms(), wall_ms: clock::wall_ms() };
             let _ = self.mesh.send(&peer, 0, &frame);
         }
     }
@@ -193,6 +196,7 @@ impl ClusterControl for Control {
             certificate_days_left: Some(left_ms / 86_400_000),
             lag_limit_ms: LAG_LIMIT_MS,
             deaf: self.deaf.load(Ordering::Relaxed),
+            clock: self.clocks.view(),
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::{
     cluster::{maps::MapCell, steward::Steward},
     deliveries::Deliveries,
     id::{Member, SlotId, Term},
-    logic::{hints::HintInput, map::Leads, replication::ReplicationMessage},
+    logic::{clocks::Voice, hints::HintInput, map::Leads, replication::ReplicationMessage},
     peer::{Inbox, mesh::Mesh},
     router::Router,
     slots::{ReplyTo, Slots},
@@ -70,11 +70,13 @@ impl Inbox for Dispatch {
             PeerFrame::MapRequests(requests) => self.steward.request(from.clone(), requests),
             PeerFrame::NodeRequest { id, request } => self.control.answer_peer(from, id, request),
             PeerFrame::NodeResponse { id, answer } => self.router.node_answered(&from.node, id, answer),
-            PeerFrame::Probe { origin, nonce } => {
+            PeerFrame::Probe { origin, nonce, wall_ms } => {
                 if self.probes.is_mine(&origin) {
                     self.probes.came_back(&from.node, nonce);
+                    self.control.clocks.heard(Voice::Node(from.node.clone()), wall_ms, nonce);
                 } else if origin == *from {
-                    let _ = self.mesh.send(&origin.node, 0, &PeerFrame::Probe { origin: origin.clone(), nonce });
+                    let back = PeerFrame::Probe { origin: origin.clone(), nonce, wall_ms: clock::wall_ms() };
+                    let _ = self.mesh.send(&origin.node, 0, &back);
                 }
             }
         }

@@ -6,7 +6,9 @@ use tokio::{net::TcpListener, sync::watch};
 
 use super::STOP_LIMIT;
 use crate::{
+    clock,
     cluster::{
+        clocks::ClockWatch,
         generations,
         gossip::{Gossip, GossipError, GossipSettings, OwnState, Stored},
         maps::MapCell,
@@ -17,6 +19,7 @@ use crate::{
         http::starting,
     },
     id::{Member, NodeId},
+    logic::clocks::Voice,
     metrics::Metrics,
     open_files::OpenFiles,
     peer::{
@@ -85,6 +88,8 @@ pub(super) struct Ground {
     pub(super) config: Arc<Config>,
     pub(super) keyring: Arc<Keyring>,
     pub(super) store: Arc<dyn Store>,
+    /// Has heard the store's, where it has one.
+    pub(super) clocks: ClockWatch,
     pub(super) files: Arc<OpenFiles>,
     pub(super) me: Member,
     /// Answers probes until the node serves.
@@ -131,7 +136,8 @@ impl Ground {
             DoorInputs { config: &config, files: files.clone(), routes, metrics: metrics.clone(), tasks: &tasks };
         let door = Door::open(listener, inputs);
         let store: Arc<dyn Store> = GuardedStore::new(store, &config.store, metrics.store.clone());
-        let (store_id, generation) = until_store_answers(store.as_ref(), &id, &waiting).await?;
+        let clocks = ClockWatch::new(config.timing.clock_skew_max_ms);
+        let (store_id, generation) = until_store_answers(store.as_ref(), &id, &clocks, &waiting).await?;
         let me = Member { node: id, generation };
 
         let (mesh, gossip_inbox, entrance) = Mesh::bind(MeshInputs {
@@ -166,6 +172,7 @@ impl Ground {
             config,
             keyring,
             store,
+            clocks,
             files,
             me,
             door,
@@ -182,16 +189,23 @@ impl Ground {
     }
 }
 
-/// The store's identity, and this start's generation. Nothing can be done without them, so this waits.
+/// The store's identity, and this start's generation; its clock is heard first. Nothing can be done without them, so this waits.
 async fn until_store_answers(
     store: &dyn Store,
     id: &NodeId,
+    clocks: &ClockWatch,
     waiting: &watch::Sender<String>,
 ) -> Result<(uuid::Uuid, u64), StartError> {
     let mut told = None;
     waiting.send_replace("waiting for the store, which has not answered yet".to_owned());
     loop {
-        let answers = async { Ok::<_, StoreError>((store.store_id().await?, store.next_generation(id).await?)) };
+        let answers = async {
+            let asked_ms = clock::mono_ms();
+            if let Some(theirs_ms) = store.ping().await? {
+                clocks.heard(Voice::Store, theirs_ms, asked_ms);
+            }
+            Ok::<_, StoreError>((store.store_id().await?, store.next_generation(id).await?))
+        };
         match answers.await {
             Ok(answers) => return Ok(answers),
             Err(StoreError::Unavailable(reason)) => {

@@ -46,7 +46,7 @@ impl Report {
     async fn run(self, lag_ms: Arc<AtomicU64>) {
         let mut every = tokio::time::interval(EVERY);
         every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let (mut deliveries, mut publishes) = (0, 0);
+        let (mut deliveries, mut publishes, mut clock_trusted) = (0, 0, true);
         loop {
             every.tick().await;
             let counts = self.slots.counts().await;
@@ -70,6 +70,10 @@ impl Report {
             );
             self.gossip.set(|own| (own.load, own.store, own.groups) = (load, store, buckets));
             self.control.probe();
+            let trusted = self.control.clocks.is_trusted();
+            if std::mem::replace(&mut clock_trusted, trusted) != trusted {
+                self.slots.clock(trusted).await;
+            }
         }
     }
 

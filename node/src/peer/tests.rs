@@ -139,7 +139,7 @@ impl Node {
     }
 
     fn probe(&self, nonce: u64) -> PeerFrame {
-        PeerFrame::Probe { origin: self.member.clone(), nonce }
+        PeerFrame::Probe { origin: self.member.clone(), nonce, wall_ms: 0 }
     }
 
     async fn crash(self) -> (Arc<Identity>, SocketAddr) {

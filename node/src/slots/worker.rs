@@ -43,6 +43,7 @@ pub(super) struct Worker {
     outputs: Vec<SlotOutput>,
     /// Snapshots that could not even be handed to the link: tried again after a while, as nobody would miss them for long.
     unsent: BTreeSet<(SlotId, Member)>,
+    clock_trusted: bool,
     ticks: u64,
 }
 
@@ -68,6 +69,7 @@ impl Worker {
             next_ticket: 1,
             outputs: Vec::new(),
             unsent: BTreeSet::new(),
+            clock_trusted: true,
             ticks: 0,
         }
     }
@@ -130,6 +132,13 @@ impl Worker {
                 for (slot, core) in &mut self.slots {
                     let input = SlotInput::Alive(alive.clone());
                     watched(*slot, core, |core| core.handle(clock::now(), input, &mut self.outputs));
+                }
+            }
+            WorkerInput::Clock { trusted } => {
+                self.clock_trusted = trusted;
+                let slots: Vec<SlotId> = self.slots.keys().copied().collect();
+                for slot in slots {
+                    self.handle(slot, SlotInput::Clock { trusted }, touched).await;
                 }
             }
             WorkerInput::LinkReset(member) => {
@@ -261,8 +270,10 @@ impl Worker {
 
     fn load(&self, slot: SlotId, session: SessionId) {
         let store = self.inputs.store.clone();
+        // By a clock that is not trusted none has passed its expiry.
+        let now_ms = if self.clock_trusted { clock::wall_ms() } else { 0 };
         self.with_store(slot, async move {
-            let result = store.session(session, clock::wall_ms()).await.map_err(|error| {
+            let result = store.session(session, now_ms).await.map_err(|error| {
                 tracing::debug!(%session, %error, "a session could not be loaded");
                 reason(&error)
             });

@@ -407,10 +407,12 @@ impl Store for CassandraStore {
         Ok(found)
     }
 
-    /// Asks for a row at LOCAL_QUORUM: one node that answers is not enough.
-    async fn ping(&self) -> Result<(), StoreError> {
+    /// Asks for a row at LOCAL_QUORUM: one node that answers is not enough. The clock is that of the node that was asked.
+    async fn ping(&self) -> Result<Option<u64>, StoreError> {
         let connected = self.connected().await?;
-        connected.execute(&connected.statements.ping, (KEY,)).await.map(|_| ())
+        let answer = connected.execute(&connected.statements.ping, (KEY,)).await?;
+        let clock = first::<(CqlTimestamp,)>(answer)?;
+        Ok(clock.and_then(|(CqlTimestamp(ms),)| u64::try_from(ms).ok()))
     }
 }
 

@@ -251,7 +251,7 @@ impl Store for GuardedStore {
         self.queued("sessions_of_user", self.inner.sessions_of_user(user, after, limit)).await
     }
 
-    async fn ping(&self) -> Result<(), StoreError> {
+    async fn ping(&self) -> Result<Option<u64>, StoreError> {
         self.direct("ping", self.inner.ping()).await
     }
 

@@ -84,6 +84,8 @@ pub enum PeerFrame {
         origin: Member,
         /// The origin's number for it.
         nonce: u64,
+        /// The wall clock of whoever sent this frame, in milliseconds since 1970.
+        wall_ms: u64,
     },
 }
 
@@ -231,7 +233,7 @@ mod tests {
     fn frames_come_back_whatever_their_size() {
         check_round_trip(&PeerFrame::FetchMap { newer_than: u64::MAX });
         let origin = Member { node: NodeId::parse("n1").unwrap(), generation: 3 };
-        check_round_trip(&PeerFrame::Probe { origin, nonce: 9 });
+        check_round_trip(&PeerFrame::Probe { origin, nonce: 9, wall_ms: 8 });
         // The envelope of `Refused` has 24 bytes: sizes about the borders between the limits.
         for limit in [0x1000, 0x4000, 0x1_0000, 0x40_0000] {
             for length in limit - 27..limit - 20 {

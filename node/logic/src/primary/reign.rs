@@ -176,6 +176,8 @@ pub(super) struct Reigning<'a> {
     pub(super) settings: &'a SlotSettings,
     /// The processes believed to be alive.
     pub(super) alive: &'a BTreeSet<Member>,
+    /// Something may end by this node's wall clock.
+    pub(super) clock_trusted: bool,
     pub(super) map_version: u64,
     pub(super) chance: &'a mut Chance,
 }

@@ -58,7 +58,7 @@ impl Reigning<'_> {
             return self.request_unknown(session, asked, out);
         };
         let at_ms = now.wall_ms;
-        let over = known.ended().or_else(|| known.expired(at_ms));
+        let over = known.ended().or_else(|| known.expired(at_ms).filter(|_| self.clock_trusted));
         let Asked { ticket, from, came_ms, request } = asked;
         let ended = |reason| SlotOutput::Answer { ticket, result: Err(SlotError::SessionEnded(reason)) };
         match (request, over) {
@@ -235,7 +235,9 @@ impl Reigning<'_> {
             return;
         }
         let error = match result {
-            Ok(Some(record)) if record.expires_ms <= now.wall_ms => SlotError::SessionEnded(EndReason::Expired),
+            Ok(Some(record)) if self.clock_trusted && record.expires_ms <= now.wall_ms => {
+                SlotError::SessionEnded(EndReason::Expired)
+            }
             Ok(Some(record)) if self.replica.serving().is_some() => {
                 let entry = SessionEntry::Put { record, stored: true };
                 // What waits goes on waiting, and what comes until that is committed comes after it.

@@ -2,6 +2,7 @@
 //! test is about what passes from one primary to the next.
 
 mod attaches;
+mod clock;
 mod floor;
 
 use bytes::Bytes;

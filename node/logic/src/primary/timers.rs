@@ -102,7 +102,7 @@ impl Reigning<'_> {
 
     fn due(&self, now: Now, id: SessionId, session: &Session) -> Option<Due> {
         let at_ms = now.wall_ms;
-        if let Some(reason) = session.expired(at_ms) {
+        if let Some(reason) = session.expired(at_ms).filter(|_| self.clock_trusted) {
             return Some(Due::Entry(SessionEntry::End { reason, at_ms }));
         }
         let heard_ms = self.sessions.heard.get(&id).copied().unwrap_or(self.since_ms);
@@ -142,7 +142,7 @@ impl Reigning<'_> {
             return;
         };
         let at_ms = now.wall_ms;
-        let overdue = state.groups().iter().filter(|(_, group)| group.log.is_overdue(at_ms));
+        let overdue = state.groups().iter().filter(|(_, group)| self.clock_trusted && group.log.is_overdue(at_ms));
         let overdue: Vec<_> = overdue.map(|(name, _)| name.clone()).take(AT_ONCE).collect();
         let is_idle =
             |(name, group): &(&GroupName, &Group)| group.is_empty() && !self.groups.interests.contains_key(*name);

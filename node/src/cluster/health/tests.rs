@@ -5,7 +5,13 @@ use std::net::SocketAddr;
 use super::*;
 use crate::logic::map::SlotAssignment;
 
-const FACTS: LocalFacts = LocalFacts { copies: 2, certificate_days_left: Some(300), lag_limit_ms: 500, deaf: false };
+const FACTS: LocalFacts = LocalFacts {
+    copies: 2,
+    certificate_days_left: Some(300),
+    lag_limit_ms: 500,
+    deaf: false,
+    clock: ClockView { distrusted: false, correction_ms: 0, differing: Vec::new() },
+};
 const SLOTS: u16 = 12;
 
 fn id(name: &str) -> NodeId {
@@ -163,6 +169,24 @@ fn yellow_for_less_in_reserve() {
         |_, _, facts| facts.certificate_days_left = Some(3),
         Status::Yellow,
         &["ends in 3 days"],
+    );
+    check(
+        "clocks that differ",
+        |_, _, facts| facts.clock.differing = vec![("node n2".to_owned(), -259_200_000)],
+        Status::Yellow,
+        &["259200 s behind that of node n2"],
+    );
+    check(
+        "a clock that nobody shares",
+        |_, _, facts| facts.clock.distrusted = true,
+        Status::Yellow,
+        &["no session and no message ends by it"],
+    );
+    check(
+        "a machine whose clock is corrected",
+        |_, _, facts| facts.clock.correction_ms = -86_400_000,
+        Status::Yellow,
+        &["86400 s ahead of the store's"],
     );
 }
 

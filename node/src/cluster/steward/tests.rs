@@ -53,6 +53,7 @@ impl Node {
             map: map.clone(),
             settings: StewardSettings { slots, copies: 2, max_moves: 8 },
             on_change: Arc::new(move |map| made_here.lock().unwrap().push(map)),
+            clocks: ClockWatch::new(10_000),
             tasks: tasks.clone(),
         });
         idle.start();
@@ -288,7 +289,7 @@ impl Store for Faulty {
     ) -> Result<Vec<SessionId>, StoreError> {
         self.inner.sessions_of_user(user, after, limit).await
     }
-    async fn ping(&self) -> Result<(), StoreError> {
+    async fn ping(&self) -> Result<Option<u64>, StoreError> {
         self.up()?;
         self.inner.ping().await
     }

@@ -6,8 +6,10 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::watch;
 
 use crate::{
-    cluster::{maps::MapCell, view::StoreView},
+    clock,
+    cluster::{clocks::ClockWatch, maps::MapCell, view::StoreView},
     id::Member,
+    logic::clocks::Voice,
     store::{Store, StoreError},
 };
 
@@ -27,11 +29,17 @@ pub(super) async fn run(
     me: Member,
     store: Arc<dyn Store>,
     map: MapCell,
+    clocks: ClockWatch,
     view: watch::Sender<StoreView>,
     fault: watch::Sender<Option<String>>,
 ) {
     for round in 0_u32.. {
-        let up = ask(&view, store.ping()).await.is_some();
+        let asked_ms = clock::mono_ms();
+        let pinged = ask(&view, store.ping()).await;
+        if let Some(Some(theirs_ms)) = pinged {
+            clocks.heard(Voice::Store, theirs_ms, asked_ms);
+        }
+        let up = pinged.is_some();
         if up && round % GENERATION_EACH == 0 {
             let latest = ask(&view, store.generation(&me.node)).await.flatten();
             if let Some(latest) = latest.filter(|latest| *latest > me.generation) {

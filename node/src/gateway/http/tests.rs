@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     cluster::{
-        health::LocalFacts,
+        health::{ClockView, LocalFacts},
         view::{ClusterView, Load, NodeState, NodeView, SharedView, StoreView},
     },
     config::Config,
@@ -90,7 +90,13 @@ impl ClusterControl for FakeControl {
         self.ready.clone()
     }
     fn facts(&self) -> LocalFacts {
-        LocalFacts { copies: 2, certificate_days_left: None, lag_limit_ms: 500, deaf: false }
+        LocalFacts {
+            copies: 2,
+            certificate_days_left: None,
+            lag_limit_ms: 500,
+            deaf: false,
+            clock: ClockView::default(),
+        }
     }
 }
 
@@ -138,8 +144,8 @@ impl Store for FakeStore {
             _ => Ok(Vec::new()),
         }
     }
-    async fn ping(&self) -> Result<(), StoreError> {
-        Ok(())
+    async fn ping(&self) -> Result<Option<u64>, StoreError> {
+        Ok(None)
     }
 }
 

@@ -75,7 +75,7 @@ impl Statements {
             sessions_of_user_after: prepare
                 .plain("SELECT session FROM {}.sessions_by_user WHERE user_name = ? AND session > ? LIMIT ?")
                 .await?,
-            ping: prepare.plain("SELECT cluster_name FROM {}.cluster_identity WHERE key = ?").await?,
+            ping: prepare.plain("SELECT toTimestamp(now()) FROM {}.cluster_identity WHERE key = ?").await?,
         })
     }
 }

@@ -59,8 +59,8 @@ impl Store for Gate {
     async fn sessions_of_user(&self, _: &str, _: Option<SessionId>, _: usize) -> Result<Vec<SessionId>, StoreError> {
         self.pass(Vec::new()).await
     }
-    async fn ping(&self) -> Result<(), StoreError> {
-        self.pass(()).await
+    async fn ping(&self) -> Result<Option<u64>, StoreError> {
+        self.pass(None).await
     }
 }
 
@@ -175,7 +175,7 @@ async fn a_store_that_is_down_is_asked_seldom_and_a_ping_finds_it_up_again() {
     assert!(store.refuses().is_some());
     assert_eq!(gate.asked.load(Ordering::SeqCst), 3);
     gate.down.store(false, Ordering::SeqCst);
-    assert_eq!(store.ping().await, Ok(()));
+    assert_eq!(store.ping().await, Ok(None));
     assert_eq!(store.refuses(), None);
     assert_eq!(store.session(session, 0).await, Ok(None));
 }

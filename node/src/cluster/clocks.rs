@@ -1,0 +1,70 @@
+//! The shell of [`Clocks`]: brings it what other clocks say, and corrects this process's by what it finds.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::health::ClockView;
+use crate::{
+    clock,
+    logic::{
+        Now,
+        clocks::{Clocks, Verdict, Voice},
+    },
+};
+
+/// What a node has heard of other clocks. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct ClockWatch(Arc<Mutex<Clocks>>);
+
+impl ClockWatch {
+    /// Nothing is heard yet.
+    pub fn new(skew_max_ms: u64) -> Self {
+        Self(Arc::new(Mutex::new(Clocks::new(skew_max_ms))))
+    }
+
+    /// A clock that was asked at `asked_ms`, by [`clock::mono_ms`], has just answered.
+    pub fn heard(&self, voice: Voice, theirs_ms: u64, asked_ms: u64) {
+        let now = Now { mono_ms: clock::mono_ms(), wall_ms: clock::uncorrected_wall_ms() };
+        let (before, after) = {
+            let mut clocks = self.lock();
+            let before = clocks.verdict().clone();
+            clocks.hear(now, voice, theirs_ms, asked_ms);
+            (before, clocks.verdict().clone())
+        };
+        if after.correction_ms != before.correction_ms {
+            tracing::warn!(
+                by_ms = after.correction_ms,
+                "this machine's clock differs from the store's: the store's is used; set the machine's right"
+            );
+            clock::correct_wall(after.correction_ms);
+        }
+        match (before.trusted, after.trusted) {
+            (true, false) => tracing::error!(
+                differing = ?after.differing,
+                "this node's clock differs from most of those that it hears: nothing ends by it until that is mended"
+            ),
+            (false, true) => tracing::info!("this node's clock agrees with most of those that it hears again"),
+            _ => {}
+        }
+    }
+
+    /// Whether something may end by this node's clock.
+    pub fn is_trusted(&self) -> bool {
+        self.lock().verdict().trusted
+    }
+
+    /// For health.
+    pub fn view(&self) -> ClockView {
+        let Verdict { trusted, correction_ms, differing } = self.lock().verdict().clone();
+        let named = |voice: Voice| match voice {
+            Voice::Store => "the store".to_owned(),
+            Voice::Node(node) => format!("node {node}"),
+        };
+        let differing = differing.into_iter().map(|(voice, ahead_ms)| (named(voice), ahead_ms)).collect();
+        ClockView { distrusted: !trusted, correction_ms, differing }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Clocks> {
+        // No code panics while it holds this lock.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
