@@ -63,6 +63,16 @@ pub(super) const TABLE: &[Planted] = &[
         )],
     ),
     bug(
+        "ExpiresByAWrongClock",
+        "clocks: sessions end by a clock that differs from all that are heard",
+        60,
+        &[edit(
+            "logic/clocks.rs",
+            "let fitting = candidates.into_iter().flatten().find(fits);",
+            r#"let fitting = candidates.into_iter().flatten().find(|by| planted!("ExpiresByAWrongClock") || fits(by));"#,
+        )],
+    ),
+    bug(
         "ProposesUnsure",
         "steward: a map is proposed before it is read what came of the last one",
         10,

@@ -21,6 +21,7 @@ pub const COVERAGE: &[&str] = &[
     "pauses",
     "clocks set forwards",
     "clocks set back",
+    "clocks corrected by the store's",
     "false suspicions",
     "starts gossiped that never were",
     "stewards died in the middle of a change",

@@ -3,7 +3,7 @@
 use super::{
     random::Random,
     schedule::Planned,
-    world::{Event, SharedMap, World},
+    world::{DAY_MS, Event, SharedMap, World},
 };
 
 /// Between looks whether a node that is to leave has handed over its slots.
@@ -165,7 +165,8 @@ impl World {
 
     fn set_clock(&mut self, node: usize, random: &mut Random) -> Option<String> {
         let before = self.nodes[node].skew_ms;
-        let skew_ms = random.below(20_000);
+        // Days that it is wrong by stay: a running process does not follow a leap of them either.
+        let skew_ms = before / DAY_MS * DAY_MS + random.below(20_000);
         self.ledger.count_if(skew_ms > before, "clocks set forwards");
         self.ledger.count_if(skew_ms < before, "clocks set back");
         self.nodes[node].skew_ms = skew_ms;

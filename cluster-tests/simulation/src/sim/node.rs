@@ -10,7 +10,8 @@ use roost_logic::{
     Now,
     asking::Outstanding,
     attachments::{self, Attachments},
-    entry::{Entry, GroupEntry, SessionRecord},
+    clocks::Clocks,
+    entry::{EndReason, Entry, GroupEntry, SessionRecord},
     following::{self, Following},
     hints::HintInput,
     id::{GroupName, Index, Member, SessionId, SlotId, Term},
@@ -22,6 +23,7 @@ use roost_logic::{
         self, Attached, GroupPush, GroupRequest, JoinPoint, Published, Push, SessionPush, SessionRequest, SlotAnswer,
         SlotError, SlotRequest,
     },
+    session::Session,
     steward::{self, StewardInput},
 };
 
@@ -42,6 +44,8 @@ const TICK_MS: u64 = 100;
 const MAP_WAIT_MS: u64 = 300;
 /// Between looks whether that has come.
 const HELD_MS: u64 = 10;
+/// Above what clocks are apart that are not days off.
+const CLOCK_BOUND_MS: u64 = 60_000;
 
 /// What reaches a process.
 #[derive(Debug)]
@@ -121,6 +125,7 @@ pub(super) struct Process {
     /// What it has heard of each node.
     pub(super) heard_of: Vec<Heard>,
     pub(super) liveness: Liveness,
+    pub(super) clocks: Clocks,
     pub(super) alive: Arc<BTreeSet<Member>>,
     tickets: BTreeMap<Ticket, Asker>,
     next_ticket: Ticket,
@@ -173,6 +178,7 @@ impl World {
             map: None,
             heard_of: vec![Heard::default(); self.nodes.len()],
             liveness,
+            clocks: Clocks::new(CLOCK_BOUND_MS),
             alive: Arc::new(alive),
             tickets: BTreeMap::new(),
             next_ticket: 0,
@@ -190,6 +196,7 @@ impl World {
         self.nodes[node].inbox.clear();
         self.reset_links_of(node);
         self.disturbs(node);
+        self.compare_clocks(node);
         self.steward_wakes(node);
         self.watch_store_later(node);
         let (tick, round) = (self.random.below(TICK_MS), self.random.below(self.profile.round_ms));
@@ -216,6 +223,7 @@ impl World {
             Input::LinkReset(member) => self.all_slots(node, |_| SlotInput::LinkReset(member.clone())),
             Input::Gossip { from, says } => self.gossip(node, &from, says),
             Input::Tick => {
+                self.compare_clocks(node);
                 self.all_slots(node, |_| SlotInput::Tick);
                 self.check_heard(node);
                 self.input_after(TICK_MS, node, Input::Tick);
@@ -393,6 +401,7 @@ impl World {
                 SlotOutput::Ask(request) => self.ask_steward(node, request),
                 SlotOutput::Load { session } => self.ask_store(node, Operation::Load { slot, session }),
                 SlotOutput::Save { record, ended, term, index } => {
+                    self.check_why_ended(node, slot, record.id);
                     let lineage = self.process(node).cores[usize::from(slot)].replica().lineage().unwrap_or(0);
                     let wall_ms = self.clock(node).wall_ms;
                     let write =
@@ -401,6 +410,16 @@ impl World {
                 }
                 SlotOutput::Depart { session, groups } => self.depart(node, slot, session, groups),
             }
+        }
+    }
+
+    /// No session is old enough in a run to end by itself.
+    fn check_why_ended(&mut self, node: usize, slot: SlotId, session: SessionId) {
+        let state = self.process(node).cores[usize::from(slot)].replica().state();
+        let reason = state.and_then(|state| state.session(session)).and_then(Session::ended);
+        if let Some(reason @ (EndReason::Expired | EndReason::Idle)) = reason {
+            let who = self.process(node).member.clone();
+            self.ledger.fail(format!("sessions: {who} ends {session} by a wrong clock: {reason:?}"));
         }
     }
 

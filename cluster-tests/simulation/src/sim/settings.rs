@@ -86,6 +86,8 @@ pub(super) struct Profile {
     pub batches: u64,
     /// How far the wall clocks are apart.
     pub skew_ms: u64,
+    /// One node's clock is wrong by this number of days.
+    pub days_off: u64,
     /// Of the slots.
     pub slot: SlotSettings,
     /// Of the copies.
@@ -175,6 +177,7 @@ impl Profile {
             map_lost: often(random, 600, 800),
             batches: often(random, 600, 900),
             skew_ms: often(random, 500, 10_000),
+            days_off: 0,
             slot: SlotSettings {
                 replica_timeout_ms: if random.permille(300) { random.between(200, 1_000) } else { 1_000 },
                 resume_grace_ms: random.between(500, 3_000),
@@ -209,6 +212,7 @@ impl Profile {
         profile.leave = random.permille(300).then_some(leave);
         let lie = random.between(1_000, 8_000);
         profile.lie = random.permille(400).then_some(lie);
+        profile.days_off = if random.permille(200) { random.between(1, 5) } else { 0 };
         profile
     }
 }
@@ -287,6 +291,7 @@ pub(super) const SETTINGS: &[Setting] = &[
     setting!(map_lost, 0),
     setting!(batches, 0),
     setting!(skew_ms, 0),
+    setting!(days_off, 0),
     setting!(slow, 0),
     setting!(start_ms, 1),
     setting!(delay_ms, 1),

@@ -10,7 +10,9 @@ use std::{
 
 use roost_logic::{
     Now,
+    clocks::Voice,
     id::{GroupName, Member, NodeId, SlotId},
+    primary::SlotInput,
 };
 
 use super::{
@@ -29,6 +31,7 @@ use super::{
 
 /// The wall clock at the begin of a run.
 const WALL_MS: u64 = 1_700_000_000_000;
+pub(super) const DAY_MS: u64 = 86_400_000;
 /// After the faults, everything has to be well again within this time.
 const REST_MS: u64 = 60_000;
 /// What a gateway has to tell a slot of its connections is told within this time after the last fault. The slot lets go by
@@ -187,7 +190,7 @@ impl World {
                 draining: false,
                 closed: false,
                 disturbed_ms: 0,
-                skew_ms: random.below(profile.skew_ms + 1),
+                skew_ms: random.below(profile.skew_ms + 1) + if number == 0 { profile.days_off * DAY_MS } else { 0 },
             })
             .collect();
         let links = (0..profile.nodes).map(|_| (0..profile.nodes).map(|_| Link::default()).collect()).collect();
@@ -415,7 +418,35 @@ impl World {
     pub(super) fn clock(&self, node: usize) -> Now {
         let there = &self.nodes[node];
         let started_ms = there.process.as_ref().map_or(0, |process| process.started_ms);
-        Now { mono_ms: self.now - started_ms, wall_ms: WALL_MS + self.now + there.skew_ms }
+        let correction_ms = there.process.as_ref().map_or(0, |process| process.clocks.verdict().correction_ms);
+        let machine_ms = WALL_MS + self.now + there.skew_ms;
+        Now { mono_ms: self.now - started_ms, wall_ms: machine_ms.saturating_add_signed(correction_ms) }
+    }
+
+    /// A process hears the clocks of the store and of the others, as the product does with its pings and probes.
+    pub(super) fn compare_clocks(&mut self, node: usize) {
+        let machine_ms = WALL_MS + self.now + self.nodes[node].skew_ms;
+        let now = Now { wall_ms: machine_ms, ..self.clock(node) };
+        let mut heard = Vec::new();
+        if !self.store.down {
+            heard.push((Voice::Store, WALL_MS + self.now));
+        }
+        for (other, there) in self.nodes.iter().enumerate() {
+            let cut = self.links[node][other].blocked || self.links[other][node].blocked;
+            if other != node && there.process.is_some() && !there.paused && !cut {
+                heard.push((Voice::Node(there.id.clone()), self.clock(other).wall_ms));
+            }
+        }
+        let clocks = &mut self.process(node).clocks;
+        let before = clocks.verdict().clone();
+        for (voice, theirs_ms) in heard {
+            clocks.hear(now, voice, theirs_ms, now.mono_ms);
+        }
+        let after = clocks.verdict().clone();
+        self.ledger.count_if(before.correction_ms == 0 && after.correction_ms != 0, "clocks corrected by the store's");
+        if before.trusted != after.trusted {
+            self.all_slots(node, |_| SlotInput::Clock { trusted: after.trusted });
+        }
     }
 
     /// The next number that nobody else has.
