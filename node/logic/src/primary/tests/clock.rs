@@ -1,3 +1,5 @@
+//! What a primary does not end while its wall clock is not trusted.
+
 use super::*;
 
 /// The sessions that were ended, as the store is told.
