@@ -563,7 +563,7 @@ proptest::proptest! {
                 }
                 Lie::Joins(subscriber) => {
                     let since = (subscriber > 1).then(|| at(E1, subscriber));
-                    feed.handle(now_ms, Input::Subscribe { subscriber, request: 1, member: None, since }, &mut out);
+                    feed.handle(now_ms, Input::Subscribe { subscriber, request: None, member: None, since }, &mut out);
                 }
                 Lie::Waits(ms) => {
                     now_ms += ms;
