@@ -1,13 +1,14 @@
 //! What publishers and subscribers saw, and the checker that proves the README's promises from it.
 //!
 //! A test (or the simulator) writes down each publish with its attempts and each connection with what it was told, in
-//! order. [`History::check`] then proves S1–S6 and S8, and S7 as far as the displaced connection's own log shows it, or
-//! returns the first violation with its surroundings. Sorting is all that it costs: n log n.
+//! order. [`History::check`] then proves S1 to S8, or returns the first violation with its surroundings. Sorting is all
+//! that it costs: n log n.
 //!
 //! What the logs must keep to: payloads are unique (one for each publish, the same for its repeats), times come from one
 //! clock, and a connection's events stand in the order in which they arrived.
 
 mod check;
+mod displaced;
 mod print;
 mod stream;
 #[cfg(test)]
@@ -82,11 +83,23 @@ pub struct ConnectionLog {
     pub number: u32,
     /// The node it was made to.
     pub node: Arc<str>,
+    /// Whose session it was given; nothing where it has none.
+    pub welcome: Option<Welcome>,
     /// What it was told, in order.
     pub events: Vec<Stamped>,
     /// It was open to the end, and the end came only after everything had time to arrive: what was acknowledged by
     /// then must have been delivered.
     pub settled: bool,
+}
+
+/// A connection was given a session.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Welcome {
+    pub session: Arc<str>,
+    /// When its client asked for it, in microseconds.
+    pub asked_us: u64,
+    /// When the client knew, in microseconds.
+    pub at_us: u64,
 }
 
 /// Something that a connection was told.
@@ -185,7 +198,8 @@ pub enum Rule {
     S5Order,
     /// A resume yields everything later or says that it doesn't.
     S6Resume,
-    /// A displaced connection receives nothing more.
+    /// A displaced connection receives nothing more: nothing after `displaced`, and nothing that was sent after another
+    /// connection was welcomed with its session.
     S7Displaced,
     /// After the join point everything is delivered or declared missing.
     S8JoinPoint,

@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{Answer, Ask, ClientOptions, Logs, State};
 use crate::{
-    history::{Attempt, ConnectionLog, Outcome, PublishLog, Seen},
+    history::{Attempt, ConnectionLog, Outcome, PublishLog, Seen, Welcome},
     socket::{LIMIT, Received, Socket},
 };
 
@@ -181,6 +181,7 @@ impl Actor {
         if let Some(token) = &self.options.token {
             hello["session"] = token.clone().into();
         }
+        let asked_us = clock::mono_us();
         self.sent_ms = clock::mono_ms();
         socket.send(&hello).await.map_err(|error| error.to_string())?;
         let limit = clock::deadline(self.patience());
@@ -194,7 +195,7 @@ impl Actor {
                     let frame: Value = serde_json::from_str(&text).map_err(|error| format!("{error} in {text}"))?;
                     match frame["type"].as_str() {
                         Some("welcome") => {
-                            self.welcome(&frame);
+                            self.welcome(&frame, asked_us);
                             return Ok(());
                         }
                         Some("bye") => self.take_bye(&text),
@@ -210,7 +211,7 @@ impl Actor {
         self.options.patience.unwrap_or(LIMIT)
     }
 
-    fn welcome(&mut self, frame: &Value) {
+    fn welcome(&mut self, frame: &Value, asked_us: u64) {
         if let Some(token) = frame["token"].as_str() {
             self.options.token = Some(token.to_owned());
         }
@@ -220,6 +221,11 @@ impl Actor {
             client: self.options.name.as_str().into(),
             number,
             node: node.into(),
+            welcome: frame["session"].as_str().map(|session| Welcome {
+                session: session.into(),
+                asked_us,
+                at_us: clock::mono_us(),
+            }),
             events: Vec::new(),
             settled: false,
         });

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use roost_logic::id::{Epoch, Position};
 
-use super::{History, Outcome, PublishLog, Rule, Seen, Summary, Violation, print, stream};
+use super::{History, Outcome, PublishLog, Rule, Seen, Summary, Violation, displaced, print, stream};
 
 /// A position in a group, by the group's number in [`Facts::groups`].
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -59,6 +59,7 @@ pub(super) fn check(history: &History) -> Result<Summary, Violation> {
         facts.against_session_order(),
         facts.history_with_holes(),
         stream::first_violation(&facts),
+        displaced::first_violation(history),
     ];
     match found.into_iter().flatten().min_by_key(|violation| violation.at_us) {
         Some(violation) => Err(violation),

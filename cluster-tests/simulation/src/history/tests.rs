@@ -128,6 +128,7 @@ impl Model {
             client: format!("s{subscriber}").into(),
             number: self.subscribers[subscriber].number,
             node: "n1".into(),
+            welcome: Some(Welcome::at(subscriber, self.at_us)),
             events: Vec::new(),
             settled: false,
         });
@@ -585,6 +586,7 @@ fn a_join_point_in_the_future() {
             client: "late".into(),
             number: 1,
             node: "n3".into(),
+            welcome: None,
             events: vec![Stamped { at_us: 0, seen }],
             settled: false,
         });
@@ -689,7 +691,6 @@ fn a_million_events_are_proved_in_seconds() {
         println!("{events} events and {} publishes in {:?}", history.publishes.len(), start.elapsed());
         assert!(steps < 800_000 || events > 1_000_000, "only {events}");
     }
-    // And one thing wrong among all of them.
     let (connection, index) = pick(&history, &mut StdRng::seed_from_u64(7), is_followed);
     history.connections[connection].events.remove(index);
     let start = std::time::Instant::now();

@@ -82,6 +82,7 @@ impl ClientLog {
                     client: format!("l{listener}").into(),
                     number: self.history.connections.len() as u32,
                     node: node.into(),
+                    welcome: None,
                     events: Vec::new(),
                     settled: false,
                 });
