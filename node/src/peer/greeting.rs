@@ -236,9 +236,9 @@ mod tests {
             }
         }
         assert_eq!(Hello::decode(&[0xff; 40]), None);
-        let cluster = String::new();
+        let belongs = Belongs { cluster: "c".to_owned(), store_id: "a".to_owned(), settings: "{}".to_owned() };
         let hello =
-            |generation| Hello { purpose: Purpose::Everything, generation, to_generation: 1, cluster: cluster.clone() };
+            |generation| Hello { purpose: Purpose::Everything, generation, to_generation: 1, belongs: belongs.clone() };
         assert!(Hello::decode(&hello(NUMBER_MAX).encode()).is_some());
         assert_eq!(Hello::decode(&hello(NUMBER_MAX + 1).encode()), None, "one more start would be none");
     }
