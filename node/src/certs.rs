@@ -9,6 +9,7 @@ use std::{
 use crate::{
     id::NodeId,
     peer::tls::{ClusterCa, NodePem},
+    private_file,
 };
 
 /// Why no certificate was made.
@@ -59,7 +60,10 @@ pub fn node_cert(dir: &Path, name: &str, hosts: &[String]) -> Result<[PathBuf; 2
         std::fs::read_to_string(&file).map_err(|error| CertsError::File { file, error, hint })
     };
     let failed = |error| CertsError::Certificate { dir: dir.to_owned(), error };
-    let ca = ClusterCa::from_pem(&read("ca.pem")?, &read("ca.key")?).map_err(failed)?;
+    let ca_key = dir.join("ca.key");
+    let ca_key =
+        private_file::read_text(&ca_key).map_err(|error| CertsError::File { file: ca_key, error, hint: "" })?;
+    let ca = ClusterCa::from_pem(&read("ca.pem")?, &ca_key).map_err(failed)?;
     let NodePem { cert, key } = ca.issue(&node, hosts).map_err(failed)?;
     write_pair(dir, name, &cert, &key)
 }

@@ -18,6 +18,7 @@ use crate::{
     node::{Node, NodeInputs},
     open_files::OpenFiles,
     peer::tls::ClusterCa,
+    private_file,
     store::{Store, embedded::EmbeddedStore},
     token::Keyring,
 };
@@ -227,7 +228,8 @@ fn load_ca(data: &Path) -> anyhow::Result<ClusterCa> {
     }
     let read =
         |path: &Path| std::fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()));
-    ClusterCa::from_pem(&read(&cert)?, &read(&key)?)
+    let ca_key = private_file::read_text(&key).with_context(|| format!("{} cannot be read", key.display()))?;
+    ClusterCa::from_pem(&read(&cert)?, &ca_key)
         .with_context(|| format!("{} is damaged: remove it, and the nodes' certificates are made anew", dir.display()))
 }
 

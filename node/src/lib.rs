@@ -12,6 +12,7 @@ pub mod metrics;
 pub mod node;
 pub mod open_files;
 pub mod peer;
+mod private_file;
 pub mod router;
 mod seldom;
 pub mod slots;

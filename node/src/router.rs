@@ -18,6 +18,7 @@ use crate::{
         request::{self, Ask, SlotAnswer, SlotError, SlotRequest},
     },
     peer::mesh::Mesh,
+    seldom::Seldom,
     slots::Slots,
     wire::peer::{NodeAnswer, NodeRequest, PeerFrame},
 };
@@ -28,7 +29,10 @@ type Answer = Result<SlotAnswer, SlotError>;
 /// about what was done.
 pub fn typed<A: request::Answer>(answer: Result<SlotAnswer, SlotError>) -> Result<A, SlotError> {
     A::read(answer?).map_err(|other| {
-        tracing::error!(answer = ?other, "a primary has answered something else than was asked");
+        static COMPLAIN: Seldom = Seldom::new();
+        if let Some(left_out) = COMPLAIN.now() {
+            tracing::error!(answer = ?other, left_out, "a primary has answered something else than was asked");
+        }
         SlotError::Unknown
     })
 }

@@ -1,7 +1,9 @@
 //! The only place that spawns. Tasks are declared with a name and awaited: [`Tasks::shut_down`] returns when all are over.
 
-use std::{future::Future, time::Duration};
+use std::{future::Future, panic::AssertUnwindSafe, time::Duration};
 
+use futures_util::FutureExt;
+use tokio::task::JoinError;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// The tasks of one node. Cheap to clone.
@@ -24,8 +26,8 @@ impl Tasks {
     pub fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
         let this = self.clone();
         self.tracker.spawn(async move {
+            let stop = this.stop.clone();
             let run = tokio::spawn(async move {
-                let stop = this.stop.clone();
                 tokio::select! {
                     biased;
                     () = stop.cancelled() => true,
@@ -38,25 +40,36 @@ impl Tasks {
                     tracing::error!(task = name, "a task that must not end has ended: the node stops");
                     this.fatal.cancel();
                 }
-                Err(error) if error.is_panic() => {
-                    tracing::error!(task = name, "a task panicked: the node stops");
-                    this.fatal.cancel();
-                }
-                Err(_) => {}
+                Err(error) => this.ended_badly(name, &error),
             }
         });
     }
 
-    /// Starts a task that may end when it likes (a connection, a request). A panic ends only itself.
-    pub fn spawn_detached(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
-        let stop = self.stop.clone();
+    /// Starts a task that others count on until it is done, such as a link to a peer: a panic stops the node.
+    #[expect(clippy::disallowed_methods, reason = "this is the place that the others are sent to")]
+    pub fn spawn_until_done(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        let this = self.clone();
         self.tracker.spawn(async move {
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => {}
-                () = task => {}
+            if let Err(error) = tokio::spawn(until_stopped(this.stop.clone(), task)).await {
+                this.ended_badly(name, &error);
             }
-            let _ = name;
+        });
+    }
+
+    fn ended_badly(&self, name: &'static str, error: &JoinError) {
+        if error.is_panic() {
+            tracing::error!(task = name, "a task panicked: the node stops");
+            self.fatal.cancel();
+        }
+    }
+
+    /// Starts a task that may end when it likes (a connection, a request). A panic ends only itself, and is logged.
+    pub fn spawn_detached(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        let task = AssertUnwindSafe(until_stopped(self.stop.clone(), task)).catch_unwind();
+        self.tracker.spawn(async move {
+            if task.await.is_err() {
+                tracing::error!(task = name, "a task panicked: what it served has ended");
+            }
         });
     }
 
@@ -80,5 +93,40 @@ impl Tasks {
         self.stop.cancel();
         self.tracker.close();
         tokio::time::timeout(limit, self.tracker.wait()).await.is_ok()
+    }
+}
+
+async fn until_stopped(stop: CancellationToken, task: impl Future<Output = ()>) {
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => {}
+        () = task => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(5);
+
+    #[tokio::test]
+    async fn a_panic_stops_the_node_where_others_count_on_the_task_and_an_end_does_not() {
+        let tasks = Tasks::new();
+        tasks.spawn_until_done("done", async {});
+        tasks.spawn_detached("alone", async { panic!("on purpose") });
+        let told = tasks.fatal().cancelled();
+        assert!(tokio::time::timeout(Duration::from_millis(100), told).await.is_err(), "neither is fatal");
+        tasks.spawn_until_done("link", async { panic!("on purpose") });
+        tokio::time::timeout(LIMIT, tasks.fatal().cancelled()).await.expect("somebody counts on it");
+        assert!(tasks.shut_down(LIMIT).await);
+    }
+
+    #[tokio::test]
+    async fn what_runs_until_it_is_done_stops_with_the_node() {
+        let tasks = Tasks::new();
+        tasks.spawn_until_done("link", std::future::pending());
+        assert!(tasks.shut_down(LIMIT).await);
+        assert!(!tasks.fatal().is_cancelled());
     }
 }

@@ -1,7 +1,7 @@
-//! Session tokens: `v1.<kid>.<base64url uuid>.<base64url HMAC-SHA256>`, the tag over everything before its dot.
+//! Session tokens: `v2.<kid>.<base64url uuid>.<number>.<base64url HMAC-SHA256>`, the tag over everything before its dot.
 //!
-//! A token proves that this cluster issued the id, and nothing more: expiry and revocation are in the session's record. A
-//! wrong tag is refused before any look-up, which is the cheapest defence there is. The keyring has one signing key and any
+//! A token proves that this cluster issued the id and the number, and nothing more: expiry, revocation and which number is
+//! the least that is good are in the session's record. A wrong tag is refused before any look-up, which is the cheapest defence there is. The keyring has one signing key and any
 //! number that only verify, so that keys can be changed while tokens of the old one live on.
 
 use std::{
@@ -17,15 +17,16 @@ use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 use uuid::Uuid;
 
-use crate::id::SessionId;
+use crate::{id::SessionId, private_file};
 
-const VERSION: &str = "v1";
+const VERSION: &str = "v2";
 const SECRET_BYTES: usize = 32;
 const LONGEST_KID: usize = 32;
 const ID_CHARS: usize = 22;
+const NUMBER_CHARS: usize = 10;
 const TAG_CHARS: usize = 43;
 /// The longest token there is, in bytes: nothing longer is looked at.
-pub const TOKEN_MAX_BYTES: usize = VERSION.len() + LONGEST_KID + ID_CHARS + TAG_CHARS + 3;
+pub const TOKEN_MAX_BYTES: usize = VERSION.len() + LONGEST_KID + ID_CHARS + NUMBER_CHARS + TAG_CHARS + 4;
 
 /// One signing key and any number of verifying ones. Its `Debug` shows no secrets.
 #[derive(Clone)]
@@ -39,6 +40,14 @@ struct Key {
     secret: [u8; SECRET_BYTES],
     /// With the secret taken in already: half the work of each tag.
     mac: Hmac<Sha256>,
+}
+
+/// What a token says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Signed {
+    pub session: SessionId,
+    /// The session's first token has 0, each that takes its place the next.
+    pub number: u32,
 }
 
 /// Why a token was refused.
@@ -102,10 +111,10 @@ impl Keyring {
     /// Reads a keyring file.
     ///
     /// # Errors
-    /// Where it cannot be read or is not a keyring; the reason never has a secret in it.
+    /// Where it cannot be read, everybody on the machine can, or it is not a keyring; the reason never has a secret in it.
     pub fn load(path: &Path) -> Result<Self, KeyringError> {
         let text =
-            std::fs::read_to_string(path).map_err(|source| KeyringError::File { path: path.to_owned(), source })?;
+            private_file::read_text(path).map_err(|source| KeyringError::File { path: path.to_owned(), source })?;
         Self::from_toml(&text).map_err(|error| match error {
             KeyringError::Content { reason } => {
                 KeyringError::Content { reason: format!("{}: {reason}", path.display()) }
@@ -196,37 +205,41 @@ impl Keyring {
         self.keys.keys().map(String::as_str)
     }
 
-    /// The token of a session.
-    pub fn sign(&self, session: SessionId) -> String {
-        let signed = format!("{VERSION}.{}.{}", self.signing, BASE64.encode(session.0.as_bytes()));
+    /// The token of a session that has this number.
+    pub fn sign(&self, session: SessionId, number: u32) -> String {
+        let signed = format!("{VERSION}.{}.{}.{number}", self.signing, BASE64.encode(session.0.as_bytes()));
         let key = self.keys.get(&self.signing).expect("the signing key is among the keys: checked when loaded");
         let tag = key.mac.clone().chain_update(signed.as_bytes()).finalize().into_bytes();
         format!("{signed}.{}", BASE64.encode(tag))
     }
 
-    /// Checks the form, then the tag in constant time, and only then gives the id.
+    /// Checks the form, then the tag in constant time, and only then says what was signed.
     ///
     /// # Errors
     /// Says why, without a hint at what would have been right.
-    pub fn verify(&self, token: &str) -> Result<SessionId, TokenError> {
+    pub fn verify(&self, token: &str) -> Result<Signed, TokenError> {
         if token.len() > TOKEN_MAX_BYTES {
             return Err(TokenError::Malformed);
         }
         let (signed, tag) = token.rsplit_once('.').ok_or(TokenError::Malformed)?;
         let mut parts = signed.split('.');
-        let (Some(VERSION), Some(kid), Some(id), None) = (parts.next(), parts.next(), parts.next(), parts.next())
-        else {
+        let mut part = || parts.next();
+        let (Some(VERSION), Some(kid), Some(id), Some(number), None) = (part(), part(), part(), part(), part()) else {
             return Err(TokenError::Malformed);
         };
         if !is_kid(kid) || id.len() != ID_CHARS || tag.len() != TAG_CHARS {
             return Err(TokenError::Malformed);
         }
-        // The engine refuses padding and spare bits, so that a session has one token per key and not several.
+        // The engine refuses padding and spare bits, so that a session has one token per key and number and not several.
         let tag: [u8; 32] = decode(tag)?;
         let id: [u8; 16] = decode(id)?;
+        let read: u32 = number.parse().map_err(|_| TokenError::Malformed)?;
+        if read.to_string() != number {
+            return Err(TokenError::Malformed);
+        }
         let key = self.keys.get(kid).ok_or(TokenError::UnknownKey)?;
         key.mac.clone().chain_update(signed.as_bytes()).verify_slice(&tag).map_err(|_| TokenError::BadSignature)?;
-        Ok(SessionId(Uuid::from_bytes(id)))
+        Ok(Signed { session: SessionId(Uuid::from_bytes(id)), number: read })
     }
 }
 

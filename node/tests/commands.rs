@@ -301,7 +301,7 @@ async fn keys_sign_and_check_tokens() {
     let (done, out, _) = output(&["token", "check", token.trim(), "--keyring", file]).await;
     assert!(done.status.success());
     assert_eq!(out.trim(), session);
-    let (done, _, err) = output(&["token", "check", &token.trim().replace("v1.", "v1.x"), "--keyring", file]).await;
+    let (done, _, err) = output(&["token", "check", &token.trim().replace("v2.", "v2.x"), "--keyring", file]).await;
     assert!(!done.status.success() && err.contains("not known here"), "{err}");
     let (_, listed, _) = output(&["keys", "list", "--file", file]).await;
     assert_eq!(listed.lines().count(), 2, "{listed}");

@@ -35,14 +35,17 @@ const fn edit(file: &'static str, from: &'static str, to: &'static str) -> Edit 
 mod governing;
 #[path = "table/groups.rs"]
 mod groups;
+#[path = "table/rights.rs"]
+mod rights;
 
 /// All of them.
 pub const TABLE: &[Planted] = &all();
 
-const PARTS: [&[Planted]; 3] = [OTHERS, groups::TABLE, governing::TABLE];
+const PARTS: [&[Planted]; 4] = [OTHERS, groups::TABLE, governing::TABLE, rights::TABLE];
+const COUNT: usize = OTHERS.len() + groups::TABLE.len() + governing::TABLE.len() + rights::TABLE.len();
 
-const fn all() -> [Planted; OTHERS.len() + groups::TABLE.len() + governing::TABLE.len()] {
-    let mut all = [OTHERS[0]; OTHERS.len() + groups::TABLE.len() + governing::TABLE.len()];
+const fn all() -> [Planted; COUNT] {
+    let mut all = [OTHERS[0]; COUNT];
     let (mut at, mut part) = (0, 0);
     while part < PARTS.len() {
         let mut row = 0;

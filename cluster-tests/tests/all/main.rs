@@ -8,6 +8,7 @@ mod elsewhere;
 mod faults;
 mod machine;
 mod ordering;
+mod rights;
 mod series;
 mod sessions;
 mod slow_consumers;

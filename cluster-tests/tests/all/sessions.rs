@@ -53,7 +53,7 @@ async fn made_here_and_read_there(cluster: &Cluster) -> Result<()> {
         "grants": [{"pattern": "chat:*", "join": true, "publish": false}],
     });
     let session = cluster.api(0).create_session_with(made.clone()).await?;
-    ensure!(session.token.starts_with("v1."), "a token of another form: {}", session.token);
+    ensure!(session.token.starts_with("v2."), "a token of another form: {}", session.token);
     let path = format!("/v1/sessions/{}", session.id);
     for node in 0..3 {
         let read = cluster.api(node).get(&path).await?;

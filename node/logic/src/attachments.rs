@@ -17,7 +17,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use self::goodbyes::Goodbyes;
 use super::{
     entry::{EndReason, SessionRecord},
-    request::SlotError,
+    request::{Renewal, SlotError},
 };
 use crate::id::{AttachmentNumber, SessionId, SlotId};
 
@@ -29,9 +29,6 @@ const RENEWAL_TICKS: u16 = 20;
 const RENEWALS_AT_ONCE: usize = 128;
 /// Attachments in one renewal.
 const ATTACHMENTS_IN_ONE: usize = 500;
-
-/// Session, attachment and connection.
-pub type Renewal = (SessionId, AttachmentNumber, u64);
 
 /// Something that a slot has to hear of this gateway.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -140,7 +137,8 @@ struct Connection {
 #[derive(Debug)]
 enum Stage {
     Opening(News),
-    Attached(AttachmentNumber),
+    /// With the revision of the record that the connection was told.
+    Attached(AttachmentNumber, u64),
     /// Cut, and not gone yet.
     Over,
 }
@@ -208,9 +206,17 @@ impl Attachments {
     pub fn connections(&self) -> impl Iterator<Item = (u64, SessionId, Option<AttachmentNumber>)> {
         self.connections.iter().filter_map(|(connection, there)| match there.stage {
             Stage::Opening(_) => Some((*connection, there.session, None)),
-            Stage::Attached(number) => Some((*connection, there.session, Some(number))),
+            Stage::Attached(number, _) => Some((*connection, there.session, Some(number))),
             Stage::Over => None,
         })
+    }
+
+    /// Of the record that the connection was told, where it is attached.
+    pub fn revision(&self, connection: u64) -> Option<u64> {
+        match self.connections.get(&connection)?.stage {
+            Stage::Attached(_, revision) => Some(revision),
+            Stage::Opening(_) | Stage::Over => None,
+        }
     }
 
     /// Whether something may still be put out of this connection: from its opening to its end, or to [`Input::Gone`].
@@ -248,9 +254,9 @@ impl Attachments {
                 (Some(reason), _) => self.cut_unattached(connection, Cut::Ended(reason), out),
                 (None, true) => self.cut_unattached(connection, Cut::Displaced, out),
                 (None, false) => {
-                    let later = news.record.filter(|news| news.last_used_ms > record.last_used_ms);
+                    let later = news.record.filter(|news| news.revision > record.revision);
                     let record = later.unwrap_or(record);
-                    self.attach((slot, session, number), connection, out);
+                    self.attach((slot, session, number), (connection, record.revision), out);
                     out.push(Output::Attached { connection, number, record });
                 }
             },
@@ -274,7 +280,7 @@ impl Attachments {
     fn attach(
         &mut self,
         (slot, session, number): (SlotId, SessionId, AttachmentNumber),
-        connection: u64,
+        (connection, revision): (u64, u64),
         out: &mut Vec<Output>,
     ) {
         if let Some((earlier, _)) = self.number_here(slot, session) {
@@ -282,7 +288,7 @@ impl Attachments {
             self.cut(earlier, Cut::Displaced, None, out);
         }
         if let Some(there) = self.connections.get_mut(&connection) {
-            there.stage = Stage::Attached(number);
+            there.stage = Stage::Attached(number, revision);
             self.attached.entry(slot).or_default().insert(session, connection);
             self.count += 1;
         }
@@ -296,7 +302,7 @@ impl Attachments {
                 news.gone = true;
                 return out.push(Output::GiveUp { connection });
             }
-            Stage::Attached(number) => {
+            Stage::Attached(number, _) => {
                 let goodbye = Goodbye::Detach(session, *number);
                 self.leaving.entry(connection).or_default().push((slot, goodbye));
                 self.forget_attached(slot, session);
@@ -335,10 +341,16 @@ impl Attachments {
     fn changed(&mut self, slot: SlotId, record: &Arc<SessionRecord>, out: &mut Vec<Output>) {
         for connection in self.opening.get(&record.id).into_iter().flatten() {
             if let Some(Connection { stage: Stage::Opening(news), .. }) = self.connections.get_mut(connection) {
-                news.record = Some(record.clone());
+                let newest = news.record.take().filter(|known| known.revision > record.revision);
+                news.record = newest.or_else(|| Some(record.clone()));
             }
         }
-        if let Some((connection, _)) = self.number_here(slot, record.id) {
+        let Some((connection, _)) = self.number_here(slot, record.id) else { return };
+        let Some(there) = self.connections.get_mut(&connection) else { return };
+        if let Stage::Attached(_, revision) = &mut there.stage
+            && *revision < record.revision
+        {
+            *revision = record.revision;
             out.push(Output::Changed { connection, record: record.clone() });
         }
     }
@@ -381,7 +393,7 @@ impl Attachments {
     fn number_here(&self, slot: SlotId, session: SessionId) -> Option<(u64, AttachmentNumber)> {
         let connection = *self.attached.get(&slot)?.get(&session)?;
         match self.connections.get(&connection)?.stage {
-            Stage::Attached(number) => Some((connection, number)),
+            Stage::Attached(number, _) => Some((connection, number)),
             Stage::Opening(_) | Stage::Over => None,
         }
     }
@@ -389,12 +401,13 @@ impl Attachments {
     fn renew(&mut self, out: &mut Vec<Output>) {
         self.ticks = (self.ticks + 1) % RENEWAL_TICKS;
         for (slot, sessions) in self.attached.iter().filter(|(slot, _)| *slot % RENEWAL_TICKS == self.ticks) {
-            let number = |connection| match self.connections.get(connection)?.stage {
-                Stage::Attached(number) => Some(number),
+            let here = |(session, connection): (&SessionId, &u64)| match self.connections.get(connection)?.stage {
+                Stage::Attached(attachment, revision) => {
+                    Some(Renewal { session: *session, attachment, connection: *connection, revision })
+                }
                 Stage::Opening(_) | Stage::Over => None,
             };
-            let here = sessions.iter();
-            let here = here.filter_map(|(session, connection)| Some((*session, number(connection)?, *connection)));
+            let here = sessions.iter().filter_map(here);
             for attachments in here.collect::<Vec<_>>().chunks(ATTACHMENTS_IN_ONE) {
                 if self.renewals.len() >= RENEWALS_AT_ONCE {
                     return;
@@ -411,7 +424,7 @@ impl Attachments {
     /// attachment back there. So the goodbye is said once more.
     fn renewed(&mut self, number: u64) {
         let Some((slot, attachments)) = self.renewals.remove(&number) else { return };
-        for (session, attachment, connection) in attachments {
+        for Renewal { session, attachment, connection, revision: _ } in attachments {
             if self.number_here(slot, session) == Some((connection, attachment)) {
                 continue;
             }

@@ -1,7 +1,7 @@
 //! What a slot's log consists of, and the values inside. An entry carries everything that is random or read from a
 //! clock, so that applying it gives every copy the same state.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -90,6 +90,11 @@ impl Grant {
     }
 }
 
+/// Whether a session may do something: by a grant that `fits`, or where it has no grants at all and none is needed.
+pub fn are_granted(grants: &[Grant], needs_grant: bool, fits: impl Fn(&Grant) -> bool) -> bool {
+    grants.iter().any(fits) || (grants.is_empty() && !needs_grant)
+}
+
 /// A session's record: in its slot's state, and written through to the store.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct SessionRecord {
@@ -110,8 +115,23 @@ pub struct SessionRecord {
     pub attributes: Bytes,
     /// The groups it has joined; restored when it attaches.
     pub groups: BTreeSet<GroupName>,
+    /// Those of `groups` that its client has joined, and that no backend has put it into; each with whether its namespace
+    /// asks for a grant. They last as long as the grants allow them.
+    pub joined: BTreeMap<GroupName, bool>,
     /// What it may do; nothing here means what the namespace allows to everyone.
     pub grants: Vec<Grant>,
+    /// Grows with each change over HTTP, also where a slot has lost its memory: at least the time of the change.
+    #[serde(deserialize_with = "crate::id::number")]
+    pub revision: u64,
+    /// The number of the session's token. Tokens of lower numbers are refused.
+    pub token: u32,
+}
+
+impl SessionRecord {
+    /// Whether its client may join a group that it is not in. `needs_grant`: the group's namespace asks for one.
+    pub fn may_join(&self, group: &GroupName, needs_grant: bool) -> bool {
+        are_granted(&self.grants, needs_grant, |grant| grant.join && grant.matches(group.as_str()))
+    }
 }
 
 /// Why a session ended.
@@ -134,8 +154,10 @@ pub struct SessionChange {
     pub expires_ms: Option<u64>,
     /// New attributes, whole.
     pub attributes: Option<Bytes>,
-    /// New grants, whole.
+    /// New grants, whole. Groups that the client joined and that they do not allow are left.
     pub grants: Option<Vec<Grant>>,
+    /// Its token gets the next number: those that were signed before are refused.
+    pub new_token: bool,
     /// Groups to join, and to have its client join.
     pub join: Vec<GroupName>,
     /// Groups to leave.
@@ -239,6 +261,8 @@ pub enum SessionEntry {
         /// When, in milliseconds since 1970.
         #[serde(deserialize_with = "crate::id::number")]
         at_ms: u64,
+        /// The number of the token that its client has shown.
+        token: u32,
     },
     /// A gateway still has this attachment, of which the slot has lost sight. One that was given since stays.
     Restore {
@@ -294,6 +318,8 @@ pub enum SessionEntry {
     Join {
         /// What it joined.
         group: GroupName,
+        /// The group's namespace asks for a grant.
+        needs_grant: bool,
     },
     /// The client left a group.
     Leave {

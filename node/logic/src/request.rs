@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 pub use self::{ask::*, group::*, session::*};
 use crate::{
     entry::EndReason,
-    id::{AttachmentNumber, GroupName, Position, SessionId},
+    id::{GroupName, Position, SessionId},
 };
 
 /// The messages in the answer to one [`Join`] have about this many bytes, the last of them apart.
@@ -42,24 +42,13 @@ pub enum SlotRequest {
     },
     /// See [`Renew`]; sent every few seconds. → `Done`; displaced ones are told so by a push.
     Renew {
-        /// Session, attachment and connection, all of one slot.
-        #[serde(deserialize_with = "attachments")]
-        attachments: Vec<(SessionId, AttachmentNumber, u64)>,
+        /// All of one slot.
+        attachments: Vec<Renewal>,
     },
     /// About this group.
     Group(GroupName, GroupRequest),
     /// About this session.
     Session(SessionId, SessionRequest),
-}
-
-/// The attachments of a renewal, each with a number that there can be.
-fn attachments<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Vec<(SessionId, AttachmentNumber, u64)>, D::Error> {
-    #[derive(Deserialize)]
-    struct Attachment(SessionId, #[serde(deserialize_with = "crate::id::number")] AttachmentNumber, u64);
-    let attachments = Vec::<Attachment>::deserialize(deserializer)?;
-    Ok(attachments.into_iter().map(|Attachment(session, number, connection)| (session, number, connection)).collect())
 }
 
 impl SlotRequest {
@@ -126,6 +115,10 @@ pub enum SlotError {
     SessionEnded(EndReason),
     /// The session has as many groups as one may have.
     TooManyGroups,
+    /// The session's grants do not allow it (any more).
+    NotGranted,
+    /// The session has a newer token than the one that was shown.
+    OldToken,
     /// The store did not take or give the session, with what it or the way to it said.
     StoreUnavailable(String),
     /// The deadline passed; it may or may not have been done. Repeat it.

@@ -81,6 +81,10 @@ pub struct Session {
     pub closed: bool,
 }
 
+/// The session's grants do not allow it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NotGranted;
+
 /// A first attempt is never refused for a later connection, whatever the clocks of primaries say.
 const OVERTAKEN_AFTER_MS: u64 = 1_000;
 /// More than these are not remembered in `left`.
@@ -113,6 +117,12 @@ impl Session {
     /// Whether the last attachment is of another gateway than this.
     pub fn is_of_other_gateway(&self, gateway: &Member) -> bool {
         self.last.as_ref().is_some_and(|last| last.gateway != *gateway)
+    }
+
+    /// Whether a connection may not have it with this token, since there is a newer one. What has been attached with it
+    /// stays, and so do repeats of that.
+    pub fn refuses(&self, token: u32, gateway: &Member, connection: u64) -> bool {
+        token < self.record.token && !self.last.as_ref().is_some_and(|last| last.is_of(gateway, connection))
     }
 
     /// The number of the last attachment; 0 before the first.
@@ -285,24 +295,53 @@ impl Session {
         attachment
     }
 
-    /// A change over HTTP.
+    /// A change over HTTP. What its client has joined and new grants do not allow is left; what a backend has put it into
+    /// stays, whatever the grants.
     pub fn change(&mut self, change: SessionChange, at_ms: u64) {
-        let SessionChange { expires_ms, attributes, grants, join, leave } = change;
+        let SessionChange { expires_ms, attributes, grants, new_token, join, leave } = change;
         let record = &mut self.record;
         record.expires_ms = expires_ms.unwrap_or(record.expires_ms);
         record.attributes = attributes.unwrap_or_else(|| record.attributes.clone());
         record.grants = grants.unwrap_or_else(|| std::mem::take(&mut record.grants));
+        record.token = record.token.saturating_add(u32::from(new_token));
+        record.revision = record.revision.saturating_add(1).max(at_ms);
         record.last_used_ms = record.last_used_ms.max(at_ms);
         for group in join {
             self.join(group);
         }
-        for group in &leave {
+        for group in leave.iter().chain(&self.forbidden()) {
             self.leave(group);
         }
     }
 
-    /// It is in this group from now on. Whether it was not before.
-    pub fn join(&mut self, group: GroupName) -> bool {
+    /// Groups that its client has joined and that its grants do not allow.
+    fn forbidden(&self) -> Vec<GroupName> {
+        let joined = self.record.joined.iter();
+        let forbidden = joined.filter(|(group, needs_grant)| !self.record.may_join(group, **needs_grant));
+        forbidden.map(|(group, _)| group.clone()).collect()
+    }
+
+    /// By the server's word it is in this group from now on.
+    fn join(&mut self, group: GroupName) {
+        self.record.joined.remove(&group);
+        self.enter(group);
+    }
+
+    /// Its client has joined this group. Whether it was not in it before.
+    ///
+    /// # Errors
+    /// Where it was not, and its grants do not allow it by now.
+    pub fn join_as_client(&mut self, group: GroupName, needs_grant: bool) -> Result<bool, NotGranted> {
+        if !self.record.groups.contains(&group) {
+            if !self.record.may_join(&group, needs_grant) {
+                return Err(NotGranted);
+            }
+            self.record.joined.insert(group.clone(), needs_grant);
+        }
+        Ok(self.enter(group))
+    }
+
+    fn enter(&mut self, group: GroupName) -> bool {
         self.left.remove(&group);
         self.departing.remove(&group);
         self.record.groups.insert(group)
@@ -310,6 +349,7 @@ impl Session {
 
     /// It is not in this group any more. Whether it was.
     pub fn leave(&mut self, group: &GroupName) -> bool {
+        self.record.joined.remove(group);
         let was_in = self.record.groups.remove(group);
         if was_in {
             if self.left.len() >= LEFT_MAX {
@@ -350,7 +390,10 @@ mod tests {
             last_used_ms: 0,
             attributes: Bytes::from_static(b"{}"),
             groups: BTreeSet::from([GroupName::parse("a").unwrap()]),
+            joined: BTreeMap::new(),
             grants: vec![],
+            revision: 0,
+            token: 0,
         };
         Session::new(record, 1, true)
     }

@@ -11,7 +11,10 @@ use super::{
     api::{Api, ApiArgs},
     print,
 };
-use crate::{id::SessionId, token::Keyring};
+use crate::{
+    id::SessionId,
+    token::{Keyring, Signed},
+};
 
 /// Commands of `roost token`.
 #[derive(Debug, Subcommand)]
@@ -20,17 +23,27 @@ pub(super) enum TokenCommand {
     Sign {
         /// The session's id, a UUID
         session: Uuid,
+        /// The token's number: the session's `token_number`
+        #[arg(long, default_value_t = 0)]
+        number: u32,
         /// The keyring (`auth.keyring` of the nodes)
         #[arg(long, default_value = "keyring.toml")]
         keyring: PathBuf,
     },
-    /// Check a token's signature: prints the session's id
+    /// Check a token's signature: prints the session's id, and the token's number
     Check {
         /// The token
         token: String,
         /// The keyring (`auth.keyring` of the nodes)
         #[arg(long, default_value = "keyring.toml")]
         keyring: PathBuf,
+    },
+    /// Give a session a new token over HTTP, and have earlier ones refused: prints it
+    Rotate {
+        #[command(flatten)]
+        api: ApiArgs,
+        /// The session's id, a UUID
+        session: Uuid,
     },
     /// Create a session over HTTP: prints its token
     New {
@@ -50,17 +63,26 @@ pub(super) enum TokenCommand {
 
 pub(super) async fn run(command: TokenCommand) -> anyhow::Result<()> {
     match command {
-        TokenCommand::Sign { session, keyring } => print::line(Keyring::load(&keyring)?.sign(SessionId(session))),
+        TokenCommand::Sign { session, number, keyring } => {
+            print::line(Keyring::load(&keyring)?.sign(SessionId(session), number))
+        }
         TokenCommand::Check { token, keyring } => match Keyring::load(&keyring)?.verify(token.trim()) {
-            Ok(session) => {
+            Ok(Signed { session, number }) => {
                 print::line(session)?;
                 print::note(format_args!(
-                    "the signature is right; whether the session goes on, only the cluster knows"
+                    "the signature is right, the token has the number {number}; whether the session goes on and takes this \
+                     number, only the cluster knows"
                 ));
                 Ok(())
             }
             Err(error) => bail!("{error}"),
         },
+        TokenCommand::Rotate { api, session } => {
+            let session = session.to_string();
+            print_token(&Api::new(&api)?.post(&["v1", "sessions", &session, "token"], String::new()).await?)?;
+            print::note(format_args!("earlier tokens of session {session} are refused from now on"));
+            Ok(())
+        }
         TokenCommand::New { api, user, ttl_s, groups } => {
             let mut body = json!({ "user": user });
             if let Some(ttl_s) = ttl_s {
@@ -69,9 +91,7 @@ pub(super) async fn run(command: TokenCommand) -> anyhow::Result<()> {
             if !groups.is_empty() {
                 body["groups"] = groups.into();
             }
-            let answer = Api::new(&api)?.post(&["v1", "sessions"], body.to_string()).await?;
-            let answer: serde_json::Value = serde_json::from_str(&answer).context("the answer is not JSON")?;
-            print::line(answer["token"].as_str().context("the answer has no token: is this a Roost node?")?)?;
+            let answer = print_token(&Api::new(&api)?.post(&["v1", "sessions"], body.to_string()).await?)?;
             print::note(format_args!(
                 "session {} of user {user}",
                 answer["session"]["id"].as_str().unwrap_or("(unnamed)")
@@ -79,4 +99,11 @@ pub(super) async fn run(command: TokenCommand) -> anyhow::Result<()> {
             Ok(())
         }
     }
+}
+
+/// Prints the token of an answer, and gives the answer.
+fn print_token(answer: &str) -> anyhow::Result<serde_json::Value> {
+    let answer: serde_json::Value = serde_json::from_str(answer).context("the answer is not JSON")?;
+    print::line(answer["token"].as_str().context("the answer has no token: is this a Roost node?")?)?;
+    Ok(answer)
 }

@@ -103,7 +103,7 @@ impl Gossip {
             inbox,
             metrics: metrics.clone(),
             guard: Guard::new(id.clone(), spoken.clone()),
-            complain: Seldom::every(Duration::from_secs(5)),
+            complain: Seldom::new(),
         };
         let transport = MeshTransport(Mutex::new(Some(socket)));
         let handle = spawn_chitchat(chitchat_config(&settings, id), Vec::new(), &transport).await;
@@ -115,7 +115,7 @@ impl Gossip {
         let (addresses_sender, addresses) = watch::channel(Vec::new());
         if !settings.seeds.is_empty() {
             let resolve = seeds::resolve(settings.seeds.clone(), settings.advertise, view.clone(), addresses_sender);
-            tasks.spawn_detached("gossip-seeds", resolve);
+            tasks.spawn_until_done("gossip-seeds", resolve);
         }
         let (picture_sender, pictures) = watch::channel(Arc::new(Picture::before_any(&me)));
         let (alive_sender, alive) = watch::channel(Arc::new(BTreeSet::from([me.clone()])));
@@ -264,8 +264,8 @@ impl MeshSocket {
         match self.guard.check(from, addr, rest, clock::mono_ms()) {
             Ok(message) => Some((addr, message)),
             Err(refused) => {
-                if self.complain.now() {
-                    tracing::debug!(%from, %addr, %refused, "a gossip message was dropped");
+                if let Some(left_out) = self.complain.now() {
+                    tracing::debug!(%from, %addr, %refused, left_out, "a gossip message was dropped");
                 }
                 None
             }

@@ -27,11 +27,16 @@ pub(super) async fn resolve(
         for seed in &seeds {
             match tokio::time::timeout(LOOKUP_LIMIT, tokio::net::lookup_host(seed)).await {
                 Ok(Ok(resolved)) => found.extend(resolved.filter(|addr| *addr != me)),
-                Ok(Err(error)) if complain.now() => {
-                    tracing::warn!(seed, %error, "cluster.seeds: the seed cannot be looked up");
+                Ok(Err(error)) => {
+                    if let Some(left_out) = complain.now() {
+                        tracing::warn!(seed, %error, left_out, "cluster.seeds: the seed cannot be looked up");
+                    }
                 }
-                Err(_) if complain.now() => tracing::warn!(seed, "cluster.seeds: looking the seed up takes too long"),
-                Ok(Err(_)) | Err(_) => {}
+                Err(_) => {
+                    if let Some(left_out) = complain.now() {
+                        tracing::warn!(seed, left_out, "cluster.seeds: looking the seed up takes too long");
+                    }
+                }
             }
         }
         // A failed look-up does not take away what an earlier one found.

@@ -21,6 +21,7 @@ use crate::{
         map::{MapChange, MapRequest, SharedMap},
         steward::{self as core, ForgetError, StewardInput, StewardOutput, Ticket},
     },
+    seldom::Seldom,
     store::{Store, StoreError},
     tasks::Tasks,
 };
@@ -231,7 +232,10 @@ impl Shell {
 
     fn handle(&mut self, input: StewardInput, asking: &mut Asking) {
         if let StewardInput::Changed(Ok(MapChange::Unknown)) = input {
-            tracing::warn!("whether the cluster map was changed is not known; reading it");
+            static COMPLAIN: Seldom = Seldom::new();
+            if let Some(left_out) = COMPLAIN.now() {
+                tracing::warn!(left_out, "whether the cluster map was changed is not known; reading it");
+            }
         }
         let (now, mut out) = (clock::now(), Vec::new());
         if self.retired.is_cancelled() {
@@ -276,7 +280,15 @@ impl Shell {
                 }
             }
             StewardOutput::Failed { reason, retry_ms } => {
-                tracing::warn!(error = reason, retry_ms, "the store did not do what the steward asked of it");
+                static COMPLAIN: Seldom = Seldom::new();
+                if let Some(left_out) = COMPLAIN.now() {
+                    tracing::warn!(
+                        error = reason,
+                        retry_ms,
+                        left_out,
+                        "the store did not do what the steward asked of it"
+                    );
+                }
             }
             StewardOutput::WrongSlots { has } => self.cannot_take_part(has),
         }

@@ -35,7 +35,7 @@ use crate::{
     logic::{entry::Presence, following, map::SharedMap, request::SlotError},
     metrics::HubMetrics,
     tasks::Tasks,
-    wire::command::RequestId,
+    wire::command::{LeftBy, RequestId},
 };
 
 /// Inputs that may wait for one shard.
@@ -129,17 +129,17 @@ impl Hub {
         self.shards.send(slot, Input::Join { slot, join: Box::new(join) }).await;
     }
 
-    /// Leaves a group. The connection is told `left`, and nothing of the group after it. `presence` is taken out of the
+    /// Leaves a group. The connection is told `left`, to which request or by whose word, and nothing of the group after it. `presence` is taken out of the
     /// group, after any join of it that is still under way.
     pub async fn leave(
         &self,
         outbox: Arc<Outbox>,
-        request: RequestId,
+        why: (RequestId, LeftBy),
         group: GroupName,
         presence: Option<(SessionId, AttachmentNumber)>,
     ) {
         let slot = self.shards.slot_of(&group);
-        self.shards.send(slot, Input::Leave { slot, outbox, request, group, presence }).await;
+        self.shards.send(slot, Input::Leave { slot, outbox, why, group, presence }).await;
     }
 
     /// Ends all subscriptions of a connection, without a word to it or to the groups. Returns when nothing more is pushed
@@ -234,7 +234,7 @@ enum Input {
     Leave {
         slot: SlotId,
         outbox: Arc<Outbox>,
-        request: RequestId,
+        why: (RequestId, LeftBy),
         group: GroupName,
         presence: Option<(SessionId, AttachmentNumber)>,
     },

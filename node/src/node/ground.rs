@@ -27,6 +27,7 @@ use crate::{
         mesh::{Entrance, Mesh, MeshError, MeshInputs},
         tls::Identity,
     },
+    seldom::Seldom,
     store::{Store, StoreError, guarded::GuardedStore},
     tasks::Tasks,
     token::Keyring,
@@ -196,7 +197,7 @@ async fn until_store_answers(
     clocks: &ClockWatch,
     waiting: &watch::Sender<String>,
 ) -> Result<(uuid::Uuid, u64), StartError> {
-    let mut told = None;
+    let complain = Seldom::new();
     waiting.send_replace("waiting for the store, which has not answered yet".to_owned());
     loop {
         let answers = async {
@@ -210,9 +211,8 @@ async fn until_store_answers(
             Ok(answers) => return Ok(answers),
             Err(StoreError::Unavailable(reason)) => {
                 waiting.send_replace("waiting for the store, which does not answer: the log says more".to_owned());
-                if told.as_ref() != Some(&reason) {
-                    tracing::warn!(reason, "the store is needed to start; trying again until it answers");
-                    told = Some(reason);
+                if let Some(left_out) = complain.now() {
+                    tracing::warn!(reason, left_out, "the store is needed to start; trying again until it answers");
                 }
             }
             // Waiting will not mend it.

@@ -135,11 +135,11 @@ impl Acceptor {
 
     /// Handshake, certificate, hello. Nothing is refused without a line in the log, but not each time.
     async fn greet(&self, incoming: Incoming) -> Option<(Connection, Member, Hello, SendStream)> {
-        static COMPLAIN: Seldom = Seldom::every(Duration::from_secs(5));
+        static COMPLAIN: Seldom = Seldom::new();
         let from = incoming.remote_address();
         let complain = |why: &str| {
-            if COMPLAIN.now() {
-                tracing::warn!(%from, why, "a connection was refused");
+            if let Some(left_out) = COMPLAIN.now() {
+                tracing::warn!(%from, why, left_out, "a connection was refused");
             }
         };
         let connection = match tokio::time::timeout(HANDSHAKE_LIMIT, incoming).await {

@@ -60,7 +60,7 @@ impl Addresses {
             None => {
                 let address = Arc::new(Address::new(addr));
                 addresses.insert(addr, address.clone());
-                self.tasks.spawn_detached("peer-address", self.clone().run(address.clone()));
+                self.tasks.spawn_until_done("peer-address", self.clone().run(address.clone()));
                 address
             }
         };
@@ -71,7 +71,7 @@ impl Addresses {
     /// The address's task: ends when nothing was said to it for long.
     async fn run(self: Arc<Self>, address: Arc<Address>) {
         let mut pause = Pause::default();
-        let complain = Seldom::every(Duration::from_secs(10));
+        let complain = Seldom::new();
         loop {
             let wait = match self.dialler.dial(address.addr, Purpose::GossipOnly, None).await {
                 Ok((connection, node, generation)) => {
@@ -81,8 +81,10 @@ impl Addresses {
                     pause.next()
                 }
                 Err(DialError::Myself) => MYSELF_PAUSE,
-                Err(DialError::Refused(why)) if complain.now() => {
-                    tracing::warn!(addr = %address.addr, why, "no gossip to the address");
+                Err(DialError::Refused(why)) => {
+                    if let Some(left_out) = complain.now() {
+                        tracing::warn!(addr = %address.addr, why, left_out, "no gossip to the address");
+                    }
                     pause.next()
                 }
                 Err(error) => {

@@ -8,7 +8,6 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
 };
 
 use bytes::Bytes;
@@ -61,6 +60,7 @@ pub(super) struct Link {
     up: Mutex<Option<Arc<Up>>>,
     closed: CancellationToken,
     retry: Notify,
+    overflows: Seldom,
 }
 
 /// A link that has a connection.
@@ -80,7 +80,7 @@ impl Link {
         metrics: Arc<Metrics>,
     ) -> Self {
         let (up, closed, retry) = (Mutex::default(), CancellationToken::new(), Notify::new());
-        Self { peer, generation, addr, bounds, metrics, up, closed, retry }
+        Self { peer, generation, addr, bounds, metrics, up, closed, retry, overflows: Seldom::new() }
     }
 
     pub(super) fn up(&self) -> Option<Arc<Up>> {
@@ -120,7 +120,12 @@ impl Link {
         let up = self.up().ok_or(SendError::Down)?;
         let (before, max_bytes) = (up.queued_bytes.fetch_add(bytes.len(), Ordering::Relaxed), self.bounds.lanes_bytes);
         if before + bytes.len() > max_bytes {
-            tracing::warn!(peer = %self.peer, waiting_bytes = before, max_bytes, "the peer does not keep up: the link is reset");
+            if let Some(left_out) = self.overflows.now() {
+                tracing::warn!(
+                    peer = %self.peer, waiting_bytes = before, max_bytes, left_out,
+                    "the peer does not keep up: the link is reset"
+                );
+            }
             self.metrics.limit_hit(Limit::PeerQueueBytes);
             self.reset(LinkReset::Overflow);
             return Err(SendError::Full);
@@ -147,7 +152,7 @@ impl Link {
     /// The link's task: ends when the link is closed.
     pub(super) async fn run(self: Arc<Self>, dialler: Arc<Dialler>) {
         let mut pause = Pause::default();
-        let complain = Seldom::every(Duration::from_secs(10));
+        let complain = Seldom::new();
         loop {
             let dialled = tokio::select! {
                 biased;
@@ -162,8 +167,10 @@ impl Link {
                         pause.reset();
                     }
                 }
-                Err(DialError::Refused(why)) if complain.now() => {
-                    tracing::warn!(peer = %self.peer, addr = %self.addr, why, "no connection to the peer");
+                Err(DialError::Refused(why)) => {
+                    if let Some(left_out) = complain.now() {
+                        tracing::warn!(peer = %self.peer, addr = %self.addr, why, left_out, "no connection to the peer");
+                    }
                 }
                 Err(error) => {
                     tracing::debug!(peer = %self.peer, addr = %self.addr, %error, "no connection to the peer");

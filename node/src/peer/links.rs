@@ -46,7 +46,7 @@ impl Links {
             if node != self.dialler.me.node && !links.contains_key(&node) {
                 let link = Arc::new(Link::new(node.clone(), at, self.bounds, self.metrics.clone()));
                 links.insert(node, link.clone());
-                self.tasks.spawn_detached("peer-link", link.run(self.dialler.clone()));
+                self.tasks.spawn_until_done("peer-link", link.run(self.dialler.clone()));
             }
         }
     }

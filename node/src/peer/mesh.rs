@@ -24,6 +24,7 @@ use crate::{
     config::Config,
     id::{Generation, Member, NodeId},
     metrics::{GossipDrop, Metrics},
+    seldom::Seldom,
     tasks::Tasks,
     wire::peer::{self as codec, PeerFrame},
 };
@@ -301,7 +302,10 @@ impl fmt::Debug for Mesh {
 /// A frame that cannot be encoded is a mistake in this program.
 fn encode(frame: &PeerFrame, bytes: &mut Vec<u8>) -> Result<(), SendError> {
     codec::encode_into(frame, bytes).map_err(|error| {
-        tracing::error!(%error, "a frame was not sent");
+        static COMPLAIN: Seldom = Seldom::new();
+        if let Some(left_out) = COMPLAIN.now() {
+            tracing::error!(%error, left_out, "a frame was not sent");
+        }
         SendError::TooLong
     })
 }

@@ -1,6 +1,6 @@
 //! Reads what a greeted peer sends: cuts its lanes into frames, and hands these to the inbox.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use quinn::{Connection, RecvStream};
@@ -161,7 +161,7 @@ impl Reading {
     }
 
     async fn hand_over(&self, frame: &[u8]) {
-        static COMPLAIN: Seldom = Seldom::every(Duration::from_secs(5));
+        static COMPLAIN: Seldom = Seldom::new();
         if self.stop.is_cancelled() {
             return;
         }
@@ -172,8 +172,8 @@ impl Reading {
             }
             Err(error) => {
                 self.sinks.metrics.peer.frames_undecodable.inc();
-                if COMPLAIN.now() {
-                    tracing::warn!(peer = %self.member, bytes = frame.len(), %error, "a frame was dropped");
+                if let Some(left_out) = COMPLAIN.now() {
+                    tracing::warn!(peer = %self.member, bytes = frame.len(), %error, left_out, "a frame was dropped");
                 }
             }
         }

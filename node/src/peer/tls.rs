@@ -29,7 +29,7 @@ use time::OffsetDateTime;
 use x509_parser::{extensions::GeneralName, prelude::FromDer};
 
 use super::reset::ResetKey;
-use crate::{clock, config::TlsConfig, id::NodeId};
+use crate::{clock, config::TlsConfig, id::NodeId, private_file};
 
 /// In every node certificate, as a DNS name.
 pub const COMMON_NAME: &str = "node.roost";
@@ -144,7 +144,12 @@ impl Identity {
         let read = |file: &Path, mend: &str| std::fs::read(file).map_err(|error| wrong(file, error, mend));
         let ca = read(&files.ca, "make the cluster's CA with `roost certs init`, or set tls.ca")?;
         let cert = read(&files.cert, &format!("make it with `roost certs node {node}`, or set tls.cert"))?;
-        let key = read(&files.key, &format!("make it with `roost certs node {node}`, or set tls.key"))?;
+        let key = private_file::read(&files.key).map_err(|error| {
+            let is_open = error.kind() == std::io::ErrorKind::PermissionDenied;
+            let mend = if is_open { "its user may read it, and nobody else" } else { "" };
+            let made = format!("make it with `roost certs node {node}`, or set tls.key");
+            wrong(&files.key, error, if is_open { mend } else { &made })
+        })?;
         Self::from_pems([(&files.ca, ca.as_slice()), (&files.cert, &cert), (&files.key, &key)], node)
     }
 

@@ -21,6 +21,7 @@ use crate::{
     },
     metrics::Limit,
     peer::SendError,
+    seldom::Seldom,
     store::{StoreError, WriteVersion},
     wire::peer::PeerFrame,
 };
@@ -334,7 +335,10 @@ fn reason(error: &StoreError) -> String {
         StoreError::Unavailable(reason) | StoreError::Refused(reason) => reason.chars().take(REASON_CHARS).collect(),
         // What is wrong with the content is for the log alone.
         StoreError::Corrupt(reason) => {
-            tracing::error!(reason, "the store's content cannot be read");
+            static COMPLAIN: Seldom = Seldom::new();
+            if let Some(left_out) = COMPLAIN.now() {
+                tracing::error!(reason, left_out, "the store's content cannot be read");
+            }
             "its content cannot be read: the log of the node that asked says more".to_owned()
         }
     }

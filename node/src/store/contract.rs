@@ -44,8 +44,11 @@ pub fn sample_session(number: u128, user: &str) -> SessionRecord {
         idle_ttl_ms: 60_000,
         last_used_ms: now,
         attributes: Bytes::from_static(br#"{"name": "\u00c5sa", "age": 1.50}"#),
-        groups: GroupName::parse("chat:1").into_iter().collect(),
+        groups: ["chat:1", "office"].into_iter().flat_map(GroupName::parse).collect(),
+        joined: GroupName::parse("chat:1").into_iter().map(|group| (group, true)).collect(),
         grants: vec![Grant { pattern: "chat:*".to_owned(), join: true, publish: false }],
+        revision: now,
+        token: 7,
     }
 }
 

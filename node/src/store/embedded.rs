@@ -25,6 +25,7 @@ use super::{MapChange, Store, StoreError, WriteVersion, rows};
 use crate::{
     id::{Generation, NodeId, SessionId},
     logic::{entry::SessionRecord, map::ClusterMap},
+    private_file,
 };
 
 /// Writes waiting for the writer. When there are as many, callers wait, and are refused after [`PATIENCE`].
@@ -100,6 +101,8 @@ impl EmbeddedStore {
         }
         let database = open_database(path)?;
         let id = tables::prepare(&database, path)?;
+        // It has sessions, and what is not ours is left as it is.
+        private_file::close_to_others(path).map_err(|error| OpenError::Io { path: path.to_owned(), error })?;
         let file = Arc::new(StoreFile { path: path.to_owned(), database: RwLock::new(Some(database)) });
         let (queue, jobs) = mpsc::channel(QUEUE);
         let writer = writer::start(Arc::clone(&file), jobs, purge_every)
@@ -240,6 +243,7 @@ impl StoreFile {
 
 /// With a check of the whole file where it was not closed properly; a file that is not redb's is never written to.
 fn open_database(path: &Path) -> Result<Database, OpenError> {
+    private_file::make(path).map_err(|error| OpenError::Io { path: path.to_owned(), error })?;
     let open = || {
         let mut builder = Database::builder();
         builder.set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true);

@@ -23,6 +23,7 @@ use crate::{
     id::{Generation, NodeId, SessionId},
     logic::{entry::SessionRecord, map::ClusterMap},
     metrics::StoreMetrics,
+    seldom::Seldom,
 };
 
 const NO_PLACE: &str = "none was free to take this one";
@@ -150,9 +151,13 @@ impl GuardedStore {
         let mut breaker = self.breaker();
         match error {
             Some(StoreError::Unavailable(reason)) => {
-                if breaker.failed(clock::mono_ms()) {
+                static COMPLAIN: Seldom = Seldom::new();
+                if breaker.failed(clock::mono_ms())
+                    && let Some(left_out) = COMPLAIN.now()
+                {
                     tracing::warn!(
                         reason,
+                        left_out,
                         failures = self.limits.breaker_failures,
                         "the store does not answer: sessions cannot be created, changed or loaded until it does"
                     );
@@ -223,7 +228,14 @@ impl Store for GuardedStore {
         };
         match self.direct("change_map", change).await {
             Err(StoreError::Unavailable(reason)) => {
-                tracing::warn!(reason, "a change of the cluster map has an unknown outcome: the map is read again");
+                static COMPLAIN: Seldom = Seldom::new();
+                if let Some(left_out) = COMPLAIN.now() {
+                    tracing::warn!(
+                        reason,
+                        left_out,
+                        "a change of the cluster map has an unknown outcome: the map is read again"
+                    );
+                }
                 Ok(MapChange::Unknown)
             }
             result => result,

@@ -2,7 +2,7 @@
 //! core can change without making what is stored unreadable; fields that a row lacks have defaults, unknown ones are
 //! skipped.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
@@ -34,8 +34,15 @@ struct SessionRow {
     attributes: Option<Box<RawValue>>,
     #[serde(default)]
     groups: Vec<GroupName>,
+    /// Of these, the client's own, each with whether it needs a grant.
+    #[serde(default)]
+    joined: BTreeMap<GroupName, bool>,
     #[serde(default)]
     grants: Vec<GrantRow>,
+    #[serde(default)]
+    revision: u64,
+    #[serde(default)]
+    token: u32,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -91,7 +98,10 @@ pub fn encode_session(record: &SessionRecord) -> Result<Vec<u8>, StoreError> {
         last_used_ms: record.last_used_ms,
         attributes,
         groups: record.groups.iter().cloned().collect(),
+        joined: record.joined.clone(),
         grants: grants.collect(),
+        revision: record.revision,
+        token: record.token,
     })
 }
 
@@ -99,6 +109,7 @@ pub fn encode_session(record: &SessionRecord) -> Result<Vec<u8>, StoreError> {
 pub fn decode_session(row: &[u8]) -> Result<SessionRecord, StoreError> {
     let row: SessionRow = decode("a session", row)?;
     let grants = row.grants.into_iter().map(|GrantRow { pattern, join, publish }| Grant { pattern, join, publish });
+    let groups: BTreeSet<GroupName> = row.groups.into_iter().collect();
     Ok(SessionRecord {
         id: SessionId(row.id),
         user: row.user,
@@ -107,8 +118,11 @@ pub fn decode_session(row: &[u8]) -> Result<SessionRecord, StoreError> {
         idle_ttl_ms: row.idle_ttl_ms,
         last_used_ms: row.last_used_ms,
         attributes: row.attributes.map(|json| json.get().to_owned().into()).unwrap_or_default(),
-        groups: row.groups.into_iter().collect(),
+        joined: row.joined.into_iter().filter(|(group, _)| groups.contains(group)).collect(),
+        groups,
         grants: grants.collect(),
+        revision: row.revision,
+        token: row.token,
     })
 }
 
@@ -202,7 +216,10 @@ mod tests {
                 last_used_ms: 4,
                 attributes: Bytes::from_static(attributes.as_bytes()),
                 groups: [GroupName::parse("chat:é").unwrap()].into(),
+                joined: [(GroupName::parse("chat:é").unwrap(), true)].into(),
                 grants: vec![Grant { pattern: "chat:*".to_owned(), join: true, publish: false }],
+                revision: 5,
+                token: 6,
             };
             let row = encode_session(&record).unwrap();
             assert_eq!(decode_session(&row).unwrap(), record);

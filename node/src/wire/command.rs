@@ -103,6 +103,28 @@ pub struct ClientError {
     pub retry_after_ms: Option<u64>,
 }
 
+/// By whose word a group was left.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LeftBy {
+    /// The client's own.
+    Client,
+    /// A backend's, over HTTP.
+    Server,
+    /// The session's grants do not allow the group any more.
+    Grants,
+}
+
+impl LeftBy {
+    /// As clients are told; nothing where they have asked.
+    pub fn reason(self) -> Option<&'static str> {
+        match self {
+            Self::Client => None,
+            Self::Server => Some("server"),
+            Self::Grants => Some("grants"),
+        }
+    }
+}
+
 /// What a client is told.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Event {
@@ -133,11 +155,12 @@ pub enum Event {
         /// Everything since `since` follows.
         recovered: bool,
     },
-    /// To `leave`.
+    /// To `leave`, or unasked: nothing of the group follows.
     Left {
-        /// Of the leave.
+        /// Of the leave; nothing where nobody has asked.
         id: RequestId,
         group: GroupName,
+        by: LeftBy,
     },
     /// To `publish`.
     Published {

@@ -28,6 +28,9 @@ pub(super) enum Purpose {
     End {
         session: usize,
     },
+    NewToken {
+        session: usize,
+    },
     Attach {
         connection: u64,
     },
@@ -177,6 +180,7 @@ impl World {
             Purpose::Publish { publisher, key, sending } => self.published(publisher, (key, sending), read(result)),
             Purpose::Create { session, id } => self.created(session, id, &result),
             Purpose::End { session } => self.ended(session, &result),
+            Purpose::NewToken { session } => self.has_new_token(session, result),
             Purpose::Attach { connection } => self.attached(node, connection, read(result)),
             Purpose::Goodbye { number } => {
                 let result = result.map(|_| ());

@@ -42,6 +42,8 @@ pub(super) struct SessionClient {
     pub(super) ended_ms: Option<u64>,
     /// Its last connection.
     pub(super) last: Option<(usize, u64)>,
+    /// The number of the last token that was answered, and when that was.
+    pub(super) token: (u32, u64),
 }
 
 impl World {
@@ -57,9 +59,15 @@ impl World {
         }
         for number in 0..self.profile.sessions {
             let id = new_id(&mut self.random);
-            let client =
-                SessionClient { id, created: false, creating_until_ms: 0, ending: false, ended_ms: None, last: None };
-            self.sessions.push(client);
+            self.sessions.push(SessionClient {
+                id,
+                created: false,
+                creating_until_ms: 0,
+                ending: false,
+                ended_ms: None,
+                last: None,
+                token: (0, 0),
+            });
             let after = self.random.below(3_000);
             self.after(after, Event::Session(number));
         }

@@ -73,5 +73,9 @@ pub const COVERAGE: &[&str] = &[
     "sessions loaded",
     "sessions changed",
     "sessions ended",
+    "tokens renewed",
+    "attaches refused for an old token",
+    "connections told of a change",
+    "joins without a right refused",
     "session joins and leaves",
 ];

@@ -453,6 +453,7 @@ impl World {
             (Ok(_), SlotRequest::Session(_, SessionRequest::RecordJoin(_) | SessionRequest::RecordLeave(_))) => {
                 self.ledger.count("session joins and leaves");
             }
+            (Err(SlotError::NotGranted), _) => self.ledger.count("joins without a right refused"),
             (Ok(SlotAnswer::Joined(point)), _) => self.points(std::slice::from_ref(point), (slot, lineage)),
             (Ok(SlotAnswer::Registered(points)), _) => self.points(points, (slot, lineage)),
             _ => {}

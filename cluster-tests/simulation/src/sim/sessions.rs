@@ -1,11 +1,14 @@
 //! Sessions: the shell of a gateway's [`attachments::Attachments`], and the clients that open and close connections.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use roost_logic::{
     attachments,
-    entry::{SessionChange, SessionRecord},
+    entry::{Grant, SessionChange, SessionRecord},
     id::{AttachmentNumber, GroupName, Member, SessionId, SlotId, Term},
     request::{
         Ask, Attach, Attached, ChangeSession, ConfirmDisplaced, CreateSession, Detach, EndSession, Leave, ReadSession,
@@ -59,11 +62,19 @@ impl World {
         use attachments::{Goodbye, Input, Output};
         match output {
             Output::Attach { connection, session, slot } => {
-                let request = (session, Attach { connection, waited_ms: 0 });
+                let token = self.shown.get(&connection).copied().unwrap_or(0);
+                let request = (session, Attach { connection, waited_ms: 0, token });
                 self.ask(node, Purpose::Attach { connection }, slot, request);
             }
             Output::GiveUp { connection } => self.give_up(node, connection),
-            Output::Attached { connection, record, .. } => self.check_opened(connection, record.id),
+            Output::Attached { connection, record, .. } => {
+                self.check_opened(connection, record.id);
+                self.records.insert(connection, record);
+            }
+            Output::Changed { connection, record } => {
+                self.ledger.count("connections told of a change");
+                self.records.insert(connection, record);
+            }
             Output::Cut { connection, why } => {
                 self.ledger.count_if(why == attachments::Cut::Displaced, "attachments displaced");
                 let after = self.random.below(CLOSE_MS);
@@ -87,7 +98,9 @@ impl World {
             Output::Renew { number, slot, attachments } => {
                 self.ask(node, Purpose::Renew { number }, slot, Renew(attachments));
             }
-            Output::Refused { .. } | Output::Changed { .. } => {}
+            Output::Refused { error, .. } => {
+                self.ledger.count_if(error == SlotError::OldToken, "attaches refused for an old token");
+            }
         }
     }
 
@@ -99,6 +112,13 @@ impl World {
         };
         if let Some(client) = self.sessions.iter().find(over) {
             let what = format!("a session that has ended attaches: {client:?}");
+            self.ledger.fail(what);
+        }
+        let shown = self.shown.get(&connection).copied().unwrap_or(0);
+        let old =
+            |client: &&SessionClient| client.id == session && shown < client.token.0 && client.token.1 < opened_ms;
+        if let Some(client) = self.sessions.iter().find(old) {
+            let what = format!("rights: a connection attaches with token {shown} of {client:?}");
             self.ledger.fail(what);
         }
     }
@@ -154,7 +174,7 @@ impl World {
                 Input::Client(purpose, slot, (record.id, CreateSession { record }).into_request()),
             );
         }
-        match self.random.below(22) {
+        match self.random.below(23) {
             0 => {
                 let change = SessionChange { leave: vec![self.groups[0].0.clone()], ..SessionChange::default() };
                 let request = (id, ChangeSession { change });
@@ -181,15 +201,33 @@ impl World {
             }
             10..=15 => {
                 let connection = self.number();
+                let (token, _) = self.sessions[session].token;
+                let is_old = self.random.permille(200);
+                self.shown.insert(connection, token.saturating_sub(u32::from(is_old)));
                 self.sessions[session].last = Some((node, connection));
                 self.input_after(1, node, Input::Connect { session: id, connection });
             }
-            20 => {
-                let request = (id, RecordJoin { group: self.groups[0].0.clone() });
+            16 => {
+                let change = SessionChange { new_token: true, ..SessionChange::default() };
+                let request = (id, ChangeSession { change }).into_request();
+                self.input_after(1, node, Input::Client(Purpose::NewToken { session }, slot, request));
+            }
+            17 | 18 => {
+                // All groups, or none but what a backend has put it into.
+                let none = Grant { pattern: "-".to_owned(), join: true, publish: true };
+                let grants = Some(if self.random.permille(500) { vec![none] } else { Vec::new() });
+                let change = SessionChange { grants, ..SessionChange::default() };
+                let request = (id, ChangeSession { change });
+                self.input_after(1, node, Input::Client(Purpose::Nothing, slot, request.into_request()));
+            }
+            20 | 22 => {
+                let group = self.random.index(self.groups.len());
+                let request = (id, RecordJoin { group: self.groups[group].0.clone(), needs_grant: false });
                 self.input_after(1, node, Input::Client(Purpose::Nothing, slot, request.into_request()));
             }
             21 => {
-                let request = (id, RecordLeave { group: self.groups[0].0.clone() });
+                let group = self.random.index(self.groups.len());
+                let request = (id, RecordLeave { group: self.groups[group].0.clone() });
                 self.input_after(1, node, Input::Client(Purpose::Nothing, slot, request.into_request()));
             }
             _ => {}
@@ -206,7 +244,21 @@ impl World {
             last_used_ms: 1_700_000_000_000 + self.now,
             attributes: Bytes::from_static(b"{}"),
             groups: BTreeSet::from([self.groups[0].0.clone()]),
+            joined: BTreeMap::new(),
             grants: Vec::new(),
+            revision: 0,
+            token: 0,
+        }
+    }
+
+    pub(super) fn has_new_token(&mut self, session: usize, result: Result<SlotAnswer, SlotError>) {
+        if let Ok(SlotAnswer::Session(view)) = result {
+            let now = self.now;
+            let client = &mut self.sessions[session];
+            if view.record.id == client.id && client.token.0 < view.record.token {
+                client.token = (view.record.token, now);
+            }
+            self.ledger.count("tokens renewed");
         }
     }
 
@@ -327,6 +379,17 @@ impl World {
             && (state.is_unsaved() || (!state.departing.is_empty() && !state.is_present()))
         {
             return Some(format!("session {session} is not saved or departed: {state:?}"));
+        }
+        if let Some(state) = state
+            && let Some((group, _)) = state.record.joined.iter().find(|(group, of)| !state.record.may_join(group, **of))
+        {
+            return Some(format!("rights: session {session} is in {group} without a right to: {state:?}"));
+        }
+        if let ([(_, connection, Some(_))], Some(state)) = (live.as_slice(), state)
+            && let Some(told) = self.records.get(connection)
+            && told.revision < state.record.revision
+        {
+            return Some(format!("rights: connection {connection} was told {told:?}, its slot says {state:?}"));
         }
         let row = self.store.sessions.get(&session);
         if let (Some(state), Some(process)) = (state, self.process_of(slot))

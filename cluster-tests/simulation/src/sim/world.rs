@@ -11,6 +11,7 @@ use std::{
 use roost_logic::{
     Now,
     clocks::Voice,
+    entry::SessionRecord,
     id::{GroupName, Member, NodeId, SlotId},
     primary::SlotInput,
 };
@@ -146,6 +147,10 @@ pub(super) struct World {
     pub(super) sessions: Vec<SessionClient>,
     /// When each connection of a session was opened, and since when its client is gone.
     pub(super) opened_ms: BTreeMap<u64, u64>,
+    /// The number of the token that each connection shows.
+    pub(super) shown: BTreeMap<u64, u32>,
+    /// What each connection was told of its session last.
+    pub(super) records: BTreeMap<u64, Arc<SessionRecord>>,
     pub(super) gone: BTreeMap<u64, u64>,
     pub(super) next_number: u64,
     pub(super) ledger: Ledger,
@@ -207,6 +212,8 @@ impl World {
             listeners: Vec::new(),
             sessions: Vec::new(),
             opened_ms: BTreeMap::new(),
+            shown: BTreeMap::new(),
+            records: BTreeMap::new(),
             gone: BTreeMap::new(),
             next_number: 1,
             ledger: Ledger::new(profile.retention, profile.slot.group_idle_ms),

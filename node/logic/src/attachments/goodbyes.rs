@@ -89,6 +89,8 @@ fn is_heard(result: &Result<(), SlotError>) -> bool {
             | SlotError::Unavailable
             | SlotError::NotEnoughCopies { .. }
             | SlotError::TooManyGroups
+            | SlotError::NotGranted
+            | SlotError::OldToken
             | SlotError::StoreUnavailable(_)
             | SlotError::Unknown,
         ) => false,

@@ -25,7 +25,10 @@ fn record(last_used_ms: u64) -> Arc<SessionRecord> {
         last_used_ms,
         attributes: Bytes::from_static(b"{}"),
         groups: Default::default(),
+        joined: Default::default(),
         grants: Vec::new(),
+        revision: last_used_ms,
+        token: 0,
     })
 }
 
@@ -42,7 +45,11 @@ fn say(number: u64, goodbye: Goodbye) -> Output {
 }
 
 fn renewal(number: u64) -> Output {
-    Output::Renew { number, slot: SLOT, attachments: vec![(SESSION, 4, 1)] }
+    Output::Renew {
+        number,
+        slot: SLOT,
+        attachments: vec![Renewal { session: SESSION, attachment: 4, connection: 1, revision: 10 }],
+    }
 }
 
 fn cut(connection: u64, why: Cut) -> Output {
@@ -132,12 +139,14 @@ fn news_that_overtakes_the_attachment_counts() {
 fn news_goes_to_the_connection_that_has_the_session() {
     let mut bench = Bench::default();
     bench.attached(1, 4);
-    let changed = Output::Changed { connection: 1, record: record(5) };
-    bench.gives(Input::Changed { slot: SLOT, record: record(5) }, &[changed]);
+    let changed = Output::Changed { connection: 1, record: record(15) };
+    bench.gives(Input::Changed { slot: SLOT, record: record(15) }, &[changed]);
+    bench.gives(Input::Changed { slot: SLOT, record: record(14) }, &[]);
+    bench.gives(Input::Changed { slot: SLOT, record: record(15) }, &[]);
     let cut = cut(1, Cut::Ended(EndReason::Expired));
     bench.gives(ended(), &[cut, Output::Unsubscribe { connection: 1 }]);
     bench.gives(Input::Unsubscribed { connection: 1 }, &[]);
-    bench.gives(Input::Changed { slot: SLOT, record: record(6) }, &[]);
+    bench.gives(Input::Changed { slot: SLOT, record: record(16) }, &[]);
 }
 
 #[test]

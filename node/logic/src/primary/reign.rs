@@ -13,7 +13,7 @@ use crate::{
     entry::{Entry, GroupEntry, SessionEntry},
     id::{AttachmentNumber, Epoch, GroupName, Index, Member, SessionId, Term},
     replication::Replica,
-    request::{Attached, GroupRequest, Push, SessionRequest, SlotError, SlotRequest},
+    request::{Attached, GroupRequest, Push, Renewal, SessionRequest, SlotError, SlotRequest},
     slot::{Effect, SlotState},
 };
 
@@ -58,7 +58,7 @@ pub(super) struct SessionsReign {
     pub(super) saving: BTreeMap<(SessionId, Index), Vec<(Ticket, Waiting)>>,
     pub(super) displacing: BTreeMap<SessionId, Displacing>,
     /// Attachments of sessions that are not in memory, while the store is asked.
-    pub(super) renewals: BTreeMap<SessionId, Vec<Renewal>>,
+    pub(super) renewals: BTreeMap<SessionId, Vec<(Member, Renewal)>>,
     /// When a session's attachment was last heard of.
     pub(super) heard: BTreeMap<SessionId, u64>,
     /// The attach of each session that was ordered last, until that is over.
@@ -109,14 +109,6 @@ pub(super) enum Waiting {
     Create,
     Change,
     End,
-}
-
-/// A gateway's word that it has an attachment.
-#[derive(Clone, Debug)]
-pub(super) struct Renewal {
-    pub(super) gateway: Member,
-    pub(super) attachment: AttachmentNumber,
-    pub(super) connection: u64,
 }
 
 impl Reign {

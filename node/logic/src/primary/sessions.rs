@@ -4,15 +4,15 @@ use std::collections::BTreeMap;
 
 use super::{
     SlotOutput, Ticket,
-    reign::{Asked, Displacing, Latest, Reigning, Renewal, Waiting},
+    reign::{Asked, Displacing, Latest, Reigning, Waiting},
 };
 use crate::{
     Now,
     entry::{EndReason, SessionEntry, SessionRecord},
     id::{AttachmentNumber, GroupName, Index, Member, SessionId},
     request::{
-        Attach, Attached, ChangeSession, ConfirmDisplaced, CreateSession, Detach, Done, EndSession, Push, ReadSession,
-        RecordJoin, RecordLeave, SessionPush, SessionRequest, SessionView, SlotAnswer, SlotError, Withdraw,
+        Attached, ChangeSession, ConfirmDisplaced, CreateSession, Detach, Done, EndSession, Push, ReadSession,
+        RecordJoin, RecordLeave, Renewal, SessionPush, SessionRequest, SessionView, SlotAnswer, SlotError, Withdraw,
     },
     session::{Session, Stage},
     slot::SessionEffect,
@@ -110,16 +110,20 @@ impl Reigning<'_> {
                 let entry = SessionEntry::End { reason: EndReason::Ended, at_ms };
                 self.order_session(session, entry, Some(SessionPending::End(ticket)));
             }
-            (SessionRequest::Attach(Attach { connection, waited_ms }), None) => {
-                let waited_ms = u64::from(waited_ms) + (now.mono_ms - came_ms);
-                self.attach(now, session, ticket, (from, connection, waited_ms), out);
+            (SessionRequest::Attach(attach), None) => {
+                if known.refuses(attach.token, &from, attach.connection) {
+                    return out.push(SlotOutput::Answer { ticket, result: Err(SlotError::OldToken) });
+                }
+                let waited_ms = u64::from(attach.waited_ms) + (now.mono_ms - came_ms);
+                self.attach(now, (ticket, session, attach.token), (from, attach.connection, waited_ms), out);
             }
-            (SessionRequest::RecordJoin(RecordJoin { group }), None) => {
+            (SessionRequest::RecordJoin(RecordJoin { group, needs_grant }), None) => {
                 let groups = &known.record.groups;
                 if groups.len() >= self.settings.groups_per_session && !groups.contains(&group) {
                     return out.push(SlotOutput::Answer { ticket, result: Err(SlotError::TooManyGroups) });
                 }
-                self.order_session(session, SessionEntry::Join { group }, Some(SessionPending::Done(ticket)));
+                let entry = SessionEntry::Join { group, needs_grant };
+                self.order_session(session, entry, Some(SessionPending::Done(ticket)));
             }
             (SessionRequest::RecordLeave(RecordLeave { group }), None) => {
                 self.order_session(session, SessionEntry::Leave { group }, Some(SessionPending::Done(ticket)));
@@ -133,8 +137,7 @@ impl Reigning<'_> {
     fn attach(
         &mut self,
         now: Now,
-        session: SessionId,
-        ticket: Ticket,
+        (ticket, session, token): (Ticket, SessionId, u32),
         (gateway, connection, waited_ms): (Member, u64, u64),
         out: &mut Vec<SlotOutput>,
     ) {
@@ -147,6 +150,7 @@ impl Reigning<'_> {
             connection,
             since_ms: now.wall_ms.saturating_sub(waited_ms),
             at_ms: now.wall_ms,
+            token,
         };
         if let Some(index) = self.order_session(session, entry, Some(SessionPending::Attach(ticket))) {
             self.sessions.latest.insert(session, Latest { gateway, connection, since_ms, index });
@@ -215,11 +219,11 @@ impl Reigning<'_> {
         &mut self,
         now: Now,
         (ticket, gateway): (Ticket, Member),
-        attachments: Vec<(SessionId, AttachmentNumber, u64)>,
+        attachments: Vec<Renewal>,
         out: &mut Vec<SlotOutput>,
     ) {
-        for (session, attachment, connection) in attachments {
-            self.renew(now, session, Renewal { gateway: gateway.clone(), attachment, connection }, out);
+        for renewal in attachments {
+            self.renew(now, gateway.clone(), renewal, out);
         }
         out.push(SlotOutput::Answer { ticket, result: Ok(SlotAnswer::Done(Done)) });
     }
@@ -248,7 +252,7 @@ impl Reigning<'_> {
             Ok(None) => SlotError::NoSession,
             Err(reason) => SlotError::StoreUnavailable(reason),
         };
-        for renewal in self.sessions.renewals.remove(&session).unwrap_or_default() {
+        for (gateway, _) in self.sessions.renewals.remove(&session).unwrap_or_default() {
             let reason = match &error {
                 SlotError::SessionEnded(reason) => *reason,
                 SlotError::NoSession => EndReason::Ended,
@@ -258,10 +262,12 @@ impl Reigning<'_> {
                 | SlotError::Unavailable
                 | SlotError::NotEnoughCopies { .. }
                 | SlotError::TooManyGroups
+                | SlotError::NotGranted
+                | SlotError::OldToken
                 | SlotError::StoreUnavailable(_)
                 | SlotError::Unknown => continue,
             };
-            self.push_session(&renewal.gateway, session, SessionPush::Ended { reason }, out);
+            self.push_session(&gateway, session, SessionPush::Ended { reason }, out);
         }
         for asked in self.sessions.loading.remove(&session).unwrap_or_default() {
             out.push(SlotOutput::Answer { ticket: asked.ticket, result: Err(error.clone()) });
@@ -324,6 +330,8 @@ impl Reigning<'_> {
             SessionEffect::Gone(Some(reason)) => Some(SlotError::SessionEnded(*reason)),
             // A later connection has it; or it was there when this was asked, and has been forgotten since: the store has it.
             SessionEffect::Overtaken | SessionEffect::Gone(None) => Some(SlotError::Busy),
+            SessionEffect::NotGranted => Some(SlotError::NotGranted),
+            SessionEffect::OldToken => Some(SlotError::OldToken),
             SessionEffect::Quiet
             | SessionEffect::Changed
             | SessionEffect::Attached { .. }
@@ -386,6 +394,8 @@ impl Reigning<'_> {
             }
             SessionEffect::Quiet
             | SessionEffect::Overtaken
+            | SessionEffect::NotGranted
+            | SessionEffect::OldToken
             | SessionEffect::Ended { attachment: None }
             | SessionEffect::Gone(_) => {}
         }
@@ -393,8 +403,8 @@ impl Reigning<'_> {
 
     /// The session has been loaded: what waited for that.
     fn handle_waiting(&mut self, now: Now, session: SessionId, out: &mut Vec<SlotOutput>) {
-        for renewal in self.sessions.renewals.remove(&session).unwrap_or_default() {
-            self.renew(now, session, renewal, out);
+        for (gateway, renewal) in self.sessions.renewals.remove(&session).unwrap_or_default() {
+            self.renew(now, gateway, renewal, out);
         }
         for asked in self.sessions.loading.remove(&session).unwrap_or_default() {
             self.session_request(now, session, asked, out);
@@ -464,14 +474,14 @@ impl Reigning<'_> {
     }
 
     /// A gateway says that it still has this attachment: the slot may have lost sight of it, or have given it to another.
-    fn renew(&mut self, now: Now, session: SessionId, renewal: Renewal, out: &mut Vec<SlotOutput>) {
-        let Renewal { gateway, attachment, connection } = renewal;
+    fn renew(&mut self, now: Now, gateway: Member, renewal: Renewal, out: &mut Vec<SlotOutput>) {
+        let Renewal { session, attachment, connection, revision } = renewal;
         let Some(known) = self.state().and_then(|state| state.session(session)) else {
             // The slot has lost its memory, or the session is over and the gateway was not told: the store knows.
             if self.sessions.renewals.len() < self.settings.queue {
                 let asked =
                     self.sessions.loading.contains_key(&session) || self.sessions.renewals.contains_key(&session);
-                self.sessions.renewals.entry(session).or_default().push(Renewal { gateway, attachment, connection });
+                self.sessions.renewals.entry(session).or_default().push((gateway, renewal));
                 if !asked {
                     out.push(SlotOutput::Load { session });
                 }
@@ -490,6 +500,10 @@ impl Reigning<'_> {
                 SessionPush::Displace { attachment }
             }
             (Stage::Attached, last) if last == attachment => {
+                // What was told of a change can be lost with a link, or with the primary that told it.
+                if revision < known.record.revision {
+                    self.tell_change(session, out);
+                }
                 self.sessions.heard.insert(session, now.mono_ms);
                 return;
             }

@@ -4,6 +4,9 @@
 mod attaches;
 mod clock;
 mod floor;
+mod rights;
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use uuid::Uuid;
@@ -15,7 +18,7 @@ use crate::{
     request::{
         Ask, Attach, Attached, ChangeSession, ConfirmDisplaced, CreateSession, Detach, Done, EndSession, GroupPush,
         Interest, Join, JoinPoint, MESSAGE_OVERHEAD_BYTES, PAGE_BYTES, Publish, Published, ReadHistory, ReadSession,
-        RecordJoin, Register, Renew, SessionPush, SessionView, Unregister, Withdraw,
+        RecordJoin, Register, Renew, Renewal, SessionPush, SessionView, Unregister, Withdraw,
     },
 };
 
@@ -45,7 +48,10 @@ fn record() -> SessionRecord {
         last_used_ms: 0,
         attributes: Bytes::from_static(b"{}"),
         groups: BTreeSet::new(),
+        joined: BTreeMap::new(),
         grants: Vec::new(),
+        revision: 0,
+        token: 0,
     }
 }
 
@@ -188,7 +194,7 @@ impl Bench {
     }
 
     fn attach(&mut self, gateway: &str, connection: u64) -> Ticket {
-        self.ask(gateway, (SESSION, Attach { connection, waited_ms: 0 }))
+        self.ask(gateway, (SESSION, Attach { connection, waited_ms: 0, token: 0 }))
     }
 
     fn attached(&self, ticket: Ticket) -> AttachmentNumber {
@@ -206,7 +212,7 @@ impl Bench {
     }
 
     fn renew(&mut self, gateway: &str, attachment: AttachmentNumber, connection: u64) {
-        self.ask(gateway, Renew(vec![(SESSION, attachment, connection)]));
+        self.ask(gateway, Renew(vec![Renewal { session: SESSION, attachment, connection, revision: 0 }]));
     }
 }
 
@@ -376,7 +382,7 @@ fn a_slot_that_cannot_commit_does_not_order_the_same_again_and_again() {
     let mut bench = Bench::with_session();
     let attached = bench.attach("g1", 1);
     let attachment = bench.attached(attached);
-    bench.ask("g1", (SESSION, RecordJoin { group: group() }));
+    bench.ask("g1", (SESSION, RecordJoin { group: group(), needs_grant: false }));
     bench.ask("g1", publish(1));
     bench.ask("g1", (SESSION, Detach { attachment }));
     bench.pass(SETTINGS.resume_grace_ms + 1_000);

@@ -5,10 +5,10 @@ use super::{
     group::{History, Join, Leave, MemberPage, Publish, Published, ReadGroup, ReadHistory, ReadMembers},
     session::{
         Attach, Attached, ChangeSession, ConfirmDisplaced, CreateSession, Detach, EndSession, ReadSession, RecordJoin,
-        RecordLeave, Withdraw,
+        RecordLeave, Renewal, Withdraw,
     },
 };
-use crate::id::{AttachmentNumber, GroupName, SessionId};
+use crate::id::{GroupName, SessionId};
 
 /// A request of one slot, and the kind of its answer.
 pub trait Ask: Send {
@@ -62,9 +62,9 @@ pub struct Register(pub Vec<Interest>);
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Unregister(pub Vec<GroupName>);
 
-/// The gateway still has these attachments, all of one slot: session, attachment, connection.
+/// The gateway still has these attachments, all of one slot.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Renew(pub Vec<(SessionId, AttachmentNumber, u64)>);
+pub struct Renew(pub Vec<Renewal>);
 
 impl Ask for Register {
     type Answer = Vec<JoinPoint>;

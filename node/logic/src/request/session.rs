@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     entry::{EndReason, SessionChange, SessionRecord},
-    id::{AttachmentNumber, GroupName},
+    id::{AttachmentNumber, GroupName, SessionId},
 };
 
 /// Asked about one session.
@@ -61,6 +61,8 @@ pub struct Attach {
     pub connection: u64,
     /// For how many milliseconds its client has been waiting: more than a moment where this is not the first attempt.
     pub waited_ms: u32,
+    /// The number of the token that it has shown.
+    pub token: u32,
 }
 
 /// The client's socket is gone.
@@ -85,16 +87,30 @@ pub struct ConfirmDisplaced {
     pub attachment: AttachmentNumber,
 }
 
-/// The client joined a group: the record is to have it.
+/// The client joined a group: the record is to have it, if the session's grants allow it by then.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct RecordJoin {
     pub group: GroupName,
+    /// The group's namespace asks for a grant.
+    pub needs_grant: bool,
 }
 
 /// The client left a group: the record is not to have it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct RecordLeave {
     pub group: GroupName,
+}
+
+/// An attachment that a gateway still has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Renewal {
+    pub session: SessionId,
+    #[serde(deserialize_with = "crate::id::number")]
+    pub attachment: AttachmentNumber,
+    /// The gateway's number for the connection.
+    pub connection: u64,
+    /// Of the record that the gateway knows: it is told of a newer one again.
+    pub revision: u64,
 }
 
 /// A session as it is told to gateways and over HTTP.

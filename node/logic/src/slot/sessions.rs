@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::{
     entry::{EndReason, SessionEntry},
     id::{AttachmentNumber, Index, Member, SessionId},
-    session::{Attachment, Session},
+    session::{Attachment, NotGranted, Session},
 };
 
 /// What an entry of a session came to.
@@ -24,6 +24,10 @@ pub enum SessionEffect {
     },
     /// An attach came too late: a later connection has the session.
     Overtaken,
+    /// A join that the session's grants do not allow by now.
+    NotGranted,
+    /// An attach with a token that another has taken the place of.
+    OldToken,
     /// It is over.
     Ended {
         /// To be told.
@@ -98,7 +102,10 @@ fn change(session: &mut Session, index: Index, entry: SessionEntry) -> SessionEf
             session.mark_changed(index);
             return SessionEffect::Ended { attachment: session.end(reason) };
         }
-        SessionEntry::Attach { gateway, connection, since_ms, at_ms } => {
+        SessionEntry::Attach { gateway, connection, token, .. } if session.refuses(token, &gateway, connection) => {
+            return SessionEffect::OldToken;
+        }
+        SessionEntry::Attach { gateway, connection, since_ms, at_ms, token: _ } => {
             let Some(attachment) = session.attach(gateway, connection, since_ms, at_ms) else {
                 return SessionEffect::Overtaken;
             };
@@ -128,7 +135,10 @@ fn change(session: &mut Session, index: Index, entry: SessionEntry) -> SessionEf
             session.close(&gateway, attachment);
             false
         }
-        SessionEntry::Join { group } => session.join(group),
+        SessionEntry::Join { group, needs_grant } => match session.join_as_client(group, needs_grant) {
+            Ok(is_new) => is_new,
+            Err(NotGranted) => return SessionEffect::NotGranted,
+        },
         SessionEntry::Leave { group } => session.leave(&group),
         SessionEntry::Used { at_ms } => session.used(at_ms),
         SessionEntry::GraceOver { attachment } => session.grace_over(attachment),

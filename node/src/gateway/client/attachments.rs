@@ -26,11 +26,12 @@ use crate::{
     gateway::{ask::Ask, door::reasons::ended, hub::Hub},
     id::{AttachmentNumber, SessionId, SlotId},
     logic::{
-        attachments::{self, Cut, Goodbye, Input, Output, Renewal, TICK_MS},
+        attachments::{self, Cut, Goodbye, Input, Output, TICK_MS},
         entry::SessionRecord,
-        request::{Attach, Attached, ConfirmDisplaced, Detach, Done, Renew, SessionPush, SlotError, Withdraw},
+        request::{Attach, Attached, ConfirmDisplaced, Detach, Done, Renew, Renewal, SessionPush, SlotError, Withdraw},
     },
     tasks::Tasks,
+    token::Signed,
     wire::{command::Event, plain, reason::Reason},
 };
 
@@ -101,17 +102,17 @@ impl Attachments {
         }
     }
 
-    /// Asks for a session for a connection. Once `over` is cancelled nothing is tried again. The connection is to say when
+    /// Asks for the session of a token for a connection. Once `over` is cancelled nothing is tried again. The connection is to say when
     /// it is [`gone`](Self::gone), before this returns or after.
     pub(super) async fn attach(
         &self,
-        session: SessionId,
+        Signed { session, number }: Signed,
         outbox: &Arc<Outbox>,
         over: &CancellationToken,
     ) -> Result<Held, NotAttached> {
         let connection = outbox.connection;
         let opening = self.open(session, outbox.clone(), over.clone());
-        let attach = Attach { connection, waited_ms: 0 };
+        let attach = Attach { connection, waited_ms: 0, token: number };
         let result = self.shared.ask.of_session(session, attach, Some(over)).await;
         opening.answered(result)
     }

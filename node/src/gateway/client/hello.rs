@@ -21,6 +21,7 @@ use crate::{
     },
     id::{GroupName, Position, SessionId},
     logic::entry::SessionRecord,
+    token::Signed,
     wire::{
         command::{Event, RequestId},
         reason::Reason,
@@ -70,15 +71,15 @@ pub(super) async fn open(
     resume: BTreeMap<GroupName, Position>,
     over: &CancellationToken,
 ) -> Result<Opened, NotOpened> {
-    let (session, source) = identify(gateway, credentials, token)?;
-    let attached = match session {
-        Some(session) => attach(gateway, session, outbox, over).await.map(|held| (held, None)),
+    let (signed, source) = identify(gateway, credentials, token)?;
+    let attached = match signed {
+        Some(signed) => attach(gateway, signed, outbox, over).await.map(|held| (held, None)),
         None => create(gateway, outbox, over).await,
     };
     let (Held { number, mut changes }, token) = match attached {
         // A page cannot drop a cookie that scripts cannot see, and would be locked out by one that is over.
         Err(NotOpened::Refused(refused))
-            if refused.is_session_over() && source == Some(Source::Cookie) && gateway.config.session.anonymous =>
+            if is_past(&refused) && source == Some(Source::Cookie) && gateway.config.session.anonymous =>
         {
             create(gateway, outbox, over).await?
         }
@@ -101,12 +102,17 @@ pub(super) async fn open(
     Ok(Opened { restore: restore.collect(), client, changes, welcome })
 }
 
+/// Whether the session is not there any more, or has another token by now.
+fn is_past(refused: &Refused) -> bool {
+    refused.is_session_over() || refused.reason == Reason::Unauthorized
+}
+
 /// The session that the best of the tokens names; nothing where the client is to get a new one.
 fn identify(
     gateway: &Gateway,
     credentials: &Credentials,
     token: Option<String>,
-) -> Result<(Option<SessionId>, Option<Source>), Refused> {
+) -> Result<(Option<Signed>, Option<Source>), Refused> {
     let anonymous = gateway.config.session.anonymous;
     let given = [
         (token.as_ref(), Source::Hello),
@@ -120,7 +126,7 @@ fn identify(
         return Err(Refused::new(Reason::ForbiddenOrigin));
     }
     match gateway.keyring.verify(token) {
-        Ok(session) => Ok((Some(session), Some(source))),
+        Ok(signed) => Ok((Some(signed), Some(source))),
         Err(_) if source == Source::Cookie && anonymous => Ok((None, None)),
         Err(reason) => {
             let refused = Refused::saying(Reason::Unauthorized, reason.to_string());
@@ -131,11 +137,11 @@ fn identify(
 
 async fn attach(
     gateway: &Gateway,
-    session: SessionId,
+    signed: Signed,
     outbox: &Arc<Outbox>,
     over: &CancellationToken,
 ) -> Result<Held, NotOpened> {
-    gateway.attachments.attach(session, outbox, over).await.map_err(|why| match why {
+    gateway.attachments.attach(signed, outbox, over).await.map_err(|why| match why {
         NotAttached::Refused(error) => Refused::from(error).into(),
         NotAttached::Over => NotOpened::Over,
     })
@@ -148,10 +154,10 @@ async fn create(
     over: &CancellationToken,
 ) -> Result<(Held, Option<String>), NotOpened> {
     let record = anonymous_record(&gateway.config.session, clock::wall_ms());
-    let session = record.id;
+    let signed = Signed { session: record.id, number: record.token };
     gateway.service.create(record, Some(over)).await?;
-    let held = attach(gateway, session, outbox, over).await?;
-    Ok((held, Some(gateway.keyring.sign(session))))
+    let held = attach(gateway, signed, outbox, over).await?;
+    Ok((held, Some(gateway.keyring.sign(signed.session, signed.number))))
 }
 
 /// A session of nobody in particular.
@@ -165,7 +171,10 @@ fn anonymous_record(config: &SessionConfig, now_ms: u64) -> SessionRecord {
         last_used_ms: now_ms,
         attributes: Bytes::from_static(b"{}"),
         groups: [].into(),
+        joined: [].into(),
         grants: Vec::new(),
+        revision: 0,
+        token: 0,
     }
 }
 

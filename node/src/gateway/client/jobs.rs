@@ -29,7 +29,7 @@ use crate::{
     },
     metrics::Limit,
     wire::{
-        command::{Event, RequestId},
+        command::{Event, LeftBy, RequestId},
         plain,
         reason::Reason,
     },
@@ -145,12 +145,29 @@ impl Client {
         [GroupName::of_session(self.session)].into_iter().chain(user)
     }
 
-    /// Takes over what the record says now, and gives the groups in which the connection and the record differ.
-    pub(super) fn record_changed(&self, record: &SessionRecord) -> Vec<GroupName> {
+    /// Takes over what the record says now. Groups that it does not have, and that its grants do not allow, are left before
+    /// this returns: the client cannot have joined them since. Gives the other groups in which the connection and the record
+    /// differ.
+    pub(super) async fn record_changed(&self, record: &SessionRecord) -> Vec<GroupName> {
+        let (forbidden, differing) = self.take_over(record);
+        for group in forbidden {
+            self.depart(None, group, LeftBy::Grants).await;
+        }
+        differing
+    }
+
+    fn take_over(&self, record: &SessionRecord) -> (Vec<GroupName>, Vec<GroupName>) {
+        let is_forbidden = |group: &GroupName| {
+            let options = self.gateway.service.options(group);
+            !record.groups.contains(group) && access::may_join(&options, &record.grants, false, group).is_err()
+        };
         let mut rights = self.rights();
         rights.grants = record.grants.as_slice().into();
         rights.info = record.attributes.clone();
-        rights.groups.symmetric_difference(&record.groups).cloned().collect()
+        let differing = rights.groups.symmetric_difference(&record.groups).cloned();
+        let (forbidden, differing): (Vec<_>, Vec<_>) = differing.partition(is_forbidden);
+        rights.groups.retain(|group| !forbidden.contains(group));
+        (forbidden, differing)
     }
 
     /// How much the answer may add to the outbox at once, about.
@@ -192,7 +209,7 @@ impl Client {
     /// Goes on until the group is there again: nobody asked for it, so nobody would ask again. The client is told of each
     /// failure by the hub.
     async fn restore(&self, group: GroupName, since: Option<Position>) -> Result<(), Refused> {
-        loop {
+        while self.is_member(&group) {
             let entered = match self.paid_since(since).await {
                 Ok(paid) => self.enter(None, group.clone(), since, paid).await,
                 Err(busy) => Err(busy),
@@ -203,10 +220,8 @@ impl Client {
                 Ok(()) | Err(_) => return Ok(()),
             }
             tokio::time::sleep(RESTORE_AGAIN).await;
-            if !self.is_member(&group) {
-                return Ok(());
-            }
         }
+        Ok(())
     }
 
     /// Goes on until the next page of what the connection is behind with has come. Where there is more after it, the
@@ -248,7 +263,7 @@ impl Client {
                 self.rights().groups.insert(group.clone());
                 self.restore(group, None).await?;
             }
-            (true, false) => self.depart(None, group).await,
+            (true, false) => self.depart(None, group, LeftBy::Server).await,
             (true, true) | (false, false) => {}
         }
         Ok(())
@@ -272,6 +287,9 @@ impl Client {
             if let Err(refused) = self.gateway.service.enter(self.session, group.clone()).await {
                 self.rights().groups.remove(&group);
                 return Err(refused);
+            }
+            if !self.is_member(&group) {
+                return Err(Denied::NotGranted.into());
             }
         }
         let entered = match self.paid_since(since).await {
@@ -306,8 +324,14 @@ impl Client {
             info: self.rights().info.clone(),
             attachment: self.attachment,
         });
-        let outcome = self.gateway.hub.join_reported(self.outbox.clone(), id, group, member, since, page).await;
-        outcome.await.unwrap_or(Ok(()))
+        let hub = &self.gateway.hub;
+        let outcome = hub.join_reported(self.outbox.clone(), id, group.clone(), member, since, page).await;
+        let outcome = outcome.await.unwrap_or(Ok(()));
+        if !self.is_member(&group) {
+            // The right to it was taken away meanwhile, and it was left before it was joined.
+            self.depart(None, group, LeftBy::Grants).await;
+        }
+        outcome
     }
 
     async fn leave(&self, id: RequestId, group: GroupName) -> Result<(), Refused> {
@@ -315,15 +339,15 @@ impl Client {
             return Err(Denied::Private.into());
         }
         self.gateway.service.leave(self.session, group.clone()).await?;
-        self.depart(id, group).await;
+        self.depart(id, group, LeftBy::Client).await;
         Ok(())
     }
 
     /// Has the hub deliver the group no more, tell the client so, and take the session out of the group's presence.
-    async fn depart(&self, id: RequestId, group: GroupName) {
+    async fn depart(&self, id: RequestId, group: GroupName, by: LeftBy) {
         self.rights().groups.remove(&group);
         let presence = self.gateway.service.options(&group).presence.then_some((self.session, self.attachment));
-        self.gateway.hub.leave(self.outbox.clone(), id, group, presence).await;
+        self.gateway.hub.leave(self.outbox.clone(), (id, by), group, presence).await;
     }
 
     async fn publish(&self, id: RequestId, group: GroupName, data: Bytes, key: Option<String>) -> Result<(), Refused> {

@@ -71,7 +71,7 @@ impl Talk<'_> {
                     }
                 }
                 () = self.lanes.finished(), if self.lanes.is_busy() => {}
-                () = changed(&mut self.changes) => self.record_changed(),
+                () = changed(&mut self.changes) => self.record_changed().await,
             }
         }
     }
@@ -128,14 +128,14 @@ impl Talk<'_> {
     }
 
     /// The session's record was changed over HTTP, or there will be no more changes.
-    fn record_changed(&mut self) {
+    async fn record_changed(&mut self) {
         let Some(changes) = &mut self.changes else { return };
         if changes.has_changed().is_err() {
             self.changes = None;
             return;
         }
         let record = changes.borrow_and_update().clone();
-        for group in self.client.record_changed(&record) {
+        for group in self.client.record_changed(&record).await {
             let _ = self.lanes.add(group, Job::Reconcile);
         }
     }

@@ -4,7 +4,7 @@
 use crate::{
     config::{Allow, NamespaceConfig},
     id::GroupName,
-    logic::entry::Grant,
+    logic::entry::{Grant, are_granted},
 };
 
 /// Why not.
@@ -34,8 +34,13 @@ pub fn may_join(options: &NamespaceConfig, grants: &[Grant], member: bool, group
     if member {
         return Ok(());
     }
-    let granted = grants.iter().any(|grant| grant.join && grant.matches(group.as_str()));
-    allowed(options.join, grants, granted, member)
+    let granted = are_granted(grants, needs_grant(options), |grant| grant.join && grant.matches(group.as_str()));
+    allowed(options.join, granted, member)
+}
+
+/// Whether sessions without grants may not join.
+pub fn needs_grant(options: &NamespaceConfig) -> bool {
+    options.join == Allow::Granted
 }
 
 /// Whether a client may read a group's history and members.
@@ -48,15 +53,15 @@ pub fn may_publish(options: &NamespaceConfig, grants: &[Grant], member: bool, gr
     if group.is_private() {
         return Err(Denied::Private);
     }
-    let granted = grants.iter().any(|grant| grant.publish && grant.matches(group.as_str()));
-    allowed(options.publish, grants, granted, member)
+    let needs_grant = options.publish == Allow::Granted;
+    let granted = are_granted(grants, needs_grant, |grant| grant.publish && grant.matches(group.as_str()));
+    allowed(options.publish, granted, member)
 }
 
-fn allowed(allow: Allow, grants: &[Grant], granted: bool, member: bool) -> Result<(), Denied> {
-    let needs_grant = allow == Allow::Granted || !grants.is_empty();
+fn allowed(allow: Allow, granted: bool, member: bool) -> Result<(), Denied> {
     match allow {
         Allow::Nobody => Err(Denied::Nobody),
-        _ if needs_grant && !granted => Err(Denied::NotGranted),
+        _ if !granted => Err(Denied::NotGranted),
         Allow::Members if !member => Err(Denied::NotMember),
         Allow::Any | Allow::Members | Allow::Granted => Ok(()),
     }

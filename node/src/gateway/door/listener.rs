@@ -48,6 +48,7 @@ use crate::{
     config::{Config, Network},
     metrics::{Limit, Metrics},
     open_files::OpenFiles,
+    seldom::Seldom,
     tasks::Tasks,
     wire::reason::Reason,
 };
@@ -153,7 +154,7 @@ impl Door {
 
 impl Inner {
     async fn accept(self: Arc<Self>, listener: TcpListener) {
-        let mut failing = false;
+        let complain = Seldom::new();
         loop {
             let accepted = tokio::select! {
                 biased;
@@ -162,15 +163,13 @@ impl Inner {
             };
             match accepted {
                 Ok((stream, address)) => {
-                    failing = false;
                     self.take_in(stream, address).await;
                 }
                 Err(error) => {
                     // A client that hung up at once, or no file descriptor left: others may still be served.
-                    if !failing {
-                        tracing::warn!(%error, "a connection could not be accepted; raise the limit of open files if this persists");
+                    if let Some(left_out) = complain.now() {
+                        tracing::warn!(%error, left_out, "a connection could not be accepted; raise the limit of open files if this persists");
                     }
-                    failing = true;
                     tokio::time::sleep(PAUSE).await;
                 }
             }

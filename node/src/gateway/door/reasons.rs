@@ -6,6 +6,7 @@ use std::borrow::Cow;
 use super::access::Denied;
 use crate::{
     logic::{entry::EndReason, request::SlotError},
+    seldom::Seldom,
     store::StoreError,
     wire::{
         command::{ClientError, Detail, RequestId},
@@ -69,10 +70,14 @@ impl From<SlotError> for Refused {
         match error {
             SlotError::Busy => Self::new(Reason::Busy),
             SlotError::Unavailable | SlotError::NotPrimary { .. } => Self::new(Reason::Unavailable),
-            SlotError::StoreUnavailable(reason) => Self::saying(
-                Reason::StoreUnavailable,
-                format!("the session store did not take or give the session ({reason}): not done, try again"),
-            ),
+            SlotError::StoreUnavailable(reason) => {
+                // What the store or the way to it said has addresses and names: that is for the log.
+                static COMPLAIN: Seldom = Seldom::new();
+                if let Some(left_out) = COMPLAIN.now() {
+                    tracing::warn!(reason, left_out, "the session store did not take or give a session");
+                }
+                Self::new(Reason::StoreUnavailable)
+            }
             SlotError::NotEnoughCopies { copies, min_copies } => Self::saying(
                 Reason::NotEnoughCopies,
                 format!("{copies} nodes would hold the message, {min_copies} are required: not done, try again"),
@@ -81,6 +86,8 @@ impl From<SlotError> for Refused {
             SlotError::NoSession => Self::new(Reason::NoSession),
             SlotError::SessionEnded(reason) => Self::saying(Reason::SessionEnded, ended(reason)),
             SlotError::TooManyGroups => Self::new(Reason::TooManyGroups),
+            SlotError::NotGranted => Denied::NotGranted.into(),
+            SlotError::OldToken => Self::saying(Reason::Unauthorized, "another token has taken the place of this one"),
         }
     }
 }
@@ -90,7 +97,10 @@ impl From<StoreError> for Refused {
         match error {
             StoreError::Unavailable(reason) | StoreError::Refused(reason) => SlotError::StoreUnavailable(reason).into(),
             StoreError::Corrupt(reason) => {
-                tracing::error!(reason, "the store gave something that cannot be read");
+                static COMPLAIN: Seldom = Seldom::new();
+                if let Some(left_out) = COMPLAIN.now() {
+                    tracing::error!(reason, left_out, "the store gave something that cannot be read");
+                }
                 Self::new(Reason::Internal)
             }
         }
@@ -118,12 +128,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_field_that_is_to_blame_is_named() {
+    fn a_field_that_is_to_blame_is_named_and_what_the_store_said_is_not() {
         let frame = Refused::from(Denied::Nobody).frame(Some("7".into()));
         assert_eq!((frame.reason, frame.detail[0].loc.as_slice()), (Reason::Forbidden, &["group".to_owned()][..]));
         assert_eq!(frame.detail[0].kind, "forbidden");
         let frame = Refused::from(SlotError::Busy).frame(None);
         assert_eq!((frame.reason, frame.detail.len(), frame.retry_after_ms), (Reason::Busy, 0, Some(100)));
+        let leaky = "node 10.1.2.3:9042 of keyspace roost: password of role `r` is wrong".to_owned();
+        for refused in [
+            Refused::from(SlotError::StoreUnavailable(leaky.clone())),
+            Refused::from(StoreError::Unavailable(leaky.clone())),
+            Refused::from(StoreError::Refused(leaky.clone())),
+            Refused::from(StoreError::Corrupt(leaky)),
+        ] {
+            assert_eq!(refused.words, refused.reason.row().words, "what the store said is for the log");
+        }
         let frame = Refused::new(Reason::RateLimited).after(7).frame(None);
         assert_eq!(frame.retry_after_ms, Some(7));
     }

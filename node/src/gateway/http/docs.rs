@@ -37,7 +37,7 @@ const PAGE_POLICY: &str =
         Every error has the body `{\"detail\": [{\"loc\": […], \"msg\": …, \"type\": …}]}`; `loc` is the way to what is wrong. \
         `503` and `504` carry `Retry-After`. Clients connect by WebSocket at `/ws`.", license(name = "Apache-2.0", identifier = "Apache-2.0")),
     paths(
-        sessions::create, sessions::read, sessions::change, sessions::end, sessions::join, sessions::leave, sessions::of_user,
+        sessions::create, sessions::read, sessions::change, sessions::end, sessions::renew_token, sessions::join, sessions::leave, sessions::of_user,
         sessions::end_of_user, messages::publish, messages::to_user, messages::to_session, messages::broadcast, messages::batch,
         groups::list, groups::info, groups::history, groups::members, cluster::nodes, cluster::map, cluster::health,
         cluster::drain, cluster::forget, probes::livez, probes::readyz, probes::health, probes::metrics,

@@ -222,6 +222,7 @@ mod tests {
         check(SlotError::NoSession, 404, "no_session", false);
         check(SlotError::SessionEnded(EndReason::Idle), 410, "session_ended", false);
         check(SlotError::TooManyGroups, 409, "too_many_groups", false);
+        check(SlotError::OldToken, 401, "unauthorized", false);
     }
 
     #[test]

@@ -164,7 +164,7 @@ pub fn group_name(text: &str) -> Result<GroupName, String> {
 
 /// A session's id.
 pub fn session_id(text: &str) -> Result<SessionId, String> {
-    if text.starts_with("v1.") {
+    if text.starts_with("v2.") {
         return Err("this is a session token, which only its client should hold: the id is needed here".to_owned());
     }
     // `Uuid` reads other forms as well; one session has one name here.

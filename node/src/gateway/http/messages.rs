@@ -25,6 +25,7 @@ use crate::{
     id::{GroupName, SessionId},
     logic::request,
     metrics::Limit,
+    seldom::Seldom,
     wire::reason::Reason,
 };
 
@@ -344,7 +345,10 @@ fn many(results: Vec<PublishResult>) -> Response {
 pub(super) fn raw(text: &Bytes) -> Result<Box<RawValue>, ApiError> {
     let checked = std::str::from_utf8(text).ok().and_then(|text| RawValue::from_string(text.to_owned()).ok());
     checked.ok_or_else(|| {
-        tracing::error!(bytes = text.len(), "something kept as JSON is not");
+        static COMPLAIN: Seldom = Seldom::new();
+        if let Some(left_out) = COMPLAIN.now() {
+            tracing::error!(bytes = text.len(), left_out, "something kept as JSON is not");
+        }
         ApiError::internal()
     })
 }

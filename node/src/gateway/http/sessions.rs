@@ -1,6 +1,9 @@
 //! Sessions: create, read, change, end; those of a user; the groups they are in.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use axum::{
     Json,
@@ -46,6 +49,7 @@ pub(super) fn table() -> Vec<Route> {
         Route::keyed(Method::GET, "/v1/sessions/{id}", read),
         Route::keyed(Method::PATCH, "/v1/sessions/{id}", change),
         Route::keyed(Method::DELETE, "/v1/sessions/{id}", end),
+        Route::keyed(Method::POST, "/v1/sessions/{id}/token", renew_token),
         Route::keyed(Method::POST, "/v1/sessions/{id}/groups", join),
         Route::keyed(Method::DELETE, "/v1/sessions/{id}/groups/{group}", leave),
         Route::keyed(Method::GET, "/v1/users/{user}/sessions", of_user),
@@ -92,7 +96,8 @@ pub struct SessionPatch {
     /// New attributes, whole.
     #[schema(value_type = Option<Object>)]
     attributes: Option<Box<RawValue>>,
-    /// New grants, whole.
+    /// New grants, whole. Groups that its client has joined and that they do not allow are left, on whatever node; those
+    /// that a backend has put it into stay.
     #[schema(value_type = Option<Vec<GrantBody>>)]
     grants: Option<Vec<Object<GrantBody>>>,
     /// Groups to join, for its client too.
@@ -149,19 +154,21 @@ pub struct Session {
     groups: BTreeSet<GroupName>,
     /// What its client may do.
     grants: Vec<GrantBody>,
+    /// Of the token that is good now: 0 for its first, one more for each that has taken the place of another.
+    token_number: u32,
     /// A client is connected.
     attached: bool,
     /// A client is connected, or was a moment ago.
     present: bool,
 }
 
-/// A session that was made.
+/// A session and its new token.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct CreatedSession {
+pub struct SessionAndToken {
     /// The session.
     session: Session,
     /// For its client: as a cookie, `Authorization: Bearer`, or in `hello`. Whoever has it has the session.
-    #[schema(example = "v1.k1.C19vDlo8SlednX88KhsMnQ.kY0c3mXkMSc0yGmS0XkYb2m0yGmS0XkYb2m0yGmS0Xk")]
+    #[schema(example = "v2.k1.C19vDlo8SlednX88KhsMnQ.0.kY0c3mXkMSc0yGmS0XkYb2m0yGmS0XkYb2m0yGmS0Xk")]
     token: String,
 }
 
@@ -194,7 +201,7 @@ pub struct EndedSessions {
 
 /// Creates a session and stores it.
 #[utoipa::path(post, path = "/v1/sessions", tag = "sessions", request_body = NewSession,
-    responses((status = 201, description = "Created. `Set-Cookie` carries the token too, for a backend that passes it on.", body = CreatedSession), (status = 503, description = "The store did not take it, or not in time: `Retry-After` says when to try again", body = ErrorBody)))]
+    responses((status = 201, description = "Created. `Set-Cookie` carries the token too, for a backend that passes it on.", body = SessionAndToken), (status = 503, description = "The store did not take it, or not in time: `Retry-After` says when to try again", body = ErrorBody)))]
 async fn create(State(api): State<Arc<Api>>, JsonBody(new): JsonBody<NewSession>) -> Result<Response, ApiError> {
     let mut problems = Problems::default();
     problems.take(|| loc!["body", "user"], check_user(&new.user));
@@ -221,16 +228,30 @@ async fn create(State(api): State<Arc<Api>>, JsonBody(new): JsonBody<NewSession>
         last_used_ms: now_ms,
         attributes: attributes.unwrap_or_else(|| Bytes::from_static(b"{}")),
         groups,
+        joined: BTreeMap::new(),
         grants,
+        revision: 0,
+        token: 0,
     };
-    let id = record.id;
-    let session = session(api.service.create(record, None).await?)?;
-    let token = api.keyring.sign(id);
-    let headers = [
-        (header::LOCATION, HeaderValue::try_from(format!("/v1/sessions/{id}")).map_err(|_| ApiError::internal())?),
-        (header::SET_COOKIE, cookie(&api.config.session, &token, ttl_s)?),
-    ];
-    Ok((StatusCode::CREATED, headers, Json(CreatedSession { session, token })).into_response())
+    let location = HeaderValue::try_from(format!("/v1/sessions/{}", record.id)).map_err(|_| ApiError::internal())?;
+    let created = with_token(&api, api.service.create(record, None).await?)?;
+    Ok((StatusCode::CREATED, [(header::LOCATION, location)], created).into_response())
+}
+
+/// Gives a session a new token. Earlier ones are refused from the answer on, on every node; who is connected stays so.
+#[utoipa::path(post, path = "/v1/sessions/{id}/token", tag = "sessions", params(("id" = String, Path, description = "The session's id", example = "0b5f6f0e-5a3c-4a57-9d6e-7f3c2a1b0c9d")),
+    responses((status = 200, description = "Its new token. `Set-Cookie` carries it too, for a backend that passes it on.", body = SessionAndToken), (status = 404, description = "No such session", body = ErrorBody), (status = 410, description = "The session is over", body = ErrorBody)))]
+async fn renew_token(State(api): State<Arc<Api>>, InPath(id): InPath<SessionId>) -> Result<Response, ApiError> {
+    Ok(with_token(&api, api.service.renew_token(id).await?)?.into_response())
+}
+
+/// The session with the token that is good now, also as a cookie that lasts as long as the session may.
+fn with_token(api: &Api, view: SessionView) -> Result<impl IntoResponse + use<>, ApiError> {
+    let SessionRecord { id, token: number, expires_ms, .. } = view.record;
+    let token = api.keyring.sign(id, number);
+    let left_s = expires_ms.saturating_sub(clock::wall_ms()).div_ceil(1_000);
+    let cookie = [(header::SET_COOKIE, cookie(&api.config.session, &token, left_s)?)];
+    Ok((cookie, Json(SessionAndToken { session: session(view)?, token })))
 }
 
 /// Reads a session.
@@ -261,6 +282,7 @@ async fn change(
         expires_ms: ttl_s.map(|ttl_s| clock::wall_ms() + ttl_s * 1_000),
         attributes,
         grants,
+        new_token: false,
         join,
         leave,
     };
@@ -352,6 +374,7 @@ fn session(view: SessionView) -> Result<Session, ApiError> {
         last_used_ms: record.last_used_ms,
         attributes: super::messages::raw(&record.attributes)?,
         groups: record.groups,
+        token_number: record.token,
         grants: record
             .grants
             .into_iter()

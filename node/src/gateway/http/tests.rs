@@ -33,11 +33,11 @@ use crate::{
     },
     id::{Epoch, Generation, GroupName, Member, NodeId, Position, SessionId, SlotId},
     logic::{
-        entry::{EndReason, Message, Presence, SessionRecord},
+        entry::{EndReason, Message, Presence, SessionChange, SessionRecord},
         map::{ClusterMap, SharedMap},
         request::{
-            CreateSession, Done, GroupInfo, GroupRequest, History, MemberPage, Publish, Published, SessionRequest,
-            SessionView, SlotAnswer, SlotError, SlotRequest,
+            Ask as _, ChangeSession, CreateSession, Done, GroupInfo, GroupRequest, History, MemberPage, Publish,
+            Published, SessionRequest, SessionView, SlotAnswer, SlotError, SlotRequest,
         },
     },
     metrics::Metrics,
@@ -188,7 +188,10 @@ fn obliging(request: &SlotRequest) -> Option<Answer> {
         last_used_ms: 1,
         attributes: bytes::Bytes::from_static(br#"{"name":"Alice"}"#),
         groups: [GroupName::parse("chat:a").unwrap()].into(),
+        joined: BTreeMap::new(),
         grants: Vec::new(),
+        revision: 0,
+        token: 3,
     };
     let view = |record| Ok(SlotAnswer::Session(SessionView { record, attached: true, present: true }));
     Some(match request {

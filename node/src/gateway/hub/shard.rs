@@ -26,8 +26,9 @@ use crate::{
         map::SharedMap,
         request::GroupPush,
     },
+    seldom::Seldom,
     wire::{
-        command::{Event, RequestId},
+        command::{Event, LeftBy, RequestId},
         plain,
     },
 };
@@ -170,8 +171,8 @@ impl Shard {
                     self.handle(following::Input::Room { slot, group, subscriber: connection });
                 }
             }
-            Input::Leave { slot, outbox, request, group, presence } => {
-                self.leave(slot, &outbox, request, group, presence);
+            Input::Leave { slot, outbox, why, group, presence } => {
+                self.leave(slot, &outbox, why, group, presence);
             }
             Input::LeftAll { connection, done } => {
                 self.handle(following::Input::Gone { subscriber: connection });
@@ -203,14 +204,14 @@ impl Shard {
         &mut self,
         slot: SlotId,
         outbox: &Outbox,
-        request: RequestId,
+        (id, by): (RequestId, LeftBy),
         group: GroupName,
         presence: Option<(SessionId, AttachmentNumber)>,
     ) {
         let (subscriber, leave) = (outbox.connection, presence);
         self.handle(following::Input::Unsubscribe { slot, group: group.clone(), subscriber, leave });
         // Where the connection takes nothing more there is nobody to tell.
-        outbox.push(plain::encode(&Event::Left { id: request, group }));
+        outbox.push(plain::encode(&Event::Left { id, group, by }));
     }
 
     fn view_changed(&mut self) {
@@ -291,7 +292,11 @@ impl Shard {
                 Output::Ended { group, subscriber } => self.ended(&group, subscriber),
                 Output::Followers { group, count } => self.count(group, count),
                 Output::StaysPresent { group, session, error } => {
-                    tracing::warn!(%group, %session, ?error, "a session could not be taken out of a group's presence");
+                    static COMPLAIN: Seldom = Seldom::new();
+                    if let Some(left_out) = COMPLAIN.now() {
+                        let what = "a session could not be taken out of a group's presence";
+                        tracing::warn!(%group, %session, ?error, left_out, "{what}");
+                    }
                 }
             }
         }

@@ -325,7 +325,15 @@ async fn nothing_follows_a_leave_and_the_last_one_ends_the_registration() {
     let a = outbox(1);
     bench.joined(&a, &chat, None).await;
     bench.publish(&chat).await;
-    bench.hub.leave(Arc::clone(&a), Some("2".into()), chat.clone(), Some((SessionId(uuid::Uuid::nil()), 4))).await;
+    bench
+        .hub
+        .leave(
+            Arc::clone(&a),
+            (Some("2".into()), LeftBy::Client),
+            chat.clone(),
+            Some((SessionId(uuid::Uuid::nil()), 4)),
+        )
+        .await;
     // Messages and what a connection wants come by two ways: there is an order only from here on.
     assert_eq!(frames(&a, 3).await, ["joined 0", "message 1", "left"]);
     bench.publish(&chat).await;

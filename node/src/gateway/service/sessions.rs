@@ -4,7 +4,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Service, in_order};
 use crate::{
-    gateway::door::reasons::Refused,
+    gateway::door::{access, reasons::Refused},
     id::{GroupName, SessionId},
     logic::{
         entry::{SessionChange, SessionRecord},
@@ -62,6 +62,12 @@ impl Service {
         Ok(self.ask.of_session(session, ChangeSession { change }, None).await?)
     }
 
+    /// Gives a session's token the next number: those from before are refused as soon as this is answered. What is attached
+    /// stays so.
+    pub async fn renew_token(&self, session: SessionId) -> Result<SessionView, Refused> {
+        self.change(session, SessionChange { new_token: true, ..SessionChange::default() }).await
+    }
+
     /// Ends a session. Whether it was this call that ended it; one that had ended before is no error.
     pub async fn end(&self, session: SessionId) -> Result<bool, Refused> {
         match self.ask.of_session(session, EndSession, None).await {
@@ -71,9 +77,10 @@ impl Service {
         }
     }
 
-    /// Writes into a session's record that it is in a group.
+    /// Writes into a session's record that it is in a group, unless its grants do not allow it by now.
     pub async fn enter(&self, session: SessionId, group: GroupName) -> Result<(), Refused> {
-        self.ask.of_session(session, RecordJoin { group }, None).await?;
+        let needs_grant = access::needs_grant(&self.options(&group));
+        self.ask.of_session(session, RecordJoin { group, needs_grant }, None).await?;
         Ok(())
     }
 

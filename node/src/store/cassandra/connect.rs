@@ -25,7 +25,10 @@ use tokio::{
 };
 
 use super::{StoreError, policies::BoundedRetries};
-use crate::config::{CassandraConfig, StoreConfig};
+use crate::{
+    config::{CassandraConfig, StoreConfig},
+    private_file,
+};
 
 /// For names among the contact points.
 const RESOLVE: Duration = Duration::from_secs(5);
@@ -126,8 +129,8 @@ fn tls(config: &CassandraConfig) -> Result<Option<TlsContext>, StoreError> {
         builder.with_no_client_auth()
     } else {
         let chain = certificates("tls_cert", &config.tls_cert)?;
-        let key = PrivateKeyDer::from_pem_file(&config.tls_key)
-            .map_err(|error| unusable("tls_key", &config.tls_key, &error))?;
+        let key = private_file::read(&config.tls_key).map_err(|error| unusable("tls_key", &config.tls_key, &error))?;
+        let key = PrivateKeyDer::from_pem_slice(&key).map_err(|error| unusable("tls_key", &config.tls_key, &error))?;
         builder.with_client_auth_cert(chain, key).map_err(|error| unusable("tls_cert", &config.tls_cert, &error))?
     };
     Ok(Some(TlsContext::Rustls023(Arc::new(client))))

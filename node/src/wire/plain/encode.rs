@@ -62,9 +62,12 @@ impl Frame {
                 self.position(group, *epoch, *offset);
                 self.bool("recovered", *recovered);
             }
-            Event::Left { id, group } => {
+            Event::Left { id, group, by } => {
                 self.begin("left", id);
                 self.text("group", group.as_str());
+                if let Some(reason) = by.reason() {
+                    self.text("reason", reason);
+                }
             }
             Event::Published { id, group, position, copies } => {
                 self.begin("published", id);

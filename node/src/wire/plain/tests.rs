@@ -8,7 +8,7 @@ use crate::{
     id::{Epoch, GroupName, NUMBER_MAX, Position, SessionId},
     logic::entry::{Message, Presence, Publisher},
     wire::{
-        command::{ClientError, Command, Detail, Event, RequestId},
+        command::{ClientError, Command, Detail, Event, LeftBy, RequestId},
         reason::Reason,
     },
 };
@@ -279,7 +279,10 @@ fn writes_each_answer() {
         Event::Joined { id: id("\"x\""), group: group("g"), epoch: Epoch(10), offset: u64::MAX, recovered: true },
         json!({"type":"joined","id":"x","group":"g","epoch":"000000000000000a","offset":u64::MAX,"recovered":true}),
     );
-    check(Event::Left { id: id("2"), group: group("g") }, json!({"type":"left","id":2,"group":"g"}));
+    let left = |id, by| Event::Left { id, group: group("g"), by };
+    check(left(id("2"), LeftBy::Client), json!({"type":"left","id":2,"group":"g"}));
+    check(left(None, LeftBy::Server), json!({"type":"left","group":"g","reason":"server"}));
+    check(left(None, LeftBy::Grants), json!({"type":"left","group":"g","reason":"grants"}));
     check(
         Event::Published { id: None, group: group("g"), position: position(1, 2), copies: 2 },
         json!({"type":"published","group":"g","epoch":"0000000000000001","offset":2,"copies":2}),
@@ -384,7 +387,12 @@ fn check_whole(text: &str) {
             let message = Message { offset: 1, data, from: None, at_ms: 0 };
             let frame = encode(&Event::Message { group: group.clone(), epoch: Epoch(0), message });
             serde_json::from_str::<Box<serde_json::value::RawValue>>(&frame).unwrap();
-            serde_json::from_str::<Box<serde_json::value::RawValue>>(&encode(&Event::Left { id, group })).unwrap();
+            serde_json::from_str::<Box<serde_json::value::RawValue>>(&encode(&Event::Left {
+                id,
+                group,
+                by: LeftBy::Client,
+            }))
+            .unwrap();
         }
         Ok(_) => {}
     }

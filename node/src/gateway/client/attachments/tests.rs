@@ -29,7 +29,10 @@ fn record(last_used_ms: u64) -> SessionRecord {
         last_used_ms,
         attributes: "{}".into(),
         groups: Default::default(),
+        joined: Default::default(),
         grants: Vec::new(),
+        revision: last_used_ms,
+        token: 0,
     }
 }
 
@@ -104,7 +107,10 @@ impl Desk {
     async fn open(&self, outbox: &Arc<Outbox>) -> (Attaching, CancellationToken) {
         let (attachments, outbox, over) = (self.attachments.clone(), outbox.clone(), CancellationToken::new());
         let (connection, token) = (outbox.connection, over.clone());
-        let task = tokio::spawn(async move { attachments.attach(SESSION, &outbox, &over).await });
+        let task =
+            tokio::spawn(
+                async move { attachments.attach(Signed { session: SESSION, number: 0 }, &outbox, &over).await },
+            );
         wait_until("it is asked for", || self.script.state.lock().unwrap().attaches.contains_key(&connection)).await;
         (task, token)
     }
@@ -222,9 +228,9 @@ async fn a_session_that_ends_or_changes_is_told_to_its_connection() {
     let outbox = outbox(1);
     let mut held = desk.attach(&outbox, 4).await.unwrap();
     held.changes.mark_unchanged();
-    desk.news(SessionPush::Changed { record: record(5) });
+    desk.news(SessionPush::Changed { record: record(15) });
     assert!(held.changes.has_changed().unwrap());
-    assert_eq!(held.changes.borrow().last_used_ms, 5);
+    assert_eq!(held.changes.borrow().last_used_ms, 15);
     desk.news(SessionPush::Ended { reason: EndReason::Ended });
     assert_eq!(goodbye(&outbox), (vec![], Some(Reason::SessionEnded)));
     assert!(desk.attachments.is_empty());
@@ -272,7 +278,7 @@ async fn a_goodbye_is_said_until_it_is_heard() {
 async fn attachments_are_renewed() {
     let desk = Desk::new().await;
     let _held = desk.attach(&outbox(1), 4).await.unwrap();
-    let renewal = Renew(vec![(SESSION, 4, 1)]).into_request();
+    let renewal = Renew(vec![Renewal { session: SESSION, attachment: 4, connection: 1, revision: 10 }]).into_request();
     wait_until("it is renewed", || desk.asked(&renewal) > 0).await;
     desk.attachments.gone(1);
     desk.end().await;

@@ -160,5 +160,5 @@ fn names() {
     check(session_id("0b5f6f0e-5a3c-4a57-9d6e-7f3c2a1b0c9d"), true);
     check(session_id("0b5f6f0e5a3c4a579d6e7f3c2a1b0c9d"), false);
     check(session_id("{0b5f6f0e-5a3c-4a57-9d6e-7f3c2a1b0c9d}"), false);
-    assert!(session_id("v1.k1.x.y").unwrap_err().contains("token"));
+    assert!(session_id("v2.k1.x.y").unwrap_err().contains("token"));
 }

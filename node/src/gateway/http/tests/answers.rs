@@ -104,6 +104,23 @@ async fn a_batch_keeps_the_order_within_a_group() {
 }
 
 #[tokio::test]
+async fn a_new_token_is_that_of_the_number_that_the_session_has_now() {
+    let server = Server::answering(obliging);
+    let (parts, answer) = server.call("POST", &format!("/v1/sessions/{SESSION}/token"), None).await;
+    assert_eq!(parts.status, 200, "{answer}");
+    let token = answer["token"].as_str().unwrap();
+    let id = Uuid::parse_str(SESSION).unwrap();
+    assert!(token.starts_with("v2.") && token.split('.').nth(3) == Some("3"), "{token}");
+    assert_eq!(answer["session"]["token_number"], 3);
+    let cookie = parts.headers["set-cookie"].to_str().unwrap();
+    assert!(cookie.starts_with(&format!("session_id={token};")) && cookie.contains("HttpOnly"), "{cookie}");
+    let change = SessionChange { new_token: true, ..SessionChange::default() };
+    assert_eq!(server.asked(), [(SessionId(id), ChangeSession { change }).into_request()]);
+    let gone = Server::answering(|_| Some(Err(SlotError::NoSession)));
+    is_error(404, "no_session", &json!([]), gone.call("POST", &format!("/v1/sessions/{SESSION}/token"), None).await);
+}
+
+#[tokio::test]
 async fn reasons_of_the_cluster_become_statuses() {
     for (error, status, kind) in [
         (SlotError::Busy, 503, "busy"),

@@ -1,0 +1,57 @@
+//! In what a session may do, and in who hears that it changed.
+
+use super::{Planted, bug, edit};
+
+pub(super) const TABLE: &[Planted] = &[
+    bug(
+        "TellsOfChangesOnce",
+        "rights: a gateway that was not reached when a session changed is not told when it renews",
+        300,
+        &[edit(
+            "logic/primary/sessions.rs",
+            "if revision < known.record.revision {",
+            r#"if revision < known.record.revision && !planted!("TellsOfChangesOnce") {"#,
+        )],
+    ),
+    bug(
+        "BelievesGateways",
+        "rights: a join is judged by the grants that its gateway knows, and not by those that stand",
+        300,
+        &[edit(
+            "logic/session.rs",
+            "if !self.record.may_join(&group, needs_grant) {",
+            r#"if !self.record.may_join(&group, needs_grant) && !planted!("BelievesGateways") {"#,
+        )],
+    ),
+    bug(
+        "TakesOldTokens",
+        "rights: a token is good after another has taken its place",
+        100,
+        &[edit(
+            "logic/session.rs",
+            "token < self.record.token && ",
+            r#"token < self.record.token && !planted!("TakesOldTokens") && "#,
+        )],
+    ),
+    bug(
+        "KeepsForbiddenGroups",
+        "rights: new grants are for what is joined from then on only",
+        100,
+        &[edit(
+            "logic/session.rs",
+            "for group in leave.iter().chain(&self.forbidden()) {",
+            r#"let forbidden = if planted!("KeepsForbiddenGroups") { Vec::new() } else { self.forbidden() };
+        for group in leave.iter().chain(&forbidden) {"#,
+        )],
+    ),
+    bug(
+        "TakesAnyRecord",
+        "rights: what an earlier primary told takes the place of what a later one did",
+        1_000,
+        &[edit(
+            "logic/attachments.rs",
+            "&& *revision < record.revision",
+            r#"&& (*revision < record.revision || planted!("TakesAnyRecord"))"#,
+        )],
+    ),
+];
