@@ -503,8 +503,8 @@ const OTHERS: &[Planted] = &[
         500,
         &[edit(
             "logic/slot/sessions.rs",
-            "SessionEntry::Join { group } => session.join(group),",
-            r#"SessionEntry::Join { group } => session.join(group) && !planted!("JoinsInMemory"),"#,
+            "            Ok(is_new) => is_new,",
+            r#"            Ok(is_new) => is_new && !planted!("JoinsInMemory"),"#,
         )],
     ),
     bug(
