@@ -72,11 +72,14 @@ pub(crate) fn close_to_others(_path: &Path) -> io::Result<()> {
     Ok(())
 }
 
+#[cfg(unix)]
 fn is_open_to_others(metadata: &Metadata) -> bool {
-    #[cfg(unix)]
-    return std::os::unix::fs::PermissionsExt::mode(&metadata.permissions()) & OTHERS != 0;
-    #[cfg(not(unix))]
-    return false;
+    std::os::unix::fs::PermissionsExt::mode(&metadata.permissions()) & OTHERS != 0
+}
+
+#[cfg(not(unix))]
+fn is_open_to_others(_metadata: &Metadata) -> bool {
+    false
 }
 
 fn open_to_others(path: &Path) -> io::Error {

@@ -413,6 +413,7 @@ pub(super) mod tests {
         let files = TlsConfig { ca: path("ca.pem"), cert: path("node.pem"), key: path("node.key") };
         for (file, content) in [(&files.ca, ca), (&files.cert, cert), (&files.key, key)] {
             if !content.is_empty() {
+                private_file::make(file).unwrap();
                 std::fs::write(file, content).unwrap();
             }
         }

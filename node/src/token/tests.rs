@@ -53,7 +53,7 @@ fn what_is_no_token_is_refused() {
         token.replacen(".0.", ".+0.", 1),
         token.replacen(".0.", "..", 1),
         token.replacen(".0.", ".4294967296.", 1),
-        format!("v1.{}", token.splitn(2, '.').nth(1).unwrap().replacen(".0.", ".", 1)),
+        format!("v1.{}", token.split_once('.').unwrap().1.replacen(".0.", ".", 1)),
         "x".repeat(10_000),
         "v2.ä.AAAAAAAAAAAAAAAAAAAAAA.0.AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA".to_owned(),
     ];
