@@ -5,7 +5,7 @@ mod ask;
 mod group;
 mod session;
 
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 
 pub use self::{ask::*, group::*, session::*};
 use crate::{
