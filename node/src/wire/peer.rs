@@ -212,7 +212,7 @@ mod tests {
             entry::{Entry, GroupEntry, Message},
             map::ClusterMap,
             replication::Reconcile,
-            request::{GroupPush, Interest, JoinPoint},
+            request::{GroupPush, Interest, JoinPoint, Renewal},
         },
     };
 
@@ -281,8 +281,13 @@ mod tests {
             PeerFrame::Push { slot: 1, term: numbers[0], push: Push::Group(group(), push) }
         };
         let request = |numbers: [u64; 3]| {
-            let attachments =
-                vec![(SessionId(uuid::Uuid::nil()), 1, u64::MAX), (SessionId(uuid::Uuid::nil()), numbers[1], 1)];
+            let renewal = |attachment, connection| Renewal {
+                session: SessionId(uuid::Uuid::nil()),
+                attachment,
+                connection,
+                revision: numbers[2],
+            };
+            let attachments = vec![renewal(1, u64::MAX), renewal(numbers[1], 1)];
             let (id, sent_ms, wait_ms) = (u64::MAX, u64::MAX, u32::MAX);
             let renew = SlotRequest::Renew { attachments };
             let since = Some(Position { epoch: Epoch(u64::MAX), offset: numbers[2] });

@@ -126,9 +126,14 @@ impl Picture {
         now_ms <= self.good_until_ms
     }
 
-    /// The processes that are alive, this one among them.
+    /// The processes that are alive, this one among them; of starts that are proven, since a later start says that the memory of
+    /// the earlier one is gone.
     pub fn alive(&self) -> BTreeSet<Member> {
-        self.living().map(|(node, seen)| member(node, seen)).chain([self.me.clone()]).collect()
+        self.living()
+            .filter(|(_, seen)| seen.is_proven)
+            .map(|(node, seen)| member(node, seen))
+            .chain([self.me.clone()])
+            .collect()
     }
 
     /// The processes that are alive, but for this one.
@@ -166,12 +171,11 @@ impl Picture {
         self.few >= LOOKS_OF_FEW || !self.hears_few(&map.members, now_ms)
     }
 
-    /// Fewer than half of those that the map names, this node included.
+    /// Fewer than half of those that the map names, this node included. A start that only gossip tells of is nobody.
     pub(super) fn hears_few(&self, members: &BTreeMap<NodeId, Generation>, now_ms: u64) -> bool {
         let is_quiet = |seen: &Seen| seen.packet_ms.is_some_and(|last_ms| last_ms + self.quiet_ms < now_ms);
-        let hears = |node: &&NodeId| {
-            self.nodes.get(*node).is_some_and(|seen| seen.standing == Standing::Alive && !is_quiet(seen))
-        };
+        let is_there = |seen: &Seen| seen.is_proven && seen.standing == Standing::Alive && !is_quiet(seen);
+        let hears = |node: &&NodeId| self.nodes.get(*node).is_some_and(is_there);
         members.keys().filter(hears).count() * 2 < members.len()
     }
 
