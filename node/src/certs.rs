@@ -54,16 +54,15 @@ pub fn node_cert(dir: &Path, name: &str, hosts: &[String]) -> Result<[PathBuf; 2
     if name == "ca" {
         return Err(CertsError::Name(name.to_owned(), "its files would be the CA's".to_owned()));
     }
-    let read = |file: &str| {
-        let file = dir.join(file);
+    let absent = |file: PathBuf| {
         let hint = "; make the cluster's CA first, with `roost certs init`";
-        std::fs::read_to_string(&file).map_err(|error| CertsError::File { file, error, hint })
+        move |error| CertsError::File { file, error, hint }
     };
     let failed = |error| CertsError::Certificate { dir: dir.to_owned(), error };
-    let ca_key = dir.join("ca.key");
-    let ca_key =
-        private_file::read_text(&ca_key).map_err(|error| CertsError::File { file: ca_key, error, hint: "" })?;
-    let ca = ClusterCa::from_pem(&read("ca.pem")?, &ca_key).map_err(failed)?;
+    let (ca, ca_key) = (dir.join("ca.pem"), dir.join("ca.key"));
+    let ca = std::fs::read_to_string(&ca).map_err(absent(ca))?;
+    let ca_key = private_file::read_text(&ca_key).map_err(absent(ca_key))?;
+    let ca = ClusterCa::from_pem(&ca, &ca_key).map_err(failed)?;
     let NodePem { cert, key } = ca.issue(&node, hosts).map_err(failed)?;
     write_pair(dir, name, &cert, &key)
 }

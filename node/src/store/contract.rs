@@ -154,6 +154,7 @@ async fn sessions(store: &dyn Store) {
     assert_eq!(ok(store.session(record.id, record.expires_ms).await), None, "it has expired");
     record.attributes = Bytes::new();
     record.groups.clear();
+    record.joined.clear();
     record.grants.clear();
     record.expires_ms += 1_000;
     ok(store.put_session(&record, version(1, 2)).await);

@@ -263,10 +263,7 @@ fn what_is_trimmed_is_declared_to_the_one_who_resumes() {
 fn an_answer_that_claims_more_than_it_holds_is_not_believed() {
     let mut bench = Bench::live(E1, 9);
     bench.step(subscribe(2, Some(at(E1, 3))));
-    bench.check(
-        joined(2, 2, point(E1, 9, true, [5, 7, 8, 9])),
-        &["2 joined 1:9 not recovered", "2: gap 1:4-6", "2: message 1:7", "2: message 1:8", "2: message 1:9"],
-    );
+    bench.check(joined(2, 2, point(E1, 9, true, [5, 7, 8, 9])), &["2 failed Unknown", "ask leave 3: 2"]);
 }
 
 #[test]

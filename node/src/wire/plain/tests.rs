@@ -49,7 +49,7 @@ fn reads_each_command() {
     );
     check(
         r#"{"type":"join","id":-1.50e3,"group":"g","since":{"epoch":"0000000000000001","offset":9007199254740991}}"#,
-        Command::Join { id: id("-1.50e3"), group: group("g"), since: Some(position(1, 9_007_199_254_740_993)) },
+        Command::Join { id: id("-1.50e3"), group: group("g"), since: Some(position(1, 9_007_199_254_740_991)) },
     );
     check(r#"{"type":"leave","group":"g"}"#, Command::Leave { id: None, group: group("g") });
     check(
