@@ -536,7 +536,7 @@ const OTHERS: &[Planted] = &[
     bug(
         "UndoesTooEarly",
         "sessions: a goodbye is answered while the session is being loaded for the attach that it undoes",
-        400,
+        1_500,
         &[edit(
             "logic/primary/sessions.rs",
             "if self.sessions.loading.contains_key(&session) || self.sessions.renewals.contains_key(&session) =>",
@@ -559,7 +559,7 @@ const OTHERS: &[Planted] = &[
     bug(
         "RefusesWhatWasOrdered",
         "S3: a publish that a deposed primary had ordered is said to be refused, and its successor commits it",
-        20,
+        200,
         &[edit(
             "logic/asking.rs",
             "self.may_be_done |= ordered;",

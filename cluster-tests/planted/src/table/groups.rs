@@ -6,7 +6,7 @@ pub(super) const TABLE: &[Planted] = &[
     bug(
         "AnswersBelowTheFloor",
         "S3: a publish is answered though fewer copies have it than it asks for",
-        10,
+        80,
         &[edit(
             "logic/primary/groups.rs",
             "        if min_copies <= copies {\n",
@@ -17,7 +17,7 @@ pub(super) const TABLE: &[Planted] = &[
     bug(
         "DeniesTheKnownKey",
         "S4: a repeat is told that it was not done, because there are fewer copies now than it asks for",
-        10,
+        150,
         &[edit(
             "logic/primary/groups.rs",
             "                Some(position) => self.answer_publish(now, (ticket, min_copies), position, out),\n                None => {",

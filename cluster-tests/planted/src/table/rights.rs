@@ -44,14 +44,4 @@ pub(super) const TABLE: &[Planted] = &[
         for group in leave.iter().chain(&forbidden) {"#,
         )],
     ),
-    bug(
-        "TakesAnyRecord",
-        "rights: what an earlier primary told takes the place of what a later one did",
-        1_000,
-        &[edit(
-            "logic/attachments.rs",
-            "&& *revision < record.revision",
-            r#"&& (*revision < record.revision || planted!("TakesAnyRecord"))"#,
-        )],
-    ),
 ];

@@ -198,22 +198,26 @@ impl Profile {
             },
             following: FollowingSettings::default(),
         };
-        // Drawn after all else, so that seeds from before it was there are what they were.
-        profile.slot.group_idle_ms = random.between(500, 8_000);
-        profile.following.noticed_after_ms = profile.keep_alive_ms;
-        profile.following.feed.answer_ms = GIVE_UP_MS * 2 + 2_000;
-        profile.following.feed.join_ms = GIVE_UP_MS + 3_000;
-        profile.visitors = if random.permille(300) { random.between(1, 3) as usize } else { 0 };
+        profile.draw_later(random);
+        profile
+    }
+
+    /// What is drawn after all else, so that seeds from before it was there are what they were.
+    fn draw_later(&mut self, random: &mut Random) {
+        self.slot.group_idle_ms = random.between(500, 8_000);
+        self.following.noticed_after_ms = self.keep_alive_ms;
+        self.following.feed.answer_ms = GIVE_UP_MS * 2 + 2_000;
+        self.following.feed.join_ms = GIVE_UP_MS + 3_000;
+        self.visitors = if random.permille(300) { random.between(1, 3) as usize } else { 0 };
         if random.permille(200) {
-            profile.following.in_flight = random.between(1, 3) as usize;
-            profile.following.groups_at_once = random.between(1, 2) as usize;
+            self.following.in_flight = random.between(1, 3) as usize;
+            self.following.groups_at_once = random.between(1, 2) as usize;
         }
         let leave = random.between(3_000, 12_000);
-        profile.leave = random.permille(300).then_some(leave);
+        self.leave = random.permille(300).then_some(leave);
         let lie = random.between(1_000, 8_000);
-        profile.lie = random.permille(400).then_some(lie);
-        profile.days_off = if random.permille(200) { random.between(1, 5) } else { 0 };
-        profile
+        self.lie = random.permille(400).then_some(lie);
+        self.days_off = if random.permille(200) { random.between(1, 5) } else { 0 };
     }
 }
 

@@ -96,7 +96,7 @@ fn a_gateway_that_was_not_reached_is_told_again_when_it_renews() {
     bench.term += 1;
     bench.map("p", &["p"]);
     bench.renew("g1", attachment, 1);
-    assert_eq!(bench.told("g1"), [changed.clone()]);
+    assert_eq!(bench.told("g1"), std::slice::from_ref(&changed));
     let revision = changed.revision;
     bench.ask("g1", Renew(vec![Renewal { session: SESSION, attachment, connection: 1, revision }]));
     assert!(bench.told("g1").is_empty(), "it knows");
