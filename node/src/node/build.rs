@@ -149,13 +149,7 @@ impl Built {
             metrics: metrics.clone(),
             control: control.clone(),
         };
-        let (hints, idle_hints) = Hints::new(HintsInputs {
-            mesh: mesh.clone(),
-            maps: maps.clone(),
-            store: store.clone(),
-            store_view: steward.store_view(),
-            pictures: gossip.pictures(),
-        });
+        let (hints, idle_hints) = Hints::new(hints_inputs(&ground, &steward));
         let dispatch = Dispatch {
             mesh: mesh.clone(),
             maps: maps.clone(),
@@ -208,6 +202,16 @@ impl Built {
         spread.start(map_requests, tasks);
         report.start(tasks);
         running
+    }
+}
+
+fn hints_inputs(ground: &Ground, steward: &Steward) -> HintsInputs {
+    HintsInputs {
+        mesh: ground.mesh.clone(),
+        maps: ground.maps.clone(),
+        store: ground.store.clone(),
+        store_view: steward.store_view(),
+        pictures: ground.gossip.pictures(),
     }
 }
 

@@ -213,7 +213,7 @@ const HEAD: [u8; 4] = [0x53, 0xb0, 0, 0];
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_ghost_of_another_store_is_told_why_and_takes_nothing() {
     let (cluster, one, two) = Cluster::of_two().await;
-    let mut ghosts = Cluster::new(ClusterCa::from_pem(&cluster.ca.cert_pem(), &cluster.ca.key_pem()).unwrap());
+    let mut ghosts = Cluster::new(ClusterCa::from_pem(cluster.ca.cert_pem(), &cluster.ca.key_pem()).unwrap());
     ghosts.keyring = cluster.keyring.clone();
     for _ in 0..50 {
         ghosts.store.next_generation(&id("n2")).await.unwrap();

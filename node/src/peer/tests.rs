@@ -28,6 +28,7 @@ use crate::{
 const LIMIT: Duration = Duration::from_secs(15);
 
 #[derive(Clone, PartialEq, Debug)]
+#[expect(clippy::large_enum_variant, reason = "a test has few")]
 enum Seen {
     Connected(Member),
     Lost(Member),
