@@ -1,15 +1,18 @@
 //! The OpenAPI document, the pages that show it, and the landing page. Everything comes out of the binary: the pages load
 //! nothing from elsewhere, and say so to the browser.
 
+mod bounds;
+
 use std::sync::{Arc, OnceLock};
 
 use axum::{
     Json, Router as Routes,
-    extract::Path,
+    extract::{Path, State},
     http::{HeaderName, HeaderValue, header},
     response::{Html, IntoResponse, Redirect, Response},
     routing::get,
 };
+use serde_json::Value;
 use utoipa::{
     Modify, OpenApi,
     openapi::{
@@ -25,7 +28,7 @@ use super::{
     error::{ApiError, ErrorBody, loc},
     groups, messages, probes, sessions, table,
 };
-use crate::wire::reason::Reason;
+use crate::{config::Config, wire::reason::Reason};
 
 const PAGE_POLICY: &str =
     "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; frame-ancestors 'none'";
@@ -107,17 +110,20 @@ fn complete(operation: &mut Operation) {
     }
 }
 
-/// The OpenAPI document.
-pub fn document() -> &'static utoipa::openapi::OpenApi {
-    static DOCUMENT: OnceLock<utoipa::openapi::OpenApi> = OnceLock::new();
-    DOCUMENT.get_or_init(Document::openapi)
+/// The OpenAPI document, with the bounds that this configuration sets.
+pub fn document(config: &Config) -> Value {
+    static DOCUMENT: OnceLock<Value> = OnceLock::new();
+    // A document of strings, numbers and lists: it is JSON.
+    let mut document = DOCUMENT.get_or_init(|| serde_json::to_value(Document::openapi()).unwrap_or_default()).clone();
+    bounds::add(&mut document, config);
+    document
 }
 
 /// The routes that are for people and so not in the document.
 pub(super) fn pages() -> Routes<Arc<Api>> {
     Routes::new()
         .route("/", get(landing))
-        .route("/openapi.json", get(|| async { Json(document()) }))
+        .route("/openapi.json", get(|State(api): State<Arc<Api>>| async move { Json(document(&api.config)) }))
         .route("/docs", get(|| async { Redirect::permanent("/docs/") }))
         .route("/docs/", get(|| async { asset("index.html") }))
         .route("/docs/{file}", get(|Path(file): Path<String>| async move { asset(&file) }))

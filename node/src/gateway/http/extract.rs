@@ -14,7 +14,7 @@ use bytes::BytesMut;
 use futures_util::StreamExt;
 use serde::{
     Deserialize, Deserializer,
-    de::{DeserializeOwned, MapAccess, Visitor, value::MapAccessDeserializer},
+    de::{self, DeserializeOwned, MapAccess, Visitor, value::MapAccessDeserializer},
 };
 use serde_path_to_error::Segment;
 use sha2::{Digest, Sha256};
@@ -26,9 +26,12 @@ use super::{
     error::{ApiError, Loc, Problem, Problems, loc},
 };
 use crate::{
-    id::{GroupName, NodeId, SessionId, is_hidden},
+    id::{GROUP_NAME_MAX_BYTES, GroupName, NodeId, SessionId, is_hidden},
     metrics::Limit,
-    wire::reason::Reason,
+    wire::{
+        plain::{LIMIT_DEFAULT, LIMIT_MAX},
+        reason::Reason,
+    },
 };
 
 /// Arrays and objects within each other in a body; what receives a message may be weaker than what takes it in.
@@ -174,15 +177,16 @@ pub fn session_id(text: &str) -> Result<SessionId, String> {
     }
 }
 
+/// The longest name of a user, in bytes: that of its private group must be one of a group.
+pub const USER_MAX_BYTES: usize = GROUP_NAME_MAX_BYTES - "@user:".len();
+
 /// Whether a user's name can be one: its private group's name must be.
 pub fn check_user(user: &str) -> Result<(), String> {
-    const PREFIX_BYTES: usize = "@user:".len();
-    let max = crate::id::GROUP_NAME_MAX_BYTES - PREFIX_BYTES;
     if user.is_empty() {
         return Err("a user's name is not empty".to_owned());
     }
-    if user.len() > max {
-        return Err(format!("a user's name has at most {max} bytes, this has {}", user.len()));
+    if user.len() > USER_MAX_BYTES {
+        return Err(format!("a user's name has at most {USER_MAX_BYTES} bytes, this has {}", user.len()));
     }
     match user.chars().find(|c| is_hidden(*c)) {
         Some(bad) => {
@@ -251,7 +255,7 @@ impl Query {
     /// How many a page is to have: 1 to 1,000, or 100.
     pub fn limit(&mut self) -> u32 {
         // At most 1,000, so it fits.
-        self.number("limit", 1..=1_000).unwrap_or(100) as u32
+        self.number("limit", 1..=u64::from(LIMIT_MAX)).unwrap_or(u64::from(LIMIT_DEFAULT)) as u32
     }
 
     /// Whether the parameter was given at all.
@@ -476,6 +480,20 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
             }
         }
         deserializer.deserialize_map(Only(PhantomData)).map(Self)
+    }
+}
+
+/// A whole number; `3.0` is one in JSON, and what some languages write.
+pub fn whole<'de, D: Deserializer<'de>, T: TryFrom<u64>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    let Some(number) = Option::<serde_json::Number>::deserialize(deserializer)? else { return Ok(None) };
+    // Beyond 2^53 a float no longer tells one whole number from the next.
+    let of_float =
+        |float: f64| (float.fract() == 0.0 && (0.0..=9_007_199_254_740_992.0).contains(&float)).then_some(float as u64);
+    let read = number.as_u64().or_else(|| number.as_f64().filter(|_| number.is_f64()).and_then(of_float));
+    match read.map(T::try_from) {
+        Some(Ok(read)) => Ok(Some(read)),
+        Some(Err(_)) => Err(de::Error::custom(format!("{number} is too large"))),
+        None => Err(de::Error::custom(format!("invalid type: `{number}`, expected a whole number from 0"))),
     }
 }
 

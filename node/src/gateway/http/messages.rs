@@ -16,7 +16,7 @@ use utoipa::ToSchema;
 use super::{
     api::Api,
     error::{ApiError, ErrorBody, Loc, Problem, Problems, loc},
-    extract::{InPath, JsonBody, Object, UserName, group_name},
+    extract::{InPath, JsonBody, Object, UserName, group_name, whole},
     route::Route,
 };
 use crate::{
@@ -29,9 +29,9 @@ use crate::{
     wire::reason::Reason,
 };
 
-const KEY_MAX_BYTES: usize = 200;
-const BROADCAST_GROUPS_MAX: usize = 100;
-const BATCH_MAX: usize = 1_000;
+pub(super) const KEY_MAX_BYTES: usize = 200;
+pub(super) const BROADCAST_GROUPS_MAX: usize = 100;
+pub(super) const BATCH_MAX: usize = 1_000;
 /// How many groups of one call are published to at once.
 const AT_ONCE: usize = 32;
 /// A batch may take this many times as long as one request.
@@ -62,6 +62,7 @@ pub struct NewMessage {
     /// Refuse the message unless this number of nodes would hold it, and answer when they do: a message that was accepted while
     /// a node was lost may be of unknown outcome (504), and a repeat with its key waits for the copies or says where it is. The
     /// namespace's `min_copies` holds in any case.
+    #[serde(default, deserialize_with = "whole")]
     #[schema(minimum = 1)]
     min_copies: Option<u8>,
 }

@@ -20,7 +20,7 @@ use uuid::Uuid;
 use super::{
     api::Api,
     error::{ApiError, ErrorBody, Problem, Problems, loc},
-    extract::{InPath, JsonBody, Object, Query, UserName, check_user, group_name, session_id},
+    extract::{InPath, JsonBody, Object, Query, UserName, check_user, group_name, session_id, whole},
     route::Route,
 };
 use crate::{
@@ -37,11 +37,11 @@ use crate::{
 };
 
 /// Ten years; a session that lives longer is a mistake in the unit.
-const TTL_MAX_S: u64 = 10 * 366 * 24 * 3600;
+pub(super) const TTL_MAX_S: u64 = 10 * 366 * 24 * 3600;
 /// Attributes are sent to every member of each group that the session joins.
 const ATTRIBUTES_MAX_BYTES: usize = 8 << 10;
-const GRANTS_MAX: usize = 100;
-const PATTERN_MAX_BYTES: usize = 200;
+pub(super) const GRANTS_MAX: usize = 100;
+pub(super) const PATTERN_MAX_BYTES: usize = 200;
 
 pub(super) fn table() -> Vec<Route> {
     vec![
@@ -68,9 +68,11 @@ pub struct NewSession {
     /// The application's name for the user: 1 to 194 bytes without control characters and others that are not seen.
     user: String,
     /// It ends this number of seconds after its creation, whatever happens. `session.ttl_s` unless given.
+    #[serde(default, deserialize_with = "whole")]
     #[schema(minimum = 1)]
     ttl_s: Option<u64>,
     /// It ends when it was not attached or used for this number of seconds. `session.idle_ttl_s` unless given.
+    #[serde(default, deserialize_with = "whole")]
     #[schema(minimum = 1)]
     idle_ttl_s: Option<u64>,
     /// The application's own, up to 8 KB; members of the session's groups see it.
@@ -91,6 +93,7 @@ pub struct NewSession {
 #[schema(example = json!({"ttl_s": 3600, "attributes": {"name": "Alice B."}, "join": ["chat:office"], "leave": ["chat:lobby"]}))]
 pub struct SessionPatch {
     /// It ends this number of seconds from now.
+    #[serde(default, deserialize_with = "whole")]
     #[schema(minimum = 1)]
     ttl_s: Option<u64>,
     /// New attributes, whole.
@@ -261,7 +264,7 @@ async fn read(State(api): State<Arc<Api>>, InPath(id): InPath<SessionId>) -> Res
     Ok(Json(OneSession { session: session(api.service.session(id).await?)? }))
 }
 
-/// Changes a session; its client is told at once.
+/// Changes a session; its client is told at once. A change of nothing reads it.
 #[utoipa::path(patch, path = "/v1/sessions/{id}", tag = "sessions", request_body = SessionPatch, params(("id" = String, Path, description = "The session's id", example = "0b5f6f0e-5a3c-4a57-9d6e-7f3c2a1b0c9d")),
     responses((status = 200, description = "The session as it is now", body = OneSession), (status = 404, description = "No such session", body = ErrorBody), (status = 409, description = "Too many groups", body = ErrorBody), (status = 410, description = "The session is over", body = ErrorBody)))]
 async fn change(
@@ -286,13 +289,10 @@ async fn change(
         join,
         leave,
     };
-    if patch.join.is_empty() && patch.leave.is_empty() && change == SessionChange::default() {
-        problems.value(
-            loc!["body"],
-            "nothing to change: name at least one of `ttl_s`, `attributes`, `grants`, `join`, `leave`",
-        );
-    }
     problems.refuse()?;
+    if change == SessionChange::default() {
+        return read(State(api), InPath(id)).await;
+    }
     changed(&api, id, change).await
 }
 

@@ -5,7 +5,7 @@ use super::*;
 /// The document and the table of routes say the same, and every example in it is taken.
 #[tokio::test]
 async fn the_document_is_true() {
-    let document = serde_json::to_value(docs::document()).unwrap();
+    let document = docs::document(&Config::default());
     assert!(document["openapi"].as_str().unwrap().starts_with("3.1"));
     let documented: BTreeMap<(String, String), &Value> = document["paths"]
         .as_object()
@@ -106,6 +106,22 @@ fn fits(document: &Value, schema: &Value, value: &Value, at: &str) {
     if let Some(options) = schema["enum"].as_array() {
         assert!(options.contains(value), "{at}: {value} is not among {options:?}");
     }
+}
+
+/// A bound of a field that there is not would make one that has nothing else.
+#[test]
+fn bounds_are_of_fields_that_there_are() {
+    let document = docs::document(&Config::default());
+    let mut bounded = 0;
+    for (name, schema) in document["components"]["schemas"].as_object().unwrap() {
+        for (field, schema) in schema["properties"].as_object().into_iter().flatten() {
+            if ["pattern", "minLength", "maximum", "maxItems"].iter().any(|bound| !schema[*bound].is_null()) {
+                assert!(!schema["type"].is_null(), "{name} has no field {field}");
+                bounded += 1;
+            }
+        }
+    }
+    assert!(bounded >= 18, "only {bounded} fields have bounds");
 }
 
 fn every_reference_resolves(document: &Value, value: &Value) {

@@ -28,7 +28,6 @@ POST /v1/sessions | {"user": "a", "grants": [{"pattern": "a", "join": true}]} | 
 POST /v1/sessions | {"user": "a", "grants": [{"pattern": "a", "join": 1, "publish": true}]} | 422 type_error ["body","grants",0,"join"]
 POST /v1/sessions | {"user": "a", "grants": [{"pattern": "", "join": true, "publish": true}]} | 422 value_error ["body","grants",0,"pattern"]
 POST /v1/sessions | {"user": "a", "grants": [["a", true, true]]} | 422 type_error ["body","grants",0]
-PATCH /v1/sessions/SESSION | {} | 422 value_error ["body"]
 PATCH /v1/sessions/SESSION | {"user": "b"} | 422 unknown_field ["body","user"]
 PATCH /v1/sessions/SESSION | {"join": ["a"], "leave": ["b", "a"]} | 422 value_error ["body","leave",1]
 PATCH /v1/sessions/nonsense | {"ttl_s": 5} | 422 value_error ["path","id"]
