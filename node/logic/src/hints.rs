@@ -45,10 +45,12 @@ pub enum HintInput {
         by: NodeId,
         version: u64,
     },
-    /// A peer is primary, it says, under a term that the known map does not have: there is a newer one.
+    /// A peer is primary, it says, under a term that a map does not have: there is a newer one.
     Ahead {
         /// Who, by its certificate.
         by: NodeId,
+        /// The version of that map, 0 if there was none. A newer one may be known by now.
+        of: u64,
     },
     /// A peer says that this is the map.
     Sent {
@@ -140,10 +142,7 @@ impl Hints {
             HintInput::Map(map) => self.learn(map),
             HintInput::Peers(peers) => self.peers = peers,
             HintInput::Told { by, version } => self.hear(by, Told { version, map: None }, now_ms),
-            HintInput::Ahead { by } => {
-                let version = self.version() + 1;
-                self.hear(by, Told { version, map: None }, now_ms);
-            }
+            HintInput::Ahead { by, of } => self.hear(by, Told { version: of + 1, map: None }, now_ms),
             HintInput::Sent { by, map } => self.hear(by, Told { version: map.version, map: Some(map) }, now_ms),
             HintInput::Read(found) => self.read(found, now_ms, out),
             HintInput::StoreIsUp(is_up) => self.store_is_down = !is_up,

@@ -105,13 +105,14 @@ impl Dispatch {
         let mut is_hinted = false;
         loop {
             let known = maps.borrow_and_update().clone();
+            let of = known.as_ref().map_or(0, |map| map.version);
             match known.map_or(Leads::NotKnownYet, |map| map.leads(slot, term, from)) {
                 Leads::Yes => return true,
                 Leads::No => return false,
                 Leads::NotKnownYet => {}
             }
             if !std::mem::replace(&mut is_hinted, true) {
-                self.hints.hear(HintInput::Ahead { by: from.node.clone() });
+                self.hints.hear(HintInput::Ahead { by: from.node.clone(), of });
             }
             match tokio::time::timeout_at(until, maps.changed()).await {
                 Ok(Ok(())) => {}

@@ -287,6 +287,7 @@ impl World {
             _ => None,
         };
         let map = self.process(node).map.clone();
+        let of = map.as_ref().map_or(0, |map| map.version);
         let leads = |(slot, term)| map.map_or(Leads::NotKnownYet, |map| map.leads(slot, term, &from));
         match led.map_or(Leads::Yes, leads) {
             // What a node sends itself needs no map.
@@ -295,7 +296,7 @@ impl World {
             Leads::No => {}
             Leads::NotKnownYet => {
                 self.ledger.count("frames that waited for a map");
-                self.hint(node, HintInput::Ahead { by: from.node.clone() });
+                self.hint(node, HintInput::Ahead { by: from.node.clone(), of });
                 if self.now < until_ms {
                     self.input_after(HELD_MS, node, Input::Held { from, frame, until_ms });
                 }

@@ -73,7 +73,7 @@ fn what_a_peer_says_is_looked_up_in_the_store() {
     assert_eq!(this.is_told(HintInput::Read(Some(version(7)))), [HintOutput::Take(version(7))]);
     assert_eq!((this.hints.wake_at_ms(), this.hears_of("n1", 7).len()), (None, 0), "that is no news");
     this.now_ms += 100;
-    assert_eq!(this.is_told(HintInput::Ahead { by: node("n1") }), [HintOutput::ReadMap]);
+    assert_eq!(this.is_told(HintInput::Ahead { by: node("n1"), of: 7 }), [HintOutput::ReadMap]);
 }
 
 #[test]
@@ -164,4 +164,12 @@ fn a_store_that_does_not_answer_in_time_is_away() {
     this.is_told(HintInput::Read(None));
     while !this.sleeps().contains(&HintOutput::ReadMap) {}
     assert_eq!(this.now_ms, 1_000 + READ_AGAIN_MS);
+}
+
+#[test]
+fn who_was_ahead_of_a_map_that_is_not_the_newest_any_more_has_told_no_lie() {
+    let mut this = Node::among("n1 n2");
+    this.is_told(HintInput::Map(version(7)));
+    assert_eq!(this.is_told(HintInput::Ahead { by: node("n1"), of: 6 }), []);
+    assert_eq!(this.is_told(HintInput::Ahead { by: node("n1"), of: 7 }), [HintOutput::ReadMap], "it is listened to");
 }
