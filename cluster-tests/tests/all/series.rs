@@ -307,7 +307,7 @@ async fn at_the_door(seen: &Seen) -> Result<()> {
     .await?;
     seen.until(&[&limit("connections_per_address"), &limit("connections")], || async {
         let mut open = Vec::new();
-        for host in [[1; 9], [2; 9]].concat() {
+        for host in [[1; 12], [2; 12]].concat() {
             open.push(upgraded(url, host).await?);
         }
         Ok(())
