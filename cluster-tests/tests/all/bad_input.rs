@@ -301,7 +301,6 @@ async fn over_http(api: &Api, session: &Session) -> Result<()> {
             "body.grants.0.pattern",
         ),
         (Method::POST, sessions, json!({"user": "a", "colour": "red"}), "body.colour"),
-        (Method::PATCH, &one, json!({}), "body"),
         (Method::PATCH, &one, json!({"ttl": 5}), "body.ttl"),
         (Method::POST, messages, json!({}), "body.data"),
         (Method::POST, messages, json!({"data": 1, "key": 5}), "body.key"),
