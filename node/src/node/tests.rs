@@ -59,14 +59,16 @@ impl Cluster {
         Self { ca, store, keyring: Arc::new(Keyring::generate()), _folder: folder }
     }
 
-    /// `n1` and `n2`, which share all slots.
+    /// `n1` and `n2`, which share all slots, and of which each leads half: nothing is left to be moved.
     async fn of_two() -> (Self, Node, Node) {
         let cluster = Self::new(ClusterCa::generate().unwrap());
         let one = cluster.start("n1", &[]).await.unwrap();
         let two = cluster.start("n2", &[&one]).await.unwrap();
         let both = |slot: &SlotAssignment| slot.in_sync.len() == 2 && slot.learner.is_none();
+        let halves = |map: &ClusterMap| map.slots.iter().filter(|slot| slot.primary == *two.member()).count() * 2;
+        let settled = |map: &ClusterMap| map.slots.iter().all(both) && halves(map) == map.slots.len();
         for node in [&one, &two] {
-            wait_until("two copies of all slots", || map_of(node).slots.iter().all(both)).await;
+            wait_until("two copies of all slots, led by both", || settled(&map_of(node))).await;
         }
         (cluster, one, two)
     }
