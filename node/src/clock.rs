@@ -27,26 +27,27 @@ pub fn mono_us() -> u64 {
 /// correction: when the machine's clock is set, this one follows it a tenth faster or slower, so that nobody's hour is over
 /// at once.
 pub fn wall_ms() -> u64 {
-    let (mono_ms, machine_ms) = (mono_ms(), machine_ms());
-    let mut clock = WALL.lock().unwrap_or_else(PoisonError::into_inner);
-    let wall = clock.get_or_insert(Wall { follower: Follower { mono_ms, shown_ms: machine_ms }, correction_ms: 0 });
-    wall.follower.at(mono_ms, machine_ms).saturating_add_signed(wall.correction_ms)
+    let (shown_ms, correction_ms) = look(|_| {});
+    shown_ms.saturating_add_signed(correction_ms)
 }
 
 /// The same as the machine says it, without a correction.
 pub fn uncorrected_wall_ms() -> u64 {
-    let shown_ms = wall_ms();
-    let clock = WALL.lock().unwrap_or_else(PoisonError::into_inner);
-    shown_ms.saturating_add_signed(clock.as_ref().map_or(0, |wall| wall.correction_ms.saturating_neg()))
+    look(|_| {}).0
 }
 
 /// From now on this is added to what the machine says.
 pub fn correct_wall(by_ms: i64) {
-    wall_ms();
+    look(|correction_ms| *correction_ms = by_ms);
+}
+
+/// What the machine's clock shows now, without its leaps, and the correction.
+fn look(correct: impl FnOnce(&mut i64)) -> (u64, i64) {
+    let (mono_ms, machine_ms) = (mono_ms(), machine_ms());
     let mut clock = WALL.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(wall) = clock.as_mut() {
-        wall.correction_ms = by_ms;
-    }
+    let wall = clock.get_or_insert(Wall { follower: Follower { mono_ms, shown_ms: machine_ms }, correction_ms: 0 });
+    correct(&mut wall.correction_ms);
+    (wall.follower.at(mono_ms, machine_ms), wall.correction_ms)
 }
 
 static WALL: Mutex<Option<Wall>> = Mutex::new(None);

@@ -236,31 +236,28 @@ async fn kill_all(scene: &mut Scene<'_>) -> Result<()> {
 }
 
 async fn kill_again_and_again(scene: &mut Scene<'_>) -> Result<()> {
-    for round in 0..KILLS {
+    kill_in_turn(scene, KILLS).await?;
+    scene.end();
+    Ok(())
+}
+
+/// This number of kills. Each finds all copies there.
+async fn kill_in_turn(scene: &mut Scene<'_>, kills: usize) -> Result<()> {
+    for round in 0..kills {
         let node = round % 3;
         scene.begin();
         scene.cluster.crash(node).await?;
         scene.goes_on().await.context("after a kill")?;
         tokio::time::sleep(Duration::from_secs(1)).await;
         scene.cluster.restart(node).await?;
-        // Each kill finds all copies there.
         scene.cluster.green(LIMIT).await?;
     }
-    scene.end();
     Ok(())
 }
 
 async fn kill_below_the_floor(scene: &mut Scene<'_>) -> Result<()> {
     let repeats = Repeats::start(&scene.cluster, 3, 2);
-    for round in 0..FEW_KILLS {
-        let node = round % 3;
-        scene.begin();
-        scene.cluster.crash(node).await?;
-        scene.goes_on().await.context("after a kill")?;
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        scene.cluster.restart(node).await?;
-        scene.cluster.green(LIMIT).await?;
-    }
+    kill_in_turn(scene, FEW_KILLS).await?;
     scene.end();
     let Tally { acknowledged, too_few, unknown } = repeats.stop().await?;
     ensure!(acknowledged > 100, "only {acknowledged} messages were repeated");

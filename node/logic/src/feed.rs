@@ -30,7 +30,7 @@ use super::{
     entry::{Message, Presence},
     request::{JoinPoint, SlotError},
 };
-use crate::id::{AttachmentNumber, Epoch, Position, SessionId, Term};
+use crate::id::{AttachmentNumber, Epoch, NUMBER_MAX, Position, SessionId, Term};
 
 /// Numbers the requests of one feed.
 pub type Attempt = u64;
@@ -406,7 +406,7 @@ impl Feed {
                 }
             }
             Input::LeaveAnswer { attempt, subscriber } => self.leave_answer(attempt, subscriber, out),
-            Input::Deliver { message, .. } if message.offset == 0 || message.offset >= Position::OFFSET_MAX => {}
+            Input::Deliver { message, .. } if message.offset == 0 || message.offset > NUMBER_MAX => {}
             Input::Deliver { epoch, message, term } => self.pushed(now_ms, epoch, message, term, out),
             Input::Member { joined, member } if self.has_subscribers() => {
                 out.push(Output::Tell { to: To::AllBut(Vec::new()), notice: Notice::Member { joined, member } });

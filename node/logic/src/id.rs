@@ -253,11 +253,6 @@ pub struct Position {
     pub offset: u64,
 }
 
-impl Position {
-    /// No log comes to this many messages: what says so is wrong.
-    pub const OFFSET_MAX: u64 = u64::MAX / 2;
-}
-
 /// Counts the attachments of a session: a higher one displaces a lower one.
 pub type AttachmentNumber = u64;
 

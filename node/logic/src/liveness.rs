@@ -191,11 +191,6 @@ impl Liveness {
         }
     }
 
-    /// The newest start of a node that the map or the store tells of.
-    pub fn counts(&self, node: &NodeId) -> Option<Generation> {
-        self.proven(node)
-    }
-
     /// The last picture.
     pub fn shown(&self) -> &SharedPicture {
         &self.shown
@@ -229,8 +224,8 @@ impl Liveness {
         }
     }
 
-    /// The newest start of a node that is known to have been allotted.
-    fn proven(&self, node: &NodeId) -> Option<Generation> {
+    /// The newest start of a node that is known to have been allotted: the map or the store tells of it.
+    pub fn proven(&self, node: &NodeId) -> Option<Generation> {
         let mine = (*node == self.me.node).then_some(self.me.generation);
         mine.max(self.named.get(node).copied()).max(self.stored.get(node).copied())
     }

@@ -228,7 +228,7 @@ impl Observer {
         self.known.retain(|node, _| starts.contains_key(node));
         let mut signs = Vec::new();
         for (node, starts) in starts {
-            let counts = self.liveness.counts(&node).filter(|counts| starts.contains_key(counts));
+            let counts = self.liveness.proven(&node).filter(|counts| starts.contains_key(counts));
             let Some(shown) = counts.or_else(|| starts.keys().next_back().copied()) else { continue };
             let link = links.get(&node).copied().unwrap_or_default();
             for (generation, heard) in starts {

@@ -39,7 +39,7 @@ struct SessionRow {
     joined: BTreeMap<GroupName, bool>,
     #[serde(default)]
     grants: Vec<GrantRow>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::id::number")]
     revision: u64,
     #[serde(default)]
     token: u32,
@@ -233,6 +233,19 @@ mod tests {
             "last_used_ms":4,"colour":"red"}"#;
         let record = decode_session(&[&[FORM][..], row].concat()).unwrap();
         assert_eq!((record.expires_ms, record.groups.len()), (2, 0));
+    }
+
+    /// No other node would read a record that has them.
+    #[test]
+    fn numbers_of_a_session_beyond_all_bounds_are_refused() {
+        for (name, is_taken) in [("colour", true), ("created_ms", false), ("last_used_ms", false), ("revision", false)]
+        {
+            let row = r#"{"id":"00000000-0000-0000-0000-000000000007","user":"","created_ms":1,"expires_ms":2,
+                "idle_ttl_ms":3,"last_used_ms":4,"revision":5,"colour":6}"#;
+            let number = row.find(&format!("\"{name}\":")).unwrap() + name.len() + 3;
+            let row = format!("{}{}{}", &row[..number], u64::MAX, &row[number + 1..]);
+            assert_eq!(decode_session(&[&[FORM][..], row.as_bytes()].concat()).is_ok(), is_taken, "{row}");
+        }
     }
 
     #[test]

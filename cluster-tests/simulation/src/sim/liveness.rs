@@ -146,7 +146,7 @@ impl World {
             let sends = self.links[node][other].up;
             let id = self.nodes[other].id.clone();
             let process = self.process(node);
-            let counts = process.liveness.counts(&id);
+            let counts = process.liveness.proven(&id);
             let heard = &mut process.heard_of[other];
             heard.packets += u64::from(comes_through);
             if comes_through || (sends && heard.packet_ms.is_none()) {

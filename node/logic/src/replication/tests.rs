@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::id::{GroupName, NodeId};
+use crate::{
+    id::{GroupName, NodeId},
+    slot::SlotSnapshot,
+};
 
 const TIMEOUT_MS: u64 = 1_000;
 

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     entry::{Message, Presence, Publisher, Retention},
-    id::{AttachmentNumber, Epoch, GroupName, Position, PublishKey, SessionId},
+    id::{AttachmentNumber, Epoch, GroupName, NUMBER_MAX, Position, PublishKey, SessionId},
 };
 
 /// Asked about one group.
@@ -113,7 +113,7 @@ impl JoinPoint {
     /// Whether a log can be so: what a primary says is looked at before a feed counts on it.
     pub fn is_sound(&self) -> bool {
         let contiguous = |pair: &[Message]| pair[0].offset.checked_add(1) == Some(pair[1].offset);
-        self.head < Position::OFFSET_MAX
+        self.head <= NUMBER_MAX
             && self.up_to <= self.head
             && self.messages.windows(2).all(contiguous)
             && self.messages.first().is_none_or(|first| first.offset > 0)
