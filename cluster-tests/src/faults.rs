@@ -5,8 +5,14 @@
 //! answered, every message delivered, and the history without a violation. What was seen meanwhile is a row of the [`table`].
 
 pub mod catalogue;
+mod connections;
 mod freeze;
+mod links;
+mod machine;
+mod processes;
 mod repeats;
 pub mod scene;
+mod store;
+mod strangers;
 pub mod table;
 mod watch;

@@ -20,6 +20,10 @@ use crate::{
     wait::wait_until,
 };
 
+/// How long a fault stays that can be taken back.
+pub(super) const STAY: Duration = Duration::from_secs(12);
+/// The node that things happen to.
+pub(super) const ONE: usize = 0;
 const GROUPS: usize = 12;
 /// Of each publisher, after each message.
 const PAUSE: Duration = Duration::from_millis(20);
