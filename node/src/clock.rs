@@ -3,8 +3,10 @@
 
 use std::{
     sync::{Mutex, OnceLock, PoisonError},
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
+
+use rustix::time::{ClockId, clock_gettime};
 
 use crate::logic::Now;
 
@@ -13,12 +15,12 @@ pub fn now() -> Now {
     Now { mono_ms: mono_ms(), wall_ms: wall_ms() }
 }
 
-/// Milliseconds since the process first asked; never goes back.
+/// Milliseconds since the process first asked, those for which the machine was suspended among them; never goes back.
 pub fn mono_ms() -> u64 {
     since_start().as_millis() as u64
 }
 
-/// Microseconds since the process first asked; never goes back.
+/// Microseconds since the process first asked, as [`mono_ms`]; never goes back.
 pub fn mono_us() -> u64 {
     since_start().as_micros() as u64
 }
@@ -98,8 +100,15 @@ pub fn deadline(after: Duration) -> tokio::time::Instant {
 }
 
 fn since_start() -> Duration {
-    static START: OnceLock<Instant> = OnceLock::new();
-    START.get_or_init(Instant::now).elapsed()
+    static START: OnceLock<Duration> = OnceLock::new();
+    let now = since_boot();
+    now.saturating_sub(*START.get_or_init(|| now))
+}
+
+/// By a clock that does not stand still while the machine is suspended: a lease that ran out meanwhile is not to seem good.
+fn since_boot() -> Duration {
+    let now = clock_gettime(ClockId::Boottime);
+    Duration::new(now.tv_sec.unsigned_abs(), now.tv_nsec.unsigned_abs() as u32)
 }
 
 #[cfg(test)]

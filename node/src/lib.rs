@@ -8,6 +8,7 @@ pub mod config;
 pub mod deliveries;
 pub mod dev;
 pub mod gateway;
+pub mod lease;
 pub mod metrics;
 pub mod node;
 pub mod open_files;

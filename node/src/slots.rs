@@ -66,6 +66,7 @@ enum WorkerInput {
     Request(Request),
     Map(SharedMap),
     Alive(Arc<BTreeSet<Member>>),
+    Gone { gateway: Member, since_ms: u64 },
     LinkReset(Member),
     Clock { trusted: bool },
     Groups { after: String, limit: usize, reply: oneshot::Sender<Vec<GroupInfo>> },
@@ -107,6 +108,14 @@ pub struct Departure {
     pub groups: Vec<(GroupName, AttachmentNumber)>,
 }
 
+/// A gateway is to confirm again whatever it was confirmed up to this time, by [`clock::mono_ms`]. To be answered with
+/// [`Slots::gone`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Fence {
+    pub gateway: Member,
+    pub since_ms: u64,
+}
+
 /// What the slots need around them.
 #[expect(missing_debug_implementations, reason = "holds trait objects")]
 pub struct SlotsInputs {
@@ -125,6 +134,8 @@ pub struct SlotsInputs {
     pub steward: mpsc::Sender<Vec<MapRequest>>,
     /// Presences to be taken out of groups of other slots; full: dropped, they are repeated.
     pub departures: mpsc::Sender<Departure>,
+    /// Gateways to be fenced; full: dropped, they are repeated.
+    pub fences: mpsc::Sender<Fence>,
     /// Counters.
     pub metrics: Arc<Metrics>,
     /// Spawns.
@@ -194,6 +205,14 @@ impl Slots {
     /// Whether something may end by this node's wall clock.
     pub async fn clock(&self, trusted: bool) {
         self.send_all(|| WorkerInput::Clock { trusted }).await;
+    }
+
+    /// What this gateway was confirmed up to this time counts for nothing ([`Fence`]). Never waits: slots that have no room for
+    /// it ask again.
+    pub fn gone(&self, gateway: &Member, since_ms: u64) {
+        for worker in self.workers.iter() {
+            let _ = worker.try_send(WorkerInput::Gone { gateway: gateway.clone(), since_ms });
+        }
     }
 
     /// What was sent to this member lately may be lost.

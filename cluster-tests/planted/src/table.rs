@@ -35,14 +35,17 @@ const fn edit(file: &'static str, from: &'static str, to: &'static str) -> Edit 
 mod governing;
 #[path = "table/groups.rs"]
 mod groups;
+#[path = "table/leases.rs"]
+mod leases;
 #[path = "table/rights.rs"]
 mod rights;
 
 /// All of them.
 pub const TABLE: &[Planted] = &all();
 
-const PARTS: [&[Planted]; 4] = [OTHERS, groups::TABLE, governing::TABLE, rights::TABLE];
-const COUNT: usize = OTHERS.len() + groups::TABLE.len() + governing::TABLE.len() + rights::TABLE.len();
+const PARTS: [&[Planted]; 5] = [OTHERS, groups::TABLE, governing::TABLE, rights::TABLE, leases::TABLE];
+const COUNT: usize =
+    OTHERS.len() + groups::TABLE.len() + governing::TABLE.len() + rights::TABLE.len() + leases::TABLE.len();
 
 const fn all() -> [Planted; COUNT] {
     let mut all = [OTHERS[0]; COUNT];
@@ -400,21 +403,21 @@ const OTHERS: &[Planted] = &[
         10,
         &[edit(
             "logic/primary/sessions.rs",
-            "        if !waits {\n            self.answer_displacing",
-            r#"        if !waits || planted!("DisplacesLazily") {
-            self.answer_displacing"#,
+            "if displacing.earlier.keys().any(|gateway| !self.is_gone(gateway)) {",
+            r#"if displacing.earlier.keys().any(|gateway| !self.is_gone(gateway)) && !planted!("DisplacesLazily") {"#,
         )],
     ),
     bug(
         "ForgetsToDisplace",
-        "S7: the gateway of the earlier connection is not told",
+        "S7: the gateway of the earlier connection is never told",
         10,
         &[edit(
             "logic/primary/sessions.rs",
-            "self.push_session(gateway, session, SessionPush::Displace { attachment: *number }, out);",
-            r#"if !planted!("ForgetsToDisplace") {
-                        self.push_session(gateway, session, SessionPush::Displace { attachment: *number }, out);
-                    }"#,
+            "        self.push(to, Push::Session(session, push), out);",
+            r#"        if planted!("ForgetsToDisplace") && matches!(push, SessionPush::Displace { .. }) {
+            return;
+        }
+        self.push(to, Push::Session(session, push), out);"#,
         )],
     ),
     bug(

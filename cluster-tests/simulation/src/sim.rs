@@ -15,6 +15,7 @@ mod gateway;
 mod heard;
 mod hints;
 mod liveness;
+mod mouths;
 mod network;
 mod node;
 mod random;

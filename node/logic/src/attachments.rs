@@ -5,6 +5,9 @@
 //! connection opens is kept with it. A connection is cut in the very step that brings the news, so that nothing reaches it
 //! afterwards (S7). Its subscriptions end next, and only then is the slot told, which lets the new attachment proceed.
 //!
+//! An attachment is good for an episode of this gateway's lease (`logic/lease`). When another one begins, nothing is delivered
+//! to a connection before its slot has confirmed the attachment once more.
+//!
 //! What a slot has to hear is said until it answers: that a connection is cut, or gone, or that an attach of unknown outcome
 //! is not wanted any more.
 
@@ -12,7 +15,10 @@ mod goodbyes;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use self::goodbyes::Goodbyes;
 use super::{
@@ -78,7 +84,13 @@ pub enum Input {
         result: Result<(), SlotError>,
     },
     /// To [`Output::Renew`], whatever came of it.
-    Renewed { number: u64 },
+    Renewed {
+        number: u64,
+        /// The sessions whose attachments the slot has confirmed.
+        confirmed: Vec<SessionId>,
+    },
+    /// This gateway has begun another episode. It may deliver in it to whom is confirmed in it.
+    Episode(u64),
     /// Time has passed; every [`TICK_MS`].
     Tick,
 }
@@ -97,6 +109,8 @@ pub enum Output {
         /// As far as it is known here.
         record: Arc<SessionRecord>,
     },
+    /// The attachment is there in this episode: what is due to the connection may be delivered to it.
+    Confirmed { connection: u64, episode: u64 },
     /// It is not, for this reason.
     Refused { connection: u64, error: SlotError },
     /// Nothing more may reach the connection but the reason why.
@@ -132,6 +146,8 @@ struct Connection {
     session: SessionId,
     slot: SlotId,
     stage: Stage,
+    /// The episode in which its session was asked for, or the attachment confirmed.
+    episode: u64,
 }
 
 #[derive(Debug)]
@@ -166,8 +182,20 @@ pub struct Attachments {
     goodbyes: Goodbyes,
     ticks: u16,
     last_renewal: u64,
-    /// Under way: what each says is here.
-    renewals: BTreeMap<u64, (SlotId, Vec<Renewal>)>,
+    renewals: BTreeMap<u64, Asked>,
+    episode: u64,
+    /// Some attachments are not confirmed in it, perhaps.
+    confirms: bool,
+}
+
+/// A renewal that is under way.
+#[derive(Debug)]
+struct Asked {
+    slot: SlotId,
+    /// What it says is here.
+    attachments: Vec<Renewal>,
+    /// When it was asked for.
+    episode: u64,
 }
 
 impl Attachments {
@@ -180,7 +208,8 @@ impl Attachments {
         match input {
             Input::Open { connection, session, slot } => {
                 let stage = Stage::Opening(News::default());
-                let before = self.connections.insert(connection, Connection { session, slot, stage });
+                let episode = self.episode;
+                let before = self.connections.insert(connection, Connection { session, slot, stage, episode });
                 assert!(before.is_none(), "connection {connection} opens twice: {before:?}");
                 self.opening.entry(session).or_default().push(connection);
                 out.push(Output::Attach { connection, session, slot });
@@ -196,8 +225,17 @@ impl Attachments {
                 }
             }
             Input::Said { number, result } => self.goodbyes.said(now_ms, number, &result),
-            Input::Renewed { number } => self.renewed(number),
-            Input::Tick => self.renew(out),
+            Input::Renewed { number, confirmed } => self.renewed(number, &confirmed, out),
+            Input::Episode(episode) => {
+                self.episode = episode;
+                self.confirm(out);
+            }
+            Input::Tick => {
+                self.renew(out);
+                if self.confirms {
+                    self.confirm(out);
+                }
+            }
         }
         self.goodbyes.flush(now_ms, out);
     }
@@ -258,6 +296,7 @@ impl Attachments {
                     let record = later.unwrap_or(record);
                     self.attach((slot, session, number), (connection, record.revision), out);
                     out.push(Output::Attached { connection, number, record });
+                    self.say_confirmed(connection, out);
                 }
             },
             Err(error) => {
@@ -400,32 +439,82 @@ impl Attachments {
 
     fn renew(&mut self, out: &mut Vec<Output>) {
         self.ticks = (self.ticks + 1) % RENEWAL_TICKS;
-        for (slot, sessions) in self.attached.iter().filter(|(slot, _)| *slot % RENEWAL_TICKS == self.ticks) {
-            let here = |(session, connection): (&SessionId, &u64)| match self.connections.get(connection)?.stage {
+        let due: Vec<SlotId> =
+            self.attached.keys().copied().filter(|slot| *slot % RENEWAL_TICKS == self.ticks).collect();
+        for slot in due {
+            let here = self.here(slot, |_| true);
+            self.ask(slot, &here, out);
+        }
+    }
+
+    /// The attachments of a slot that are such.
+    fn here(&self, slot: SlotId, is_such: impl Fn(&Connection) -> bool) -> Vec<Renewal> {
+        let sessions = self.attached.get(&slot).into_iter().flatten();
+        let renewal = |(session, connection): (&SessionId, &u64)| {
+            let there = self.connections.get(connection).filter(|there| is_such(there))?;
+            match there.stage {
                 Stage::Attached(attachment, revision) => {
                     Some(Renewal { session: *session, attachment, connection: *connection, revision })
                 }
                 Stage::Opening(_) | Stage::Over => None,
-            };
-            let here = sessions.iter().filter_map(here);
-            for attachments in here.collect::<Vec<_>>().chunks(ATTACHMENTS_IN_ONE) {
-                if self.renewals.len() >= RENEWALS_AT_ONCE {
-                    return;
-                }
-                self.last_renewal += 1;
-                let (number, attachments) = (self.last_renewal, attachments.to_vec());
-                self.renewals.insert(number, (*slot, attachments.clone()));
-                out.push(Output::Renew { number, slot: *slot, attachments });
             }
+        };
+        sessions.filter_map(renewal).collect()
+    }
+
+    fn ask(&mut self, slot: SlotId, attachments: &[Renewal], out: &mut Vec<Output>) {
+        for attachments in attachments.chunks(ATTACHMENTS_IN_ONE) {
+            if self.renewals.len() >= RENEWALS_AT_ONCE {
+                return;
+            }
+            self.last_renewal += 1;
+            let (number, attachments) = (self.last_renewal, attachments.to_vec());
+            let asked = Asked { slot, attachments: attachments.clone(), episode: self.episode };
+            self.renewals.insert(number, asked);
+            out.push(Output::Renew { number, slot, attachments });
+        }
+    }
+
+    /// Has the slots confirm what is not confirmed in this episode, and not asked for.
+    fn confirm(&mut self, out: &mut Vec<Output>) {
+        self.confirms = false;
+        let episode = self.episode;
+        for slot in self.attached.keys().copied().collect::<Vec<_>>() {
+            let mut left = self.here(slot, |there| there.episode != episode);
+            self.confirms |= !left.is_empty();
+            let under_way = self.renewals.values().filter(|asked| asked.slot == slot && asked.episode == episode);
+            let asked: BTreeSet<u64> =
+                under_way.flat_map(|asked| &asked.attachments).map(|there| there.connection).collect();
+            left.retain(|there| !asked.contains(&there.connection));
+            self.ask(slot, &left, out);
+        }
+    }
+
+    /// Where it is so in this episode; else its slot is asked.
+    fn say_confirmed(&mut self, connection: u64, out: &mut Vec<Output>) {
+        let episode = self.episode;
+        match self.connections.get(&connection) {
+            Some(there) if there.episode == episode => out.push(Output::Confirmed { connection, episode }),
+            Some(_) => self.confirm(out),
+            None => {}
         }
     }
 
     /// A renewal that was under way when an attachment ended may have reached the slot after the goodbye, and brought the
     /// attachment back there. So the goodbye is said once more.
-    fn renewed(&mut self, number: u64) {
-        let Some((slot, attachments)) = self.renewals.remove(&number) else { return };
+    fn renewed(&mut self, number: u64, confirmed: &[SessionId], out: &mut Vec<Output>) {
+        let Some(Asked { slot, attachments, episode }) = self.renewals.remove(&number) else { return };
+        let confirmed: BTreeSet<_> = confirmed.iter().collect();
         for Renewal { session, attachment, connection, revision: _ } in attachments {
             if self.number_here(slot, session) == Some((connection, attachment)) {
+                if episode == self.episode
+                    && confirmed.contains(&session)
+                    && let Some(there) = self.connections.get_mut(&connection)
+                    && there.episode != self.episode
+                {
+                    there.episode = self.episode;
+                    out.push(Output::Confirmed { connection, episode: self.episode });
+                }
                 continue;
             }
             let goodbye = Goodbye::Detach(session, attachment);

@@ -10,6 +10,7 @@ pub mod feed;
 pub mod following;
 pub mod hints;
 pub mod id;
+pub mod lease;
 pub mod liveness;
 pub mod log;
 pub mod map;

@@ -89,6 +89,9 @@ pub enum SlotInput {
     },
     /// The processes believed to be alive.
     Alive(Arc<BTreeSet<Member>>),
+    /// To [`SlotOutput::Fence`]: what this gateway was confirmed here up to this time, by this node's clock, it has to have
+    /// confirmed again before it delivers.
+    Gone { gateway: Member, since_ms: u64 },
     /// What was sent to this node lately may be lost.
     LinkReset(Member),
     /// Whether something may end by this node's wall clock ([`Verdict::trusted`](crate::clocks::Verdict)).
@@ -115,6 +118,9 @@ pub enum SlotOutput {
         term: Term,
         push: Push,
     },
+    /// This gateway does not say that it has cut an earlier attachment: whatever was confirmed to it up to this time is to
+    /// count for nothing. Said again until [`SlotInput::Gone`].
+    Fence { gateway: Member, since_ms: u64 },
     /// To the steward.
     Ask(MapRequest),
     /// Read a session from the store.
@@ -225,6 +231,11 @@ impl SlotCore {
             }
             SlotInput::Alive(alive) => self.alive = alive,
             SlotInput::Clock { trusted } => self.clock_trusted = trusted,
+            SlotInput::Gone { gateway, since_ms } => {
+                if let Some(mut reigning) = self.reigning() {
+                    reigning.gone(now, gateway, since_ms, out);
+                }
+            }
             SlotInput::LinkReset(member) => self.replica.link_reset(&member),
             SlotInput::Tick => {
                 self.replica.on_tick(now, &mut from_replica);

@@ -40,7 +40,7 @@ pub enum SlotRequest {
         /// All of one slot.
         groups: Vec<GroupName>,
     },
-    /// See [`Renew`]; sent every few seconds. → `Done`; displaced ones are told so by a push.
+    /// See [`Renew`]; sent every few seconds. → `Renewed`; displaced ones are told so by a push as well.
     Renew {
         /// All of one slot.
         attachments: Vec<Renewal>,
@@ -80,9 +80,15 @@ pub enum SlotAnswer {
     Session(SessionView),
     /// A client has the session.
     Attached(Attached),
+    /// These of the attachments are there.
+    Renewed(Renewed),
     /// Done; nothing to tell.
     Done(Done),
 }
+
+/// The sessions of a [`Renew`] whose attachments the slot has as the gateway says.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Renewed(pub Vec<SessionId>);
 
 /// Done; nothing to tell.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]

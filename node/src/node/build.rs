@@ -39,6 +39,7 @@ use crate::{
         service::Service,
     },
     id::Member,
+    lease::{self, Permit},
     logic::{map::MapRequest, primary::SlotSettings},
     peer::mesh::Mesh,
     router::Router,
@@ -51,6 +52,9 @@ use crate::{
 const GROUP_IDLE_MIN_MS: u64 = 60_000;
 /// Batches of what slots ask of the steward; past it they are dropped, and asked again.
 const MAP_REQUESTS: usize = 4_096;
+
+/// Gateways that slots want fenced; past it they are dropped, and asked again.
+const FENCES: usize = 1_024;
 
 /// Sessions whose presences are to be taken out of groups; past it they are dropped, and asked again.
 const DEPARTURES: usize = 4_096;
@@ -91,6 +95,7 @@ impl Built {
         let Ground { config, keyring, store, me, mesh, gossip, maps, tasks, metrics, .. } = &ground;
         let (deliveries, Arrivals { shards, sessions }) = deliveries::queues(Hub::shards());
         let (departures, departing) = mpsc::channel(DEPARTURES);
+        let (fences, fenced) = mpsc::channel(FENCES);
         let slots = Slots::start(SlotsInputs {
             me: me.clone(),
             settings: slot_settings(config),
@@ -100,6 +105,7 @@ impl Built {
             deliveries: deliveries.clone(),
             steward: ask_steward,
             departures,
+            fences,
             metrics: metrics.clone(),
             tasks: tasks.clone(),
         });
@@ -122,8 +128,9 @@ impl Built {
             metrics.hub.clone(),
             tasks.clone(),
         );
-        let attachments = Attachments::start(ask, hub.clone(), sessions, tasks);
-        let gateway = gateway_of(&ground, service.clone(), hub, attachments);
+        let (lease, permit) = lease::start(me.clone(), mesh.clone(), maps.subscribe(), (slots.clone(), fenced), tasks);
+        let attachments = Attachments::start(ask, hub.clone(), (sessions, permit.episodes()), tasks);
+        let gateway = gateway_of(&ground, service.clone(), hub, attachments, permit);
         let (probes, drain) = (Arc::new(Probes::new(me.clone())), CancellationToken::new());
         let control = Arc::new(Control {
             me: me.clone(),
@@ -161,6 +168,7 @@ impl Built {
             probes,
             control: control.clone(),
             lateness: Lateness::default(),
+            lease,
         };
         let spread = Spread {
             me: me.clone(),
@@ -228,7 +236,13 @@ fn steward_inputs(ground: &Ground) -> StewardInputs {
     }
 }
 
-fn gateway_of(ground: &Ground, service: Service, hub: Hub, attachments: Attachments) -> Arc<Gateway> {
+fn gateway_of(
+    ground: &Ground,
+    service: Service,
+    hub: Hub,
+    attachments: Attachments,
+    permit: Arc<Permit>,
+) -> Arc<Gateway> {
     Arc::new(Gateway {
         node: ground.me.node.clone(),
         config: ground.config.clone(),
@@ -240,7 +254,7 @@ fn gateway_of(ground: &Ground, service: Service, hub: Hub, attachments: Attachme
         tasks: ground.tasks.clone(),
         admission: Admission::new(&ground.config.limits, ground.files.clone()),
         replays: Replays::new(&ground.config.limits, ground.metrics.clone()),
-        connections: Connections::new(),
+        connections: Connections::under(permit),
     })
 }
 

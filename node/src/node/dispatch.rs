@@ -11,6 +11,7 @@ use crate::{
     cluster::{maps::MapCell, steward::Steward},
     deliveries::Deliveries,
     id::{Member, SlotId, Term},
+    lease::LeaseInbox,
     logic::{clocks::Voice, hints::HintInput, map::Leads, replication::ReplicationMessage},
     peer::{Inbox, mesh::Mesh},
     router::Router,
@@ -35,6 +36,7 @@ pub(super) struct Dispatch {
     pub(super) probes: Arc<Probes>,
     pub(super) control: Arc<Control>,
     pub(super) lateness: Lateness,
+    pub(super) lease: LeaseInbox,
 }
 
 #[async_trait]
@@ -70,6 +72,7 @@ impl Inbox for Dispatch {
             PeerFrame::MapRequests(requests) => self.steward.request(from.clone(), requests),
             PeerFrame::NodeRequest { id, request } => self.control.answer_peer(from, id, request),
             PeerFrame::NodeResponse { id, answer } => self.router.node_answered(&from.node, id, answer),
+            PeerFrame::Lease(message) => self.lease.receive(from, message),
             PeerFrame::Probe { origin, nonce, wall_ms } => {
                 if self.probes.is_mine(&origin) {
                     self.probes.came_back(&from.node, nonce);

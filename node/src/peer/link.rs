@@ -32,6 +32,11 @@ use crate::{
 
 /// Ordered streams of a link; a slot always uses the same one.
 const LANES: u16 = 4;
+/// One more stream, for frames that nothing else may keep waiting.
+const PROMPT: u16 = LANES;
+
+/// Above gossip's, which is above that of the lanes.
+const PROMPT_PRIORITY: i32 = 2;
 
 /// Large frames written at once.
 const BULK_AT_ONCE: usize = 4;
@@ -66,7 +71,7 @@ pub(super) struct Link {
 /// A link that has a connection.
 pub(super) struct Up {
     pub(super) connection: Connection,
-    lanes: [Lane; LANES as usize],
+    lanes: [Lane; LANES as usize + 1],
     queued_bytes: AtomicUsize,
     bulk: Parcels,
     gossip: Parcels,
@@ -114,6 +119,15 @@ impl Link {
 
     /// Appends a frame (`bytes` begins with its length) to a lane.
     pub(super) fn send(&self, lane: u16, bytes: &[u8]) -> Result<(), SendError> {
+        self.append(lane % LANES, bytes)
+    }
+
+    /// Appends a small frame to the stream that is kept free.
+    pub(super) fn send_promptly(&self, bytes: &[u8]) -> Result<(), SendError> {
+        self.append(PROMPT, bytes)
+    }
+
+    fn append(&self, lane: u16, bytes: &[u8]) -> Result<(), SendError> {
         if bytes.len() > LANE_FRAME_MAX_BYTES {
             return Err(SendError::TooLong);
         }
@@ -130,7 +144,7 @@ impl Link {
             self.reset(LinkReset::Overflow);
             return Err(SendError::Full);
         }
-        up.lanes[usize::from(lane % LANES)].push(bytes);
+        up.lanes[usize::from(lane)].push(bytes);
         self.metrics.peer.sent(bytes.len());
         Ok(())
     }
@@ -245,6 +259,9 @@ impl Up {
 
     async fn write_lane(&self, number: u8, lane: &Lane) -> Result<Infallible, WriteError> {
         let mut stream = self.connection.open_uni().await?;
+        if u16::from(number) == PROMPT {
+            stream.set_priority(PROMPT_PRIORITY).map_err(|_| WriteError::ClosedStream)?;
+        }
         stream.write_all(&[STREAM_LANE, number]).await?;
         loop {
             let batch = lane.next().await;

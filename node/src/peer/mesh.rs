@@ -199,12 +199,14 @@ impl Mesh {
     /// that then breaks may be lost, also in part.
     pub fn send(&self, to: &NodeId, slot_lane: u16, frame: &PeerFrame) -> Result<(), SendError> {
         let link = self.link_up(to)?;
-        let mut bytes = Vec::with_capacity(256);
-        bytes.extend_from_slice(&[0; 4]);
-        encode(frame, &mut bytes)?;
-        let length = u32::try_from(bytes.len() - 4).map_err(|_| SendError::TooLong)?;
-        bytes[..4].copy_from_slice(&length.to_le_bytes());
-        link.send(slot_lane, &bytes)
+        link.send(slot_lane, &with_length(frame)?)
+    }
+
+    /// Sends a small frame by a stream of its own, in order with others of its kind: what waits on the lanes does not keep it.
+    /// Never waits. Lost as others are.
+    pub fn send_promptly(&self, to: &NodeId, frame: &PeerFrame) -> Result<(), SendError> {
+        let link = self.link_up(to)?;
+        link.send_promptly(&with_length(frame)?)
     }
 
     /// Sends a large frame on a stream of its own, out of order with all others. Never waits; a few are under way at
@@ -297,6 +299,16 @@ impl fmt::Debug for Mesh {
             .field("local_addr", &self.local_addr())
             .finish_non_exhaustive()
     }
+}
+
+/// The frame's bytes after their length.
+fn with_length(frame: &PeerFrame) -> Result<Vec<u8>, SendError> {
+    let mut bytes = Vec::with_capacity(256);
+    bytes.extend_from_slice(&[0; 4]);
+    encode(frame, &mut bytes)?;
+    let length = u32::try_from(bytes.len() - 4).map_err(|_| SendError::TooLong)?;
+    bytes[..4].copy_from_slice(&length.to_le_bytes());
+    Ok(bytes)
 }
 
 /// A frame that cannot be encoded is a mistake in this program.

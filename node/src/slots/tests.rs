@@ -72,6 +72,7 @@ impl Bench {
         .unwrap();
         let (deliveries, arrivals) = deliveries::queues(1);
         let ((steward, asked), (departures, departing)) = (mpsc::channel(100), mpsc::channel(100));
+        let (fences, _) = mpsc::channel(100);
         let slots = Slots::start(SlotsInputs {
             me: me.clone(),
             settings: SlotSettings {
@@ -88,6 +89,7 @@ impl Bench {
             deliveries,
             steward,
             departures,
+            fences,
             metrics: metrics.clone(),
             tasks: tasks.clone(),
         });

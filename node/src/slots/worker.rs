@@ -9,7 +9,7 @@ use std::{
 use tokio::sync::mpsc;
 use tracing::Instrument;
 
-use super::{Departure, ReplyTo, Request, SlotCounts, SlotsInputs, WorkerInput, watched::watched};
+use super::{Departure, Fence, ReplyTo, Request, SlotCounts, SlotsInputs, WorkerInput, watched::watched};
 use crate::{
     clock,
     id::{Member, SessionId, SlotId, Term},
@@ -142,6 +142,12 @@ impl Worker {
                     self.handle(slot, SlotInput::Clock { trusted }, touched).await;
                 }
             }
+            WorkerInput::Gone { gateway, since_ms } => {
+                let slots: Vec<SlotId> = self.slots.keys().copied().collect();
+                for slot in slots {
+                    self.handle(slot, SlotInput::Gone { gateway: gateway.clone(), since_ms }, touched).await;
+                }
+            }
             WorkerInput::LinkReset(member) => {
                 let slots: Vec<SlotId> = self.slots.keys().copied().collect();
                 for slot in slots {
@@ -233,6 +239,9 @@ impl Worker {
                 SlotOutput::Push { to, term, push } => self.deliver(slot, &to, term, push).await,
                 SlotOutput::Ask(request) => {
                     let _ = self.inputs.steward.try_send(vec![request]);
+                }
+                SlotOutput::Fence { gateway, since_ms } => {
+                    let _ = self.inputs.fences.try_send(Fence { gateway, since_ms });
                 }
                 SlotOutput::Load { session } => self.load(slot, session),
                 SlotOutput::Save { record, ended, term, index } => {

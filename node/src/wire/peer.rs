@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     id::{Member, SlotId, Term},
     logic::{
+        lease::LeaseMessage,
         map::{MapRequest, SharedMap},
         replication::ReplicationMessage,
         request::{Push, SlotAnswer, SlotError, SlotRequest},
@@ -87,6 +88,8 @@ pub enum PeerFrame {
         /// The wall clock of whoever sent this frame, in milliseconds since 1970.
         wall_ms: u64,
     },
+    /// About who may deliver.
+    Lease(LeaseMessage),
 }
 
 /// Asked of a node.

@@ -4,7 +4,7 @@ use roost_logic::{
     asking::{Asking, Attempt, Input, Output},
     attachments, following,
     id::{GroupName, Member, NodeId, Position, PublishKey, SessionId, SlotId, Term},
-    request::{Answer, Ask as Question, History, SlotAnswer, SlotError, SlotRequest},
+    request::{Answer, Ask as Question, History, Renewed, SlotAnswer, SlotError, SlotRequest},
 };
 
 use super::{network::Frame, node, world::World};
@@ -186,7 +186,10 @@ impl World {
                 let result = result.map(|_| ());
                 self.attachments(node, attachments::Input::Said { number, result });
             }
-            Purpose::Renew { number } => self.attachments(node, attachments::Input::Renewed { number }),
+            Purpose::Renew { number } => {
+                let confirmed = read(result).map(|Renewed(confirmed)| confirmed).unwrap_or_default();
+                self.attachments(node, attachments::Input::Renewed { number, confirmed });
+            }
             Purpose::Depart { slot, session, group } => {
                 let groups = if result.is_ok() { vec![group] } else { Vec::new() };
                 self.departed(node, slot, session, groups);

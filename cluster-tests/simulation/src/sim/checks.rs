@@ -19,8 +19,6 @@ use super::coverage::COVERAGE;
 
 /// A state is compared once in this number of entries.
 const COMPARE_EVERY: Index = 8;
-/// A new attachment waits this time for the gateway of an earlier one.
-const DISPLACE_MS: u64 = 1_000;
 
 /// One unbroken life of a slot: until all its copies are lost.
 pub(super) type Life = (SlotId, u64);
@@ -92,8 +90,6 @@ pub(super) struct Ledger {
     attachments: BTreeMap<(SessionId, AttachmentNumber), Life>,
     /// To which connection each attachment was given first, and in which term.
     given_to: BTreeMap<(SessionId, AttachmentNumber), (u64, Term)>,
-    /// S7: when a gateway was first told that this attachment and earlier ones are over.
-    displaced: BTreeMap<(SessionId, Member), BTreeMap<AttachmentNumber, u64>>,
 }
 
 impl Ledger {
@@ -120,7 +116,6 @@ impl Ledger {
             begun: BTreeMap::new(),
             attachments: BTreeMap::new(),
             given_to: BTreeMap::new(),
-            displaced: BTreeMap::new(),
         }
     }
 
@@ -348,11 +343,6 @@ impl Ledger {
         self.begun.get(&life).copied().unwrap_or(0)
     }
 
-    /// A gateway is told that this attachment and earlier ones are over.
-    pub(super) fn displaces(&mut self, session: SessionId, gateway: &Member, number: AttachmentNumber, now: u64) {
-        self.displaced.entry((session, gateway.clone())).or_default().entry(number).or_insert(now);
-    }
-
     /// A primary gives an attachment in this life of its slot.
     pub(super) fn gives(&mut self, session: SessionId, number: AttachmentNumber, life: Life) {
         self.attachments.entry((session, number)).or_insert(life);
@@ -373,19 +363,10 @@ impl Ledger {
         self.attachments.retain(|(of, _), _| *of != session);
     }
 
-    /// S7: whether an earlier attachment may be open still while a later one is given: its gateway was told long enough
-    /// ago, or its slot has lost its memory of it (the gateway says at the next renewal that it is there).
-    pub(super) fn may_be_open(
-        &self,
-        session: SessionId,
-        gateway: &Member,
-        number: AttachmentNumber,
-        life: Life,
-        now: u64,
-    ) -> bool {
-        let told = self.displaced.get(&(session, gateway.clone()));
-        told.is_some_and(|told| told.range(number..).any(|(_, at)| at + DISPLACE_MS <= now))
-            || self.attachments.get(&(session, number)).is_none_or(|given| *given != life)
+    /// S7: whether an earlier attachment may be open still while a later one is given: its slot has lost its memory of it (the
+    /// gateway says at the next renewal that it is there).
+    pub(super) fn may_be_open(&self, session: SessionId, number: AttachmentNumber, life: Life) -> bool {
+        self.attachments.get(&(session, number)).is_none_or(|given| *given != life)
     }
 
     /// A current primary begins to serve: nothing that was committed in this life may be missing (rule 4, S3).

@@ -232,6 +232,7 @@ impl World {
     }
 
     fn set_behind(&mut self, node: usize, subscriber: Subscriber, behind: bool) {
+        self.set_mouth_live(subscriber, !behind);
         if let Some(listener) = self.listeners.iter_mut().find(|there| there.is_at(node, subscriber)) {
             (listener.behind, listener.trusts_since_ms) = (behind, self.now);
         }
@@ -247,6 +248,7 @@ impl World {
     /// The listeners are told, and the ledger looks over their shoulders.
     fn tell(&mut self, node: usize, group: &GroupName, whom: impl Fn(Subscriber) -> bool, told: Told) {
         let Some(generation) = self.generation(node) else { return };
+        self.tell_mouths((node, generation), group, &whom, &told);
         let Self { listeners, groups, ledger, seen, nodes, now, .. } = self;
         for (number, listener) in listeners.iter_mut().enumerate() {
             let here = |(at, of, subscriber)| at == node && of == generation && whom(subscriber);

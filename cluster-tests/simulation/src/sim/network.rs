@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use roost_logic::{
     id::{Member, SlotId, Term},
+    lease::LeaseMessage,
     map::MapRequest,
     replication::ReplicationMessage,
     request::{Push, SlotAnswer, SlotError, SlotRequest},
@@ -25,6 +26,7 @@ pub(super) enum Frame {
     FetchMap { newer_than: u64 },
     Map(SharedMap),
     MapRequest(MapRequest),
+    Lease(LeaseMessage),
 }
 
 impl Frame {

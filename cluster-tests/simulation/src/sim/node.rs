@@ -15,6 +15,7 @@ use roost_logic::{
     following::{self, Following},
     hints::HintInput,
     id::{GroupName, Index, Member, SessionId, SlotId, Term},
+    lease::{self, Lease, LeaseInput},
     liveness::{Liveness, Says},
     map::{Leads, MapChange, SlotAssignment},
     primary::{SlotCore, SlotInput, SlotOutput, Ticket},
@@ -101,6 +102,10 @@ pub(super) enum Input {
         frame: Frame,
         until_ms: u64,
     },
+    LeaseTick,
+    /// A connection's own loop looks whether it may write what is due, or writes what it has taken to be written.
+    Take(u64),
+    Write(u64),
 }
 
 /// Who is to get an answer, and to what.
@@ -139,6 +144,7 @@ pub(super) struct Process {
     pub(super) following_wake_ms: Option<u64>,
     pub(super) heard: HeardPrimaries,
     pub(super) attachments: Attachments,
+    pub(super) lease: Lease,
 }
 
 impl World {
@@ -165,6 +171,7 @@ impl World {
         let alive = BTreeSet::from([member.clone()]);
         let born = Now { mono_ms: 0, wall_ms: 0 };
         let liveness = Liveness::new(member.clone(), self.liveness_settings(), born);
+        let lease = Lease::new(member.clone(), born.mono_ms);
         let steward = Steward::new(steward::Steward::new(member.clone(), self.steward_settings()));
         let joins = member.generation == 1 && !self.resting && self.now > 2_000;
         self.ledger.count_if(member.generation > 1, "restarts with a new generation");
@@ -192,6 +199,7 @@ impl World {
             following_wake_ms: None,
             heard: HeardPrimaries::default(),
             attachments: Attachments::default(),
+            lease,
         });
         self.nodes[node].inbox.clear();
         self.reset_links_of(node);
@@ -203,6 +211,7 @@ impl World {
         self.input_after(tick, node, Input::Tick);
         self.input_after(tick, node, Input::Attachments(attachments::Input::Tick));
         self.input_after(round, node, Input::Round);
+        self.input_after(tick, node, Input::LeaseTick);
     }
 
     /// A running, unpaused process handles what has come.
@@ -264,6 +273,12 @@ impl World {
                 }
                 self.attachments(node, input);
             }
+            Input::LeaseTick => {
+                self.lease(node, LeaseInput::Tick);
+                self.input_after(lease::TICK_MS, node, Input::LeaseTick);
+            }
+            Input::Take(connection) => self.take_due(node, connection),
+            Input::Write(connection) => self.write_taken(connection),
         }
     }
 
@@ -325,6 +340,7 @@ impl World {
                 }
             }
             Frame::Map(map) => self.hint(node, HintInput::Sent { by: from.node, map }),
+            Frame::Lease(message) => self.lease(node, LeaseInput::Message { from, message }),
             Frame::MapRequest(request) => {
                 self.steward(node, StewardInput::Requested { from, requests: vec![request] });
             }
@@ -346,6 +362,7 @@ impl World {
         self.asks_learn_map(node);
         self.judge_map(node, &map);
         self.hint(node, HintInput::Map(map.clone()));
+        self.lease(node, LeaseInput::Map(map.clone()));
         self.follow(node, following::Input::Map(map.clone()));
         self.steward(node, StewardInput::Map(map));
     }
@@ -391,13 +408,15 @@ impl World {
                             self.ledger.saw(group, *epoch, message);
                         }
                         Push::Session(session, SessionPush::Displace { attachment }) => {
-                            let now = self.now;
-                            self.ledger.displaces(*session, &to, *attachment, now);
                             self.check_displaced((node, slot), *session, *attachment, term);
                         }
                         _ => {}
                     }
                     self.send(node, &to, Frame::Push { slot, term, push });
+                }
+                SlotOutput::Fence { gateway, since_ms } => {
+                    self.ledger.count("gateways fenced");
+                    self.lease(node, LeaseInput::Wanted { gateway, since_ms });
                 }
                 SlotOutput::Ask(request) => self.ask_steward(node, request),
                 SlotOutput::Load { session } => self.ask_store(node, Operation::Load { slot, session }),

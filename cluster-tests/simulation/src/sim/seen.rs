@@ -1,16 +1,19 @@
 //! What publishers sent and listeners were told, written down for the history checker: a second opinion on the promises,
 //! which knows nothing of cores, slots and nodes.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use roost_logic::{
     entry::Message,
-    id::{GroupName, Position, PublishKey},
+    id::{GroupName, Position, PublishKey, SessionId},
 };
 
 use super::checks::Told;
-use crate::history::{Attempt, ConnectionLog, History, Outcome, PublishLog, Replay, Seen, Stamped};
+use crate::history::{Attempt, ConnectionLog, History, Outcome, PublishLog, Replay, Seen, Stamped, Welcome};
 
 /// See the module.
 #[derive(Debug)]
@@ -74,29 +77,18 @@ impl ClientLog {
         since: Option<Position>,
         told: &Told,
     ) {
-        let group: Arc<str> = group.to_string().into();
-        let seen = match told {
-            Told::Joined { at, recovered } => {
-                self.last.insert(listener, self.history.connections.len());
-                self.history.connections.push(ConnectionLog {
-                    client: format!("l{listener}").into(),
-                    number: self.history.connections.len() as u32,
-                    node: node.into(),
-                    welcome: None,
-                    events: Vec::new(),
-                    settled: false,
-                });
-                Seen::Joined { group, since, at: *at, recovered: *recovered }
-            }
-            Told::Message(epoch, message) => {
-                let at = Position { epoch: *epoch, offset: message.offset };
-                Seen::Message { group, at, payload: text(&message.data) }
-            }
-            Told::Gap { epoch, from, to } => Seen::Gap { group, epoch: *epoch, from: *from, to: *to },
-            Told::Reset(to) => Seen::Reset { group, to: *to },
-            Told::Stale => Seen::Stale { group },
-            Told::Live(at) => Seen::Live { group, at: *at },
-        };
+        let seen = seen(group, since, told);
+        if let Told::Joined { .. } = told {
+            self.last.insert(listener, self.history.connections.len());
+            self.history.connections.push(ConnectionLog {
+                client: format!("l{listener}").into(),
+                number: self.history.connections.len() as u32,
+                node: node.into(),
+                welcome: None,
+                events: Vec::new(),
+                settled: false,
+            });
+        }
         if let Some(connection) = self.last.get(&listener) {
             self.history.connections[*connection].events.push(Stamped { at_us: now * 1_000, seen });
         }
@@ -112,14 +104,58 @@ impl ClientLog {
         });
     }
 
-    /// What is wrong with it. Those of `settled` have had time to hear all.
-    pub(super) fn violation(&mut self, settled: impl Iterator<Item = usize>) -> Option<String> {
+    /// A connection of a session is welcomed. Which log is its own.
+    pub(super) fn welcomed(&mut self, now: u64, session: SessionId, (asked_ms, node): (u64, &str)) -> usize {
+        let connections = &mut self.history.connections;
+        let welcome = Welcome { session: session.to_string().into(), asked_us: asked_ms * 1_000, at_us: now * 1_000 };
+        connections.push(ConnectionLog {
+            client: session.to_string().into(),
+            number: connections.len() as u32,
+            node: node.into(),
+            welcome: Some(welcome),
+            events: Vec::new(),
+            settled: false,
+        });
+        connections.len() - 1
+    }
+
+    /// What was written to a connection of a session.
+    pub(super) fn wrote(&mut self, now: u64, log: usize, seen: Seen) {
+        self.history.connections[log].events.push(Stamped { at_us: now * 1_000, seen });
+    }
+
+    /// What is wrong with it. Those of `settled` have had time to hear all. Nothing is known of the attachments of `forgotten`.
+    pub(super) fn violation(
+        &mut self,
+        settled: impl Iterator<Item = usize>,
+        forgotten: &[SessionId],
+    ) -> Option<String> {
+        let forgotten: BTreeSet<_> = forgotten.iter().map(SessionId::to_string).collect();
+        for connection in &mut self.history.connections {
+            connection.welcome.take_if(|welcome| forgotten.contains(&*welcome.session));
+        }
         for listener in settled {
             if let Some(connection) = self.last.get(&listener) {
                 self.history.connections[*connection].settled = true;
             }
         }
         self.history.check().err().map(|violation| format!("history: {violation}"))
+    }
+}
+
+/// What is told, as it is logged.
+pub(super) fn seen(group: &GroupName, since: Option<Position>, told: &Told) -> Seen {
+    let group: Arc<str> = group.to_string().into();
+    match told {
+        Told::Joined { at, recovered } => Seen::Joined { group, since, at: *at, recovered: *recovered },
+        Told::Message(epoch, message) => {
+            let at = Position { epoch: *epoch, offset: message.offset };
+            Seen::Message { group, at, payload: text(&message.data) }
+        }
+        Told::Gap { epoch, from, to } => Seen::Gap { group, epoch: *epoch, from: *from, to: *to },
+        Told::Reset(to) => Seen::Reset { group, to: *to },
+        Told::Stale => Seen::Stale { group },
+        Told::Live(at) => Seen::Live { group, at: *at },
     }
 }
 

@@ -41,6 +41,7 @@ impl World {
     /// The client's socket closes.
     pub(super) fn disconnect(&mut self, node: usize, connection: u64) {
         self.gone.insert(connection, self.now);
+        self.shut_mouth(connection);
         self.attachments(node, attachments::Input::Gone { connection });
     }
 
@@ -69,18 +70,23 @@ impl World {
             Output::GiveUp { connection } => self.give_up(node, connection),
             Output::Attached { connection, record, .. } => {
                 self.check_opened(connection, record.id);
+                let session = record.id;
                 self.records.insert(connection, record);
+                self.open_mouth(node, connection, session);
             }
             Output::Changed { connection, record } => {
                 self.ledger.count("connections told of a change");
                 self.records.insert(connection, record);
             }
+            Output::Confirmed { connection, episode } => self.confirm_mouth(node, connection, episode),
             Output::Cut { connection, why } => {
+                self.shut_mouth(connection);
                 self.ledger.count_if(why == attachments::Cut::Displaced, "attachments displaced");
                 let after = self.random.below(CLOSE_MS);
                 self.input_after(after, node, node::Input::Disconnect(connection));
             }
             Output::Unsubscribe { connection } => {
+                self.unsubscribe_mouth(node, connection);
                 let after = self.random.below(3);
                 self.input_after(after, node, node::Input::Attachments(Input::Unsubscribed { connection }));
             }
@@ -284,7 +290,7 @@ impl World {
         }
     }
 
-    /// S7: when a session is given to a connection, its earlier ones are cut off, or cannot be reached.
+    /// S7: when a session is given to a connection, nothing is delivered to its earlier ones any more.
     pub(super) fn check_attached(
         &mut self,
         node: usize,
@@ -294,7 +300,6 @@ impl World {
     ) {
         let Some(process) = &self.nodes[node].process else { return };
         let life = (slot, process.cores[usize::from(slot)].replica().lineage().unwrap_or(0));
-        let (alive, now) = (process.alive.clone(), self.now);
         self.ledger.gives(session, attachment, life);
         let replica = process.cores[usize::from(slot)].replica();
         let last = replica.state().and_then(|state| state.session(session)?.last.as_ref());
@@ -302,14 +307,18 @@ impl World {
             self.ledger.gives_to(session, attachment, last.connection, term);
         }
         let mut open = Vec::new();
-        for other in self.nodes.iter().filter_map(|node| node.process.as_ref()) {
+        for (number, other) in self.nodes.iter().enumerate() {
+            let Some(other) = &other.process else { continue };
             // That the attachment is on one node only, its gateway sees to when it hears the answer.
-            if other.member == *gateway || !alive.contains(&other.member) {
+            if other.member == *gateway {
                 continue;
             }
-            for (_, _, number) in other.attachments.connections().filter(|(_, of, _)| *of == session) {
+            let (now_ms, may) = (self.clock(number).mono_ms, other.lease.permission());
+            for (connection, _, number) in other.attachments.connections().filter(|(_, of, _)| *of == session) {
+                let delivers = self.mouths.get(&connection).is_some_and(|mouth| may.allows(mouth.confirmed, now_ms));
                 if let Some(number) = number.filter(|number| *number < attachment)
-                    && !self.ledger.may_be_open(session, &other.member, number, life, now)
+                    && delivers
+                    && !self.ledger.may_be_open(session, number, life)
                 {
                     open.push(format!("{number} at {}", other.member));
                 }

@@ -21,6 +21,7 @@ use super::{
     clients::{Publisher, SessionClient},
     faults::Fired,
     gateway::Listener,
+    mouths::Mouth,
     network::{Frame, Link},
     node::{Input, Process},
     random::Random,
@@ -152,6 +153,7 @@ pub(super) struct World {
     /// What each connection was told of its session last.
     pub(super) records: BTreeMap<u64, Arc<SessionRecord>>,
     pub(super) gone: BTreeMap<u64, u64>,
+    pub(super) mouths: BTreeMap<u64, Mouth>,
     pub(super) next_number: u64,
     pub(super) ledger: Ledger,
     pub(super) seen: ClientLog,
@@ -215,6 +217,7 @@ impl World {
             shown: BTreeMap::new(),
             records: BTreeMap::new(),
             gone: BTreeMap::new(),
+            mouths: BTreeMap::new(),
             next_number: 1,
             ledger: Ledger::new(profile.retention, profile.slot.group_idle_ms),
             seen: ClientLog::new(),
@@ -340,16 +343,18 @@ impl World {
         false
     }
 
-    /// In a slot that lost its memory twice, a log may have come and gone while nobody listened: there nobody has to have
+    /// A slot that lost its memory does not know whom it has displaced. In one that lost it twice, a log may have come and gone while nobody listened: there nobody has to have
     /// heard of all that was acknowledged.
     fn check_seen(&mut self) {
-        let lost_once = |slot: SlotId| {
-            let assignment = self.store.map.as_ref().and_then(|map| map.slot(slot));
-            assignment.is_some_and(|assignment| assignment.lineage <= 2)
-        };
+        let lineage = |slot: SlotId| self.store.map.as_ref().and_then(|map| map.slot(slot)).map(|slot| slot.lineage);
+        let never_lost = |slot: SlotId| lineage(slot).is_some_and(|lineage| lineage <= 1);
+        let lost_once = |slot: SlotId| lineage(slot).is_some_and(|lineage| lineage <= 2);
         let listeners = self.listeners.iter().enumerate();
         let settled = listeners.filter(|(_, listener)| listener.live && lost_once(self.groups[listener.group].1));
-        if let Some(what) = self.seen.violation(settled.map(|(number, _)| number)) {
+        let sessions = self.sessions.iter().map(|client| client.id);
+        let forgotten: Vec<_> = sessions.filter(|id| !never_lost(id.slot(self.profile.slots))).collect();
+        let settled = settled.map(|(number, _)| number);
+        if let Some(what) = self.seen.violation(settled, &forgotten) {
             self.ledger.fail(what);
         }
     }

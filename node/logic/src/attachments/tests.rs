@@ -52,6 +52,10 @@ fn renewal(number: u64) -> Output {
     }
 }
 
+fn confirmed(connection: u64) -> Output {
+    Output::Confirmed { connection, episode: 0 }
+}
+
 fn cut(connection: u64, why: Cut) -> Output {
     Output::Cut { connection, why }
 }
@@ -77,7 +81,9 @@ impl Bench {
     #[track_caller]
     fn attached(&mut self, connection: u64, number: AttachmentNumber) {
         self.open(connection);
-        self.answer(connection, number, &[Output::Attached { connection, number, record: record(10) }]);
+        let episode = self.core.episode;
+        let attached = Output::Attached { connection, number, record: record(10) };
+        self.answer(connection, number, &[attached, Output::Confirmed { connection, episode }]);
     }
 
     /// A renewal of this number is under way.
@@ -110,8 +116,10 @@ fn a_later_attachment_here_displaces_the_earlier_in_whatever_order_they_come() {
     bench.open(2);
     bench.open(3);
     let earlier = [cut(1, Cut::Displaced), Output::Unsubscribe { connection: 1 }];
-    let expected: Vec<_> =
-        earlier.into_iter().chain([Output::Attached { connection: 2, number: 5, record: record(10) }]).collect();
+    let expected: Vec<_> = earlier
+        .into_iter()
+        .chain([Output::Attached { connection: 2, number: 5, record: record(10) }, confirmed(2)])
+        .collect();
     bench.answer(2, 5, &expected);
     bench.answer(3, 3, &[cut(3, Cut::Displaced)]);
     assert_eq!((bench.core.len(), bench.core.connections().next()), (1, Some((2, SESSION, Some(5)))));
@@ -126,7 +134,8 @@ fn news_that_overtakes_the_attachment_counts() {
     for (connection, used_ms, latest_ms) in [(2, 9, 10), (3, 11, 11)] {
         bench.open(connection);
         bench.gives(Input::Changed { slot: SLOT, record: record(used_ms) }, &[]);
-        bench.answer(connection, 5, &[Output::Attached { connection, number: 5, record: record(latest_ms) }]);
+        let attached = Output::Attached { connection, number: 5, record: record(latest_ms) };
+        bench.answer(connection, 5, &[attached, confirmed(connection)]);
         bench.gives(Input::Gone { connection }, &[Output::Unsubscribe { connection }]);
     }
     bench.open(4);
@@ -210,7 +219,7 @@ fn every_attachment_is_renewed_once_in_a_round() {
         bench.core.handle(0, Input::Tick, &mut renewals);
     }
     assert_eq!(renewals.len(), RENEWALS_AT_ONCE - 2);
-    bench.core.handle(0, Input::Renewed { number: 1 }, &mut renewals);
+    bench.core.handle(0, Input::Renewed { number: 1, confirmed: Vec::new() }, &mut renewals);
     for _ in 0..RENEWAL_TICKS {
         bench.core.handle(0, Input::Tick, &mut renewals);
     }
@@ -225,16 +234,49 @@ fn a_renewal_that_the_goodbye_may_have_overtaken_is_undone() {
     bench.gives(displaced(4), &[cut(1, Cut::Displaced), Output::Unsubscribe { connection: 1 }]);
     bench.gives(Input::Unsubscribed { connection: 1 }, &[say(1, Goodbye::Confirm(SESSION, 4))]);
     bench.gives(Input::Said { number: 1, result: Ok(()) }, &[]);
-    bench.gives(Input::Renewed { number: 1 }, &[say(2, Goodbye::Detach(SESSION, 4))]);
+    bench.gives(Input::Renewed { number: 1, confirmed: Vec::new() }, &[say(2, Goodbye::Detach(SESSION, 4))]);
     // Not before its subscriptions have ended.
     bench.attached(2, 5);
     bench.renewed_in(2);
     bench.gives(displaced(5), &[cut(2, Cut::Displaced), Output::Unsubscribe { connection: 2 }]);
-    bench.gives(Input::Renewed { number: 2 }, &[]);
+    bench.gives(Input::Renewed { number: 2, confirmed: Vec::new() }, &[]);
     let said = [say(3, Goodbye::Confirm(SESSION, 5)), say(4, Goodbye::Detach(SESSION, 5))];
     bench.gives(Input::Unsubscribed { connection: 2 }, &said);
     // One that is still there stays.
     bench.attached(3, 6);
     bench.renewed_in(3);
-    bench.gives(Input::Renewed { number: 3 }, &[]);
+    bench.gives(Input::Renewed { number: 3, confirmed: Vec::new() }, &[]);
+}
+
+#[test]
+fn in_another_episode_every_attachment_is_confirmed_anew() {
+    let mut bench = Bench::default();
+    bench.attached(1, 4);
+    bench.open(2);
+    bench.gives(Input::Episode(1), &[renewal(1)]);
+    bench.gives(Input::Tick, &[]);
+    bench.gives(
+        Input::Renewed { number: 1, confirmed: vec![SESSION] },
+        &[Output::Confirmed { connection: 1, episode: 1 }],
+    );
+    bench.gives(Input::Tick, &[]);
+    // What was asked for before it began counts for nothing.
+    bench.gives(Input::Episode(2), &[renewal(2)]);
+    bench.gives(Input::Episode(3), &[renewal(3)]);
+    bench.gives(Input::Renewed { number: 2, confirmed: vec![SESSION] }, &[]);
+    // Where its slot does not confirm it, or is not heard, it is asked again.
+    bench.gives(Input::Renewed { number: 3, confirmed: Vec::new() }, &[]);
+    bench.gives(Input::Tick, &[renewal(4)]);
+    let attached = Output::Attached { connection: 2, number: 5, record: record(10) };
+    let renewed = Output::Renew {
+        number: 5,
+        slot: SLOT,
+        attachments: vec![Renewal { session: SESSION, attachment: 5, connection: 2, revision: 10 }],
+    };
+    let earlier = [cut(1, Cut::Displaced), Output::Unsubscribe { connection: 1 }];
+    bench.answer(2, 5, &earlier.into_iter().chain([attached, renewed]).collect::<Vec<_>>());
+    bench.gives(
+        Input::Renewed { number: 5, confirmed: vec![SESSION] },
+        &[Output::Confirmed { connection: 2, episode: 3 }],
+    );
 }

@@ -57,6 +57,9 @@ pub(super) struct SessionsReign {
     /// Requests answered when the store has the session as of an entry.
     pub(super) saving: BTreeMap<(SessionId, Index), Vec<(Ticket, Waiting)>>,
     pub(super) displacing: BTreeMap<SessionId, Displacing>,
+    /// When each gateway was last confirmed an attachment, and up to when it is known to have to confirm all again.
+    pub(super) confirmed: BTreeMap<Member, u64>,
+    pub(super) gone: BTreeMap<Member, u64>,
     /// Attachments of sessions that are not in memory, while the store is asked.
     pub(super) renewals: BTreeMap<SessionId, Vec<(Member, Renewal)>>,
     /// When a session's attachment was last heard of.
@@ -100,7 +103,7 @@ pub(super) struct Displacing {
     pub(super) attachment: AttachmentNumber,
     /// Gateways that have not yet said so, each with the last attachment that it is to cut off.
     pub(super) earlier: BTreeMap<Member, AttachmentNumber>,
-    pub(super) until_ms: u64,
+    pub(super) since_ms: u64,
 }
 
 /// What is answered when the store has a session.
@@ -134,6 +137,8 @@ impl Reign {
             loading,
             saving,
             displacing,
+            confirmed: _,
+            gone: _,
             renewals: _,
             heard: _,
             latest: _,

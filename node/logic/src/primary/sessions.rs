@@ -12,14 +12,17 @@ use crate::{
     id::{AttachmentNumber, GroupName, Index, Member, SessionId},
     request::{
         Attached, ChangeSession, ConfirmDisplaced, CreateSession, Detach, Done, EndSession, Push, ReadSession,
-        RecordJoin, RecordLeave, Renewal, SessionPush, SessionRequest, SessionView, SlotAnswer, SlotError, Withdraw,
+        RecordJoin, RecordLeave, Renewal, Renewed, SessionPush, SessionRequest, SessionView, SlotAnswer, SlotError,
+        Withdraw,
     },
     session::{Session, Stage},
     slot::SessionEffect,
 };
 
-/// The time that a new attachment waits for the earlier one's gateway to cut it off.
-const DISPLACE_MS: u64 = 1_000;
+/// A gateway that is alive has this much time to cut an earlier attachment off before it is fenced.
+const FENCE_AFTER_MS: u64 = 250;
+/// A new attachment that waits for longer is left open: whoever still wants it asks again, and waits for the same.
+const DISPLACE_MAX_MS: u64 = 10_000;
 
 /// What waits for an entry of a session to be committed.
 #[derive(Debug)]
@@ -79,7 +82,7 @@ impl Reigning<'_> {
             }
             (SessionRequest::ConfirmDisplaced(ConfirmDisplaced { attachment }), _) => {
                 let open = known.open.get(&from).is_some_and(|open| *open <= attachment);
-                self.confirm_displaced(session, &from, attachment, out);
+                self.confirm_displaced(now, session, (&from, attachment), out);
                 if open {
                     self.order_session(session, SessionEntry::Closed { gateway: from, attachment }, None);
                 }
@@ -222,10 +225,17 @@ impl Reigning<'_> {
         attachments: Vec<Renewal>,
         out: &mut Vec<SlotOutput>,
     ) {
+        let mut confirmed = Vec::new();
         for renewal in attachments {
-            self.renew(now, gateway.clone(), renewal, out);
+            let session = renewal.session;
+            if self.renew(now, gateway.clone(), renewal, out) {
+                confirmed.push(session);
+            }
         }
-        out.push(SlotOutput::Answer { ticket, result: Ok(SlotAnswer::Done(Done)) });
+        if !confirmed.is_empty() {
+            self.sessions.confirmed.insert(gateway, now.mono_ms);
+        }
+        out.push(SlotOutput::Answer { ticket, result: Ok(SlotAnswer::Renewed(Renewed(confirmed))) });
     }
 
     pub(super) fn loaded(
@@ -411,7 +421,8 @@ impl Reigning<'_> {
         }
     }
 
-    /// Earlier attachments are cut off before the new one is answered (S7), or their gateways cannot be reached.
+    /// Earlier attachments are cut off before the new one is answered, or their gateways have to confirm them before they
+    /// deliver again, which is then denied (S7).
     fn attached(
         &mut self,
         now: Now,
@@ -424,37 +435,113 @@ impl Reigning<'_> {
             return self.leave_open(ticket, out);
         };
         let answer = Attached { record: view.record, attachment };
-        let until_ms = now.mono_ms + DISPLACE_MS;
-        let mut displacing = Displacing { answers: Vec::new(), attachment, earlier, until_ms };
+        let since_ms = now.mono_ms;
+        let mut displacing = Displacing { answers: Vec::new(), attachment, earlier, since_ms };
         if let Some(before) = self.sessions.displacing.remove(&session) {
             // Whom this one displaces waits on: its gateway knows that it is displaced before it hears the answer.
             displacing.answers = before.answers;
             if before.attachment == attachment {
                 // A repeat waits for what the first one waits for.
                 displacing.earlier = before.earlier;
-                displacing.until_ms = before.until_ms;
+                displacing.since_ms = before.since_ms;
             }
         }
         displacing.answers.push((ticket, answer));
+        let waits_ms = now.mono_ms - displacing.since_ms;
         self.sessions.displacing.insert(session, displacing);
-        self.answer_if_alone(session, out);
+        self.fence(session, waits_ms, out);
+        self.answer_if_alone(now, session, out);
     }
 
-    /// Who cannot be reached is not waited for; looked at each time, since the wrongly suspected come back.
-    fn answer_if_alone(&mut self, session: SessionId, out: &mut Vec<SlotOutput>) {
-        let reachable = |gateway| self.alive.is_empty() || self.alive.contains(gateway);
-        let waits =
-            self.sessions.displacing.get(&session).is_some_and(|displacing| displacing.earlier.keys().any(reachable));
-        if !waits {
-            self.answer_displacing(session, out);
+    fn answer_if_alone(&mut self, now: Now, session: SessionId, out: &mut Vec<SlotOutput>) {
+        let Some(displacing) = self.sessions.displacing.get(&session) else { return };
+        if displacing.earlier.keys().any(|gateway| !self.is_gone(gateway)) {
+            return;
         }
+        for (ticket, answer) in self.sessions.displacing.remove(&session).into_iter().flat_map(|there| there.answers) {
+            let known = self.state().and_then(|state| state.session(session));
+            if let Some(last) = known.and_then(|known| known.last.as_ref()) {
+                self.sessions.confirmed.insert(last.gateway.clone(), now.mono_ms);
+            }
+            out.push(SlotOutput::Answer { ticket, result: Ok(answer.into()) });
+        }
+    }
+
+    /// Whether the gateway has to confirm all that it was confirmed here, or by an earlier primary.
+    fn is_gone(&self, gateway: &Member) -> bool {
+        let confirmed_ms = self.confirmed_ms(gateway);
+        self.sessions.gone.get(gateway).is_some_and(|gone_ms| confirmed_ms < *gone_ms)
+    }
+
+    /// When the gateway was last confirmed something here, or may have been by an earlier primary.
+    pub(super) fn confirmed_ms(&self, gateway: &Member) -> u64 {
+        self.sessions.confirmed.get(gateway).copied().unwrap_or(self.since_ms)
+    }
+
+    /// A gateway that may deliver to a connection of this session that the session remembers.
+    pub(super) fn delivering<'s>(&self, session: &'s Session) -> Option<&'s Member> {
+        if session.ended().is_some() {
+            return None;
+        }
+        let last = session.last.as_ref().filter(|_| !session.closed);
+        let gateways = session.open.keys().chain(last.map(|last| &last.gateway));
+        let newer =
+            |gateway: &Member, other: &Member| other.node == gateway.node && other.generation > gateway.generation;
+        let restarted = |gateway: &Member| self.alive.iter().any(|other| newer(gateway, other));
+        gateways.into_iter().find(|gateway| !self.is_gone(gateway) && !restarted(gateway))
+    }
+
+    /// Has those fenced that have not said for a while that they have cut the session's earlier attachments.
+    fn fence(&self, session: SessionId, waits_ms: u64, out: &mut Vec<SlotOutput>) {
+        let Some(displacing) = self.sessions.displacing.get(&session) else { return };
+        for gateway in displacing.earlier.keys().filter(|gateway| !self.is_gone(gateway)) {
+            let is_silent = !self.alive.is_empty() && !self.alive.contains(gateway);
+            if is_silent || FENCE_AFTER_MS <= waits_ms {
+                let since_ms = self.confirmed_ms(gateway);
+                out.push(SlotOutput::Fence { gateway: gateway.clone(), since_ms });
+            }
+        }
+    }
+
+    /// A gateway has to confirm all that it was confirmed up to this time.
+    pub(super) fn gone(&mut self, now: Now, gateway: Member, since_ms: u64, out: &mut Vec<SlotOutput>) {
+        let known_ms = self.sessions.gone.entry(gateway).or_default();
+        *known_ms = since_ms.max(*known_ms);
+        for session in self.sessions.displacing.keys().copied().collect::<Vec<_>>() {
+            self.answer_if_alone(now, session, out);
+        }
+    }
+
+    /// What waits for gateways to cut earlier attachments off.
+    pub(super) fn displacing_timers(&mut self, now: Now, out: &mut Vec<SlotOutput>) {
+        let waiting = self.sessions.displacing.iter();
+        let waiting: Vec<_> = waiting.map(|(session, there)| (*session, now.mono_ms - there.since_ms)).collect();
+        for (session, waits_ms) in waiting {
+            if waits_ms < DISPLACE_MAX_MS {
+                self.fence(session, waits_ms, out);
+                continue;
+            }
+            for (ticket, _) in self.sessions.displacing.remove(&session).into_iter().flat_map(|there| there.answers) {
+                self.leave_open(ticket, out);
+            }
+        }
+    }
+
+    /// Of gateways whose node has started anew nothing needs to be known.
+    pub(super) fn forget_gateways(&mut self) {
+        let alive = self.alive;
+        let newer =
+            |gateway: &Member, other: &Member| other.node == gateway.node && other.generation > gateway.generation;
+        let is_over = |gateway: &Member| alive.iter().any(|other| newer(gateway, other));
+        self.sessions.confirmed.retain(|gateway, _| !is_over(gateway));
+        self.sessions.gone.retain(|gateway, _| !is_over(gateway));
     }
 
     fn confirm_displaced(
         &mut self,
+        now: Now,
         session: SessionId,
-        gateway: &Member,
-        attachment: AttachmentNumber,
+        (gateway, attachment): (&Member, AttachmentNumber),
         out: &mut Vec<SlotOutput>,
     ) {
         let Some(displacing) = self.sessions.displacing.get_mut(&session) else {
@@ -463,18 +550,12 @@ impl Reigning<'_> {
         if displacing.earlier.get(gateway).is_some_and(|earlier| *earlier <= attachment) {
             displacing.earlier.remove(gateway);
         }
-        self.answer_if_alone(session, out);
-    }
-
-    pub(super) fn answer_displacing(&mut self, session: SessionId, out: &mut Vec<SlotOutput>) {
-        if let Some(displacing) = self.sessions.displacing.remove(&session) {
-            let answers = displacing.answers.into_iter();
-            out.extend(answers.map(|(ticket, answer)| SlotOutput::Answer { ticket, result: Ok(answer.into()) }));
-        }
+        self.answer_if_alone(now, session, out);
     }
 
     /// A gateway says that it still has this attachment: the slot may have lost sight of it, or have given it to another.
-    fn renew(&mut self, now: Now, gateway: Member, renewal: Renewal, out: &mut Vec<SlotOutput>) {
+    /// Whether it has it indeed.
+    fn renew(&mut self, now: Now, gateway: Member, renewal: Renewal, out: &mut Vec<SlotOutput>) -> bool {
         let Renewal { session, attachment, connection, revision } = renewal;
         let Some(known) = self.state().and_then(|state| state.session(session)) else {
             // The slot has lost its memory, or the session is over and the gateway was not told: the store knows.
@@ -486,7 +567,7 @@ impl Reigning<'_> {
                     out.push(SlotOutput::Load { session });
                 }
             }
-            return;
+            return false;
         };
         let push = match (&known.stage, known.last_number()) {
             (Stage::Ended(reason), _) => SessionPush::Ended { reason: *reason },
@@ -505,15 +586,16 @@ impl Reigning<'_> {
                     self.tell_change(session, out);
                 }
                 self.sessions.heard.insert(session, now.mono_ms);
-                return;
+                return true;
             }
             (Stage::Attached | Stage::Grace { .. } | Stage::Detached, _) => {
                 let entry = SessionEntry::Restore { gateway, connection, attachment };
                 self.order_session(session, entry, None);
-                return;
+                return false;
             }
         };
         self.push_session(&gateway, session, push, out);
+        false
     }
 
     fn tell_change(&self, session: SessionId, out: &mut Vec<SlotOutput>) {

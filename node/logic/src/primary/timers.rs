@@ -26,6 +26,8 @@ enum Due {
     Entry(SessionEntry),
     Save,
     Depart,
+    /// What it was confirmed is to count for nothing before that is forgotten.
+    Fence(Member),
 }
 
 impl Reigning<'_> {
@@ -33,16 +35,7 @@ impl Reigning<'_> {
         if self.replica.serving() != Some(self.term) {
             return;
         }
-        let late: Vec<_> = self
-            .sessions
-            .displacing
-            .iter()
-            .filter(|(_, displacing)| displacing.until_ms <= now.mono_ms)
-            .map(|(session, _)| *session)
-            .collect();
-        for session in late {
-            self.answer_displacing(session, out);
-        }
+        self.displacing_timers(now, out);
         self.answer_held(now, out);
         if ticks.is_multiple_of(SESSION_TICKS) {
             self.drop_interests(now);
@@ -50,6 +43,7 @@ impl Reigning<'_> {
         }
         if ticks.is_multiple_of(GROUP_TICKS) {
             self.group_timers(now);
+            self.forget_gateways();
             let state = self.replica.state();
             self.sessions.heard.retain(|id, _| {
                 state.and_then(|state| state.session(*id)).is_some_and(|session| session.attachment().is_some())
@@ -88,6 +82,10 @@ impl Reigning<'_> {
         for (session, due) in due {
             match due {
                 Due::Entry(entry) => self.order_once(session, entry),
+                Due::Fence(gateway) => {
+                    let since_ms = self.confirmed_ms(&gateway);
+                    out.push(SlotOutput::Fence { gateway, since_ms });
+                }
                 Due::Save => self.save(self.replica.applied(), session, None, out),
                 Due::Depart => {
                     self.sessions.departing.insert(session, now.mono_ms + DEPART_AGAIN_MS);
@@ -134,7 +132,10 @@ impl Reigning<'_> {
         }
         let forgettable =
             session.is_at_rest() && session.record.last_used_ms.saturating_add(self.settings.memory_ttl_ms) <= at_ms;
-        forgettable.then_some(Due::Entry(SessionEntry::Forget))
+        if !forgettable {
+            return None;
+        }
+        Some(self.delivering(session).map_or(Due::Entry(SessionEntry::Forget), |gateway| Due::Fence(gateway.clone())))
     }
 
     fn group_timers(&mut self, now: Now) {

@@ -1,7 +1,7 @@
 //! A request names its answer: whoever asks gets that kind or an error, and no other.
 
 use super::{
-    Done, GroupInfo, GroupRequest, Interest, JoinPoint, SessionRequest, SessionView, SlotAnswer, SlotRequest,
+    Done, GroupInfo, GroupRequest, Interest, JoinPoint, Renewed, SessionRequest, SessionView, SlotAnswer, SlotRequest,
     group::{History, Join, Leave, MemberPage, Publish, Published, ReadGroup, ReadHistory, ReadMembers},
     session::{
         Attach, Attached, ChangeSession, ConfirmDisplaced, CreateSession, Detach, EndSession, ReadSession, RecordJoin,
@@ -81,7 +81,7 @@ impl Ask for Unregister {
 }
 
 impl Ask for Renew {
-    type Answer = Done;
+    type Answer = Renewed;
     fn into_request(self) -> SlotRequest {
         SlotRequest::Renew { attachments: self.0 }
     }
@@ -149,5 +149,6 @@ answers! {
     Group(Option<GroupInfo>),
     Session(SessionView),
     Attached(Attached),
+    Renewed(Renewed),
     Done(Done),
 }

@@ -28,7 +28,9 @@ use crate::{
     logic::{
         attachments::{self, Cut, Goodbye, Input, Output, TICK_MS},
         entry::SessionRecord,
-        request::{Attach, Attached, ConfirmDisplaced, Detach, Done, Renew, Renewal, SessionPush, SlotError, Withdraw},
+        request::{
+            Attach, Attached, ConfirmDisplaced, Detach, Done, Renew, Renewal, Renewed, SessionPush, SlotError, Withdraw,
+        },
     },
     tasks::Tasks,
     token::Signed,
@@ -83,18 +85,24 @@ pub(super) enum NotAttached {
 }
 
 impl Attachments {
-    /// Nobody is attached yet. `news`: what sessions' primaries send.
-    pub(crate) fn start(ask: Ask, hub: Hub, news: mpsc::Receiver<SessionNews>, tasks: &Tasks) -> Self {
+    /// Nobody is attached yet. What comes in are the news that sessions' primaries send, and the episodes of this node's lease.
+    pub(crate) fn start(
+        ask: Ask,
+        hub: Hub,
+        (news, episodes): (mpsc::Receiver<SessionNews>, watch::Receiver<u64>),
+        tasks: &Tasks,
+    ) -> Self {
         let this = Self { shared: Arc::new(Shared { registry: Mutex::default(), ask, hub, tasks: tasks.clone() }) };
-        tasks.spawn("attachments", this.clone().run(news));
+        tasks.spawn("attachments", this.clone().run(news, episodes));
         this
     }
 
-    async fn run(self, mut news: mpsc::Receiver<SessionNews>) {
+    async fn run(self, mut news: mpsc::Receiver<SessionNews>, mut episodes: watch::Receiver<u64>) {
         let mut ticks = tokio::time::interval(Duration::from_millis(TICK_MS));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let input = tokio::select! {
+                Ok(()) = episodes.changed() => Input::Episode(*episodes.borrow_and_update()),
                 Some(news) = news.recv() => input_of(news),
                 _ = ticks.tick() => Input::Tick,
             };
@@ -112,7 +120,9 @@ impl Attachments {
     ) -> Result<Held, NotAttached> {
         let connection = outbox.connection;
         let opening = self.open(session, outbox.clone(), over.clone());
-        let attach = Attach { connection, waited_ms: 0, token: number };
+        // A `hello` that has lain there while this node stood still is not the later of two.
+        let waited_ms = u32::try_from(outbox.late_ms()).unwrap_or(u32::MAX);
+        let attach = Attach { connection, waited_ms, token: number };
         let result = self.shared.ask.of_session(session, attach, Some(over)).await;
         opening.answered(result)
     }
@@ -156,8 +166,14 @@ impl Attachments {
                 Output::GiveUp { connection } => registry.with(connection, |there| there.over.cancel()),
                 Output::Attached { connection, number, record } => {
                     let (sender, changes) = watch::channel(record);
-                    registry.with(connection, |there| there.record = Some(sender));
+                    registry.with(connection, |there| {
+                        there.record = Some(sender);
+                        there.outbox.hold();
+                    });
                     answer = Some(Ok(Held { number, changes }));
+                }
+                Output::Confirmed { connection, episode } => {
+                    registry.with(connection, |there| there.outbox.confirm(episode));
                 }
                 Output::Refused { connection: _, error } => answer = Some(Err(error)),
                 Output::Cut { connection, why } => registry.with(connection, |there| say_goodbye(&there.outbox, why)),
@@ -203,8 +219,9 @@ impl Attachments {
 
     fn renew(&self, number: u64, slot: SlotId, attachments: Vec<Renewal>) {
         self.spawn("attachment_renewal", move |this| async move {
-            let _ = this.shared.ask.upkeep(slot, Renew(attachments)).await;
-            this.handle(Input::Renewed { number });
+            let renewed = this.shared.ask.upkeep(slot, Renew(attachments)).await;
+            let confirmed = renewed.map(|Renewed(confirmed)| confirmed).unwrap_or_default();
+            this.handle(Input::Renewed { number, confirmed });
         });
     }
 

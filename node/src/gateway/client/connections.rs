@@ -14,6 +14,7 @@ use crate::{
     clock,
     config::LimitsConfig,
     gateway::door::rate::{OperationRate, Verdict},
+    lease::Permit,
     metrics::{Limit, Metrics},
     wire::reason::Reason,
 };
@@ -24,6 +25,7 @@ const DRAIN_STEP: Duration = Duration::from_millis(50);
 /// All client connections of this node.
 #[derive(Debug, Default)]
 pub struct Connections {
+    permit: Arc<Permit>,
     last: AtomicU64,
     open: Mutex<BTreeMap<u64, Arc<Connection>>>,
 }
@@ -98,15 +100,15 @@ impl Drop for Listed {
 }
 
 impl Connections {
-    /// Nobody is there yet.
-    pub fn new() -> Arc<Self> {
-        Arc::default()
+    /// Nobody is there yet. `permit`: whether something may be delivered to them.
+    pub fn under(permit: Arc<Permit>) -> Arc<Self> {
+        Arc::new(Self { permit, ..Self::default() })
     }
 
     /// Numbers and lists a new connection.
     pub fn open(self: &Arc<Self>, limits: &LimitsConfig, metrics: &Arc<Metrics>) -> Listed {
         let number = self.last.fetch_add(1, Ordering::Relaxed) + 1;
-        let outbox = Arc::new(Outbox::new(number, limits.outbox_bytes));
+        let outbox = Arc::new(Outbox::new(number, limits.outbox_bytes).under(self.permit.clone()));
         let connection =
             Arc::new(Connection { outbox, heard_ms: AtomicU64::new(clock::mono_ms()), late: AtomicBool::default() });
         self.lock().insert(number, connection.clone());
@@ -176,7 +178,7 @@ mod tests {
 
     #[test]
     fn connections_are_listed_while_they_last() {
-        let (connections, metrics) = (Connections::new(), Metrics::new());
+        let (connections, metrics) = (Connections::under(Arc::default()), Metrics::new());
         let first = connections.open(&LimitsConfig::default(), &metrics);
         let second = connections.open(&LimitsConfig::default(), &metrics);
         assert_ne!(first.outbox.connection, second.outbox.connection);
@@ -187,7 +189,7 @@ mod tests {
 
     #[tokio::test]
     async fn draining_tells_everyone_once_and_spreads_their_return() {
-        let (connections, metrics) = (Connections::new(), Metrics::new());
+        let (connections, metrics) = (Connections::under(Arc::default()), Metrics::new());
         let open: Vec<_> = (0..50).map(|_| connections.open(&LimitsConfig::default(), &metrics)).collect();
         connections.drain(1_000, Duration::from_secs(60)).await;
         let closing: Vec<_> = open.iter().map(|one| one.outbox.take().closing.expect("it was told")).collect();

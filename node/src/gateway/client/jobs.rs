@@ -187,6 +187,11 @@ impl Client {
         self.outbox.push(plain::encode(event));
     }
 
+    /// Queues an event that the client is told also while nothing may be delivered to it.
+    pub(super) fn tell_aside(&self, event: &Event) {
+        self.outbox.push_aside(plain::encode(event));
+    }
+
     /// Carries a job out and tells the client what came of it.
     pub(super) async fn perform(self: Arc<Self>, group: GroupName, job: Job) {
         let id = job.id().clone();

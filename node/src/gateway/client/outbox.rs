@@ -4,14 +4,17 @@
 use std::{
     borrow::Cow,
     collections::VecDeque,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use tokio::sync::Notify;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use super::replays::Page;
-use crate::{id::GroupName, wire::reason::Reason};
+use crate::{id::GroupName, lease::Permit, wire::reason::Reason};
 
 /// One connection's queue. Its bound is in bytes; crossing it ends the connection (`SlowConsumer`). What can be had again
 /// later is only offered: it may take half of it.
@@ -20,13 +23,21 @@ pub struct Outbox {
     /// The connection's number on this node; unique for the process.
     pub connection: u64,
     limit_bytes: usize,
+    permit: Arc<Permit>,
+    /// The episode in which its attachment was confirmed last; [`FREE`] before it has a session, 0 before it is confirmed.
+    confirmed: AtomicU64,
     state: Mutex<State>,
     wake: Notify,
 }
 
+/// No episode: what is due needs no session.
+const FREE: u64 = u64::MAX;
+
 #[derive(Debug, Default)]
 struct State {
     frames: VecDeque<Utf8Bytes>,
+    /// Goes before them, also while these may not be delivered.
+    asides: VecDeque<Utf8Bytes>,
     bytes: usize,
     /// What pays for the frames of replays here.
     replay: Option<Page>,
@@ -39,13 +50,15 @@ struct State {
 impl State {
     fn clear(&mut self) {
         self.frames.clear();
+        self.asides.clear();
         self.bytes = 0;
         self.replay = None;
         self.behind.clear();
     }
 
-    fn is_idle(&self) -> bool {
-        self.frames.is_empty() && self.behind.is_empty() && self.closing.is_none()
+    fn is_idle(&self, may: bool) -> bool {
+        let due = may && !(self.frames.is_empty() && self.behind.is_empty());
+        !due && self.asides.is_empty() && self.closing.is_none()
     }
 }
 
@@ -109,9 +122,38 @@ pub struct Batch {
 }
 
 impl Outbox {
-    /// An empty queue.
+    /// An empty queue, from which everything may be delivered.
     pub fn new(connection: u64, limit_bytes: usize) -> Self {
-        Self { connection, limit_bytes, state: Mutex::default(), wake: Notify::new() }
+        let (permit, confirmed) = (Arc::default(), AtomicU64::new(FREE));
+        Self { connection, limit_bytes, permit, confirmed, state: Mutex::default(), wake: Notify::new() }
+    }
+
+    /// The same, from which something is delivered to who has a session only where this allows it.
+    #[must_use]
+    pub fn under(self, permit: Arc<Permit>) -> Self {
+        Self { permit, ..self }
+    }
+
+    /// The connection has a session: nothing is delivered before that is confirmed.
+    pub fn hold(&self) {
+        self.confirmed.store(0, Ordering::Release);
+    }
+
+    /// The connection's attachment was confirmed in this episode of the node's lease.
+    pub fn confirm(&self, episode: u64) {
+        self.confirmed.store(episode, Ordering::Release);
+        self.wake.notify_one();
+    }
+
+    /// How long what is read from the client now may have lain there ([`Permit::late_ms`]).
+    pub fn late_ms(&self) -> u64 {
+        self.permit.late_ms()
+    }
+
+    /// Whether a write may begin.
+    fn may_deliver(&self) -> bool {
+        let confirmed = self.confirmed.load(Ordering::Acquire);
+        confirmed == FREE || self.permit.allows(confirmed)
     }
 
     /// Queues a frame. False where the connection is ending (now or before): nothing more reaches it.
@@ -135,6 +177,21 @@ impl Outbox {
             return false;
         }
         self.queue(state, frame);
+        true
+    }
+
+    /// Queues a frame that is no delivery: it goes also while nothing may be delivered, before what waits for that.
+    pub fn push_aside(&self, frame: Utf8Bytes) -> bool {
+        let mut state = self.lock();
+        let fits = state.bytes + frame.len() <= self.limit_bytes;
+        if !fits || state.closing.is_some() || self.may_deliver() {
+            drop(state);
+            return self.push(frame);
+        }
+        state.bytes += frame.len();
+        state.asides.push_back(frame);
+        drop(state);
+        self.wake.notify_one();
         true
     }
 
@@ -226,16 +283,29 @@ impl Outbox {
     /// Waits until there is something to do. Only the owner's task waits; cancel-safe.
     pub async fn ready(&self) {
         loop {
-            if !self.lock().is_idle() {
+            if !self.lock().is_idle(self.may_deliver()) {
                 return;
             }
             self.wake.notified().await;
         }
     }
 
-    /// Takes all that is queued.
+    /// Takes all that is queued and may be delivered now: to be called right before it is written. Where the connection ends,
+    /// the rest is dropped.
     pub fn take(&self) -> Batch {
         let mut state = self.lock();
+        let may = self.may_deliver() || state.cut;
+        if !may && state.closing.is_none() {
+            let frames: Vec<_> = std::mem::take(&mut state.asides).into();
+            state.bytes -= frames.iter().map(|frame| frame.len()).sum::<usize>();
+            return Batch { frames, ..Batch::default() };
+        }
+        if !may {
+            state.frames.clear();
+        }
+        while let Some(aside) = state.asides.pop_back() {
+            state.frames.push_front(aside);
+        }
         state.bytes = 0;
         Batch {
             frames: std::mem::take(&mut state.frames).into(),
@@ -295,6 +365,35 @@ mod tests {
         drop(page);
         outbox.cut(Closing::new(Reason::Idle));
         assert_eq!(replays.held_bytes(), 0);
+    }
+
+    #[test]
+    fn nothing_is_delivered_before_the_attachment_is_confirmed_but_what_needs_none() {
+        let outbox = Outbox::new(1, 1_000);
+        outbox.push(frame(1));
+        assert_eq!(outbox.take().frames.len(), 1, "there is no session yet");
+        outbox.hold();
+        outbox.confirm(7);
+        outbox.push(frame(1));
+        outbox.behind(GroupName::parse("g").unwrap());
+        outbox.push_aside(frame(2));
+        let batch = outbox.take();
+        assert_eq!((batch.frames, batch.behind.len()), (vec![frame(2)], 0), "it is another episode");
+        assert_eq!(outbox.queued_bytes(), 1);
+        outbox.confirm(0);
+        assert_eq!(outbox.take().frames, vec![frame(1)]);
+        outbox.hold();
+        outbox.confirm(7);
+        outbox.push(frame(1));
+        outbox.close(Closing::new(Reason::Idle));
+        let batch = outbox.take();
+        assert!(batch.frames.is_empty() && batch.closing.is_some(), "the end comes, and not what waited");
+        let outbox = Outbox::new(1, 1_000);
+        outbox.hold();
+        outbox.confirm(7);
+        outbox.push(frame(1));
+        outbox.cut_with(frame(3), Closing::new(Reason::Displaced));
+        assert_eq!(outbox.take().frames, vec![frame(3)], "it is told why");
     }
 
     #[tokio::test]

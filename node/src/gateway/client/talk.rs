@@ -109,7 +109,7 @@ impl Talk<'_> {
     fn command(&mut self, command: Command) {
         let (group, job) = match command {
             Command::Hello { .. } => return self.refuse(&command, Refused::new(Reason::HelloAgain)),
-            Command::Heartbeat { id } => return self.client.tell(&Event::Heartbeat { id }),
+            Command::Heartbeat { id } => return self.client.tell_aside(&Event::Heartbeat { id }),
             Command::Join { id, group, since } => (group, Job::Join { id, since }),
             Command::Leave { id, group } => (group, Job::Leave { id }),
             Command::Publish { id, group, data, key } => (group, Job::Publish { id, data, key }),

@@ -168,7 +168,7 @@ impl Group {
             (To::AllBut(_), Notice::Stale) => add(&counters.stale, 1),
             _ => {}
         }
-        let is_presence = matches!(notice, Notice::Member { .. });
+        let (is_presence, is_stale) = (matches!(notice, Notice::Member { .. }), notice == Notice::Stale);
         let before = match &notice {
             Notice::Message { epoch, message } => Some(Position { epoch: *epoch, offset: message.offset - 1 }),
             _ => None,
@@ -184,6 +184,7 @@ impl Group {
                     self.tell_one(subscriber, frame, around);
                 }
             }
+            (To::AllBut(except), _) if is_stale => self.tell_stale(&except, &frame, around),
             (To::AllBut(except), before) => {
                 let hears = |listener: &Listener| match listener.state {
                     ListenerState::Joining => false,
@@ -192,6 +193,21 @@ impl Group {
                 };
                 self.broadcast(&except, before, &frame, hears, around);
             }
+        }
+    }
+
+    /// The group is not heard: they are to know it also while nothing may be delivered to them.
+    fn tell_stale(&mut self, except: &[Subscriber], frame: &Utf8Bytes, around: &mut Around<'_>) {
+        let live = self
+            .listeners
+            .iter()
+            .filter(|(subscriber, listener)| listener.state == ListenerState::Live && !except.contains(subscriber));
+        let lost: Vec<_> = live
+            .filter(|(_, listener)| !listener.outbox.push_aside(frame.clone()))
+            .map(|(subscriber, _)| *subscriber)
+            .collect();
+        for subscriber in lost {
+            self.drop_listener(subscriber, around);
         }
     }
 

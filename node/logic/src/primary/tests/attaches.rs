@@ -37,6 +37,8 @@ fn what_comes_while_a_loaded_session_is_being_committed_waits_and_its_wait_count
     bench.acknowledge();
     assert!(bench.answer(withdrawn).unwrap().is_ok());
     bench.pass(1_500);
+    bench.gone("g1");
+    bench.gone("g2");
     let numbers = [first, second, third].map(|ticket| bench.attached(ticket));
     assert!(numbers.is_sorted_by(|one, two| one < two), "each is later than those before: {numbers:?}");
     let late = bench.ask("g2", (SESSION, Attach { connection: 4, waited_ms: 1_600, token: 0 }));
@@ -95,4 +97,95 @@ fn what_undoes_an_attach_waits_until_its_session_is_loaded_and_committed() {
     (0..2).for_each(|_| bench.acknowledge());
     assert!(bench.attached(attach) > 0 && bench.answer(withdraw) == Some(&Ok(SlotAnswer::Done(Done))));
     assert_eq!(bench.core.replica().state().unwrap().session(SESSION).unwrap().attachment(), None);
+}
+
+/// Whom the slot wants fenced, each once.
+fn fences(bench: &mut Bench) -> Vec<(Member, u64)> {
+    let fence = |output: &SlotOutput| match output {
+        SlotOutput::Fence { gateway, since_ms } => Some((gateway.clone(), *since_ms)),
+        _ => None,
+    };
+    let mut fences: Vec<_> = bench.out.iter().filter_map(fence).collect();
+    bench.out.retain(|output| fence(output).is_none());
+    fences.dedup();
+    fences
+}
+
+#[test]
+fn a_gateway_that_does_not_say_that_it_has_cut_the_earlier_one_is_fenced() {
+    let mut bench = Bench::with_session();
+    let first = bench.attach("g1", 1);
+    let first = bench.attached(first);
+    let given_ms = bench.now_ms;
+    bench.pass(5_000);
+    let second = bench.attach("g2", 2);
+    bench.pass(200);
+    assert_eq!(fences(&mut bench), [], "it has some time");
+    bench.pass(3_000);
+    assert_eq!(fences(&mut bench), [(member("g1"), given_ms)]);
+    assert_eq!(bench.answer(second), None, "whatever the time");
+    // What it was confirmed meanwhile comes after the fence.
+    bench.input(SlotInput::Gone { gateway: member("g1"), since_ms: given_ms });
+    assert_eq!(bench.answer(second), None);
+    bench.gone("g1");
+    assert!(bench.attached(second) > first);
+    // A renewal tells it what has come about, and confirms nothing.
+    let renewed =
+        bench.answer_to("g1", Renew(vec![Renewal { session: SESSION, attachment: first, connection: 1, revision: 0 }]));
+    assert_eq!(renewed, Ok(SlotAnswer::Renewed(Renewed(Vec::new()))));
+    let displaced = bench.pushes("g1");
+    assert_eq!(displaced.last(), Some(&Push::Session(SESSION, SessionPush::Displace { attachment: first })));
+}
+
+#[test]
+fn a_gateway_that_is_believed_dead_is_fenced_at_once_and_counts_again_when_it_was_confirmed_something() {
+    let mut bench = Bench::with_session();
+    let alive = |names: &[&str]| SlotInput::Alive(Arc::new(names.iter().map(|name| member(name)).collect()));
+    let first = bench.attach("g1", 1);
+    bench.attached(first);
+    bench.pass(100);
+    bench.input(alive(&["p", "g2", "g3"]));
+    let second = bench.attach("g2", 2);
+    assert_eq!(bench.answer(second), None, "it may deliver");
+    assert_eq!(fences(&mut bench).len(), 1);
+    bench.gone("g1");
+    let number = bench.attached(second);
+    // Who has to confirm what it has is not waited for; another that was confirmed something since is.
+    bench.pass(100);
+    let third = bench.attach("g3", 3);
+    assert_eq!(bench.answer(third), None);
+    bench.ask("g2", (SESSION, ConfirmDisplaced { attachment: number }));
+    let number = bench.attached(third);
+    bench.pass(100);
+    let again = bench.attach("g1", 4);
+    bench.ask("g3", (SESSION, ConfirmDisplaced { attachment: number }));
+    let number = bench.attached(again);
+    let renewed = bench
+        .answer_to("g1", Renew(vec![Renewal { session: SESSION, attachment: number, connection: 4, revision: 0 }]));
+    assert_eq!(renewed, Ok(SlotAnswer::Renewed(Renewed(vec![SESSION]))));
+    let last = bench.attach("g2", 5);
+    assert_eq!(bench.answer(last), None, "g1 is there");
+}
+
+#[test]
+fn an_attach_that_nobody_waits_for_any_more_is_left_open() {
+    let mut bench = Bench::with_session();
+    bench.attach("g1", 1);
+    let second = bench.attach("g2", 2);
+    bench.pass(11_000);
+    assert!(matches!(bench.answer(second), Some(Err(SlotError::NotPrimary { ordered: true, .. }))));
+}
+
+#[test]
+fn a_session_is_not_forgotten_while_a_gateway_may_deliver_to_it() {
+    let mut bench = Bench::with_session();
+    bench.attach("g1", 1);
+    bench.pass(20_000 + SETTINGS.resume_grace_ms + SETTINGS.memory_ttl_ms + 5_000);
+    bench.store(true, None);
+    bench.pass(5_000);
+    let is_there = |bench: &Bench| bench.core.replica().state().unwrap().session(SESSION).is_some();
+    assert!(is_there(&bench) && !fences(&mut bench).is_empty());
+    bench.gone("g1");
+    bench.pass(5_000);
+    assert!(!is_there(&bench));
 }

@@ -11,6 +11,7 @@ use crate::{
         ask::{Answer, Primaries},
         hub::tests::{Bench, group, outbox, wait_until},
     },
+    lease::Permit,
     logic::{
         entry::EndReason,
         request::{Ask as _, Push, SessionRequest, SlotAnswer, SlotRequest},
@@ -77,6 +78,10 @@ impl Primaries for Script {
                     state.deaf -= 1;
                     return Err(SlotError::Unavailable);
                 }
+                SlotRequest::Renew { attachments } => {
+                    let sessions = attachments.into_iter().map(|renewal| renewal.session).collect();
+                    return Ok(SlotAnswer::Renewed(Renewed(sessions)));
+                }
                 _ => return Ok(SlotAnswer::Done(Done)),
             }
         };
@@ -98,7 +103,8 @@ impl Desk {
         let (mut bench, script) = (Bench::new().await, Script::default());
         let ask = Ask::new(Arc::new(script.clone()), bench.maps.subscribe(), &Config::default(), bench.metrics.clone());
         let news = bench.sessions.take().unwrap();
-        let attachments = Attachments::start(ask, bench.hub.clone(), news, &bench.tasks);
+        let attachments =
+            Attachments::start(ask, bench.hub.clone(), (news, Permit::default().episodes()), &bench.tasks);
         Self { bench, script, attachments }
     }
 

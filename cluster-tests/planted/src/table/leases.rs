@@ -1,0 +1,67 @@
+//! In who may deliver.
+
+use super::{Planted, bug, edit};
+
+pub(super) const TABLE: &[Planted] = &[
+    bug(
+        "DeliversPastTheLease",
+        "S7: a gateway does not look whether its lease has run out",
+        400,
+        &[edit(
+            "logic/lease.rs",
+            "confirmed == self.episode && now_ms < self.until_ms",
+            r#"confirmed == self.episode && (now_ms < self.until_ms || planted!("DeliversPastTheLease"))"#,
+        )],
+    ),
+    bug(
+        "TrustsTheThawed",
+        "S7: a gateway whose lease had run out, or that was fenced, does not have its attachments confirmed",
+        400,
+        &[edit(
+            "logic/lease.rs",
+            "u64::from(is_fenced || had_run_out)",
+            r#"u64::from((is_fenced || had_run_out) && !planted!("TrustsTheThawed"))"#,
+        )],
+    ),
+    bug(
+        "FencesAlone",
+        "S7: a primary takes its own word for that of all",
+        400,
+        &[edit(
+            "logic/lease.rs",
+            "said + quorum(others + 1) > others + 1",
+            r#"(said > 0 && planted!("FencesAlone")) || said + quorum(others + 1) > others + 1"#,
+        )],
+    ),
+    bug(
+        "PromisesAtOnce",
+        "S7: a fence counts before what was acknowledged has run out",
+        400,
+        &[edit(
+            "logic/lease.rs",
+            "*known == round && *since_ms + LAPSED_MS <= now_ms",
+            r#"*known == round && (*since_ms + LAPSED_MS <= now_ms || planted!("PromisesAtOnce"))"#,
+        )],
+    ),
+    bug(
+        "ConfirmsOnce",
+        "S7: what was confirmed in an earlier episode counts in the present one",
+        400,
+        &[edit(
+            "logic/attachments.rs",
+            "if episode == self.episode\n                    && confirmed.contains(&session)",
+            r#"if (episode == self.episode || planted!("ConfirmsOnce"))
+                    && confirmed.contains(&session)"#,
+        )],
+    ),
+    bug(
+        "ForgetsWhoDelivers",
+        "S7: a session is forgotten while a gateway may deliver to it still",
+        400,
+        &[edit(
+            "logic/primary/timers.rs",
+            "self.delivering(session).map_or(",
+            r#"self.delivering(session).filter(|_| !planted!("ForgetsWhoDelivers")).map_or("#,
+        )],
+    ),
+];

@@ -1,0 +1,154 @@
+//! What gateways deliver to the connections that have sessions: each takes part in a group, has what is told there in an
+//! outbox, and a loop of its own that looks whether it may write and then writes. The node may stand still in between. And the
+//! shell of [`Lease`](roost_logic::lease::Lease), which says whether it may.
+
+use roost_logic::{
+    attachments,
+    feed::Subscriber,
+    following::Input as Follow,
+    id::{GroupName, SessionId, SlotId},
+    lease::{LeaseInput, LeaseOutput},
+    primary::SlotInput,
+};
+
+use super::{checks::Told, network::Frame, node::Input, seen::seen, world::World};
+use crate::history::Seen;
+
+/// Between a look whether it may be written and the write; at most.
+const WRITE_MS: u64 = 3;
+
+/// A connection that was given its session, to its end.
+#[derive(Debug)]
+pub(super) struct Mouth {
+    /// The node and its generation.
+    at: (usize, u64),
+    group: (GroupName, SlotId),
+    log: usize,
+    /// The episode in which its attachment was confirmed last; 0 before.
+    pub(super) confirmed: u64,
+    /// It has joined, and waits for no page of what it missed.
+    is_live: bool,
+    outbox: Vec<Seen>,
+    taken: Vec<Seen>,
+    is_open: bool,
+}
+
+impl World {
+    pub(super) fn lease(&mut self, node: usize, input: LeaseInput) {
+        let now_ms = self.clock(node).mono_ms;
+        let before = self.process(node).lease.permission();
+        let mut out = Vec::new();
+        self.process(node).lease.handle(now_ms, input, &mut out);
+        for output in out {
+            match output {
+                LeaseOutput::Send { to, message } => {
+                    self.send(node, &to, Frame::Lease(message));
+                }
+                LeaseOutput::May(permission) if permission.episode != before.episode => {
+                    self.ledger.count("episodes of leases");
+                    self.attachments(node, attachments::Input::Episode(permission.episode));
+                }
+                LeaseOutput::May(_) => {}
+                LeaseOutput::Gone { gateway, since_ms } => {
+                    self.ledger.count("gateways that have to confirm all");
+                    self.all_slots(node, |_| SlotInput::Gone { gateway: gateway.clone(), since_ms });
+                }
+            }
+        }
+    }
+
+    /// A connection is welcomed, and takes part in a group.
+    pub(super) fn open_mouth(&mut self, node: usize, connection: u64, session: SessionId) {
+        let Some(generation) = self.generation(node) else { return };
+        let opened_ms = self.opened_ms.get(&connection).copied().unwrap_or(self.now);
+        let log = self.seen.welcomed(self.now, session, (opened_ms, self.nodes[node].id.as_str()));
+        let (group, slot) = self.groups[0].clone();
+        let mouth = Mouth {
+            at: (node, generation),
+            group: (group.clone(), slot),
+            log,
+            confirmed: 0,
+            is_live: false,
+            outbox: Vec::new(),
+            taken: Vec::new(),
+            is_open: true,
+        };
+        self.mouths.insert(connection, mouth);
+        let input = Follow::Subscribe { slot, group, subscriber: connection, request: None, member: None, since: None };
+        self.input_after(1, node, Input::Follow(input));
+    }
+
+    pub(super) fn confirm_mouth(&mut self, node: usize, connection: u64, episode: u64) {
+        if let Some(mouth) = self.mouths.get_mut(&connection) {
+            mouth.confirmed = episode;
+            self.input_after(1, node, Input::Take(connection));
+        }
+    }
+
+    /// It has to be told a page of what it missed first, or is told that from now on.
+    pub(super) fn set_mouth_live(&mut self, connection: u64, is_live: bool) {
+        if let Some(mouth) = self.mouths.get_mut(&connection) {
+            mouth.is_live = is_live;
+        }
+    }
+
+    /// Nothing more reaches it.
+    pub(super) fn shut_mouth(&mut self, connection: u64) {
+        if let Some(mouth) = self.mouths.get_mut(&connection) {
+            mouth.is_open = false;
+        }
+    }
+
+    pub(super) fn unsubscribe_mouth(&mut self, node: usize, connection: u64) {
+        if let Some(mouth) = self.mouths.get(&connection) {
+            let (group, slot) = mouth.group.clone();
+            self.follow(node, Follow::Unsubscribe { slot, group, subscriber: connection, leave: None });
+        }
+    }
+
+    /// Something is due to those of this start of a node.
+    pub(super) fn tell_mouths(
+        &mut self,
+        at: (usize, u64),
+        group: &GroupName,
+        whom: impl Fn(Subscriber) -> bool,
+        told: &Told,
+    ) {
+        let mut due = Vec::new();
+        for (connection, mouth) in &mut self.mouths {
+            if mouth.is_open && mouth.at == at && mouth.group.0 == *group && whom(*connection) {
+                mouth.is_live |= matches!(told, Told::Joined { .. });
+                if !mouth.is_live {
+                    continue;
+                }
+                mouth.outbox.push(seen(group, None, told));
+                due.push(*connection);
+            }
+        }
+        for connection in due {
+            let after = self.random.below(WRITE_MS);
+            self.input_after(after, at.0, Input::Take(connection));
+        }
+    }
+
+    /// What may be written now is taken to be written.
+    pub(super) fn take_due(&mut self, node: usize, connection: u64) {
+        let (now_ms, may) = (self.clock(node).mono_ms, self.process(node).lease.permission());
+        let Some(mouth) = self.mouths.get_mut(&connection).filter(|mouth| mouth.is_open) else { return };
+        if !may.allows(mouth.confirmed, now_ms) {
+            return self.ledger.count("writes held back");
+        }
+        if !mouth.outbox.is_empty() {
+            mouth.taken.append(&mut mouth.outbox);
+            let after = self.random.below(WRITE_MS);
+            self.input_after(after, node, Input::Write(connection));
+        }
+    }
+
+    pub(super) fn write_taken(&mut self, connection: u64) {
+        let Some(mouth) = self.mouths.get_mut(&connection).filter(|mouth| mouth.is_open) else { return };
+        for seen in mouth.taken.drain(..) {
+            self.seen.wrote(self.now, mouth.log, seen);
+        }
+    }
+}
