@@ -99,6 +99,11 @@ pub const ALL: &[Fault] = &[
     fault("pause-1", "SIGSTOP of a node for 1 s", |s| Box::pin(processes::pause(s, 1))),
     fault("pause-10", "SIGSTOP of a node for 10 s", |s| Box::pin(processes::pause(s, 10))).in_ci(),
     fault("pause-60", "SIGSTOP of a node for 60 s", |s| Box::pin(processes::pause(s, 60))),
+    fault(
+        "frozen-gateway",
+        "SIGSTOP of a node for 1, 2, 4 and 8 s; sessions of its clients attach elsewhere meanwhile",
+        |s| Box::pin(processes::frozen_gateway(s)),
+    ),
     fault("stalled", "all threads of a node but the watchdog's stand still; started again when it has ended", |s| {
         Box::pin(processes::stalled(s))
     })

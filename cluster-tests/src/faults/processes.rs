@@ -16,6 +16,9 @@ const WATCHDOG: &str = "roost-watchdog";
 const KILLS: usize = 20;
 const FEW_KILLS: usize = 6;
 const CROWD: usize = 2_000;
+const FREEZES_S: [u64; 4] = [1, 2, 4, 8];
+/// Clients of a frozen node whose sessions attach elsewhere.
+const FROZEN_CLIENTS: usize = 8;
 
 pub(super) async fn kill_holder(scene: &mut Scene<'_>, which: usize) -> Result<()> {
     let holders = scene.holders().await?;
@@ -106,6 +109,29 @@ pub(super) async fn pause(scene: &mut Scene<'_>, seconds: u64) -> Result<()> {
     scene.cluster.servers()?.signal(ONE, Signal::Stop).await?;
     scene.stay(Duration::from_secs(seconds)).await;
     scene.cluster.servers()?.signal(ONE, Signal::Cont).await
+}
+
+/// Nothing that is published after a session's welcome elsewhere may reach the client that it had on the frozen node: the
+/// history tells.
+pub(super) async fn frozen_gateway(scene: &mut Scene<'_>) -> Result<()> {
+    let mut waited = Vec::new();
+    for seconds in FREEZES_S {
+        let earlier = scene.settle_on(ONE, FROZEN_CLIENTS).await?;
+        scene.begin();
+        let begun_ms = roost::clock::mono_ms();
+        scene.cluster.servers()?.signal(ONE, Signal::Stop).await?;
+        let longest = scene.attach_elsewhere(&earlier, 1).await;
+        let passed = Duration::from_millis(roost::clock::mono_ms() - begun_ms);
+        tokio::time::sleep(Duration::from_secs(seconds).saturating_sub(passed)).await;
+        scene.cluster.servers()?.signal(ONE, Signal::Cont).await?;
+        waited.push(longest?);
+        scene.displaced(earlier).await?;
+        scene.cluster.green(LIMIT).await?;
+    }
+    scene.end();
+    let longest = waited.into_iter().max().unwrap_or_default();
+    scene.note(format!("attached elsewhere after {:.1} s at the latest", longest.as_secs_f64()));
+    Ok(())
 }
 
 pub(super) async fn stalled(scene: &mut Scene<'_>) -> Result<()> {

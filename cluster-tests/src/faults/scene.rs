@@ -50,6 +50,8 @@ pub struct Scene<'a> {
     pub cluster: Cluster,
     relays: Option<DatagramRelays>,
     subscribers: Vec<Client>,
+    /// Those whose sessions were attached elsewhere.
+    displaced: Vec<Client>,
     loads: Vec<Load>,
     watch: Watch,
     /// When faults began; several where the same is done again and again.
@@ -93,7 +95,20 @@ impl<'a> Scene<'a> {
         load::goes_on(&subscribers, &load::received(&subscribers), HEAL_LIMIT).await?;
         let watch = Watch::start(&cluster);
         let (begun_us, ended_us, notes) = (Vec::new(), None, Vec::new());
-        Ok(Self { network, cassandra, cluster, relays, subscribers, loads, watch, begun_us, ended_us, notes })
+        let displaced = Vec::new();
+        Ok(Self {
+            network,
+            cassandra,
+            cluster,
+            relays,
+            subscribers,
+            displaced,
+            loads,
+            watch,
+            begun_us,
+            ended_us,
+            notes,
+        })
     }
 
     /// Lets it happen, waits until all is well again, and judges.
@@ -106,8 +121,11 @@ impl<'a> Scene<'a> {
         load::goes_on(&self.subscribers, &load::received(&self.subscribers), HEAL_LIMIT).await.context("healing")?;
         let healed_us = clock::mono_us();
         tokio::time::sleep(AFTER).await;
-        let Self { cluster, subscribers, loads, watch, begun_us, notes, .. } = self;
-        let history = settle(subscribers, loads).await?;
+        let Self { cluster, subscribers, displaced, loads, watch, begun_us, notes, .. } = self;
+        let mut history = settle(subscribers, loads).await?;
+        for client in displaced {
+            client.finish(false, &mut history).await?;
+        }
         let summary = history.check()?;
         judge(fault, &summary, &history)?;
         cluster.servers()?.without_panic()?;
@@ -197,6 +215,42 @@ impl<'a> Scene<'a> {
         self.subscribers.extend(crowd);
         let publisher = client_on(&self.cluster, 1, "crowd-publisher", &groups).await?;
         self.loads.push(Load::start(vec![publisher], &groups, CROWD_PAUSE));
+        Ok(())
+    }
+
+    /// Connects this number of further clients to a node, which stay there whatever happens to it, each in a group.
+    pub async fn settle_on(&self, node: usize, clients: usize) -> Result<Vec<Client>> {
+        let connecting = load::groups(clients).into_iter().enumerate().map(|(number, group)| {
+            let options = ClientOptions::new(format!("frozen-{number}"), vec![self.cluster.url(node)]);
+            async move {
+                let client = Client::connect(ClientOptions { reconnect: false, ..options }).await?;
+                client.join(&group).await?;
+                anyhow::Ok(client)
+            }
+        });
+        futures_util::future::try_join_all(connecting).await
+    }
+
+    /// Attaches the sessions of these clients at another node. How long the last of them waited for its welcome.
+    pub async fn attach_elsewhere(&mut self, clients: &[Client], node: usize) -> Result<Duration> {
+        let begun_ms = clock::mono_ms();
+        let attaching = clients.iter().map(|earlier| {
+            let urls = self.cluster.urls_from(node);
+            let options = ClientOptions::new(format!("{}-elsewhere", earlier.name()), urls);
+            Client::connect(options.with_token(earlier.state().token).with_patience(PATIENCE))
+        });
+        let attached = futures_util::future::try_join_all(attaching).await?;
+        let waited = Duration::from_millis(clock::mono_ms() - begun_ms);
+        self.subscribers.extend(attached);
+        Ok(waited)
+    }
+
+    /// Waits until these clients know that their sessions are attached elsewhere.
+    pub async fn displaced(&mut self, clients: Vec<Client>) -> Result<()> {
+        for client in &clients {
+            client.wait("be displaced", HEAL_LIMIT, |state| state.ended.is_some()).await?;
+        }
+        self.displaced.extend(clients);
         Ok(())
     }
 
