@@ -2,7 +2,7 @@
 //! know of other gateways.
 
 use std::sync::{
-    Arc,
+    Arc, PoisonError, RwLock, RwLockReadGuard,
     atomic::{AtomicU64, Ordering},
 };
 
@@ -13,9 +13,9 @@ use tokio::{
 
 use crate::{
     clock,
-    id::Member,
+    id::{Member, NodeId},
     logic::{
-        lease::{Lease, LeaseInput, LeaseMessage, LeaseOutput, Permission, TICK_MS},
+        lease::{Ahead, Lease, LeaseInput, LeaseMessage, LeaseOutput, Permission, TICK_MS},
         map::SharedMap,
     },
     peer::mesh::Mesh,
@@ -30,14 +30,21 @@ const INBOX: usize = 1_024;
 /// Whether this node may deliver, as whoever writes to a client asks right before that. By default it always may.
 #[derive(Debug)]
 pub struct Permit {
-    episode: AtomicU64,
-    until_ms: AtomicU64,
+    given: RwLock<Given>,
+    /// Since which map the voters are those that this node knows.
+    voters_since: AtomicU64,
     episodes: watch::Sender<u64>,
     /// When the task looked last; 0 before it has.
     looked_ms: AtomicU64,
     /// When it had looked last before this process stood still, and when it did again.
     still_ms: AtomicU64,
     thawed_ms: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Given {
+    permission: Permission,
+    ahead: Ahead,
 }
 
 /// Between two looks of the task: past it the process stood still.
@@ -49,8 +56,11 @@ impl Default for Permit {
     fn default() -> Self {
         let none = || AtomicU64::new(0);
         Self {
-            episode: none(),
-            until_ms: AtomicU64::new(u64::MAX),
+            given: RwLock::new(Given {
+                permission: Permission { episode: 0, until_ms: u64::MAX, map_version: u64::MAX },
+                ahead: Ahead::default(),
+            }),
+            voters_since: none(),
             episodes: watch::Sender::new(0),
             looked_ms: none(),
             still_ms: none(),
@@ -62,13 +72,39 @@ impl Default for Permit {
 impl Permit {
     /// Whether a write may begin now to a connection whose attachment was confirmed in this episode.
     pub fn allows(&self, confirmed: u64) -> bool {
-        // Whoever sees a lease sees its episode too: that is written first.
-        let until_ms = self.until_ms.load(Ordering::Acquire);
-        let episode = self.episode.load(Ordering::Acquire);
-        Permission { episode, until_ms }.allows(confirmed, clock::mono_ms())
+        let given = self.given();
+        given.permission.allows(confirmed, clock::mono_ms(), &given.ahead)
     }
 
-    /// The episodes as they begin.
+    /// Nothing may be delivered yet.
+    pub fn none() -> Arc<Self> {
+        let this = Self::default();
+        this.set(Permission::default(), 0);
+        Arc::new(this)
+    }
+
+    /// Since which map the voters are those that this node knows.
+    pub fn voters_since(&self) -> u64 {
+        self.voters_since.load(Ordering::Acquire)
+    }
+
+    /// A peer says since which map the voters are those that it knows. Whether this node does not know that map: then it delivers
+    /// nothing until it does, or until the peer is found to [lie](Self::lied).
+    #[must_use]
+    pub fn hear_ahead(&self, by: &NodeId, version: u64) -> bool {
+        let is_ahead = self.given().permission.map_version < version;
+        if is_ahead {
+            self.change(|given| given.ahead.hear(clock::mono_ms(), by, version));
+        }
+        is_ahead
+    }
+
+    /// The store does not have the map that the peer told of, which is not heeded until then.
+    pub fn lied(&self, by: &NodeId, until_ms: u64) {
+        self.change(|given| given.ahead.lied(by, until_ms));
+    }
+
+    /// The episodes as they begin, and the present one once more when something may be delivered in it again.
     pub fn episodes(&self) -> watch::Receiver<u64> {
         self.episodes.subscribe()
     }
@@ -97,10 +133,26 @@ impl Permit {
         self.looked_ms.store(now_ms, Ordering::Release);
     }
 
-    fn set(&self, permission: Permission) {
-        self.episode.store(permission.episode, Ordering::Release);
-        self.until_ms.store(permission.until_ms, Ordering::Release);
-        self.episodes.send_if_modified(|shown| std::mem::replace(shown, permission.episode) != permission.episode);
+    fn set(&self, permission: Permission, voters_since: u64) {
+        self.voters_since.store(voters_since, Ordering::Release);
+        self.change(|given| {
+            given.permission = permission;
+            given.ahead.know(permission.map_version);
+        });
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Given)) {
+        let mut given = self.given.write().unwrap_or_else(PoisonError::into_inner);
+        let was_behind = given.permission.is_behind(&given.ahead);
+        change(&mut given);
+        let goes_on = was_behind && !given.permission.is_behind(&given.ahead);
+        let episode = given.permission.episode;
+        drop(given);
+        self.episodes.send_if_modified(|shown| std::mem::replace(shown, episode) != episode || goes_on);
+    }
+
+    fn given(&self) -> RwLockReadGuard<'_, Given> {
+        self.given.read().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -115,22 +167,21 @@ impl LeaseInbox {
     }
 }
 
-/// Starts the task. The node may not deliver yet.
+/// Starts the task, which says in `permit` what may be done.
 pub fn start(
     me: Member,
     mesh: Mesh,
     mut maps: watch::Receiver<Option<SharedMap>>,
     (slots, fences): (Slots, mpsc::Receiver<Fence>),
+    permit: Arc<Permit>,
     tasks: &Tasks,
-) -> (LeaseInbox, Arc<Permit>) {
+) -> LeaseInbox {
     maps.mark_changed();
     let (inbox, messages) = mpsc::channel(INBOX);
-    let permit = Arc::new(Permit::default());
-    permit.set(Permission::default());
     let core = Lease::new(me, clock::mono_ms());
-    let shell = Shell { core, mesh, slots, permit: permit.clone() };
+    let shell = Shell { core, mesh, slots, permit };
     tasks.spawn("lease", shell.run(messages, fences, maps));
-    (LeaseInbox(inbox), permit)
+    LeaseInbox(inbox)
 }
 
 struct Shell {
@@ -177,7 +228,7 @@ impl Shell {
             }
             LeaseOutput::May(permission) => {
                 tracing::trace!(?permission, "the lease");
-                self.permit.set(permission);
+                self.permit.set(permission, self.core.voters_since());
             }
             LeaseOutput::Gone { gateway, since_ms } => {
                 tracing::debug!(%gateway, "the gateway has to confirm its attachments before it delivers");
@@ -202,9 +253,8 @@ mod tests {
         permit.look(5_100);
         permit.look(5_200);
         assert_eq!(permit.late_at(5_300), 4_200);
-        permit.look(6_050);
-        permit.look(6_200);
-        assert_eq!(permit.late_at(6_250), 0, "all has been read by now");
+        (5_300..6_200).step_by(100).for_each(|now_ms| permit.look(now_ms));
+        assert_eq!(permit.late_at(6_150), 0, "all has been read by now");
     }
 
     #[test]
@@ -212,11 +262,30 @@ mod tests {
         let permit = Permit::default();
         assert!(permit.allows(0), "it always may by default");
         let mut episodes = permit.episodes();
-        permit.set(Permission { episode: 2, until_ms: u64::MAX });
+        permit.set(Permission { episode: 2, until_ms: u64::MAX, map_version: 3 }, 3);
         assert!(!permit.allows(1) && permit.allows(2));
-        assert_eq!(*episodes.borrow_and_update(), 2);
-        permit.set(Permission { episode: 2, until_ms: 0 });
+        assert_eq!((*episodes.borrow_and_update(), permit.voters_since()), (2, 3));
+        permit.set(Permission { episode: 2, until_ms: 0, map_version: 3 }, 3);
         assert!(!permit.allows(2));
         assert!(!episodes.has_changed().unwrap());
+    }
+
+    #[test]
+    fn a_newer_map_than_is_known_holds_deliveries_back_until_it_is_known_or_was_a_lie() {
+        let (permit, peer) = (Permit::none(), NodeId::parse("n1").unwrap());
+        let mut episodes = permit.episodes();
+        permit.set(Permission { episode: 2, until_ms: u64::MAX, map_version: 3 }, 3);
+        episodes.mark_unchanged();
+        assert!(!permit.hear_ahead(&peer, 3) && permit.allows(2));
+        assert!(permit.hear_ahead(&peer, 4) && !permit.allows(2));
+        assert!(!episodes.has_changed().unwrap());
+        permit.set(Permission { episode: 2, until_ms: u64::MAX, map_version: 4 }, 4);
+        assert!(permit.allows(2));
+        assert!(episodes.has_changed().unwrap(), "who has something to deliver is told");
+        episodes.mark_unchanged();
+        assert!(permit.hear_ahead(&peer, 1 << 50) && !permit.allows(2));
+        permit.lied(&peer, u64::MAX);
+        assert!(permit.allows(2) && episodes.has_changed().unwrap());
+        assert!(permit.hear_ahead(&peer, 1 << 50) && permit.allows(2));
     }
 }

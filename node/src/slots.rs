@@ -19,6 +19,7 @@ use crate::{
     clock,
     deliveries::Deliveries,
     id::{AttachmentNumber, GroupName, Member, NodeId, SessionId, SlotId, Term},
+    lease::Permit,
     logic::{
         map::{MapRequest, SharedMap},
         primary::{SlotInput, SlotSettings},
@@ -136,6 +137,8 @@ pub struct SlotsInputs {
     pub departures: mpsc::Sender<Departure>,
     /// Gateways to be fenced; full: dropped, they are repeated.
     pub fences: mpsc::Sender<Fence>,
+    /// Since which map the voters are those that it knows goes with all that is sent.
+    pub permit: Arc<Permit>,
     /// Counters.
     pub metrics: Arc<Metrics>,
     /// Spawns.

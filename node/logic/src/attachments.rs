@@ -89,7 +89,8 @@ pub enum Input {
         /// The sessions whose attachments the slot has confirmed.
         confirmed: Vec<SessionId>,
     },
-    /// This gateway has begun another episode. It may deliver in it to whom is confirmed in it.
+    /// This gateway has begun another episode, and may deliver in it to whom is confirmed in it; or may deliver again in the
+    /// present one.
     Episode(u64),
     /// Time has passed; every [`TICK_MS`].
     Tick,
@@ -228,6 +229,9 @@ impl Attachments {
             Input::Renewed { number, confirmed } => self.renewed(number, &confirmed, out),
             Input::Episode(episode) => {
                 self.episode = episode;
+                let confirmed = self.connections.iter().filter(|(_, there)| there.episode == episode);
+                let attached = confirmed.filter(|(_, there)| matches!(there.stage, Stage::Attached(..)));
+                out.extend(attached.map(|(connection, _)| Output::Confirmed { connection: *connection, episode }));
                 self.confirm(out);
             }
             Input::Tick => {

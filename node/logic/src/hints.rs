@@ -86,6 +86,8 @@ pub enum HintOutput {
         version: u64,
         /// That the store has.
         stored: u64,
+        /// It is not listened to before that, by the monotonic clock in milliseconds.
+        until_ms: u64,
     },
 }
 
@@ -201,8 +203,9 @@ impl Hints {
             self.told.remove(&by);
             let before_ms = self.distrusted.get(&by).map_or(0, |distrusted| distrusted.for_ms);
             let for_ms = (before_ms * 2).clamp(DISTRUST_MS, DISTRUST_MAX_MS);
-            self.distrusted.insert(by.clone(), Distrusted { until_ms: now_ms + for_ms, for_ms });
-            out.push(HintOutput::Lied { by, version, stored });
+            let until_ms = now_ms + for_ms;
+            self.distrusted.insert(by.clone(), Distrusted { until_ms, for_ms });
+            out.push(HintOutput::Lied { by, version, stored, until_ms });
         }
     }
 

@@ -17,12 +17,17 @@
 //!
 //! Voters change with the map. An acknowledgement by somebody who knows a newer map counts for nothing, so a gateway that was
 //! fenced asks the primary that fenced it, or a later one. A primary fences with the voters of every map that somebody who can
-//! still commit entries may be at.
+//! still commit entries may be at. Members that have been dropped since may go on acknowledging a gateway that does not know it
+//! either. So whatever a primary sends says since which map the voters are those that it knows, and a gateway that does not know
+//! that map delivers nothing before it does ([`Ahead`]).
+
+mod ahead;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
+pub use self::ahead::Ahead;
 use crate::{id::Member, map::ClusterMap, map::SharedMap};
 
 /// Between two [`LeaseInput::Tick`], in milliseconds.
@@ -113,12 +118,20 @@ pub struct Permission {
     pub episode: u64,
     /// Not at this time and later, by this node's clock in milliseconds.
     pub until_ms: u64,
+    /// Of the map that this node knows.
+    pub map_version: u64,
 }
 
 impl Permission {
-    /// Whether a write may begin now to a connection whose attachment was confirmed in this episode.
-    pub fn allows(self, confirmed: u64, now_ms: u64) -> bool {
-        confirmed == self.episode && now_ms < self.until_ms
+    /// Whether a write may begin now to a connection whose attachment was confirmed in this episode. `ahead`: what is known of
+    /// newer maps.
+    pub fn allows(self, confirmed: u64, now_ms: u64, ahead: &Ahead) -> bool {
+        confirmed == self.episode && now_ms < self.until_ms && !self.is_behind(ahead)
+    }
+
+    /// Whether somebody who delivers to this node knows of other voters.
+    pub fn is_behind(self, ahead: &Ahead) -> bool {
+        self.map_version < ahead.version()
     }
 }
 
@@ -162,6 +175,8 @@ struct Round {
     /// A slot wants a later one.
     again: bool,
     lapsed: BTreeSet<Member>,
+    /// As many have said so as it takes: whoever still wants it is told at once.
+    is_over: bool,
 }
 
 impl Lease {
@@ -184,6 +199,11 @@ impl Lease {
     /// What this node may do, as it was last said.
     pub fn permission(&self) -> Permission {
         self.permission
+    }
+
+    /// Since which map the voters are those that this node knows: to be said with all that its slots send.
+    pub fn voters_since(&self) -> u64 {
+        self.maps.back().map_or(0, |(version, _)| *version)
     }
 
     /// Takes an input.
@@ -257,7 +277,9 @@ impl Lease {
                 if let Some(peer) = self.peer(&from) {
                     peer.map_version = peer.map_version.max(map_version);
                 }
-                if map_version <= self.map_version && self.has_lapsed(now_ms, &gateway, (&from, round)) {
+                // Whoever is primary of a slot has a vote.
+                let votes = self.maps.iter().any(|(_, voters)| voters.contains(&from));
+                if votes && map_version <= self.map_version && self.has_lapsed(now_ms, &gateway, (&from, round)) {
                     let message = LeaseMessage::Lapsed { gateway, round };
                     out.push(LeaseOutput::Send { to: from, message });
                 }
@@ -333,7 +355,7 @@ impl Lease {
         };
         let had_run_out = self.permission.until_ms <= now_ms && now_ms < until_ms;
         let episode = self.permission.episode + u64::from(is_fenced || had_run_out);
-        let permission = Permission { episode, until_ms };
+        let permission = Permission { episode, until_ms, map_version: self.map_version };
         if permission != self.permission {
             self.permission = permission;
             out.push(LeaseOutput::May(permission));
@@ -341,25 +363,29 @@ impl Lease {
     }
 
     fn wanted(&mut self, now_ms: u64, gateway: Member, since_ms: u64, out: &mut Vec<LeaseOutput>) {
-        if let Some(round) = self.rounds.get_mut(&gateway) {
-            round.wanted_ms = now_ms;
-            round.again |= round.since_ms <= since_ms;
-            return;
+        match self.rounds.get_mut(&gateway) {
+            Some(round) if !round.is_over => {
+                round.wanted_ms = now_ms;
+                round.again |= round.since_ms <= since_ms;
+            }
+            Some(round) if since_ms < round.since_ms => {
+                out.push(LeaseOutput::Gone { since_ms: round.since_ms, gateway });
+            }
+            Some(_) | None => self.begin(now_ms, &gateway, out),
         }
-        self.begin(now_ms, &gateway, out);
     }
 
     fn begin(&mut self, now_ms: u64, gateway: &Member, out: &mut Vec<LeaseOutput>) {
         self.last_round += 1;
         let (number, lapsed) = (self.last_round, BTreeSet::new());
-        let round = Round { number, since_ms: now_ms, wanted_ms: now_ms, again: false, lapsed };
+        let round = Round { number, since_ms: now_ms, wanted_ms: now_ms, again: false, lapsed, is_over: false };
         self.rounds.insert(gateway.clone(), round);
         self.ask(now_ms, gateway, out);
     }
 
     /// Asks those who have not said so yet.
     fn ask(&mut self, now_ms: u64, gateway: &Member, out: &mut Vec<LeaseOutput>) {
-        let Some(round) = self.rounds.get(gateway) else { return };
+        let Some(round) = self.rounds.get(gateway).filter(|round| !round.is_over) else { return };
         let (number, map_version) = (round.number, self.map_version);
         let voters: BTreeSet<&Member> = self.maps.iter().flat_map(|(_, voters)| voters).collect();
         let left = voters.into_iter().filter(|voter| **voter != self.me && *voter != gateway);
@@ -381,12 +407,13 @@ impl Lease {
     /// Whether enough have said so.
     fn look(&mut self, now_ms: u64, gateway: &Member, out: &mut Vec<LeaseOutput>) {
         let Some(round) = self.rounds.get(gateway) else { return };
-        if !self.relevant(gateway).all(|voters| blocks(voters, gateway, &round.lapsed)) {
+        if round.is_over || !self.relevant(gateway).all(|voters| blocks(voters, gateway, &round.lapsed)) {
             return;
         }
-        let Some(Round { since_ms, again, .. }) = self.rounds.remove(gateway) else { return };
-        out.push(LeaseOutput::Gone { gateway: gateway.clone(), since_ms });
-        if again {
+        let Some(round) = self.rounds.get_mut(gateway) else { return };
+        round.is_over = true;
+        out.push(LeaseOutput::Gone { gateway: gateway.clone(), since_ms: round.since_ms });
+        if round.again {
             self.begin(now_ms, gateway, out);
         }
     }

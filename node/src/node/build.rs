@@ -96,6 +96,7 @@ impl Built {
         let (deliveries, Arrivals { shards, sessions }) = deliveries::queues(Hub::shards());
         let (departures, departing) = mpsc::channel(DEPARTURES);
         let (fences, fenced) = mpsc::channel(FENCES);
+        let permit = Permit::none();
         let slots = Slots::start(SlotsInputs {
             me: me.clone(),
             settings: slot_settings(config),
@@ -106,6 +107,7 @@ impl Built {
             steward: ask_steward,
             departures,
             fences,
+            permit: permit.clone(),
             metrics: metrics.clone(),
             tasks: tasks.clone(),
         });
@@ -128,9 +130,10 @@ impl Built {
             metrics.hub.clone(),
             tasks.clone(),
         );
-        let (lease, permit) = lease::start(me.clone(), mesh.clone(), maps.subscribe(), (slots.clone(), fenced), tasks);
+        let lease =
+            lease::start(me.clone(), mesh.clone(), maps.subscribe(), (slots.clone(), fenced), permit.clone(), tasks);
         let attachments = Attachments::start(ask, hub.clone(), (sessions, permit.episodes()), tasks);
-        let gateway = gateway_of(&ground, service.clone(), hub, attachments, permit);
+        let gateway = gateway_of(&ground, service.clone(), hub, attachments, permit.clone());
         let (probes, drain) = (Arc::new(Probes::new(me.clone())), CancellationToken::new());
         let control = Arc::new(Control {
             me: me.clone(),
@@ -156,7 +159,7 @@ impl Built {
             metrics: metrics.clone(),
             control: control.clone(),
         };
-        let (hints, idle_hints) = Hints::new(hints_inputs(&ground, &steward));
+        let (hints, idle_hints) = Hints::new(hints_inputs(&ground, &steward, permit.clone()));
         let dispatch = Dispatch {
             mesh: mesh.clone(),
             maps: maps.clone(),
@@ -169,6 +172,7 @@ impl Built {
             control: control.clone(),
             lateness: Lateness::default(),
             lease,
+            permit: permit.clone(),
         };
         let spread = Spread {
             me: me.clone(),
@@ -213,13 +217,14 @@ impl Built {
     }
 }
 
-fn hints_inputs(ground: &Ground, steward: &Steward) -> HintsInputs {
+fn hints_inputs(ground: &Ground, steward: &Steward, permit: Arc<Permit>) -> HintsInputs {
     HintsInputs {
         mesh: ground.mesh.clone(),
         maps: ground.maps.clone(),
         store: ground.store.clone(),
         store_view: steward.store_view(),
         pictures: ground.gossip.pictures(),
+        permit,
     }
 }
 

@@ -11,7 +11,7 @@ use crate::{
     cluster::{maps::MapCell, steward::Steward},
     deliveries::Deliveries,
     id::{Member, SlotId, Term},
-    lease::LeaseInbox,
+    lease::{LeaseInbox, Permit},
     logic::{clocks::Voice, hints::HintInput, map::Leads, replication::ReplicationMessage},
     peer::{Inbox, mesh::Mesh},
     router::Router,
@@ -37,6 +37,7 @@ pub(super) struct Dispatch {
     pub(super) control: Arc<Control>,
     pub(super) lateness: Lateness,
     pub(super) lease: LeaseInbox,
+    pub(super) permit: Arc<Permit>,
 }
 
 #[async_trait]
@@ -57,9 +58,13 @@ impl Inbox for Dispatch {
                 let reply = ReplyTo::Peer { node: from.node.clone(), id, until_ms };
                 self.slots.request(slot, from.clone(), term, request.waited(late_ms), reply).await;
             }
-            PeerFrame::Response { id, result } => self.router.answered(&from.node, id, result),
-            PeerFrame::Push { slot, term, push } => {
+            PeerFrame::Response { id, voters, result } => {
+                self.hear_voters(from, voters);
+                self.router.answered(&from.node, id, result);
+            }
+            PeerFrame::Push { slot, term, voters, push } => {
                 if self.leads(slot, term, from).await {
+                    self.hear_voters(from, voters);
                     self.deliveries.deliver(slot, term, push).await;
                 }
             }
@@ -101,6 +106,13 @@ impl Inbox for Dispatch {
 }
 
 impl Dispatch {
+    /// Before anything that is sent with it is delivered: a gateway that does not know this map may have been fenced.
+    fn hear_voters(&self, from: &Member, version: u64) {
+        if self.permit.hear_ahead(&from.node, version) {
+            self.hints.hear(HintInput::Told { by: from.node.clone(), version });
+        }
+    }
+
     /// Whether this peer is the slot's primary in this term, by the map; where only a later map can say so, that is waited for.
     async fn leads(&self, slot: SlotId, term: Term, from: &Member) -> bool {
         let mut maps = self.maps.subscribe();

@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, watch};
 use crate::{
     clock,
     cluster::{maps::MapCell, view::StoreView},
+    lease::Permit,
     logic::{
         hints::{self as core, HintInput, HintOutput},
         liveness::SharedPicture,
@@ -28,6 +29,7 @@ pub(super) struct HintsInputs {
     pub(super) store: Arc<dyn Store>,
     pub(super) store_view: watch::Receiver<StoreView>,
     pub(super) pictures: watch::Receiver<SharedPicture>,
+    pub(super) permit: Arc<Permit>,
 }
 
 /// Takes in what peers say of maps. Cheap to clone.
@@ -132,7 +134,8 @@ impl HintsInputs {
             HintOutput::Take(map) => {
                 self.maps.offer(map);
             }
-            HintOutput::Lied { by, version, stored } => {
+            HintOutput::Lied { by, version, stored, until_ms } => {
+                self.permit.lied(&by, until_ms);
                 tracing::warn!(
                     peer = %by, version, stored,
                     "a peer tells of a cluster map that the store does not have: it is not taken, and the peer is not listened to for a while"

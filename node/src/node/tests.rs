@@ -13,9 +13,10 @@ use crate::{
     gateway::service::{By, NewMessage},
     id::{GroupName, SlotId},
     logic::{
+        lease::LeaseMessage,
         map::{MapRequest, SlotAssignment},
         replication::ReplicationMessage,
-        request::{GroupRequest, Push, ReadGroup, SessionPush, SlotRequest},
+        request::{GroupRequest, Push, ReadGroup, SessionPush, SlotError, SlotRequest},
         slot::SlotSnapshot,
     },
     metrics::Metrics,
@@ -117,6 +118,7 @@ async fn serves(nodes: &[&Node]) {
             assert_eq!(published.unwrap().copies, 2);
         }
         assert!(!node.failed().is_cancelled(), "{} has ended", node.member());
+        wait_until("it may deliver", || node.0.gateway.connections.may_deliver()).await;
     }
 }
 
@@ -319,9 +321,16 @@ async fn who_is_not_the_primary_replicates_pushes_and_asks_for_nothing() {
                 frames.push(PeerFrame::Replication { slot, message });
             }
             let push = Push::Session(session, SessionPush::Displace { attachment: u64::MAX });
-            frames.push(PeerFrame::Push { slot, term, push });
+            frames.push(PeerFrame::Push { slot, term, voters: FAR, push });
+            frames.push(PeerFrame::Response { id: 1, voters: FAR, result: Err(SlotError::Busy) });
         }
         let (changed_at, member) = (assignment.changed_at, assignment.in_sync[0].clone());
+        for gateway in &assignment.in_sync {
+            let (gateway, round, number) = (gateway.clone(), FAR, FAR);
+            frames.push(PeerFrame::Lease(LeaseMessage::Ack { sent_ms: FAR, number, map_version: FAR }));
+            frames.push(PeerFrame::Lease(LeaseMessage::Lapsed { gateway: gateway.clone(), round }));
+            frames.push(PeerFrame::Lease(LeaseMessage::Fence { gateway, round, map_version: 0 }));
+        }
         frames.push(PeerFrame::MapRequests(vec![
             MapRequest::Drop { slot, changed_at, member: member.clone() },
             MapRequest::Promote { slot, changed_at, learner: member },

@@ -90,6 +90,7 @@ impl Bench {
             steward,
             departures,
             fences,
+            permit: Arc::default(),
             metrics: metrics.clone(),
             tasks: tasks.clone(),
         });

@@ -274,7 +274,11 @@ impl Worker {
         } else {
             let _span = tracing::trace_span!("deliver", slot, %to).entered();
             // Lost where the link is down or full: the gateway learns of either and registers again.
-            let _ = self.inputs.mesh.send(&to.node, slot, &PeerFrame::Push { slot, term, push });
+            let _ = self.inputs.mesh.send(
+                &to.node,
+                slot,
+                &PeerFrame::Push { slot, term, voters: self.inputs.permit.voters_since(), push },
+            );
         }
     }
 
@@ -323,7 +327,8 @@ impl Worker {
             }
             ReplyTo::Peer { node, id, .. } => {
                 // Lost where the link is down: the asker's deadline passes, or it sees the link come back, and it asks again.
-                let _ = self.inputs.mesh.send(&node, slot, &PeerFrame::Response { id, result });
+                let voters = self.inputs.permit.voters_since();
+                let _ = self.inputs.mesh.send(&node, slot, &PeerFrame::Response { id, voters, result });
             }
         }
     }

@@ -47,6 +47,9 @@ pub enum PeerFrame {
     Response {
         /// Of the request.
         id: u64,
+        /// Since which map the voters are those that the sender knows ([`Ahead`](crate::logic::lease::Ahead)).
+        #[serde(deserialize_with = "crate::id::number")]
+        voters: u64,
         result: Result<SlotAnswer, SlotError>,
     },
     /// From a slot's primary to a gateway.
@@ -55,6 +58,9 @@ pub enum PeerFrame {
         /// The primary's term.
         #[serde(deserialize_with = "crate::id::number")]
         term: Term,
+        /// As in a [`PeerFrame::Response`].
+        #[serde(deserialize_with = "crate::id::number")]
+        voters: u64,
         push: Push,
     },
     /// Asks for the cluster map if the receiver's is newer than this version.
@@ -277,11 +283,11 @@ mod tests {
             let [head, up_to, offset] = numbers;
             let messages = vec![message(offset, 1)];
             let point = JoinPoint { group: group(), epoch: Epoch(u64::MAX), head, up_to, recovered: true, messages };
-            PeerFrame::Response { id: u64::MAX, result: Ok(SlotAnswer::Joined(point)) }
+            PeerFrame::Response { id: u64::MAX, voters: 1, result: Ok(SlotAnswer::Joined(point)) }
         };
-        let deliver = |numbers: [u64; 3]| {
+        let deliver = |numbers: [u64; 4]| {
             let push = GroupPush::Deliver { epoch: Epoch(u64::MAX), message: message(numbers[1], numbers[2]) };
-            PeerFrame::Push { slot: 1, term: numbers[0], push: Push::Group(group(), push) }
+            PeerFrame::Push { slot: 1, term: numbers[0], voters: numbers[3], push: Push::Group(group(), push) }
         };
         let request = |numbers: [u64; 3]| {
             let renewal = |attachment, connection| Renewal {

@@ -73,6 +73,7 @@ pub const COVERAGE: &[&str] = &[
     "gateways fenced",
     "gateways that have to confirm all",
     "writes held back",
+    "writes held back for a newer map",
     "attaches withdrawn",
     "sessions loaded",
     "sessions changed",

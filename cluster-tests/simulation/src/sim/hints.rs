@@ -57,7 +57,8 @@ impl World {
                     self.ledger.count_if(self.store.down, "maps taken from peers, the store away");
                     self.learn_map(node, map);
                 }
-                HintOutput::Lied { by, version, stored } => {
+                HintOutput::Lied { by, version, stored, until_ms } => {
+                    self.lied(node, &by, until_ms);
                     self.ledger.count("maps told of that were never made");
                     if self.profile.lie.is_none() {
                         self.ledger.fail(format!("{by} is said to lie of map {version}, the store had {stored}"));

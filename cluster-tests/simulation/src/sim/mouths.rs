@@ -6,7 +6,8 @@ use roost_logic::{
     attachments,
     feed::Subscriber,
     following::Input as Follow,
-    id::{GroupName, SessionId, SlotId},
+    hints::HintInput,
+    id::{GroupName, Member, NodeId, SessionId, SlotId},
     lease::{LeaseInput, LeaseOutput},
     primary::SlotInput,
 };
@@ -36,7 +37,7 @@ pub(super) struct Mouth {
 impl World {
     pub(super) fn lease(&mut self, node: usize, input: LeaseInput) {
         let now_ms = self.clock(node).mono_ms;
-        let before = self.process(node).lease.permission();
+        let (before, ahead) = (self.process(node).lease.permission(), self.process(node).ahead.version());
         let mut out = Vec::new();
         self.process(node).lease.handle(now_ms, input, &mut out);
         for output in out {
@@ -46,15 +47,37 @@ impl World {
                 }
                 LeaseOutput::May(permission) if permission.episode != before.episode => {
                     self.ledger.count("episodes of leases");
+                    self.process(node).ahead.know(permission.map_version);
                     self.attachments(node, attachments::Input::Episode(permission.episode));
                 }
-                LeaseOutput::May(_) => {}
+                LeaseOutput::May(permission) => {
+                    self.process(node).ahead.know(permission.map_version);
+                    if before.map_version < ahead && ahead <= permission.map_version {
+                        self.attachments(node, attachments::Input::Episode(permission.episode));
+                    }
+                }
                 LeaseOutput::Gone { gateway, since_ms } => {
                     self.ledger.count("gateways that have to confirm all");
                     self.all_slots(node, |_| SlotInput::Gone { gateway: gateway.clone(), since_ms });
                 }
             }
         }
+    }
+
+    /// A primary's voters are those of a map that may not be known here.
+    pub(super) fn hear_voters(&mut self, node: usize, from: &Member, version: u64) {
+        let (now_ms, process) = (self.clock(node).mono_ms, self.process(node));
+        if process.lease.permission().map_version < version && *from != process.member {
+            process.ahead.hear(now_ms, &from.node, version);
+            self.hint(node, HintInput::Told { by: from.node.clone(), version });
+        }
+    }
+
+    /// A peer has told of a map that there is not.
+    pub(super) fn lied(&mut self, node: usize, by: &NodeId, until_ms: u64) {
+        self.process(node).ahead.lied(by, until_ms);
+        let episode = self.process(node).lease.permission().episode;
+        self.attachments(node, attachments::Input::Episode(episode));
     }
 
     /// A connection is welcomed, and takes part in a group.
@@ -133,10 +156,14 @@ impl World {
 
     /// What may be written now is taken to be written.
     pub(super) fn take_due(&mut self, node: usize, connection: u64) {
-        let (now_ms, may) = (self.clock(node).mono_ms, self.process(node).lease.permission());
-        let Some(mouth) = self.mouths.get_mut(&connection).filter(|mouth| mouth.is_open) else { return };
-        if !may.allows(mouth.confirmed, now_ms) {
-            return self.ledger.count("writes held back");
+        let now_ms = self.clock(node).mono_ms;
+        let Self { nodes, mouths, ledger, .. } = self;
+        let Some(process) = &nodes[node].process else { return };
+        let Some(mouth) = mouths.get_mut(&connection).filter(|mouth| mouth.is_open) else { return };
+        let may = process.lease.permission();
+        if !may.allows(mouth.confirmed, now_ms, &process.ahead) {
+            ledger.count_if(may.is_behind(&process.ahead), "writes held back for a newer map");
+            return ledger.count("writes held back");
         }
         if !mouth.outbox.is_empty() {
             mouth.taken.append(&mut mouth.outbox);

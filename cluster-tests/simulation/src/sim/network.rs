@@ -21,8 +21,8 @@ use super::{
 pub(super) enum Frame {
     Replication { slot: SlotId, message: ReplicationMessage },
     Request { id: u64, slot: SlotId, term: Term, sent_ms: u64, request: SlotRequest },
-    Response { id: u64, result: Result<SlotAnswer, SlotError> },
-    Push { slot: SlotId, term: Term, push: Push },
+    Response { id: u64, voters: u64, result: Result<SlotAnswer, SlotError> },
+    Push { slot: SlotId, term: Term, voters: u64, push: Push },
     FetchMap { newer_than: u64 },
     Map(SharedMap),
     MapRequest(MapRequest),

@@ -15,7 +15,7 @@ use roost_logic::{
     following::{self, Following},
     hints::HintInput,
     id::{GroupName, Index, Member, SessionId, SlotId, Term},
-    lease::{self, Lease, LeaseInput},
+    lease::{self, Ahead, Lease, LeaseInput},
     liveness::{Liveness, Says},
     map::{Leads, MapChange, SlotAssignment},
     primary::{SlotCore, SlotInput, SlotOutput, Ticket},
@@ -145,6 +145,7 @@ pub(super) struct Process {
     pub(super) heard: HeardPrimaries,
     pub(super) attachments: Attachments,
     pub(super) lease: Lease,
+    pub(super) ahead: Ahead,
 }
 
 impl World {
@@ -200,6 +201,7 @@ impl World {
             heard: HeardPrimaries::default(),
             attachments: Attachments::default(),
             lease,
+            ahead: Ahead::default(),
         });
         self.nodes[node].inbox.clear();
         self.reset_links_of(node);
@@ -332,8 +334,14 @@ impl World {
                 process.tickets.insert(ticket, Asker { from: from.clone(), id, request: request.clone(), known });
                 self.slot_input(node, slot, SlotInput::Request { ticket, from, term, request });
             }
-            Frame::Response { id, result } => self.answered(node, &from, id, result),
-            Frame::Push { slot, term, push } => self.pushed(node, slot, term, push),
+            Frame::Response { id, voters, result } => {
+                self.hear_voters(node, &from, voters);
+                self.answered(node, &from, id, result);
+            }
+            Frame::Push { slot, term, voters, push } => {
+                self.hear_voters(node, &from, voters);
+                self.pushed(node, slot, term, push);
+            }
             Frame::FetchMap { newer_than } => {
                 if let Some(map) = self.process(node).map.clone().filter(|map| map.version > newer_than) {
                     self.send(node, &from, Frame::Map(map));
@@ -412,7 +420,8 @@ impl World {
                         }
                         _ => {}
                     }
-                    self.send(node, &to, Frame::Push { slot, term, push });
+                    let voters = self.process(node).lease.voters_since();
+                    self.send(node, &to, Frame::Push { slot, term, voters, push });
                 }
                 SlotOutput::Fence { gateway, since_ms } => {
                     self.ledger.count("gateways fenced");
@@ -478,7 +487,8 @@ impl World {
             (Ok(SlotAnswer::Registered(points)), _) => self.points(points, (slot, lineage)),
             _ => {}
         }
-        self.send(node, &asker.from, Frame::Response { id: asker.id, result });
+        let voters = self.process(node).lease.voters_since();
+        self.send(node, &asker.from, Frame::Response { id: asker.id, voters, result });
     }
 
     fn points(&mut self, points: &[JoinPoint], life: Life) {

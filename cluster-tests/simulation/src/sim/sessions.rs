@@ -314,8 +314,13 @@ impl World {
                 continue;
             }
             let (now_ms, may) = (self.clock(number).mono_ms, other.lease.permission());
+            // Whatever comes from here it holds back until it knows the map.
+            if may.map_version < process.lease.voters_since() {
+                continue;
+            }
             for (connection, _, number) in other.attachments.connections().filter(|(_, of, _)| *of == session) {
-                let delivers = self.mouths.get(&connection).is_some_and(|mouth| may.allows(mouth.confirmed, now_ms));
+                let delivers =
+                    self.mouths.get(&connection).is_some_and(|mouth| may.allows(mouth.confirmed, now_ms, &other.ahead));
                 if let Some(number) = number.filter(|number| *number < attachment)
                     && delivers
                     && !self.ledger.may_be_open(session, number, life)

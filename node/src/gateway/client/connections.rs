@@ -105,6 +105,12 @@ impl Connections {
         Arc::new(Self { permit, ..Self::default() })
     }
 
+    /// Whether this node may deliver to those whose attachments are confirmed.
+    #[cfg(test)]
+    pub fn may_deliver(&self) -> bool {
+        self.permit.allows(*self.permit.episodes().borrow())
+    }
+
     /// Numbers and lists a new connection.
     pub fn open(self: &Arc<Self>, limits: &LimitsConfig, metrics: &Arc<Metrics>) -> Listed {
         let number = self.last.fetch_add(1, Ordering::Relaxed) + 1;
