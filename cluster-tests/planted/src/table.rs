@@ -513,7 +513,7 @@ const OTHERS: &[Planted] = &[
     bug(
         "ForgetsWhoIsOpen",
         "S7: a new primary does not know which earlier connections may be open",
-        120,
+        460,
         &[edit(
             "logic/session.rs",
             "self.open.insert(earlier.gateway, earlier.number);",
@@ -585,7 +585,7 @@ const OTHERS: &[Planted] = &[
     bug(
         "GivesToTheSlow",
         "S7: an attach that was slow on its way displaces the connection that its client has opened since",
-        100,
+        460,
         &[edit(
             "logic/primary/sessions.rs",
             "if self.later_stays(session, (&gateway, connection), since_ms) {",

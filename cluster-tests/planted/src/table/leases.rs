@@ -9,14 +9,14 @@ pub(super) const TABLE: &[Planted] = &[
         400,
         &[edit(
             "logic/lease.rs",
-            "confirmed == self.episode && now_ms < self.until_ms",
-            r#"confirmed == self.episode && (now_ms < self.until_ms || planted!("DeliversPastTheLease"))"#,
+            "confirmed == self.episode && now_ms < self.until_ms &&",
+            r#"confirmed == self.episode && (now_ms < self.until_ms || planted!("DeliversPastTheLease")) &&"#,
         )],
     ),
     bug(
         "TrustsTheThawed",
         "S7: a gateway whose lease had run out, or that was fenced, does not have its attachments confirmed",
-        400,
+        1400,
         &[edit(
             "logic/lease.rs",
             "u64::from(is_fenced || had_run_out)",
@@ -26,7 +26,7 @@ pub(super) const TABLE: &[Planted] = &[
     bug(
         "FencesAlone",
         "S7: a primary takes its own word for that of all",
-        400,
+        1900,
         &[edit(
             "logic/lease.rs",
             "said + quorum(others + 1) > others + 1",
@@ -44,20 +44,9 @@ pub(super) const TABLE: &[Planted] = &[
         )],
     ),
     bug(
-        "ConfirmsOnce",
-        "S7: what was confirmed in an earlier episode counts in the present one",
-        400,
-        &[edit(
-            "logic/attachments.rs",
-            "if episode == self.episode\n                    && confirmed.contains(&session)",
-            r#"if (episode == self.episode || planted!("ConfirmsOnce"))
-                    && confirmed.contains(&session)"#,
-        )],
-    ),
-    bug(
         "ForgetsWhoDelivers",
         "S7: a session is forgotten while a gateway may deliver to it still",
-        400,
+        1200,
         &[edit(
             "logic/primary/timers.rs",
             "self.delivering(session).map_or(",
