@@ -1,10 +1,7 @@
 //! The shell of [`logic::lease`](crate::logic::lease): whether this node may deliver to its clients, and what its slots want to
 //! know of other gateways.
 
-use std::sync::{
-    Arc, PoisonError, RwLock, RwLockReadGuard,
-    atomic::{AtomicU64, Ordering},
-};
+use std::sync::Arc;
 
 use tokio::{
     sync::{mpsc, watch},
@@ -13,12 +10,13 @@ use tokio::{
 
 use crate::{
     clock,
-    id::{Member, NodeId},
+    id::Member,
     logic::{
-        lease::{Ahead, Lease, LeaseInput, LeaseMessage, LeaseOutput, Permission, TICK_MS},
+        lease::{Lease, LeaseInput, LeaseMessage, LeaseOutput, TICK_MS},
         map::SharedMap,
     },
     peer::mesh::Mesh,
+    permit::Permit,
     slots::{Fence, Slots},
     tasks::Tasks,
     wire::peer::PeerFrame,
@@ -26,135 +24,6 @@ use crate::{
 
 /// Messages of peers that wait; past it they are dropped, and said again.
 const INBOX: usize = 1_024;
-
-/// Whether this node may deliver, as whoever writes to a client asks right before that. By default it always may.
-#[derive(Debug)]
-pub struct Permit {
-    given: RwLock<Given>,
-    /// Since which map the voters are those that this node knows.
-    voters_since: AtomicU64,
-    episodes: watch::Sender<u64>,
-    /// When the task looked last; 0 before it has.
-    looked_ms: AtomicU64,
-    /// When it had looked last before this process stood still, and when it did again.
-    still_ms: AtomicU64,
-    thawed_ms: AtomicU64,
-}
-
-#[derive(Debug)]
-struct Given {
-    permission: Permission,
-    ahead: Ahead,
-}
-
-/// Between two looks of the task: past it the process stood still.
-const STILL_MS: u64 = 500;
-/// What was sent to a process that stood still is read within this time.
-const READ_MS: u64 = 1_000;
-
-impl Default for Permit {
-    fn default() -> Self {
-        let none = || AtomicU64::new(0);
-        Self {
-            given: RwLock::new(Given {
-                permission: Permission { episode: 0, until_ms: u64::MAX, map_version: u64::MAX },
-                ahead: Ahead::default(),
-            }),
-            voters_since: none(),
-            episodes: watch::Sender::new(0),
-            looked_ms: none(),
-            still_ms: none(),
-            thawed_ms: none(),
-        }
-    }
-}
-
-impl Permit {
-    /// Whether a write may begin now to a connection whose attachment was confirmed in this episode.
-    pub fn allows(&self, confirmed: u64) -> bool {
-        let given = self.given();
-        given.permission.allows(confirmed, clock::mono_ms(), &given.ahead)
-    }
-
-    /// Nothing may be delivered yet.
-    pub fn none() -> Arc<Self> {
-        let this = Self::default();
-        this.set(Permission::default(), 0);
-        Arc::new(this)
-    }
-
-    /// Since which map the voters are those that this node knows.
-    pub fn voters_since(&self) -> u64 {
-        self.voters_since.load(Ordering::Acquire)
-    }
-
-    /// A peer says since which map the voters are those that it knows. Whether this node does not know that map: then it delivers
-    /// nothing until it does, or until the peer is found to [lie](Self::lied).
-    #[must_use]
-    pub fn hear_ahead(&self, by: &NodeId, version: u64) -> bool {
-        let is_ahead = self.given().permission.map_version < version;
-        if is_ahead {
-            self.change(|given| given.ahead.hear(clock::mono_ms(), by, version));
-        }
-        is_ahead
-    }
-
-    /// The store does not have the map that the peer told of, which is not heeded until then.
-    pub fn lied(&self, by: &NodeId, until_ms: u64) {
-        self.change(|given| given.ahead.lied(by, until_ms));
-    }
-
-    /// The episodes as they begin, and the present one once more when something may be delivered in it again.
-    pub fn episodes(&self) -> watch::Receiver<u64> {
-        self.episodes.subscribe()
-    }
-
-    /// How long what is read from a client now may have lain there, in milliseconds: as long as this process stood still.
-    pub fn late_ms(&self) -> u64 {
-        self.late_at(clock::mono_ms())
-    }
-
-    fn late_at(&self, now_ms: u64) -> u64 {
-        let looked_ms = self.looked_ms.load(Ordering::Acquire);
-        let since_ms = match self.thawed_ms.load(Ordering::Acquire) {
-            _ if looked_ms > 0 && looked_ms + STILL_MS < now_ms => looked_ms,
-            thawed_ms if thawed_ms > 0 && now_ms < thawed_ms + READ_MS => self.still_ms.load(Ordering::Acquire),
-            _ => now_ms,
-        };
-        now_ms.saturating_sub(since_ms)
-    }
-
-    fn look(&self, now_ms: u64) {
-        let looked_ms = self.looked_ms.load(Ordering::Acquire);
-        if looked_ms > 0 && looked_ms + STILL_MS < now_ms {
-            self.still_ms.store(looked_ms, Ordering::Release);
-            self.thawed_ms.store(now_ms, Ordering::Release);
-        }
-        self.looked_ms.store(now_ms, Ordering::Release);
-    }
-
-    fn set(&self, permission: Permission, voters_since: u64) {
-        self.voters_since.store(voters_since, Ordering::Release);
-        self.change(|given| {
-            given.permission = permission;
-            given.ahead.know(permission.map_version);
-        });
-    }
-
-    fn change(&self, change: impl FnOnce(&mut Given)) {
-        let mut given = self.given.write().unwrap_or_else(PoisonError::into_inner);
-        let was_behind = given.permission.is_behind(&given.ahead);
-        change(&mut given);
-        let goes_on = was_behind && !given.permission.is_behind(&given.ahead);
-        let episode = given.permission.episode;
-        drop(given);
-        self.episodes.send_if_modified(|shown| std::mem::replace(shown, episode) != episode || goes_on);
-    }
-
-    fn given(&self) -> RwLockReadGuard<'_, Given> {
-        self.given.read().unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 /// Where peers' messages go.
 #[derive(Debug)]
@@ -235,57 +104,5 @@ impl Shell {
                 self.slots.gone(&gateway, since_ms);
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_read_after_a_freeze_may_have_lain_there_for_as_long() {
-        let permit = Permit::default();
-        assert_eq!(permit.late_at(9_000), 0, "nobody looks");
-        permit.look(1_000);
-        permit.look(1_100);
-        assert_eq!(permit.late_at(1_200), 0);
-        assert_eq!(permit.late_at(5_100), 4_000, "before anybody has noticed");
-        permit.look(5_100);
-        permit.look(5_200);
-        assert_eq!(permit.late_at(5_300), 4_200);
-        (5_300..6_200).step_by(100).for_each(|now_ms| permit.look(now_ms));
-        assert_eq!(permit.late_at(6_150), 0, "all has been read by now");
-    }
-
-    #[test]
-    fn a_lease_is_good_for_its_episode_until_it_runs_out() {
-        let permit = Permit::default();
-        assert!(permit.allows(0), "it always may by default");
-        let mut episodes = permit.episodes();
-        permit.set(Permission { episode: 2, until_ms: u64::MAX, map_version: 3 }, 3);
-        assert!(!permit.allows(1) && permit.allows(2));
-        assert_eq!((*episodes.borrow_and_update(), permit.voters_since()), (2, 3));
-        permit.set(Permission { episode: 2, until_ms: 0, map_version: 3 }, 3);
-        assert!(!permit.allows(2));
-        assert!(!episodes.has_changed().unwrap());
-    }
-
-    #[test]
-    fn a_newer_map_than_is_known_holds_deliveries_back_until_it_is_known_or_was_a_lie() {
-        let (permit, peer) = (Permit::none(), NodeId::parse("n1").unwrap());
-        let mut episodes = permit.episodes();
-        permit.set(Permission { episode: 2, until_ms: u64::MAX, map_version: 3 }, 3);
-        episodes.mark_unchanged();
-        assert!(!permit.hear_ahead(&peer, 3) && permit.allows(2));
-        assert!(permit.hear_ahead(&peer, 4) && !permit.allows(2));
-        assert!(!episodes.has_changed().unwrap());
-        permit.set(Permission { episode: 2, until_ms: u64::MAX, map_version: 4 }, 4);
-        assert!(permit.allows(2));
-        assert!(episodes.has_changed().unwrap(), "who has something to deliver is told");
-        episodes.mark_unchanged();
-        assert!(permit.hear_ahead(&peer, 1 << 50) && !permit.allows(2));
-        permit.lied(&peer, u64::MAX);
-        assert!(permit.allows(2) && episodes.has_changed().unwrap());
-        assert!(permit.hear_ahead(&peer, 1 << 50) && permit.allows(2));
     }
 }

@@ -13,6 +13,7 @@ pub mod metrics;
 pub mod node;
 pub mod open_files;
 pub mod peer;
+pub mod permit;
 mod private_file;
 pub mod router;
 mod seldom;

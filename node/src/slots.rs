@@ -19,7 +19,6 @@ use crate::{
     clock,
     deliveries::Deliveries,
     id::{AttachmentNumber, GroupName, Member, NodeId, SessionId, SlotId, Term},
-    lease::Permit,
     logic::{
         map::{MapRequest, SharedMap},
         primary::{SlotInput, SlotSettings},
@@ -28,6 +27,7 @@ use crate::{
     },
     metrics::Metrics,
     peer::mesh::Mesh,
+    permit::Permit,
     store::Store,
     tasks::Tasks,
 };

@@ -8,12 +8,12 @@ use tokio::sync::{mpsc, watch};
 use crate::{
     clock,
     cluster::{maps::MapCell, view::StoreView},
-    lease::Permit,
     logic::{
         hints::{self as core, HintInput, HintOutput},
         liveness::SharedPicture,
     },
     peer::mesh::Mesh,
+    permit::Permit,
     store::Store,
     tasks::Tasks,
     wire::peer::PeerFrame,

@@ -14,8 +14,8 @@ use crate::{
     clock,
     config::LimitsConfig,
     gateway::door::rate::{OperationRate, Verdict},
-    lease::Permit,
     metrics::{Limit, Metrics},
+    permit::Permit,
     wire::reason::Reason,
 };
 

@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use super::replays::Page;
-use crate::{id::GroupName, lease::Permit, wire::reason::Reason};
+use crate::{id::GroupName, permit::Permit, wire::reason::Reason};
 
 /// One connection's queue. Its bound is in bytes; crossing it ends the connection (`SlowConsumer`). What can be had again
 /// later is only offered: it may take half of it.

@@ -11,11 +11,11 @@ use crate::{
         ask::{Answer, Primaries},
         hub::tests::{Bench, group, outbox, wait_until},
     },
-    lease::Permit,
     logic::{
         entry::EndReason,
         request::{Ask as _, Push, SessionRequest, SlotAnswer, SlotRequest},
     },
+    permit::Permit,
 };
 
 const SESSION: SessionId = SessionId(Uuid::from_u128(5));
