@@ -2,6 +2,8 @@
 
 mod claims;
 pub mod clocks;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod decoders;
 pub mod generations;
 pub mod gossip;
 mod gossip_settings;

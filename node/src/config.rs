@@ -6,6 +6,8 @@
 //! and is held equal to the defaults by a test.
 
 mod check;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod decoders;
 mod load;
 mod network;
 mod shared;

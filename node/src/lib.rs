@@ -5,6 +5,8 @@ pub mod cli;
 pub mod clock;
 pub mod cluster;
 pub mod config;
+#[cfg(any(test, fuzzing))]
+pub mod decoders;
 pub mod deliveries;
 pub mod dev;
 pub mod gateway;

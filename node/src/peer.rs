@@ -11,6 +11,8 @@
 mod accept;
 mod addresses;
 pub mod belongs;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod decoders;
 mod dial;
 mod gate;
 pub mod gossip_inbox;

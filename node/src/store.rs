@@ -12,6 +12,8 @@ pub mod cassandra;
 #[cfg(test)]
 #[expect(unreachable_pub, reason = "the cluster tests include this file as a module of theirs")]
 pub(crate) mod contract;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod decoders;
 pub mod embedded;
 pub mod guarded;
 pub mod rows;

@@ -92,9 +92,10 @@ fn sources(folder: &Path) -> Vec<(PathBuf, String)> {
     found
 }
 
-/// The tests of the module beside it.
+/// The tests of the module beside it, or what tries its decoders: compiled for tests and fuzzers alone.
 fn is_tests(path: &Path) -> bool {
-    path.file_stem().is_some_and(|stem| stem.to_string_lossy().ends_with("tests"))
+    path.file_stem().is_some_and(|stem| stem.to_string_lossy().ends_with("tests") || stem == "decoders")
+        || path.parent().is_some_and(|folder| folder.iter().any(|part| part == "decoders"))
 }
 
 /// The file without what is compiled for tests only: the module that holds them, which ends the file, and single lines.

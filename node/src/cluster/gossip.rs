@@ -157,7 +157,7 @@ impl fmt::Debug for Gossip {
     }
 }
 
-fn chitchat_config(settings: &GossipSettings, id: ChitchatId) -> ChitchatConfig {
+pub(super) fn chitchat_config(settings: &GossipSettings, id: ChitchatId) -> ChitchatConfig {
     ChitchatConfig {
         listen_addr: id.gossip_advertise_addr,
         chitchat_id: id,

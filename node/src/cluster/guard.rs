@@ -162,7 +162,9 @@ impl Guard {
     }
 
     fn remember(&mut self, from: &Member, sender: &ChitchatId, content: &Content, now_ms: u64) {
-        let digest = content.digest.iter().map(|(id, [heartbeat, _, version])| (id, *heartbeat, *version));
+        // The last deletion is bounded like the version, and can be ahead of it where a delta was cut.
+        let digest =
+            content.digest.iter().map(|(id, [heartbeat, deleted, version])| (id, *heartbeat, *version.max(deleted)));
         let delta = content.delta.iter().map(|(id, version)| (id, 0, *version));
         for (id, heartbeat, version) in digest.chain(delta) {
             if self.is_me(id) {
@@ -370,6 +372,12 @@ mod tests {
             (syn(&[(id("n2", 5), [JUMP + 10, 0, JUMP])]), None),
             ([&MARK[..], &[3]].concat(), None),
         ]);
+    }
+
+    #[test]
+    fn what_passes_passes_again() {
+        let deleted_ahead = syn(&[(id("n2", 5), [10, 1 << 30, 10])]);
+        check(&[(deleted_ahead.clone(), None), (deleted_ahead, None)]);
     }
 
     #[test]

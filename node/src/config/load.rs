@@ -3,7 +3,7 @@
 //! The known keys are those of the serialised defaults, so that nothing here needs to be kept in step by hand. Each value
 //! is tried on its own: what is wrong with one does not hide what is wrong with the next.
 
-use std::{collections::BTreeMap, ffi::OsString, fmt, path::Path};
+use std::{collections::BTreeMap, ffi::OsString, fmt, io, path::Path};
 
 use figment::{
     Figment,
@@ -62,9 +62,17 @@ pub(super) fn load(
     path: Option<&Path>,
     environment: impl Iterator<Item = (OsString, OsString)>,
 ) -> Result<Config, ConfigError> {
+    load_text(path.map(|path| (path.display().to_string(), std::fs::read_to_string(path))), environment)
+}
+
+/// The same of a file's name and its text, or why it has none.
+pub(super) fn load_text(
+    file: Option<(String, io::Result<String>)>,
+    environment: impl Iterator<Item = (OsString, OsString)>,
+) -> Result<Config, ConfigError> {
     let mut gathered = Gathered { schema: schema(&Config::default()), ..Gathered::default() };
-    if let Some(path) = path {
-        gathered.file(path);
+    if let Some((source, text)) = file {
+        gathered.file(&source, text);
     }
     let mut variables: Vec<_> = environment.collect();
     variables.sort();
@@ -103,10 +111,9 @@ struct Gathered {
 }
 
 impl Gathered {
-    fn file(&mut self, path: &Path) {
-        let source = path.display().to_string();
-        let whole = |message| Problem { source: source.clone(), key: String::new(), message };
-        let text = match std::fs::read_to_string(path) {
+    fn file(&mut self, source: &str, text: io::Result<String>) {
+        let whole = |message| Problem { source: source.to_owned(), key: String::new(), message };
+        let text = match text {
             Ok(text) => text,
             Err(error) => {
                 let message = format!("cannot be read ({error}); config/node.toml is an example to copy");
@@ -115,7 +122,7 @@ impl Gathered {
             }
         };
         match toml::from_str::<Dict>(&text) {
-            Ok(found) => self.table(&source, &mut Vec::new(), found),
+            Ok(found) => self.table(source, &mut Vec::new(), found),
             // Not the line itself, which may hold a password.
             Err(error) => {
                 let (line, column) = error.span().map_or((1, 1), |span| place(&text, span.start));
@@ -137,6 +144,11 @@ impl Gathered {
             return;
         }
         let path: Vec<String> = rest.to_ascii_lowercase().split("__").map(str::to_owned).collect();
+        if path.len() > PARTS_MAX {
+            let message = format!("a key has at most {PARTS_MAX} parts, this has {}", path.len());
+            self.problems.push(Problem { source: name.to_owned(), key: path[..PARTS_MAX].join("."), message });
+            return;
+        }
         let Some(text) = value.to_str() else {
             self.problems.push(Problem {
                 source: name.to_owned(),
@@ -198,6 +210,9 @@ impl Gathered {
         self.problems.push(Problem { source: source.to_owned(), key: at.join("."), message });
     }
 }
+
+/// The parts of a key in the environment: more than any has, few enough to be told.
+const PARTS_MAX: usize = 8;
 
 /// A table of copies by the names of datacenters.
 const REPLICATION: &str = "replication";

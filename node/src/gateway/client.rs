@@ -7,6 +7,8 @@
 
 pub mod attachments;
 pub mod connections;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod decoders;
 mod fragments;
 mod greeting;
 mod hello;

@@ -5,6 +5,8 @@
 
 pub mod api;
 pub mod cluster;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod decoders;
 pub mod docs;
 pub mod error;
 pub mod extract;

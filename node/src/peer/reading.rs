@@ -190,17 +190,17 @@ impl Drop for CloseOnDrop {
 
 /// Cuts a lane's bytes into frames. Holds one frame that is not whole yet, at most, besides what was last read.
 #[derive(Default)]
-struct Frames {
+pub(super) struct Frames {
     buffer: BytesMut,
 }
 
 impl Frames {
-    fn add(&mut self, bytes: &[u8]) {
+    pub(super) fn add(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);
     }
 
     /// The next whole frame; the announced length where that is too long.
-    fn next(&mut self) -> Result<Option<Bytes>, usize> {
+    pub(super) fn next(&mut self) -> Result<Option<Bytes>, usize> {
         let Some((prefix, rest)) = self.buffer.split_first_chunk::<4>() else { return Ok(None) };
         let length = u32::from_le_bytes(*prefix) as usize;
         if length > LANE_FRAME_MAX_BYTES {

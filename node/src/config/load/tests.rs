@@ -10,7 +10,7 @@ use crate::config::{Allow, StoreKind};
 
 const EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../config/node.toml");
 
-fn load_text(text: &str, environment: &[(&str, &str)]) -> Result<Config, Vec<String>> {
+fn loaded(text: &str, environment: &[(&str, &str)]) -> Result<Config, Vec<String>> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("node.toml");
     std::fs::write(&path, text).unwrap();
@@ -23,7 +23,7 @@ fn load_text(text: &str, environment: &[(&str, &str)]) -> Result<Config, Vec<Str
 
 /// Loads, and compares the problems with these, in any order.
 fn check(text: &str, environment: &[(&str, &str)], expected: &[&str]) {
-    let found: BTreeSet<String> = load_text(text, environment).err().unwrap_or_default().into_iter().collect();
+    let found: BTreeSet<String> = loaded(text, environment).err().unwrap_or_default().into_iter().collect();
     let expected: BTreeSet<String> = expected.iter().map(|line| (*line).to_owned()).collect();
     assert_eq!(found, expected, "of {text:?} with {environment:?}");
 }
@@ -65,7 +65,7 @@ fn every_key_of_the_example_is_explained() {
 #[test]
 fn nothing_means_the_defaults() {
     assert_eq!(load(None, std::iter::empty()).unwrap(), Config::default());
-    assert_eq!(load_text("", &[]).unwrap(), Config::default());
+    assert_eq!(loaded("", &[]).unwrap(), Config::default());
     assert_eq!(Config::default().check(Purpose::Serve), Ok(()));
 }
 
@@ -85,7 +85,7 @@ fn the_environment_wins_over_the_file_over_the_defaults() {
         ("ROOST_API_KEY", "for the commands"),
         ("PATH", "/bin"),
     ];
-    let config = load_text(text, &environment).unwrap();
+    let config = loaded(text, &environment).unwrap();
     assert_eq!(config.node.id, "123");
     assert_eq!(config.node.zone, "west");
     assert_eq!((config.limits.idle_s, config.limits.frame_bytes, config.limits.heartbeat_s), (90, 1_000_000, 30));
@@ -151,15 +151,15 @@ fn wrong_types_say_what_was_found_and_expected() {
 
 #[test]
 fn secrets_are_not_repeated() {
-    let found = load_text("[auth]\napi_keys = 'hunter2hunter2hunter2'\n", &[("ROOST_AUTH__KEYRING", "")]).unwrap_err();
+    let found = loaded("[auth]\napi_keys = 'hunter2hunter2hunter2'\n", &[("ROOST_AUTH__KEYRING", "")]).unwrap_err();
     assert!(!found.is_empty() && found.iter().all(|line| !line.contains("hunter2")), "{found:?}");
-    let found = load_text("[auth]\napi_keys = ['hunter2', 3]\n", &[]).unwrap_err();
+    let found = loaded("[auth]\napi_keys = ['hunter2', 3]\n", &[]).unwrap_err();
     assert!(found.iter().all(|line| !line.contains("hunter2")), "{found:?}");
-    let config = load_text("[auth]\napi_keys = ['hunter2hunter2hunter2']\n", &[]).unwrap();
+    let config = loaded("[auth]\napi_keys = ['hunter2hunter2hunter2']\n", &[]).unwrap();
     assert!(!format!("{config:?}").contains("hunter2"));
     let password = |value: &str| format!("[store.cassandra]\nusername = 'u'\npassword = {value}\n");
-    assert!(!format!("{:?}", load_text(&password("'hunter2'"), &[]).unwrap()).contains("hunter2"));
-    let found = load_text(&password("['hunter2']"), &[]).unwrap_err();
+    assert!(!format!("{:?}", loaded(&password("'hunter2'"), &[]).unwrap()).contains("hunter2"));
+    let found = loaded(&password("['hunter2']"), &[]).unwrap_err();
     assert!(found.iter().all(|line| !line.contains("hunter2")), "{found:?}");
 }
 
@@ -168,8 +168,8 @@ fn datacenters_have_any_name() {
     let expected = BTreeMap::from([("DC1".to_owned(), 3), ("eu-west".to_owned(), 2)]);
     let table = "{ DC1 = 3, eu-west = 2 }";
     let text = format!("[store]\nkind = 'cassandra'\n[store.cassandra]\nreplication = {table}\n");
-    assert_eq!(load_text(&text, &[]).unwrap().store.cassandra.replication, expected);
-    let config = load_text("", &[("ROOST_STORE__CASSANDRA__REPLICATION", table)]).unwrap();
+    assert_eq!(loaded(&text, &[]).unwrap().store.cassandra.replication, expected);
+    let config = loaded("", &[("ROOST_STORE__CASSANDRA__REPLICATION", table)]).unwrap();
     assert_eq!(config.store.cassandra.replication, expected);
     let key = "node.toml: store.cassandra.replication";
     check(
@@ -185,7 +185,7 @@ fn datacenters_have_any_name() {
 fn what_the_store_needs_is_checked_where_it_is_used() {
     let wrong = "contact_points = []\nkeyspace = 'Roost'\npassword = 'p'\ntls_cert = 'c.pem'\n";
     check(&format!("[store.cassandra]\n{wrong}"), &[], &[]);
-    let found = load_text(&format!("[store]\nkind = 'cassandra'\n[store.cassandra]\n{wrong}"), &[]).unwrap_err();
+    let found = loaded(&format!("[store]\nkind = 'cassandra'\n[store.cassandra]\n{wrong}"), &[]).unwrap_err();
     for key in ["contact_points", "keyspace", "username", "tls_cert", "tls_ca"] {
         assert!(found.iter().any(|line| line.contains(&format!("store.cassandra.{key}: "))), "no {key} in {found:?}");
     }
@@ -213,7 +213,7 @@ fn settings_must_fit_together() {
 #[test]
 fn forms_of_addresses_and_names() {
     let accepted = "[node]\nhttp_advertise = 'https://[::1]:8000'\npeer_advertise = '[::1]:7000'\n[session]\nallowed_origins = ['*', 'https://a.b:8443', 'http://localhost']\n[namespaces.a]\nmin_copies = 2\n";
-    load_text(accepted, &[]).unwrap();
+    loaded(accepted, &[]).unwrap();
     for refused in [
         "[node]\nhttp_advertise = 'ftp://x'",
         "[node]\nhttp_advertise = 'http://x/path'",
@@ -235,7 +235,7 @@ fn forms_of_addresses_and_names() {
         "[limits]\nconnections = 0",
         "[tls]\nca = ''",
     ] {
-        let found = load_text(refused, &[]).unwrap_err();
+        let found = loaded(refused, &[]).unwrap_err();
         assert_eq!(found.len(), 1, "{refused:?} gave {found:?}");
     }
 }
@@ -252,11 +252,18 @@ fn short_api_keys_are_for_trying_out_only() {
 fn what_is_no_file_or_no_toml_is_said() {
     let error = load(Some(Path::new("/nowhere/node.toml")), std::iter::empty()).unwrap_err().to_string();
     assert!(error.contains("/nowhere/node.toml: cannot be read"), "{error}");
-    let found = load_text("[node\nid = 3", &[]).unwrap_err();
+    let found = loaded("[node\nid = 3", &[]).unwrap_err();
     assert!(
         found.len() == 1 && found[0].starts_with("node.toml: is not TOML") && found[0].contains("line 1"),
         "{found:?}"
     );
-    let found = load_text("[store.cassandra]\nusername = 'roost'\npassword = 'hunter2", &[]).unwrap_err();
+    let found = loaded("[store.cassandra]\nusername = 'roost'\npassword = 'hunter2", &[]).unwrap_err();
     assert!(found.len() == 1 && found[0].contains("line 3, column") && !found[0].contains("hunter2"), "{found:?}");
+}
+
+/// Each part would be a level of recursion.
+#[test]
+fn a_key_of_very_many_parts_is_refused() {
+    let found = loaded("", &[(&format!("ROOST_{}", ["LIMITS"; 20_000].join("__")), "1")]).unwrap_err();
+    assert!(found.len() == 1 && found[0].ends_with("a key has at most 8 parts, this has 20000"), "{found:?}");
 }

@@ -45,7 +45,7 @@ impl<S> Fragments<S> {
         std::mem::take(&mut self.uncounted)
     }
 
-    fn look(&mut self, mut bytes: &[u8]) {
+    pub(super) fn look(&mut self, mut bytes: &[u8]) {
         while let Some((byte, rest)) = bytes.split_first() {
             self.place = match self.place {
                 Place::Rest(left) => {

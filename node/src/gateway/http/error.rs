@@ -13,6 +13,9 @@ use crate::{gateway::door::reasons::Refused, logic::request::SlotError, store::S
 /// The longest message that echoes something a client sent, in bytes.
 const MESSAGE_MAX_BYTES: usize = 400;
 
+/// At most this many problems are told, and that there are more.
+const PROBLEMS_MAX: usize = 64;
+
 /// The body of every error.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, ToSchema)]
 #[schema(example = json!({"detail": [{"loc": ["body", "user"], "msg": "this field is required", "type": "missing"}]}))]
@@ -79,9 +82,13 @@ impl Problems {
         self.add(Problem::new(loc, "value_error", msg));
     }
 
-    /// Notes a problem.
+    /// Notes a problem. Of very many the first are told, so that the answer is not many times as long as the request.
     pub fn add(&mut self, problem: Problem) {
-        self.0.push(problem);
+        match self.0.len() {
+            0..PROBLEMS_MAX => self.0.push(problem),
+            PROBLEMS_MAX => self.0.push(Problem::new(Vec::new(), problem.kind, "there is more that is wrong")),
+            _ => {}
+        }
     }
 
     /// Takes the value, or notes why there is none.

@@ -388,7 +388,7 @@ async fn read_body(request: Request<Body>, limit: usize) -> Result<bytes::Bytes,
     if seen > limit || announced_too_large { Err(too_large()) } else { Ok(kept.freeze()) }
 }
 
-fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+pub(super) fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     let invalid = |problem| ApiError::invalid(vec![problem]);
     let text = std::str::from_utf8(bytes).map_err(|error| {
         let msg = format!("JSON is UTF-8: byte {} is not", error.valid_up_to());

@@ -1,0 +1,252 @@
+//! Values that seeds are made of, and the ways in which bytes are several things.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use bytes::Bytes;
+use uuid::Uuid;
+
+use crate::{
+    id::{Epoch, GroupName, Member, NodeId, Position, PublishKey, SessionId, SlotId},
+    logic::{
+        entry::{
+            Entry, Grant, GroupEntry, Message, Presence, Publisher, Retention, SessionChange, SessionEntry,
+            SessionRecord,
+        },
+        map::{ClusterMap, MapRequest},
+        replication::{Reconcile, ReplicationMessage},
+        request::{
+            Attach, Attached, ChangeSession, ConfirmDisplaced, CreateSession, Detach, Done, EndSession, GroupPush,
+            GroupRequest, History, Interest, Join, JoinPoint, Leave, Publish, Published, Push, ReadGroup, ReadHistory,
+            ReadMembers, ReadSession, RecordJoin, RecordLeave, Renewal, SessionPush, SessionRequest, SlotAnswer,
+            SlotError, SlotRequest, Withdraw,
+        },
+        slot::SlotState,
+    },
+    wire::peer::{NodeAnswer, NodeRequest, PeerFrame, encode_into},
+};
+
+/// The first start of a node.
+pub(crate) fn member(name: &str) -> Member {
+    Member { node: NodeId::parse(name).expect("a sample's name is a node's"), generation: 1 }
+}
+
+/// A group.
+pub(crate) fn group(name: &str) -> GroupName {
+    GroupName::parse(name).expect("a sample's name is a group's")
+}
+
+/// A session with something of everything.
+pub(crate) fn record() -> SessionRecord {
+    SessionRecord {
+        id: SessionId(Uuid::from_u128(7)),
+        user: "ann".to_owned(),
+        created_ms: 1,
+        expires_ms: u64::MAX,
+        idle_ttl_ms: 3_600_000,
+        last_used_ms: 4,
+        attributes: Bytes::from_static(br#"{"name":"Ann"}"#),
+        groups: [group("g"), group("chat:é")].into(),
+        joined: BTreeMap::from([(group("g"), false)]),
+        grants: vec![Grant { pattern: "chat:*".to_owned(), join: true, publish: false }],
+        revision: 5,
+        token: 0,
+    }
+}
+
+/// Pieces, each after its length in two bytes; what there is of the last where it is cut.
+pub(crate) fn split(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = bytes;
+    std::iter::from_fn(move || {
+        let (length, after) = rest.split_first_chunk()?;
+        let length = usize::from(u16::from_le_bytes(*length)).min(after.len());
+        let (piece, after) = after.split_at(length);
+        rest = after;
+        Some(piece)
+    })
+}
+
+/// The frame as it stands on a lane, after its length.
+pub(super) fn on_lane(frame: &PeerFrame) -> Vec<u8> {
+    let mut bytes = vec![0; 4];
+    encode_into(frame, &mut bytes).expect("a sample has a form");
+    let length = (bytes.len() - 4) as u32;
+    bytes[..4].copy_from_slice(&length.to_le_bytes());
+    bytes
+}
+
+const KEEP: Retention =
+    Retention { messages: 10, bytes: 1_000, age_ms: 10_000, window_ms: 300_000, window_publishes: 10_000 };
+const SESSION: SessionId = SessionId(Uuid::from_u128(7));
+
+fn presence() -> Presence {
+    Presence { session: SESSION, user: "ann".to_owned(), info: Bytes::from_static(b"{}"), attachment: 3 }
+}
+
+fn message(offset: u64) -> Message {
+    let from = Some(Publisher { session: SESSION, user: "ann".to_owned() });
+    Message { offset, data: Bytes::from_static(b"[1]"), from, at_ms: 9 }
+}
+
+fn publish() -> GroupEntry {
+    let data = Bytes::from_static(b"{}");
+    GroupEntry::Publish { epoch: Epoch(3), key: PublishKey(4), data, from: None, at_ms: 5, retention: KEEP }
+}
+
+fn entries() -> Vec<Arc<Entry>> {
+    let (gateway, attachment) = (member("n2"), 3);
+    let of_group = [
+        GroupEntry::Open { epoch: Epoch(3) },
+        publish(),
+        GroupEntry::Recall { key: PublishKey(4) },
+        GroupEntry::MemberJoin { epoch: Epoch(3), member: presence() },
+        GroupEntry::MemberLeave { session: SESSION, attachment },
+        GroupEntry::Trim { at_ms: 9, remove: true },
+    ];
+    let change = SessionChange { join: vec![group("h")], new_token: true, ..SessionChange::default() };
+    let (at_ms, since_ms, connection, grace_until_ms) = (8, 7, 6, 99);
+    let of_session = [
+        SessionEntry::Put { record: record(), stored: false },
+        SessionEntry::Attach { gateway: gateway.clone(), connection, since_ms, at_ms, token: 0 },
+        SessionEntry::Change { change, at_ms },
+        SessionEntry::Restore { gateway: gateway.clone(), connection, attachment },
+        SessionEntry::Join { group: group("g"), needs_grant: false },
+        SessionEntry::Detach { gateway: gateway.clone(), attachment, at_ms, grace_until_ms, closed: true },
+        SessionEntry::Withdraw { gateway: gateway.clone(), connection, at_ms, grace_until_ms },
+        SessionEntry::Closed { gateway, attachment },
+        SessionEntry::GraceOver { attachment },
+        SessionEntry::Leave { group: group("g") },
+        SessionEntry::Departed { groups: vec![group("g")] },
+        SessionEntry::Saved { index: 2 },
+        SessionEntry::Forget,
+    ];
+    let of_group = of_group.into_iter().map(|entry| Arc::new(Entry::Group(group("g"), entry)));
+    of_group.chain(of_session.into_iter().map(|entry| Arc::new(Entry::Session(SESSION, entry)))).collect()
+}
+
+/// A state that these entries made, as it travels.
+fn snapshot() -> ReplicationMessage {
+    let mut state = SlotState::default();
+    let entries = entries();
+    for (index, entry) in (1..).zip(&entries[..9]) {
+        state.apply(index, Entry::clone(entry));
+    }
+    ReplicationMessage::Snapshot { term: 2, sync: 4, lineage: 1, index: 9, state: state.snapshot() }
+}
+
+fn replication(slot: SlotId) -> Vec<PeerFrame> {
+    let append = |reconcile, first, entries| ReplicationMessage::Append {
+        term: 2,
+        sync: 4,
+        reconcile,
+        first,
+        commit: 9,
+        entries,
+    };
+    let messages = [
+        snapshot(),
+        append(Some(Reconcile { base: 0, until: 2 }), 1, entries()),
+        append(None, 1, entries()),
+        append(None, 20, vec![Arc::new(Entry::Group(group("g"), publish()))]),
+        ReplicationMessage::Ack { term: 1, sync: 3, index: 2, gap: false },
+        ReplicationMessage::Ack { term: 1, sync: 3, index: 0, gap: true },
+    ];
+    messages.map(|message| PeerFrame::Replication { slot, message }).to_vec()
+}
+
+fn requests(slot: SlotId) -> Vec<PeerFrame> {
+    let since = Some(Position { epoch: Epoch(3), offset: 1 });
+    let renewal = Renewal { session: SESSION, attachment: 3, connection: 6, revision: 5 };
+    let change = SessionChange {
+        attributes: Some(Bytes::from_static(b"{}")),
+        leave: vec![group("g")],
+        ..SessionChange::default()
+    };
+    let publish =
+        Publish { key: PublishKey(4), data: Bytes::from_static(b"2"), from: None, retention: KEEP, min_copies: 1 };
+    let of_group = [
+        GroupRequest::Publish(publish),
+        GroupRequest::Join(Join { member: Some(presence()), since }),
+        GroupRequest::ReadHistory(ReadHistory { since, limit: 10 }),
+        GroupRequest::ReadMembers(ReadMembers { after: Some(SESSION), limit: 10 }),
+        GroupRequest::ReadGroup(ReadGroup),
+        GroupRequest::Leave(Leave { session: SESSION, attachment: 3 }),
+    ];
+    let of_session = [
+        SessionRequest::CreateSession(CreateSession { record: record() }),
+        SessionRequest::Attach(Attach { connection: 6, waited_ms: 1, token: 0 }),
+        SessionRequest::ReadSession(ReadSession),
+        SessionRequest::RecordJoin(RecordJoin { group: group("h"), needs_grant: true }),
+        SessionRequest::ChangeSession(ChangeSession { change }),
+        SessionRequest::RecordLeave(RecordLeave { group: group("g") }),
+        SessionRequest::ConfirmDisplaced(ConfirmDisplaced { attachment: 3 }),
+        SessionRequest::Withdraw(Withdraw { connection: 6 }),
+        SessionRequest::Detach(Detach { attachment: 3 }),
+        SessionRequest::EndSession(EndSession),
+    ];
+    let of_group = of_group.into_iter().map(|request| SlotRequest::Group(group("g"), request));
+    let of_session = of_session.into_iter().map(|request| SlotRequest::Session(SESSION, request));
+    let of_slot = [
+        SlotRequest::Register {
+            interests: vec![Interest { group: group("g"), since }, Interest { group: group("h"), since: None }],
+        },
+        SlotRequest::Renew { attachments: vec![renewal] },
+        SlotRequest::Unregister { groups: vec![group("h")] },
+    ];
+    let all = of_slot.into_iter().chain(of_group).chain(of_session);
+    all.map(|request| PeerFrame::Request { id: 1, slot, term: 1, sent_ms: 2, wait_ms: 3, request }).collect()
+}
+
+fn answers() -> Vec<PeerFrame> {
+    let position = Position { epoch: Epoch(3), offset: 2 };
+    let point = JoinPoint {
+        group: group("g"),
+        epoch: Epoch(3),
+        head: 3,
+        up_to: 2,
+        recovered: true,
+        messages: vec![message(1), message(2)],
+    };
+    let answers = [
+        Ok(SlotAnswer::Registered(vec![point.clone()])),
+        Ok(SlotAnswer::Joined(point)),
+        Ok(SlotAnswer::Done(Done)),
+        Ok(SlotAnswer::Published(Published { position, copies: 2 })),
+        Ok(SlotAnswer::History(History { position: Some(position), complete: true, messages: vec![message(2)] })),
+        Ok(SlotAnswer::Attached(Attached { record: record(), attachment: 3 })),
+        Err(SlotError::NotPrimary { map_version: 9, ordered: false }),
+        Err(SlotError::StoreUnavailable("words".to_owned())),
+    ];
+    answers.into_iter().map(|result| PeerFrame::Response { id: 1, result }).collect()
+}
+
+fn pushes(slot: SlotId) -> Vec<PeerFrame> {
+    let pushes = [
+        Push::Group(group("g"), GroupPush::Deliver { epoch: Epoch(3), message: message(1) }),
+        Push::Group(group("g"), GroupPush::Deliver { epoch: Epoch(3), message: message(4) }),
+        Push::Group(group("g"), GroupPush::Member { joined: true, member: presence() }),
+        Push::Session(SESSION, SessionPush::Displace { attachment: 3 }),
+        Push::Session(SESSION, SessionPush::Changed { record: record() }),
+    ];
+    pushes.map(|push| PeerFrame::Push { slot, term: 2, push }).to_vec()
+}
+
+/// Lanes: a kind of frame each, and all of them. `map` is the map that the node knows which hears them.
+pub(super) fn lanes(map: &ClusterMap) -> Vec<Vec<u8>> {
+    let mut next = map.clone();
+    next.version += 1;
+    let learner = MapRequest::Promote { slot: 0, changed_at: 3, learner: member("n2") };
+    let drop = MapRequest::Drop { slot: 1, changed_at: 4, member: member("n1") };
+    let of_nodes = vec![
+        PeerFrame::Map(Arc::new(next)),
+        PeerFrame::FetchMap { newer_than: 3 },
+        PeerFrame::MapRequests(vec![learner, drop]),
+        PeerFrame::NodeRequest { id: 1, request: NodeRequest::ListGroups { after: "g".to_owned(), limit: 10 } },
+        PeerFrame::NodeResponse { id: 1, answer: NodeAnswer::OtherDrains { node: "n3".to_owned() } },
+        PeerFrame::Probe { origin: member("n2"), nonce: 1, wall_ms: 2 },
+    ];
+    let kinds = [replication(1), replication(0), requests(0), requests(2), answers(), pushes(1), of_nodes];
+    let lane = |frames: &Vec<PeerFrame>| frames.iter().flat_map(on_lane).collect::<Vec<u8>>();
+    let mut seeds: Vec<Vec<u8>> = kinds.iter().map(lane).collect();
+    seeds.push(seeds.concat());
+    seeds
+}
