@@ -136,12 +136,22 @@ pub(crate) fn gossip_seeds() -> Vec<Vec<u8>> {
     let own = digest(&[(id(SENDER, 1), 10), (id("n3", 7), 4)]);
     let about = delta(&id(SENDER, 1), &[("state", "\"serving\""), ("map", "3"), ("http", "http://127.0.0.1:8000")]);
     let other = delta(&id("n3", 7), &[("load", "{}"), ("groups.3", "AgU")]);
-    let only_version = {
+    // With the version alone, as a node without keys is told; beside keys it is refused.
+    let version = |with_key: bool| {
         let mut plain = vec![0];
         id("n3", 8).serialize(&mut plain);
         plain.extend([0; 16]);
+        if with_key {
+            plain.push(1);
+            ["map", "3"].iter().for_each(|text| (*text).to_owned().serialize(&mut plain));
+            8_u64.serialize(&mut plain);
+            plain.push(0);
+        }
         plain.push(2);
         9_u64.serialize(&mut plain);
+        if with_key {
+            return [&[2][..], &(plain.len() as u16).to_le_bytes(), &plain, &[0]].concat();
+        }
         let packed = zstd::bulk::compress(&plain, 0).unwrap_or_default();
         [&[1][..], &(packed.len() as u16).to_le_bytes(), &packed, &[0]].concat()
     };
@@ -151,7 +161,8 @@ pub(crate) fn gossip_seeds() -> Vec<Vec<u8>> {
         [mark(1), own, about.clone()].concat(),
         [mark(2), about].concat(),
         [mark(2), other].concat(),
-        [mark(2), only_version].concat(),
+        [mark(2), version(false)].concat(),
+        [mark(2), version(true)].concat(),
         mark(3),
     ];
     let long = |message: &Vec<u8>| [&(message.len() as u16).to_le_bytes()[..], message].concat();

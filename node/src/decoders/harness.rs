@@ -142,6 +142,7 @@ fn try_batch(named: &str, count: u64, seed: u64) {
 fn another() -> Command {
     let mut command = Command::new(env::current_exe().unwrap());
     command.args(["--exact", "decoders::harness::no_bytes_do_harm", "--nocapture", "--test-threads=1"]);
+    command.env("RUST_BACKTRACE", "0");
     command
 }
 
