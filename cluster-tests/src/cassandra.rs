@@ -136,7 +136,13 @@ impl Cassandra {
             Deed::Pause => "pause",
             Deed::Resume => "resume",
         };
-        self.script(&["node", &(node + 1).to_string(), deed]).await
+        self.script(&["node", &(node + 1).to_string(), deed]).await.map(drop)
+    }
+
+    /// Has a node carry out a statement, past Roost. The rows that come of it, each value in CQL's hexadecimal (`0x…`) or `-`.
+    pub async fn cql(&self, statement: &str) -> Result<Vec<Vec<String>>> {
+        let rows = self.script(&["cql", statement]).await?;
+        Ok(rows.lines().map(|row| row.split(' ').map(str::to_owned).collect()).collect())
     }
 
     /// Stops it, loses all that it ever stored, and starts it again: what a test must notice.
@@ -160,16 +166,18 @@ impl Cassandra {
         if self.is_secure {
             arguments.push("--secure");
         }
-        self.script(&arguments).await
+        self.script(&arguments).await.map(drop)
     }
 
-    async fn script(&self, arguments: &[&str]) -> Result<()> {
+    /// What it says on its standard output.
+    async fn script(&self, arguments: &[&str]) -> Result<String> {
         let mut command = Command::new(script()?);
         command.args(arguments).arg("--dir").arg(self.folder.path()).stdin(Stdio::null());
         let Output { status, stdout, stderr } = command.output().await.context("running scripts/cassandra")?;
         let said = [stdout, stderr].map(|said| String::from_utf8_lossy(&said).trim().to_owned());
         ensure!(status.success(), "scripts/cassandra {}: {status}\n{}\n{}", arguments.join(" "), said[0], said[1]);
-        Ok(())
+        let [stdout, _] = said;
+        Ok(stdout)
     }
 
     fn address(&self, [a, b, c]: Net, node: usize) -> SocketAddr {

@@ -158,6 +158,19 @@ impl Cluster {
         self.ready(node).await
     }
 
+    /// Starts a node's process again and does not wait for it.
+    pub fn spawn(&mut self, node: usize) -> Result<()> {
+        self.servers_mut()?.spawn(node)?;
+        self.running[node] = true;
+        Ok(())
+    }
+
+    /// Asks a node's process to hand over its slots and clients and end, and does not wait for it.
+    pub async fn leave(&mut self, node: usize) -> Result<()> {
+        self.running[node] = false;
+        self.servers()?.signal(node, Signal::Term).await
+    }
+
     /// Has a node hand over its slots and clients and end, and waits until the others know.
     pub async fn drain(&mut self, node: usize) -> Result<()> {
         self.running[node] = false;

@@ -6,13 +6,20 @@
 
 pub mod catalogue;
 mod connections;
+mod demand;
 mod freeze;
+mod idlers;
+mod judge;
+mod liar;
 mod links;
 mod machine;
+mod mix;
 mod processes;
 mod repeats;
+mod rows;
 pub mod scene;
 mod store;
 mod strangers;
 pub mod table;
+mod vanished;
 mod watch;

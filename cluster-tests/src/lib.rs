@@ -15,6 +15,7 @@ pub mod gauges;
 pub mod latency;
 pub mod ledger;
 pub mod load;
+pub mod nat;
 pub mod network;
 pub mod ports;
 pub mod process;

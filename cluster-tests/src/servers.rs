@@ -151,6 +151,17 @@ impl Servers {
         self.nodes.len() - 1
     }
 
+    /// Takes over the certificates and the keys of others: these could be nodes of theirs.
+    pub fn take_papers_of(&self, others: &Self) -> Result<()> {
+        let (from, to) = (others.folder(), self.folder());
+        fs::copy(from.join("keyring.toml"), to.join("keyring.toml"))?;
+        for file in fs::read_dir(from.join("certs"))? {
+            let file = file?;
+            fs::copy(file.path(), to.join("certs").join(file.file_name()))?;
+        }
+        Ok(())
+    }
+
     /// Overrides a setting of one node from its next start on; the value is written as in an environment variable.
     pub fn configure(&mut self, node: usize, key: &str, value: impl ToString) {
         self.nodes[node].overrides.push((key.to_owned(), value.to_string()));
@@ -177,6 +188,11 @@ impl Servers {
     /// The cluster's name.
     pub fn cluster(&self) -> &str {
         &self.settings.cluster
+    }
+
+    /// Where they keep what they keep.
+    pub fn keyspace(&self) -> &str {
+        &self.settings.keyspace
     }
 
     /// How many nodes there are, running or not.

@@ -1,4 +1,4 @@
-"""As much of CQL's binary protocol (version 4) as it takes to ask a Cassandra node whether it is ready.
+"""As much of CQL's binary protocol (version 4) as it takes to ask a Cassandra node whether it is ready, and what it has.
 
 A frame is: version, flags, stream (2 bytes), opcode, length (4 bytes), body. The whole is in Cassandra's
 doc/native_protocol_v4.spec.
@@ -56,12 +56,12 @@ def connect(address, port, login=None, limit_s=4):
 
 
 def query(stream, statement, consistency=ONE):
-    """The rows of a SELECT, each a list of bytes or None."""
+    """The rows of the answer, each a list of bytes or None."""
     statement = statement.encode()
     body = struct.pack(">i", len(statement)) + statement + struct.pack(">HB", consistency, SKIP_METADATA)
     result = Reader(expect(stream, QUERY, body, RESULT))
     if result.number() != 2:
-        raise CqlError("the answer holds no rows")
+        return []
     _flags, columns, rows = result.number(), result.number(), result.number()
     return [[result.value() for _ in range(columns)] for _ in range(rows)]
 

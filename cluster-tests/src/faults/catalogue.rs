@@ -3,7 +3,9 @@
 use anyhow::Result;
 use futures_util::future::LocalBoxFuture;
 
-use super::{connections, links, machine, processes, scene::Scene, store, strangers};
+use super::{
+    connections, demand, idlers, liar, links, machine, mix, processes, scene::Scene, store, strangers, vanished,
+};
 use crate::network::Lost;
 
 /// A fault: its scene, what is done, and what is promised meanwhile.
@@ -24,6 +26,10 @@ pub struct Fault {
     pub message_bytes: usize,
     /// Every publish asks for this number of copies.
     pub min_copies: u8,
+    /// Further settings of all nodes: `limits.idle_s`, `10`.
+    pub settings: &'static [(&'static str, &'static str)],
+    /// Publishes of those who do nothing unusual are answered within this meanwhile, in 99 of 100 cases.
+    pub bystanders_p99_ms: Option<u64>,
     /// Brings it about, has it stay, and takes it back.
     pub act: Act,
 }
@@ -33,10 +39,28 @@ pub type Act = for<'s> fn(&'s mut Scene<'_>) -> LocalBoxFuture<'s, Result<()>>;
 
 const fn fault(name: &'static str, what: &'static str, act: Act) -> Fault {
     let (nodes, in_ci, loses_all_copies, relayed) = (3, false, false, false);
-    Fault { name, what, nodes, in_ci, loses_all_copies, relayed, message_bytes: 0, min_copies: 1, act }
+    let (message_bytes, min_copies, settings, bystanders_p99_ms) = (0, 1, &[], None);
+    Fault {
+        name,
+        what,
+        nodes,
+        in_ci,
+        loses_all_copies,
+        relayed,
+        message_bytes,
+        min_copies,
+        settings,
+        bystanders_p99_ms,
+        act,
+    }
 }
 
 impl Fault {
+    /// What this play of it is called.
+    pub fn named(&self, seed: Option<u64>) -> String {
+        seed.map_or_else(|| self.name.to_owned(), |seed| format!("{} {seed}", self.name))
+    }
+
     const fn in_ci(self) -> Self {
         Self { in_ci: true, ..self }
     }
@@ -55,6 +79,14 @@ impl Fault {
 
     const fn with_min_copies(self, min_copies: u8) -> Self {
         Self { min_copies, ..self }
+    }
+
+    const fn with(self, settings: &'static [(&'static str, &'static str)]) -> Self {
+        Self { settings, ..self }
+    }
+
+    const fn bystanders_within(self, p99_ms: u64) -> Self {
+        Self { bystanders_p99_ms: Some(p99_ms), ..self }
     }
 
     const fn relayed(self) -> Self {
@@ -180,5 +212,70 @@ pub const ALL: &[Fault] = &[
     fault("clock-behind", "a node's wall clock is set an hour back, and right again after 12 s", |s| {
         Box::pin(machine::clock(s, "-3600"))
     }),
+    fault("trickle", "requests' heads, bodies and hellos come a byte at a time, 60 of each", |s| {
+        Box::pin(idlers::trickle(s))
+    })
+    .with(&[("limits.request_head_ms", "4000"), ("limits.handshake_ms", "4000")])
+    .bystanders_within(1_000),
+    fault("unread", "20 clients in a group of long messages read nothing", |s| Box::pin(idlers::unread(s)))
+        .with(&[("limits.write_timeout_ms", "4000")])
+        .bystanders_within(1_000),
+    fault("half-open", "the network of 300 clients goes away without a word, and they never come back", |s| {
+        Box::pin(vanished::half_open(s))
+    })
+    .with(&[("limits.idle_s", "10"), ("limits.heartbeat_s", "3")])
+    .bystanders_within(1_000),
+    fault(
+        "rebound-clients",
+        "the addresses of 200 clients change, and their connections end without a word, 3 times",
+        |s| Box::pin(vanished::rebound_clients(s)),
+    )
+    .bystanders_within(1_000),
+    fault(
+        "ghost",
+        "a copy of a node's configuration over another store that has seen more starts of it, 3 times",
+        |s| Box::pin(strangers::ghost(s)),
+    ),
+    fault("liar", "a member that lies in gossip, of the map, as a primary and as a copy, for 12 s", |s| {
+        Box::pin(liar::lies(s))
+    }),
+    fault("hot-group", "one group gets nine of ten messages, for 12 s", |s| Box::pin(demand::hot_group(s)))
+        .bystanders_within(1_000),
+    fault("starved", "a node is bound to a core that busy processes of niceness -20 have, for 12 s", |s| {
+        Box::pin(machine::starved(s))
+    }),
+    fault("far-50", "datagrams between nodes take 50 ms, for 12 s", |s| Box::pin(links::far(s, 50)))
+        .relayed()
+        .bystanders_within(1_000),
+    fault("far-200", "datagrams between nodes take 200 ms, for 12 s", |s| Box::pin(links::far(s, 200))).relayed(),
+    fault("far-500", "datagrams between nodes take 500 ms, for 12 s", |s| Box::pin(links::far(s, 500))).relayed(),
+    fault("rebound-peers", "the addresses by which nodes see each other change, 3 times", |s| {
+        Box::pin(links::rebound_peers(s))
+    })
+    .relayed(),
+    fault("store-away", "nobody listens where the store was, for a minute; for ten with --long", |s| {
+        Box::pin(store::away(s))
+    })
+    .bystanders_within(1_000),
+    fault("rows-lost", "the rows of all sessions and of the map are deleted past Roost, and a node dies", |s| {
+        Box::pin(store::rows_lost(s))
+    }),
+    fault(
+        "rows-resurrected",
+        "an older map is written past Roost, a node dies; an ended session's row is put back",
+        |s| Box::pin(store::rows_resurrected(s)),
+    ),
+    fault("starts-lost", "the row that counts a node's starts is deleted past Roost, and it starts again", |s| {
+        Box::pin(store::starts_lost(s))
+    }),
+    fault("boot-ahead", "a node starts with a clock that is two days ahead", |s| {
+        Box::pin(machine::clock_at_start(s, "+172800"))
+    }),
+    fault("boot-behind", "a node starts with a clock that is two days behind", |s| {
+        Box::pin(machine::clock_at_start(s, "-172800"))
+    }),
     fault("scale", "two nodes are added to three, and drained again", |s| Box::pin(processes::scale(s))).in_ci(),
 ];
+
+/// Three at once, as a seed draws them.
+pub const MIX: Fault = fault("mix", "three faults at once", |s| Box::pin(mix::play(s))).relayed();

@@ -4,8 +4,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use super::scene::{ONE, STAY, Scene};
+use super::{
+    scene::{ONE, STAY, Scene},
+    strangers::members,
+};
 use crate::{datagrams::Road, network::Lost};
+
+/// How often the addresses of peers change.
+const REBINDS: u32 = 3;
 
 pub(super) async fn part(scene: &mut Scene<'_>, one: &[usize], other: &[usize]) -> Result<()> {
     scene.begin();
@@ -83,7 +89,8 @@ pub(super) async fn narrow(scene: &mut Scene<'_>) -> Result<()> {
 
 pub(super) async fn rough(scene: &mut Scene<'_>) -> Result<()> {
     scene.begin();
-    let road = Road { least: Duration::from_millis(5), more: Duration::from_millis(40), twice_percent: 5 };
+    let road =
+        Road { least: Duration::from_millis(5), more: Duration::from_millis(40), twice_percent: 5, ..Road::default() };
     scene.relays()?.set(road);
     scene.stay(STAY).await;
     scene.relays()?.set(Road::default());
@@ -103,5 +110,30 @@ pub(super) async fn replay(scene: &mut Scene<'_>) -> Result<()> {
     let carried = scene.relays()?.carried();
     ensure!(carried.replayed > 0, "no datagram went through the relays");
     scene.note(format!("{} of {} datagrams sent again", carried.replayed, carried.datagrams));
+    Ok(())
+}
+
+/// Nodes that are far from each other, `each_way_ms` in fact.
+pub(super) async fn far(scene: &mut Scene<'_>, each_way_ms: u64) -> Result<()> {
+    scene.begin();
+    scene.relays()?.set(Road { least: Duration::from_millis(each_way_ms), ..Road::default() });
+    scene.stay(STAY).await;
+    scene.relays()?.set(Road::default());
+    Ok(())
+}
+
+/// Whoever is behind an address translation is seen at another address from one moment to the next.
+pub(super) async fn rebound_peers(scene: &mut Scene<'_>) -> Result<()> {
+    let before = members(&scene.cluster.api(1)).await?;
+    for _ in 0..REBINDS {
+        scene.begin();
+        scene.relays()?.rebind();
+        scene.goes_on().await.context("after the addresses changed")?;
+        tokio::time::sleep(STAY / REBINDS).await;
+    }
+    scene.end();
+    let after = members(&scene.cluster.api(1)).await?;
+    ensure!(before == after, "the members were {before}, and are {after}");
+    scene.note(format!("the addresses of all peers changed {REBINDS} times; the members stayed the same"));
     Ok(())
 }

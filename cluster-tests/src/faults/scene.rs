@@ -1,20 +1,19 @@
 //! A cluster at work on a network of its own, for a fault to happen to.
 
-use std::{collections::BTreeMap, ops::Range, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use roost::{clock, id::slot_of};
 
-use super::{catalogue::Fault, table::Row, watch::Watch};
+use super::{catalogue::Fault, judge, table::Row, watch::Watch};
 use crate::{
     cassandra::Cassandra,
     client::{Client, ClientOptions},
     cluster::Cluster,
     datagrams::DatagramRelays,
-    history::{History, Outcome, Seen, Stamped, Summary},
-    latency::Spread,
-    load::{self, Load},
+    history::History,
+    load::{self, Heads, Load},
     network::{HOST_RELAYS, Network},
     servers::{ServerSettings, Servers},
     wait::wait_until,
@@ -24,7 +23,9 @@ use crate::{
 pub(super) const STAY: Duration = Duration::from_secs(12);
 /// The node that things happen to.
 pub(super) const ONE: usize = 0;
-const GROUPS: usize = 12;
+pub(super) const GROUPS: usize = 12;
+/// What the names of the publishers on each node begin with.
+pub(super) const PUBLISHER: &str = "publisher";
 /// Of each publisher, after each message.
 const PAUSE: Duration = Duration::from_millis(20);
 /// Of the publisher to a crowd.
@@ -38,21 +39,38 @@ const BEFORE: Duration = Duration::from_secs(2);
 /// The load goes on for this time after the fault.
 const AFTER: Duration = Duration::from_secs(2);
 /// Until all is well again.
-const HEAL_LIMIT: Duration = Duration::from_secs(90);
+pub(super) const HEAL_LIMIT: Duration = Duration::from_secs(90);
 /// Connections that are made at once.
 const AT_ONCE: usize = 64;
 
+/// Where a fault is played, and how.
+#[derive(Clone, Copy)]
+pub struct Ground<'a> {
+    /// Where nodes are.
+    pub network: &'a Network,
+    pub cassandra: &'a Cassandra,
+    /// What can be long is.
+    pub long: bool,
+    /// What chance there is comes from it, where a fault is one of many.
+    pub seed: Option<u64>,
+}
+
 /// A cluster at work.
 pub struct Scene<'a> {
+    pub ground: Ground<'a>,
     /// Where its nodes are.
     pub network: &'a Network,
     pub cassandra: &'a Cassandra,
     pub cluster: Cluster,
+    /// Clients may be told of resets and gaps: all copies of a slot may be lost at once.
+    pub may_reset: bool,
     relays: Option<DatagramRelays>,
     subscribers: Vec<Client>,
     /// Those whose sessions were attached elsewhere.
     displaced: Vec<Client>,
     loads: Vec<Load>,
+    /// Publishers that have stopped, and the last places that they know.
+    rested: Vec<(Vec<Client>, Heads)>,
     watch: Watch,
     /// When faults began; several where the same is done again and again.
     begun_us: Vec<u64>,
@@ -62,9 +80,10 @@ pub struct Scene<'a> {
 
 impl<'a> Scene<'a> {
     /// Starts the nodes that the fault wants, and the load on them.
-    pub async fn set(fault: &Fault, network: &'a Network, cassandra: &'a Cassandra) -> Result<Self> {
+    pub async fn set(fault: &Fault, ground: Ground<'a>) -> Result<Self> {
+        let Ground { network, cassandra, seed, .. } = ground;
         network.mend_all()?;
-        let keyspace = format!("fault_{}", fault.name.replace('-', "_"));
+        let keyspace = format!("fault_{}", fault.named(seed).replace(['-', ' '], "_"));
         let mut hosts = network.hosts();
         if fault.relayed {
             let [a, b, c] = HOST_RELAYS;
@@ -77,6 +96,7 @@ impl<'a> Scene<'a> {
             1 => settings,
             more => settings.with("namespaces.chat.min_copies", more),
         };
+        let settings = fault.settings.iter().fold(settings, |settings, (key, value)| settings.with(key, value));
         let servers = Servers::prepare(settings, fault.nodes).await?;
         let relays = if fault.relayed {
             let pairs: Vec<_> = (0..fault.nodes).map(|node| servers.peer_addresses(node)).collect();
@@ -89,30 +109,32 @@ impl<'a> Scene<'a> {
         let (mut subscribers, mut publishers) = (Vec::new(), Vec::new());
         for node in 0..fault.nodes {
             subscribers.push(client_on(&cluster, node, &format!("subscriber-{node}"), &groups).await?);
-            publishers.push(client_on(&cluster, node, &format!("publisher-{node}"), &groups).await?);
+            publishers.push(client_on(&cluster, node, &format!("{PUBLISHER}-{node}"), &groups).await?);
         }
         let loads = vec![Load::start_with(publishers, &groups, PAUSE, fault.message_bytes)];
         load::goes_on(&subscribers, &load::received(&subscribers), HEAL_LIMIT).await?;
         let watch = Watch::start(&cluster);
-        let (begun_us, ended_us, notes) = (Vec::new(), None, Vec::new());
-        let displaced = Vec::new();
         Ok(Self {
+            ground,
             network,
             cassandra,
             cluster,
+            may_reset: fault.loses_all_copies,
             relays,
             subscribers,
-            displaced,
+            displaced: Vec::new(),
             loads,
+            rested: Vec::new(),
             watch,
-            begun_us,
-            ended_us,
-            notes,
+            begun_us: Vec::new(),
+            ended_us: None,
+            notes: Vec::new(),
         })
     }
 
     /// Lets it happen, waits until all is well again, and judges.
     pub async fn play(mut self, fault: &Fault) -> Result<Row> {
+        let start_us = clock::mono_us();
         tokio::time::sleep(BEFORE).await;
         (fault.act)(&mut self).await?;
         self.network.mend_all()?;
@@ -121,23 +143,26 @@ impl<'a> Scene<'a> {
         load::goes_on(&self.subscribers, &load::received(&self.subscribers), HEAL_LIMIT).await.context("healing")?;
         let healed_us = clock::mono_us();
         tokio::time::sleep(AFTER).await;
-        let Self { cluster, subscribers, displaced, loads, watch, begun_us, notes, .. } = self;
-        let mut history = settle(subscribers, loads).await?;
+        let Self { ground, cluster, may_reset, subscribers, displaced, loads, rested, watch, begun_us, notes, .. } = self;
+        let mut history = settle(subscribers, loads, rested).await?;
         for client in displaced {
             client.finish(false, &mut history).await?;
         }
         let summary = history.check()?;
-        judge(fault, &summary, &history)?;
+        judge::judge(fault, may_reset, &summary, &history)?;
         cluster.servers()?.without_panic()?;
         let first_us = *begun_us.first().context("a fault must begin")?;
         let during = first_us..healed_us;
+        let publishes = [start_us..first_us, first_us..ended_us].map(|window| judge::publishes(&history, &window));
+        judge::bystanders(fault, &publishes[1])?;
         let row = Row {
-            fault: fault.name,
+            fault: fault.named(ground.seed),
             what: fault.what,
             noticed: watch.noticed(&during),
-            acknowledged_again: acknowledged_again(&history, &begun_us, healed_us),
-            told_stale: told_stale(&history, &during),
+            acknowledged_again: judge::acknowledged_again(&history, &begun_us, healed_us),
+            told_stale: judge::told_stale(&history, &during),
             healed: Duration::from_micros(healed_us - ended_us),
+            publishes,
             summary,
             notes,
         };
@@ -199,9 +224,14 @@ impl<'a> Scene<'a> {
 
     /// Connects this number of further clients to a node, each in one of many quiet groups.
     pub async fn crowd(&mut self, node: usize, clients: usize) -> Result<()> {
+        self.crowd_at(self.cluster.urls_from(node), clients).await
+    }
+
+    /// The same with clients that go to these, in this order.
+    pub async fn crowd_at(&mut self, urls: Vec<String>, clients: usize) -> Result<()> {
         let groups: Vec<Arc<str>> =
             (0..clients.div_ceil(CROWD_GROUP)).map(|number| format!("chat:crowd-{number}").into()).collect();
-        let (urls, groups_of) = (self.cluster.urls_from(node), groups.clone());
+        let groups_of = groups.clone();
         let connecting = stream::iter(0..clients).map(|number| {
             let (urls, group) = (urls.clone(), groups_of[number / CROWD_GROUP].clone());
             async move {
@@ -254,6 +284,35 @@ impl<'a> Scene<'a> {
         Ok(())
     }
 
+    /// Has further publishers, one on each of these nodes, send messages of at least this length to one group, with this pause
+    /// after each, until [`Scene::rest`].
+    pub async fn heat(&mut self, nodes: &[usize], group: &Arc<str>, pause: Duration, bytes: usize) -> Result<()> {
+        let (mut publishers, group) = (Vec::new(), std::slice::from_ref(group));
+        for node in nodes {
+            let name = format!("hot-{}-{node}", self.rested.len());
+            publishers.push(client_on(&self.cluster, *node, &name, group).await?);
+        }
+        self.loads.push(Load::start_with(publishers, group, pause, bytes));
+        Ok(())
+    }
+
+    /// The publishers that were added last stop.
+    pub async fn rest(&mut self) -> Result<()> {
+        let load = self.loads.pop().context("somebody publishes")?;
+        self.rested.push(load.stop().await?);
+        Ok(())
+    }
+
+    /// What the first subscriber has got by now, of each group.
+    pub fn received(&self) -> BTreeMap<Arc<str>, u64> {
+        self.subscribers.first().map(|client| client.state().received).unwrap_or_default()
+    }
+
+    /// How many connections all clients of the scene have had.
+    pub fn connections(&self) -> u32 {
+        self.subscribers.iter().map(|client| client.state().connections).sum()
+    }
+
     /// Waits until every client that was on a node is on another one.
     pub async fn all_elsewhere(&self, node: usize) -> Result<Duration> {
         let name = Cluster::name(node);
@@ -266,77 +325,14 @@ async fn client_on(cluster: &Cluster, node: usize, name: &str, groups: &[Arc<str
     load::client_with(cluster, node, name, groups, |options| options.with_patience(PATIENCE)).await
 }
 
-async fn settle(mut clients: Vec<Client>, loads: Vec<Load>) -> Result<History> {
-    let mut heads = load::Heads::default();
+async fn settle(mut clients: Vec<Client>, loads: Vec<Load>, mut rested: Vec<(Vec<Client>, Heads)>) -> Result<History> {
+    let mut heads = Heads::default();
     for load in loads {
-        let (publishers, reached) = load.stop().await?;
+        rested.push(load.stop().await?);
+    }
+    for (publishers, reached) in rested {
         heads.absorb(&reached);
         clients.extend(publishers);
     }
     load::settle(clients, &heads).await
-}
-
-/// What the history's rules leave open.
-fn judge(fault: &Fault, summary: &Summary, history: &History) -> Result<()> {
-    let Summary { refused, unknown, resets, gaps, not_recovered, fewest_copies, .. } = *summary;
-    ensure!(refused == 0 && unknown == 0, "{refused} publishes were refused, {unknown} never answered");
-    let fewest = fewest_copies.unwrap_or(0);
-    ensure!(fewest >= fault.min_copies, "a publish was answered with {fewest} copies");
-    let missed = resets + gaps + not_recovered;
-    ensure!(
-        fault.loses_all_copies || missed == 0,
-        "although a copy of everything was left, clients were told of {resets} resets, {gaps} gaps, and {not_recovered} \
-         resumes that are not whole: {}",
-        not_whole(history)
-    );
-    Ok(())
-}
-
-/// The first resumes that brought less than was missed, for whoever looks for the reason.
-fn not_whole(history: &History) -> String {
-    let told = history.connections.iter().flat_map(|connection| {
-        connection.events.iter().filter_map(move |event| match &event.seen {
-            Seen::Joined { group, since: Some(since), at, recovered: false } => Some(format!(
-                "{} on {} by its connection {} after {} ms: {group} since {since:?}, goes on at {at:?}",
-                connection.client,
-                connection.node,
-                connection.number,
-                event.at_us.saturating_sub(connection.events.first().map_or(0, |first| first.at_us)) / 1_000
-            )),
-            _ => None,
-        })
-    });
-    told.take(3).collect::<Vec<_>>().join("; ")
-}
-
-/// For each beginning how long it took until something that was first sent after it was acknowledged in every group.
-fn acknowledged_again(history: &History, begun_us: &[u64], healed_us: u64) -> Spread {
-    let ends = begun_us.iter().skip(1).copied().chain([healed_us]);
-    let longest = begun_us.iter().zip(ends).map(|(&begun_us, end_us)| {
-        let mut first: BTreeMap<&str, u64> = BTreeMap::new();
-        for publish in &history.publishes {
-            let sent_us = publish.attempts.first().map_or(0, |attempt| attempt.sent_us);
-            let acked = publish.attempts.iter().find(|attempt| matches!(attempt.outcome, Outcome::Acked { .. }));
-            let Some(acked) = acked.filter(|_| (begun_us..end_us).contains(&sent_us)) else { continue };
-            let after_us = acked.answered_us - begun_us;
-            let earliest = first.entry(&*publish.group).or_insert(after_us);
-            *earliest = after_us.min(*earliest);
-        }
-        first.into_values().max().unwrap_or(0)
-    });
-    Spread::of(longest.collect())
-}
-
-/// How long it took until the last of those connections that were there at the beginning, and were told that they do not hear
-/// a group, knew it.
-fn told_stale(history: &History, during: &Range<u64>) -> Option<Duration> {
-    let there = |event: &&Stamped| event.at_us < during.start;
-    let first = history.connections.iter().filter(|one| one.events.first().as_ref().is_some_and(there)).filter_map(
-        |connection| {
-            let stale = |seen: &Seen| matches!(seen, Seen::Stale { .. });
-            let mut told = connection.events.iter().filter(|event| stale(&event.seen) && during.contains(&event.at_us));
-            told.next().map(|event| Duration::from_micros(event.at_us - during.start))
-        },
-    );
-    first.max()
 }

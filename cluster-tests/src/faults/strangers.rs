@@ -2,15 +2,24 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use rand::RngExt;
 use tokio::net::UdpSocket;
 
 use super::scene::{ONE, STAY, Scene};
 use crate::{
     api::Api,
+    cluster::Cluster,
     servers::{ServerSettings, Servers, Signal},
 };
+
+/// The node that there is a copy of.
+const TWO: usize = 1;
+/// The ghost's keyspace.
+const GHOSTS: &str = "fault_ghosts";
+/// More starts than there ever were.
+const FAR: u64 = 1 << 40;
+const HAUNTINGS: u32 = 3;
 
 pub(super) async fn forged(scene: &mut Scene<'_>) -> Result<()> {
     let servers = scene.cluster.servers()?;
@@ -51,7 +60,7 @@ pub(super) async fn forged(scene: &mut Scene<'_>) -> Result<()> {
 }
 
 /// The members that a node counts on, with their generations.
-async fn members(api: &Api) -> Result<String> {
+pub(super) async fn members(api: &Api) -> Result<String> {
     Ok(api.get("/v1/cluster/map").await?.body["members"].to_string())
 }
 
@@ -66,4 +75,43 @@ pub(super) async fn same_name(scene: &mut Scene<'_>) -> Result<()> {
     servers.signal(second, Signal::Term).await?;
     servers.ended(second).await?;
     scene.cluster.restart(ONE).await
+}
+
+/// A copy of the second node's configuration over another store, which has seen more starts of it: a restored backup, or a
+/// rehearsal with the seeds of what is real. It is told why it may not, each time, and the node that it is a copy of serves.
+pub(super) async fn ghost(scene: &mut Scene<'_>) -> Result<()> {
+    let real = scene.cluster.servers()?;
+    let seeds: Vec<SocketAddr> = (0..3).map(|node| real.peer_addresses(node).1).collect();
+    let (seeds, strange) = (serde_json::to_string(&seeds)?, scene.network.hosts().split_off(4).remove(0));
+    let settings = ServerSettings::over(scene.cassandra, GHOSTS).on(vec![strange.clone(), strange]);
+    let settings = ServerSettings { cluster: real.cluster().to_owned(), ..settings };
+    let mut ghosts = Servers::prepare(settings, 2).await?;
+    ghosts.take_papers_of(real)?;
+    // It makes its store while it is alone.
+    ghosts.configure(TWO, "cluster.seeds", "[]");
+    ghosts.start(TWO).await?;
+    ghosts.signal(TWO, Signal::Term).await?;
+    ghosts.ended(TWO).await?;
+    let set = format!("UPDATE {GHOSTS}.node_generations SET generation = {FAR} WHERE node = 'n2' IF generation = 1");
+    ensure!(scene.cassandra.cql(&set).await? == [["0x01"]], "its store has no first start of n2");
+    ghosts.configure(TWO, "cluster.seeds", seeds);
+    let before = members(&scene.cluster.api(TWO)).await?;
+    let begun_ms = roost::clock::mono_ms();
+    for _ in 0..HAUNTINGS {
+        scene.begin();
+        ghosts.spawn(TWO)?;
+        let status = ghosts.ended(TWO).await?;
+        let said = ghosts.last_words(TWO);
+        ensure!(!status.success() && said.contains("another store"), "the ghost ended with {status} and said {said}");
+        scene.goes_on().await?;
+    }
+    let passed = Duration::from_millis(roost::clock::mono_ms() - begun_ms);
+    scene.stay(STAY.saturating_sub(passed)).await;
+    for node in scene.cluster.running() {
+        let after = members(&scene.cluster.api(node)).await?;
+        ensure!(before == after, "the members were {before}, and are {after} to {}", Cluster::name(node));
+    }
+    scene.cluster.holds_slots(TWO, Duration::ZERO).await.context("the node that it is a copy of")?;
+    scene.note(format!("it was refused {HAUNTINGS} times, as one of another store; the members stayed the same"));
+    Ok(())
 }

@@ -7,8 +7,8 @@ use crate::{history::Summary, latency::Spread};
 /// What was seen of a fault that did no harm.
 #[derive(Clone, Debug)]
 pub struct Row {
-    /// Its name in the catalogue.
-    pub fault: &'static str,
+    /// Its name in the catalogue, with its seed where it has one.
+    pub fault: String,
     /// The step, in words.
     pub what: &'static str,
     /// After how long the first node that answered said that something is wrong, and what it said.
@@ -19,6 +19,8 @@ pub struct Row {
     pub told_stale: Option<Duration>,
     /// From the fault's end until every node said green and every subscriber got more of every group.
     pub healed: Duration,
+    /// How long publishes of the scene's own publishers took before it, and while it was there.
+    pub publishes: [Spread; 2],
     /// What the history holds.
     pub summary: Summary,
     /// What else was seen.
@@ -28,15 +30,15 @@ pub struct Row {
 /// How a fault came out.
 #[derive(Debug)]
 pub struct Played {
-    /// Its name in the catalogue.
-    pub fault: &'static str,
+    /// Its name in the catalogue, with its seed where it has one.
+    pub fault: String,
     /// The row, or what went wrong.
     pub outcome: anyhow::Result<Row>,
 }
 
 /// What was played and what it means, the table, and what was seen of each fault.
 pub fn document(played: &[Played], cores: usize, minutes: u64) -> String {
-    let failed: Vec<&str> = played.iter().filter(|one| one.outcome.is_err()).map(|one| one.fault).collect();
+    let failed: Vec<&str> = played.iter().filter(|one| one.outcome.is_err()).map(|one| one.fault.as_str()).collect();
     let fell_short = match failed.len() {
         0 => "Nothing fell short.".to_owned(),
         count => format!("{count} fell short: {}.", failed.join(", ")),
@@ -60,7 +62,9 @@ pub fn document(played: &[Played], cores: usize, minutes: u64) -> String {
              - *a node says so*: until the first node that answers reports that something is wrong, and what it says first.\n\
              - *told `stale`*: until the last client that was told of a group it does not hear knew it.\n\
              - *healed*: from the fault's end, restarts included, until every node reports green and every subscriber got more \
-             of every group.\n";
+             of every group.\n\
+             - *publishes before, meanwhile*: from the sending of a publish to its acknowledgement, of the publishers on each \
+             node, by whichever node it went to.\n";
     for one in played {
         details(one, &mut text);
     }
@@ -97,7 +101,7 @@ fn details(Played { fault, outcome }: &Played, text: &mut String) {
             return;
         }
     };
-    let Row { what, noticed, told_stale, healed, summary, notes, .. } = row;
+    let Row { what, noticed, told_stale, healed, publishes: [before, meanwhile], summary, notes, .. } = row;
     let Summary { acked, repeats, delivered, resumes, resets, gaps, not_recovered, fewest_copies, .. } = summary;
     let what: String = [*what].into_iter().chain(notes.iter().map(String::as_str)).collect::<Vec<_>>().join("; ");
     let noticed = noticed.as_ref().map_or("–".to_owned(), |(after, says)| format!("{}: {says}", seconds(*after)));
@@ -109,6 +113,7 @@ fn details(Played { fault, outcome }: &Played, text: &mut String) {
     let _ = writeln!(
         text,
         "\n## {fault}\n- what happened: {what}\n- a node says so: {noticed}\n- told `stale`: {stale}\n- healed: {healed}\n\
+         - publishes before: {before}; meanwhile: {meanwhile}\n\
          - publishes {acked}, repeats {repeats}; deliveries {delivered}; resumes {resumes}{lost}; resets {resets}, gaps {gaps}; \
          fewest copies {copies}"
     );
@@ -142,17 +147,18 @@ mod tests {
     #[test]
     fn a_row_has_as_many_cells_as_the_heading() {
         let row = Row {
-            fault: "a",
+            fault: "a".to_owned(),
             what: "b | c",
             noticed: Some((Duration::from_millis(1_234), "x".repeat(300))),
             acknowledged_again: Spread::of(vec![1_000_000, 2_000_000]),
             told_stale: None,
             healed: Duration::from_secs(2),
+            publishes: [Spread::default(); 2],
             summary: Summary::default(),
             notes: vec!["seen\ntoo".to_owned()],
         };
-        let failed = Played { fault: "d", outcome: Err(anyhow::anyhow!("e\nf")) };
-        let text = document(&[Played { fault: "a", outcome: Ok(row) }, failed], 2, 3);
+        let failed = Played { fault: "d".to_owned(), outcome: Err(anyhow::anyhow!("e\nf")) };
+        let text = document(&[Played { fault: "a".to_owned(), outcome: Ok(row) }, failed], 2, 3);
         let rows: Vec<&str> = text.lines().filter(|line| line.starts_with('|')).collect();
         let cells = |line: &&str| line.replace("\\|", "").matches('|').count();
         assert_eq!(rows.iter().map(cells).collect::<Vec<_>>(), [4; 4], "{text}");
