@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use rand::RngExt;
 use tempfile::TempDir;
-use tokio::process::Command;
+use tokio::{io::AsyncWriteExt, process::Command};
 
 use crate::{ports::free_block, relay::Relays};
 
@@ -141,7 +141,8 @@ impl Cassandra {
 
     /// Has a node carry out a statement, past Roost. The rows that come of it, each value in CQL's hexadecimal (`0x…`) or `-`.
     pub async fn cql(&self, statement: &str) -> Result<Vec<Vec<String>>> {
-        let rows = self.script(&["cql", statement]).await?;
+        // A statement may be longer than an argument.
+        let rows = self.script_given(&["cql", "-"], statement).await?;
         Ok(rows.lines().map(|row| row.split(' ').map(str::to_owned).collect()).collect())
     }
 
@@ -171,9 +172,20 @@ impl Cassandra {
 
     /// What it says on its standard output.
     async fn script(&self, arguments: &[&str]) -> Result<String> {
+        self.script_given(arguments, "").await
+    }
+
+    /// The same with this on its standard input.
+    async fn script_given(&self, arguments: &[&str], input: &str) -> Result<String> {
         let mut command = Command::new(script()?);
-        command.args(arguments).arg("--dir").arg(self.folder.path()).stdin(Stdio::null());
-        let Output { status, stdout, stderr } = command.output().await.context("running scripts/cassandra")?;
+        command.args(arguments).arg("--dir").arg(self.folder.path());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().context("running scripts/cassandra")?;
+        let mut stdin = child.stdin.take().context("it has a standard input")?;
+        // Who does not read has ended, and says why.
+        let _ = stdin.write_all(input.as_bytes()).await;
+        drop(stdin);
+        let Output { status, stdout, stderr } = child.wait_with_output().await.context("running scripts/cassandra")?;
         let said = [stdout, stderr].map(|said| String::from_utf8_lossy(&said).trim().to_owned());
         ensure!(status.success(), "scripts/cassandra {}: {status}\n{}\n{}", arguments.join(" "), said[0], said[1]);
         let [stdout, _] = said;

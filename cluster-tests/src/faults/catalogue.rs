@@ -271,8 +271,8 @@ pub const ALL: &[Fault] = &[
     fault("boot-ahead", "a node starts with a clock that is two days ahead", |s| {
         Box::pin(machine::clock_at_start(s, "+172800"))
     }),
-    fault("boot-behind", "a node starts with a clock that is two days behind", |s| {
-        Box::pin(machine::clock_at_start(s, "-172800"))
+    fault("boot-behind", "a node starts with a clock that is half an hour behind", |s| {
+        Box::pin(machine::clock_at_start(s, "-1800"))
     }),
     fault("scale", "two nodes are added to three, and drained again", |s| Box::pin(processes::scale(s))).in_ci(),
 ];

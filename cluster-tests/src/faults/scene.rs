@@ -14,6 +14,7 @@ use crate::{
     datagrams::DatagramRelays,
     history::History,
     load::{self, Heads, Load},
+    nat::Nat,
     network::{HOST_RELAYS, Network},
     servers::{ServerSettings, Servers},
     wait::wait_until,
@@ -64,6 +65,8 @@ pub struct Scene<'a> {
     pub cluster: Cluster,
     /// Clients may be told of resets and gaps: all copies of a slot may be lost at once.
     pub may_reset: bool,
+    /// Before a node's clients, where a fault has put one there.
+    pub nat: Option<Nat>,
     relays: Option<DatagramRelays>,
     subscribers: Vec<Client>,
     /// Those whose sessions were attached elsewhere.
@@ -120,6 +123,7 @@ impl<'a> Scene<'a> {
             cassandra,
             cluster,
             may_reset: fault.loses_all_copies,
+            nat: None,
             relays,
             subscribers,
             displaced: Vec::new(),

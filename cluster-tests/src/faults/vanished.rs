@@ -34,14 +34,14 @@ const LET_GO: Duration = Duration::from_secs(10 + 5);
 
 /// Nobody misses anything, whoever was in the middle of what.
 pub(super) async fn rebound_clients(scene: &mut Scene<'_>) -> Result<()> {
-    let nat = before(scene, ONE).await?;
-    scene.crowd_at(vec![nat.url()], CROWD).await?;
+    let urls = vec![translated(scene, ONE).await?.url()];
+    scene.crowd_at(urls, CROWD).await?;
     tokio::time::sleep(Duration::from_secs(2)).await;
     let mut longest = Duration::ZERO;
     for _ in 0..TIMES {
         let connections = scene.connections();
         scene.begin();
-        nat.forget();
+        scene.nat.as_ref().context("there is a translation")?.forget();
         let all = connections + CROWD as u32;
         let is_back = async || scene.connections() >= all;
         longest = longest.max(wait_until("all to be back by another address", BACK, is_back).await?);
@@ -51,7 +51,7 @@ pub(super) async fn rebound_clients(scene: &mut Scene<'_>) -> Result<()> {
     scene.note(format!(
         "{} connections were forgotten; all {CROWD} clients were back after at most {:.1} s; {:.1} s later the node had let \
          go of the earlier connections",
-        nat.forgotten(),
+        scene.nat.as_ref().map_or(0, Nat::forgotten),
         longest.as_secs_f64(),
         left.as_secs_f64()
     ));
@@ -60,9 +60,8 @@ pub(super) async fn rebound_clients(scene: &mut Scene<'_>) -> Result<()> {
 
 /// The node lets go of who is silent for `limits.idle_s`, whatever it has to say to them.
 pub(super) async fn half_open(scene: &mut Scene<'_>) -> Result<()> {
-    let nat = before(scene, ONE).await?;
     let before = connections(scene).await?;
-    let (url, groups) = (nat.url(), load::groups(GROUPS));
+    let (url, groups) = (translated(scene, ONE).await?.url(), load::groups(GROUPS));
     let connecting = stream::iter(0..GONE).map(|number| {
         let (url, group) = (&url, &groups[number % groups.len()]);
         async move {
@@ -79,21 +78,25 @@ pub(super) async fn half_open(scene: &mut Scene<'_>) -> Result<()> {
     ensure!(with_them >= before + GONE as u64, "{with_them} connections with {GONE} more than {before}");
     scene.begin();
     let begun_ms = clock::mono_ms();
+    let nat = scene.nat.as_ref().context("there is a translation")?;
     nat.forget();
     drop(gone);
     let let_go = open_after(scene, before).await?;
     scene.note(format!("the node had let go of all {GONE} after {:.1} s", let_go.as_secs_f64()));
     scene.stay(LET_GO.saturating_sub(Duration::from_millis(clock::mono_ms() - begun_ms))).await;
-    ensure!(nat.forgotten() >= GONE as u64, "only {} connections were forgotten", nat.forgotten());
+    let forgotten = scene.nat.as_ref().map_or(0, Nat::forgotten);
+    ensure!(forgotten >= GONE as u64, "only {forgotten} connections were forgotten");
     Ok(())
 }
 
-async fn before(scene: &Scene<'_>, node: usize) -> Result<Nat> {
+/// Puts an address translation before the clients of a node.
+async fn translated<'s>(scene: &'s mut Scene<'_>, node: usize) -> Result<&'s Nat> {
     let url = scene.cluster.url(node);
     let node: SocketAddr = url.trim_start_matches("http://").parse().context("a URL is an address")?;
     let [a, b, c] = HOST_RELAYS;
     let from: Vec<_> = (1..=4).map(|number| [a, b, c, number].into()).collect();
-    Nat::start((HOME, free_block(1)?).into(), node, &from).await
+    let nat = Nat::start((HOME, free_block(1)?).into(), node, &from).await?;
+    Ok(scene.nat.insert(nat))
 }
 
 /// How long it takes until the first node has at most this number of clients.
