@@ -60,7 +60,8 @@ pub(super) async fn away(scene: &mut Scene<'_>) -> Result<()> {
     ensure!(tally.refused > 0, "no create was refused: was the store away at all?");
     ledger.read_back(&scene.cluster).await?;
     scene.note(format!(
-        "{} creates were refused with Retry-After, the longest answer took {} ms; created through every node again {:.1} s          after its end; all {} that were acknowledged are there",
+        "{} creates were refused with Retry-After, the longest answer took {} ms; created through every node again \
+         {:.1} s after its end; all {} that were acknowledged are there",
         tally.refused,
         tally.longest_ms,
         again.as_secs_f64(),

@@ -103,7 +103,7 @@ fn details(Played { fault, outcome }: &Played, text: &mut String) {
     };
     let Row { what, noticed, told_stale, healed, publishes: [before, meanwhile], summary, notes, .. } = row;
     let Summary { acked, repeats, delivered, resumes, resets, gaps, not_recovered, fewest_copies, .. } = summary;
-    let what: String = [*what].into_iter().chain(notes.iter().map(String::as_str)).collect::<Vec<_>>().join("; ");
+    let what = [*what].into_iter().chain(notes.iter().map(String::as_str)).collect::<Vec<_>>().join("; ");
     let noticed = noticed.as_ref().map_or("–".to_owned(), |(after, says)| format!("{}: {says}", seconds(*after)));
     let stale = told_stale.map_or("–".to_owned(), seconds);
     let copies = fewest_copies.map_or("–".to_owned(), |copies| copies.to_string());
@@ -119,10 +119,13 @@ fn details(Played { fault, outcome }: &Played, text: &mut String) {
     );
 }
 
+/// The most letters that are told of one thing.
+const CELL: usize = 400;
+
 /// As it may stand in a table.
 fn cell(text: &str) -> String {
-    let mut short: String = text.chars().take(240).map(|c| if c.is_control() { ' ' } else { c }).collect();
-    if short.len() < text.len() && text.chars().count() > 240 {
+    let mut short: String = text.chars().take(CELL).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    if short.len() < text.len() && text.chars().count() > CELL {
         short.push('…');
     }
     short.replace('|', "\\|")
@@ -149,7 +152,7 @@ mod tests {
         let row = Row {
             fault: "a".to_owned(),
             what: "b | c",
-            noticed: Some((Duration::from_millis(1_234), "x".repeat(300))),
+            noticed: Some((Duration::from_millis(1_234), "x".repeat(500))),
             acknowledged_again: Spread::of(vec![1_000_000, 2_000_000]),
             told_stale: None,
             healed: Duration::from_secs(2),
