@@ -14,8 +14,9 @@ const HOT_PAUSE: Duration = Duration::from_micros(2_200);
 pub(super) async fn hot_group(scene: &mut Scene<'_>) -> Result<()> {
     let hot = load::groups(1).remove(0);
     let before = scene.received();
+    let publishers = scene.publishers(&[0, 1, 2], &hot).await?;
     scene.begin();
-    scene.heat(&[0, 1, 2], &hot, HOT_PAUSE, 0).await?;
+    scene.heat(publishers, &hot, HOT_PAUSE, 0);
     scene.stay(STAY).await;
     scene.rest().await?;
     let after = scene.received();

@@ -108,7 +108,8 @@ async fn probe(url: &str, answered: &Cell<u32>) -> Result<()> {
 /// Clients in a group of long messages that read nothing: they are closed, and what they make the node hold is bounded.
 pub(super) async fn unread(scene: &mut Scene<'_>) -> Result<()> {
     let group = "chat:unread";
-    scene.heat(&[1], &group.into(), UNREAD_PAUSE, UNREAD_BYTES).await?;
+    let publishers = scene.publishers(&[1], &group.into()).await?;
+    scene.heat(publishers, &group.into(), UNREAD_PAUSE, UNREAD_BYTES);
     let before = connections(scene).await?;
     let url = scene.cluster.url(ONE);
     let mut idle = Vec::new();

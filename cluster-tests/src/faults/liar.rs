@@ -18,9 +18,10 @@ use roost::{
     config::Config,
     id::{GroupName, Member, NodeId, SessionId, SlotId},
     logic::{
+        lease::LeaseMessage,
         map::{ClusterMap, MapRequest, SlotAssignment},
         replication::ReplicationMessage,
-        request::{GroupRequest, Push, ReadGroup, SessionPush, SlotRequest},
+        request::{GroupRequest, Push, ReadGroup, SessionPush, SlotError, SlotRequest},
         slot::SlotSnapshot,
     },
     metrics::Metrics,
@@ -213,7 +214,7 @@ impl Liar {
         }
     }
 
-    /// Appends, snapshots, acknowledgements, pushes and requests, as if it led the slot or had a copy of it.
+    /// Appends, snapshots, acknowledgements, pushes, requests and leases, as if it led the slot or had a copy of it.
     fn speaks_of(&mut self, slot: SlotId, SlotAssignment { term, changed_at, in_sync, .. }: &SlotAssignment) {
         let sync = *changed_at;
         for term in [*term, *term + 1, FAR, u64::MAX] {
@@ -227,9 +228,18 @@ impl Liar {
             }
             let session = SessionId(Uuid::from_u128(7));
             let push = Push::Session(session, SessionPush::Displace { attachment: u64::MAX });
-            self.says(slot, &PeerFrame::Push { slot, term, push });
+            self.says(slot, &PeerFrame::Push { slot, term, voters: FAR, push });
         }
+        self.says(slot, &PeerFrame::Response { id: 1, voters: FAR, result: Err(SlotError::Busy) });
         for member in in_sync {
+            let (gateway, round) = (member.clone(), FAR);
+            for message in [
+                LeaseMessage::Ack { sent_ms: FAR, number: FAR, map_version: FAR },
+                LeaseMessage::Lapsed { gateway: gateway.clone(), round },
+                LeaseMessage::Fence { gateway, round, map_version: 0 },
+            ] {
+                self.says(slot, &PeerFrame::Lease(message));
+            }
             self.says(
                 slot,
                 &PeerFrame::MapRequests(vec![

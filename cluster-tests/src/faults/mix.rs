@@ -8,7 +8,7 @@ use rand::{RngExt, SeedableRng, rngs::StdRng, seq::SliceRandom};
 use roost::clock;
 
 use super::{machine::Siblings, scene::Scene};
-use crate::{datagrams::Road, load, relay::Mode, servers::Signal};
+use crate::{client::Client, datagrams::Road, load, relay::Mode, servers::Signal};
 
 const NODES: usize = 3;
 /// Each begins within this, in milliseconds.
@@ -60,6 +60,8 @@ struct Now {
     cut: BTreeSet<(usize, usize)>,
     starved: Option<Siblings>,
     leaving: Option<usize>,
+    /// Who will publish to the hot group.
+    hot: Vec<Client>,
 }
 
 /// Plays what the seed draws.
@@ -73,7 +75,12 @@ pub(super) async fn play(scene: &mut Scene<'_>) -> Result<()> {
     let mut steps: Vec<(u64, bool, Part)> =
         parts.iter().flat_map(|&part| [(part.from_ms, true, part), (part.to_ms, false, part)]).collect();
     steps.sort_by_key(|(at_ms, ..)| *at_ms);
-    let (begun_ms, mut now) = (clock::mono_ms(), Now::default());
+    // Nobody new is let in while the store is away.
+    let hot = match parts.iter().find(|part| part.trouble == HotGroup) {
+        Some(part) => scene.publishers(&[part.node], &load::groups(1)[0]).await?,
+        None => Vec::new(),
+    };
+    let (begun_ms, mut now) = (clock::mono_ms(), Now { hot, ..Now::default() });
     for (at_ms, begins, part) in steps {
         let passed_ms = clock::mono_ms() - begun_ms;
         tokio::time::sleep(Duration::from_millis(at_ms.saturating_sub(passed_ms))).await;
@@ -140,10 +147,7 @@ impl Now {
             Starved => self.starved = Some(Siblings::of(scene, node, 2, "-20").await?),
             StoreAway => scene.cassandra.relays()?.set_all(Mode::Hold),
             StoreSlow => scene.cassandra.relays()?.set_all(Mode::Slow(Duration::from_millis(400))),
-            HotGroup => {
-                let nodes = scene.cluster.running();
-                scene.heat(&nodes[..1], &load::groups(1)[0], HOT_PAUSE, 0).await?;
-            }
+            HotGroup => scene.heat(std::mem::take(&mut self.hot), &load::groups(1)[0], HOT_PAUSE, 0),
         }
         Ok(())
     }

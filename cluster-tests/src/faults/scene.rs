@@ -147,7 +147,8 @@ impl<'a> Scene<'a> {
         load::goes_on(&self.subscribers, &load::received(&self.subscribers), HEAL_LIMIT).await.context("healing")?;
         let healed_us = clock::mono_us();
         tokio::time::sleep(AFTER).await;
-        let Self { ground, cluster, may_reset, subscribers, displaced, loads, rested, watch, begun_us, notes, .. } = self;
+        let Self { ground, cluster, may_reset, subscribers, displaced, loads, rested, watch, begun_us, notes, .. } =
+            self;
         let mut history = settle(subscribers, loads, rested).await?;
         for client in displaced {
             client.finish(false, &mut history).await?;
@@ -288,16 +289,19 @@ impl<'a> Scene<'a> {
         Ok(())
     }
 
-    /// Has further publishers, one on each of these nodes, send messages of at least this length to one group, with this pause
-    /// after each, until [`Scene::rest`].
-    pub async fn heat(&mut self, nodes: &[usize], group: &Arc<str>, pause: Duration, bytes: usize) -> Result<()> {
-        let (mut publishers, group) = (Vec::new(), std::slice::from_ref(group));
+    /// Further publishers to one group, one on each of these nodes.
+    pub async fn publishers(&self, nodes: &[usize], group: &Arc<str>) -> Result<Vec<Client>> {
+        let mut publishers = Vec::new();
         for node in nodes {
-            let name = format!("hot-{}-{node}", self.rested.len());
-            publishers.push(client_on(&self.cluster, *node, &name, group).await?);
+            let name = format!("hot-{node}");
+            publishers.push(client_on(&self.cluster, *node, &name, std::slice::from_ref(group)).await?);
         }
-        self.loads.push(Load::start_with(publishers, group, pause, bytes));
-        Ok(())
+        Ok(publishers)
+    }
+
+    /// Has them send messages of at least this length to their group, with this pause after each, until [`Scene::rest`].
+    pub fn heat(&mut self, publishers: Vec<Client>, group: &Arc<str>, pause: Duration, bytes: usize) {
+        self.loads.push(Load::start_with(publishers, std::slice::from_ref(group), pause, bytes));
     }
 
     /// The publishers that were added last stop.
