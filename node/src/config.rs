@@ -254,6 +254,13 @@ pub struct LimitsConfig {
     pub replay_bytes: usize,
     /// Pages of replays that wait for their turn; past it new clients get 503 with Retry-After.
     pub replay_queue: usize,
+    /// What clients may make this node hold, in bytes; 0: half of what the machine or its control group has. From 80 % on the
+    /// oldest messages go, past it new ones are refused.
+    pub memory_bytes: usize,
+    /// Bytes a second that one session may publish, averaged; sessions without a user share theirs by address.
+    pub publish_bytes_per_s: u32,
+    /// Groups a second that one session may begin, averaged; sessions without a user share theirs by address.
+    pub new_groups_per_s: u32,
     /// A client that reads nothing of what is sent to it for this time is closed, over HTTP too.
     pub write_timeout_ms: u64,
     /// A request's deadline on its way through the cluster.
@@ -479,6 +486,9 @@ impl Default for LimitsConfig {
             outbox_bytes: 4 << 20,
             replay_bytes: 64 << 20,
             replay_queue: 65_536,
+            memory_bytes: 0,
+            publish_bytes_per_s: 8 << 20,
+            new_groups_per_s: 100,
             write_timeout_ms: 30_000,
             request_ms: 5_000,
             requests_in_flight: 256,

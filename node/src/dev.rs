@@ -15,6 +15,7 @@ use tokio::runtime::Runtime;
 use crate::{
     config::Config,
     id::NodeId,
+    memory,
     node::{Node, NodeInputs},
     open_files::OpenFiles,
     peer::tls::ClusterCa,
@@ -115,6 +116,10 @@ impl DevCluster {
         config.auth.api_keys = vec![self.options.api_key.clone()];
         config.session.anonymous = true;
         config.session.allowed_origins = vec!["*".to_owned()];
+        if config.limits.memory_bytes == 0 {
+            let budget = memory::budget_of_machine(self.options.nodes.max(number) as u64);
+            config.limits.memory_bytes = usize::try_from(budget)?;
+        }
         (self.options.configure)(&mut config);
         let inputs = NodeInputs {
             config: Arc::new(config),

@@ -9,8 +9,8 @@ pub mod service;
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use crate::{config::Config, id::NodeId, metrics::Metrics, tasks::Tasks, token::Keyring};
-use client::{attachments::Attachments, connections::Connections, replays::Replays};
+use crate::{config::Config, id::NodeId, memory::Ledger, metrics::Metrics, tasks::Tasks, token::Keyring};
+use client::{allowances::Allowances, attachments::Attachments, connections::Connections, replays::Replays};
 use door::admission::Admission;
 use hub::Hub;
 use service::Service;
@@ -35,6 +35,10 @@ pub struct Gateway {
     pub tasks: Tasks,
     /// Who may connect.
     pub admission: Arc<Admission>,
+    /// What clients make this node hold.
+    pub ledger: Arc<Ledger>,
+    /// What each client may make the cluster hold.
+    pub allowances: Allowances,
     /// What replays may take.
     pub replays: Replays,
     /// Who is connected.
@@ -56,6 +60,7 @@ impl Gateway {
         loop {
             tokio::time::sleep(look_every).await;
             self.connections.close_idle(limits, &self.metrics);
+            self.allowances.tidy();
         }
     }
 

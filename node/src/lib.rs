@@ -11,6 +11,7 @@ pub mod deliveries;
 pub mod dev;
 pub mod gateway;
 pub mod lease;
+pub mod memory;
 pub mod metrics;
 pub mod node;
 pub mod open_files;

@@ -4,6 +4,7 @@
 //! and never from a client: a stranger must not make series.
 
 mod hub;
+mod memory;
 mod peer;
 mod store;
 
@@ -22,6 +23,7 @@ use prometheus_client::{
 
 pub use self::{
     hub::HubMetrics,
+    memory::MemoryMetrics,
     peer::{GossipDrop, LinkReset, PeerMetrics},
     store::{InFlight, StoreMetrics},
 };
@@ -109,6 +111,12 @@ pub enum Limit {
     ReplayBytes,
     /// Too many pages of replays wait.
     ReplayQueue,
+    /// There was no memory for something.
+    MemoryBytes,
+    /// A session published too many bytes.
+    PublishBytesPerS,
+    /// A session began too many groups.
+    NewGroupsPerS,
     /// A client that took nothing was closed.
     WriteTimeoutMs,
     /// A request's deadline passed.
@@ -125,7 +133,7 @@ pub enum Limit {
 
 impl Limit {
     /// Every one; a test holds them equal to the keys of `LimitsConfig`.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 25] = [
         Self::RequestHeadMs,
         Self::HandshakeMs,
         Self::HeartbeatS,
@@ -142,6 +150,9 @@ impl Limit {
         Self::OutboxBytes,
         Self::ReplayBytes,
         Self::ReplayQueue,
+        Self::MemoryBytes,
+        Self::PublishBytesPerS,
+        Self::NewGroupsPerS,
         Self::WriteTimeoutMs,
         Self::RequestMs,
         Self::RequestsInFlight,
@@ -169,6 +180,9 @@ impl Limit {
             Self::OutboxBytes => "outbox_bytes",
             Self::ReplayBytes => "replay_bytes",
             Self::ReplayQueue => "replay_queue",
+            Self::MemoryBytes => "memory_bytes",
+            Self::PublishBytesPerS => "publish_bytes_per_s",
+            Self::NewGroupsPerS => "new_groups_per_s",
             Self::WriteTimeoutMs => "write_timeout_ms",
             Self::RequestMs => "request_ms",
             Self::RequestsInFlight => "requests_in_flight",
@@ -191,6 +205,8 @@ pub struct Metrics {
     pub sessions: Gauge,
     /// Deliveries to clients.
     pub hub: HubMetrics,
+    /// What clients make this node hold.
+    pub memory: MemoryMetrics,
     /// Memory that replays take.
     pub replay_bytes: Gauge,
     /// Pages of replays that wait for their turn.
@@ -234,6 +250,7 @@ impl Metrics {
             connects_refused: Family::default(),
             sessions: Gauge::default(),
             hub: HubMetrics::default(),
+            memory: MemoryMetrics::default(),
             replay_bytes: Gauge::default(),
             replays_waiting: Gauge::default(),
             publishes_ordered: Counter::default(),
@@ -312,6 +329,7 @@ impl Metrics {
             registry.register_with_unit(name, help, Unit::Seconds, histogram.clone());
         }
         self.hub.register(registry);
+        self.memory.register(registry);
         self.peer.register(registry);
         self.store.register(registry);
     }

@@ -8,6 +8,7 @@ mod dispatch;
 mod ground;
 mod hints;
 mod lateness;
+mod pressure;
 mod probe;
 mod report;
 mod spread;

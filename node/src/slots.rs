@@ -21,10 +21,12 @@ use crate::{
     id::{AttachmentNumber, GroupName, Member, NodeId, SessionId, SlotId, Term},
     logic::{
         map::{MapRequest, SharedMap},
+        memory::Level,
         primary::{SlotInput, SlotSettings},
         replication::ReplicationMessage,
         request::{GroupInfo, SlotAnswer, SlotError, SlotRequest},
     },
+    memory::Ledger,
     metrics::Metrics,
     peer::mesh::Mesh,
     permit::Permit,
@@ -70,6 +72,7 @@ enum WorkerInput {
     Gone { gateway: Member, since_ms: u64 },
     LinkReset(Member),
     Clock { trusted: bool },
+    Memory { of: Member, level: Level },
     Groups { after: String, limit: usize, reply: oneshot::Sender<Vec<GroupInfo>> },
     Count(oneshot::Sender<SlotCounts>),
 }
@@ -139,6 +142,8 @@ pub struct SlotsInputs {
     pub fences: mpsc::Sender<Fence>,
     /// Since which map the voters are those that it knows goes with all that is sent.
     pub permit: Arc<Permit>,
+    /// Where it is told what slots hold.
+    pub ledger: Arc<Ledger>,
     /// Counters.
     pub metrics: Arc<Metrics>,
     /// Spawns.
@@ -216,6 +221,11 @@ impl Slots {
         for worker in self.workers.iter() {
             let _ = worker.try_send(WorkerInput::Gone { gateway: gateway.clone(), since_ms });
         }
+    }
+
+    /// Another node says how pressed for memory it is. How this one is the slots know by themselves.
+    pub async fn memory(&self, of: Member, level: Level) {
+        self.send_all(|| WorkerInput::Memory { of: of.clone(), level }).await;
     }
 
     /// What was sent to this member lately may be lost.

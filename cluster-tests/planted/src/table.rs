@@ -37,15 +37,21 @@ mod governing;
 mod groups;
 #[path = "table/leases.rs"]
 mod leases;
+#[path = "table/memory.rs"]
+mod memory;
 #[path = "table/rights.rs"]
 mod rights;
 
 /// All of them.
 pub const TABLE: &[Planted] = &all();
 
-const PARTS: [&[Planted]; 5] = [OTHERS, groups::TABLE, governing::TABLE, rights::TABLE, leases::TABLE];
-const COUNT: usize =
-    OTHERS.len() + groups::TABLE.len() + governing::TABLE.len() + rights::TABLE.len() + leases::TABLE.len();
+const PARTS: [&[Planted]; 6] = [OTHERS, groups::TABLE, governing::TABLE, rights::TABLE, leases::TABLE, memory::TABLE];
+const COUNT: usize = OTHERS.len()
+    + groups::TABLE.len()
+    + governing::TABLE.len()
+    + rights::TABLE.len()
+    + leases::TABLE.len()
+    + memory::TABLE.len();
 
 const fn all() -> [Planted; COUNT] {
     let mut all = [OTHERS[0]; COUNT];
@@ -553,10 +559,9 @@ const OTHERS: &[Planted] = &[
         400,
         &[edit(
             "logic/asking.rs",
-            "Err(SlotError::Busy | SlotError::Unavailable | SlotError::NotEnoughCopies { .. }) if self.may_be_done => {",
-            r#"Err(SlotError::Busy | SlotError::Unavailable | SlotError::NotEnoughCopies { .. })
-                if self.may_be_done && !planted!("RefusesWhatWasLost") =>
-            {"#,
+            "SlotError::NotEnoughCopies { .. })\n                if self.may_be_done =>",
+            r#"SlotError::NotEnoughCopies { .. })
+                if self.may_be_done && !planted!("RefusesWhatWasLost") =>"#,
         )],
     ),
     bug(

@@ -3,7 +3,7 @@
 //! done. Everything follows from one number, so that a failure can be looked at again.
 //!
 //! The reading order: [`run`], `world` (the queue of events), `node` (a process around the cores), `network`, `store`,
-//! `liveness`, `steward`, `gateway`, `sessions` and `clients`, `faults`, and at last `checks`, `heard` and `rest`: what must
+//! `liveness`, `memory`, `steward`, `gateway`, `sessions` and `clients`, `faults`, and at last `checks`, `heard` and `rest`: what must
 //! hold. `schedule` and `shrink` cut a failing run down to what it needs.
 
 mod asks;
@@ -15,6 +15,7 @@ mod gateway;
 mod heard;
 mod hints;
 mod liveness;
+mod memory;
 mod mouths;
 mod network;
 mod node;

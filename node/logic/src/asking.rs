@@ -193,7 +193,9 @@ impl Asking {
                 self.pause(now_ms, out);
             }
             // It says that this attempt was not carried out. An earlier one can have been.
-            Err(SlotError::Busy | SlotError::Unavailable | SlotError::NotEnoughCopies { .. }) if self.may_be_done => {
+            Err(SlotError::Busy | SlotError::Full | SlotError::Unavailable | SlotError::NotEnoughCopies { .. })
+                if self.may_be_done =>
+            {
                 self.pause(now_ms, out);
             }
             Err(SlotError::StoreUnavailable(_) | SlotError::TooManyGroups) if self.may_be_done => {

@@ -8,6 +8,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{AttachmentNumber, Epoch, GroupName, Index, Member, PublishKey, SessionId};
 
+/// What a message takes beside its data, a presence beside its texts, a session beside its record's, a group that a record
+/// names beside its name, an entry beside what it carries. All in bytes, about, with what the allocator adds.
+const MESSAGE_BYTES: usize = 200;
+const PRESENCE_BYTES: usize = 250;
+pub(crate) const SESSION_BYTES: usize = 1_000;
+pub(crate) const NAMED_BYTES: usize = 100;
+const ENTRY_BYTES: usize = 256;
+
 /// How long a group keeps its messages, and the keys of its publishes; decided by the gateway from the namespace and written into each publish.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Retention {
@@ -45,6 +53,14 @@ pub struct Message {
     pub at_ms: u64,
 }
 
+impl Message {
+    /// What it takes in a log, in bytes, about.
+    pub fn held_bytes(&self) -> u64 {
+        let from = self.from.as_ref().map_or(0, |from| from.user.len());
+        (MESSAGE_BYTES + self.data.len() + from) as u64
+    }
+}
+
 /// Someone present in a group.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Presence {
@@ -55,6 +71,13 @@ pub struct Presence {
     /// The attachment that joined; a leave by an earlier one is ignored.
     #[serde(deserialize_with = "crate::id::number")]
     pub attachment: AttachmentNumber,
+}
+
+impl Presence {
+    /// What it takes in a group, in bytes, about.
+    pub fn held_bytes(&self) -> u64 {
+        (PRESENCE_BYTES + self.user.len() + self.info.len()) as u64
+    }
 }
 
 /// What a session may do with groups that match the pattern (`*` matches any run of characters).
@@ -128,6 +151,14 @@ pub struct SessionRecord {
 }
 
 impl SessionRecord {
+    /// What it takes in memory, in bytes, about.
+    pub fn held_bytes(&self) -> u64 {
+        let Self { user, attributes, groups, joined, grants, .. } = self;
+        let named = groups.iter().chain(joined.keys()).map(|group| NAMED_BYTES + group.as_str().len());
+        let granted = grants.iter().map(|grant| NAMED_BYTES + grant.pattern.len());
+        (user.len() + attributes.len() + named.chain(granted).sum::<usize>()) as u64
+    }
+
     /// Whether its client may join a group that it is not in. `needs_grant`: the group's namespace asks for one.
     pub fn may_join(&self, group: &GroupName, needs_grant: bool) -> bool {
         are_granted(&self.grants, needs_grant, |grant| grant.join && grant.matches(group.as_str()))
@@ -164,13 +195,44 @@ pub struct SessionChange {
     pub leave: Vec<GroupName>,
 }
 
-/// One step of a slot's state: of one of its groups, or of one of its sessions.
+impl SessionChange {
+    fn held_bytes(&self) -> usize {
+        let Self { attributes, grants, join, leave, .. } = self;
+        let named = join.iter().chain(leave).map(|group| NAMED_BYTES + group.as_str().len());
+        let granted = grants.iter().flatten().map(|grant| NAMED_BYTES + grant.pattern.len());
+        attributes.as_ref().map_or(0, Bytes::len) + named.chain(granted).sum::<usize>()
+    }
+}
+
+/// One step of a slot's state: of one of its groups, of one of its sessions, or of all groups.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Entry {
     /// Of this group.
     Group(GroupName, GroupEntry),
     /// Of this session.
     Session(SessionId, SessionEntry),
+    /// Drops the messages of all groups that are not later than this: those that hold the slot are short of memory.
+    Shed {
+        /// Milliseconds since 1970.
+        #[serde(deserialize_with = "crate::id::number")]
+        until_ms: u64,
+    },
+}
+
+impl Entry {
+    /// What it takes in a log, in bytes, about.
+    pub fn held_bytes(&self) -> u64 {
+        let carried = match self {
+            Self::Group(_, GroupEntry::Publish { data, from, .. }) => {
+                data.len() + from.as_ref().map_or(0, |from| from.user.len())
+            }
+            Self::Group(_, GroupEntry::MemberJoin { member, .. }) => member.user.len() + member.info.len(),
+            Self::Session(_, SessionEntry::Put { record, .. }) => record.held_bytes() as usize,
+            Self::Session(_, SessionEntry::Change { change, .. }) => change.held_bytes(),
+            Self::Group(..) | Self::Session(..) | Self::Shed { .. } => 0,
+        };
+        (ENTRY_BYTES + carried) as u64
+    }
 }
 
 /// One step of a group. Those that carry an epoch make the group exist, with this epoch if it did not.

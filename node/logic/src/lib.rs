@@ -14,6 +14,7 @@ pub mod lease;
 pub mod liveness;
 pub mod log;
 pub mod map;
+pub mod memory;
 pub mod plan;
 pub mod primary;
 pub mod replication;

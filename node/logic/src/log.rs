@@ -12,13 +12,19 @@ use self::window::Window;
 use super::entry::{Message, Publisher, Retention};
 use crate::id::{Epoch, NUMBER_MAX, Position, PublishKey};
 
+/// A ring with room for more than this number of messages gives back what it does not need.
+const SMALL: usize = 64;
+
 /// One group's messages.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct GroupLog {
     epoch: Epoch,
     head: u64,
     ring: VecDeque<Message>,
+    /// Of the messages' data.
     bytes: u64,
+    /// What the messages take.
+    held_bytes: u64,
     retention: Retention,
     window: Window,
 }
@@ -65,6 +71,7 @@ impl GroupLog {
             head: 0,
             ring: VecDeque::new(),
             bytes: 0,
+            held_bytes: 0,
             retention: Retention { messages: 0, bytes: 0, age_ms: 0, window_ms: 0, window_publishes: 0 },
             window: Window::default(),
         }
@@ -100,9 +107,30 @@ impl GroupLog {
         self.window.last_at_ms().unwrap_or(0)
     }
 
+    /// The messages that are kept, oldest first.
+    pub fn messages(&self) -> impl Iterator<Item = &Message> {
+        self.ring.iter()
+    }
+
+    /// What the messages take, in bytes, about.
+    pub fn history_bytes(&self) -> u64 {
+        self.held_bytes
+    }
+
     /// What the window takes, in bytes, about.
-    pub fn window_bytes(&self) -> usize {
+    pub fn window_bytes(&self) -> u64 {
         self.window.bytes()
+    }
+
+    /// Drops the oldest messages, up to the first that is later than this. How many, and their bytes. The window stays: a
+    /// repeat is recognised for as long as was promised.
+    pub fn shed(&mut self, until_ms: u64) -> (u64, u64) {
+        let (kept, held_bytes) = (self.kept(), self.held_bytes);
+        while self.ring.front().is_some_and(|oldest| oldest.at_ms <= until_ms) {
+            self.drop_oldest();
+        }
+        self.give_back();
+        (kept - self.kept(), held_bytes - self.held_bytes)
     }
 
     /// The offset of an earlier publish with this key, if it is in the window.
@@ -128,6 +156,7 @@ impl GroupLog {
         assert!(self.ring.back().is_none_or(|last| last.offset + 1 == self.head), "offsets follow each other");
         let message = Message { offset: self.head, data, from, at_ms };
         self.bytes += message.data.len() as u64;
+        self.held_bytes += message.held_bytes();
         self.ring.push_back(message.clone());
         self.window.push(key, self.head, at_ms);
         self.trim(at_ms);
@@ -173,6 +202,7 @@ impl GroupLog {
             epoch: snapshot.epoch,
             head: snapshot.head,
             bytes: snapshot.ring.iter().map(|message| message.data.len() as u64).sum(),
+            held_bytes: snapshot.ring.iter().map(Message::held_bytes).sum(),
             ring: snapshot.ring.into(),
             retention: snapshot.retention,
             window: Window::restore(snapshot.head, snapshot.window),
@@ -188,11 +218,26 @@ impl GroupLog {
             if keep {
                 break;
             }
-            assert!(oldest.data.len() as u64 <= self.bytes, "what is dropped was counted");
-            self.bytes -= oldest.data.len() as u64;
-            self.ring.pop_front();
+            self.drop_oldest();
         }
-        assert!(!self.ring.is_empty() || self.bytes == 0, "an empty ring has no bytes");
+        self.give_back();
+        assert!(!self.ring.is_empty() || (self.bytes, self.held_bytes) == (0, 0), "an empty ring has no bytes");
+    }
+
+    fn drop_oldest(&mut self) {
+        let Some(oldest) = self.ring.pop_front() else { return };
+        assert!(oldest.data.len() as u64 <= self.bytes, "what is dropped was counted");
+        self.bytes -= oldest.data.len() as u64;
+        self.held_bytes -= oldest.held_bytes();
+    }
+
+    /// A ring with far more room than it needs gives it back.
+    fn give_back(&mut self) {
+        if self.ring.is_empty() {
+            self.ring = VecDeque::new();
+        } else if self.ring.capacity() > SMALL && self.ring.len() < self.ring.capacity() / 4 {
+            self.ring.shrink_to(2 * self.ring.len());
+        }
     }
 }
 

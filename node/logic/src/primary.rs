@@ -6,6 +6,7 @@
 
 mod groups;
 mod joins;
+mod memory;
 mod reign;
 mod sessions;
 #[cfg(test)]
@@ -20,6 +21,7 @@ use super::{
     chance::Chance,
     entry::SessionRecord,
     map::{MapRequest, SlotAssignment},
+    memory::{Level, Pressure},
     replication::{Replica, ReplicaLimits, ReplicaOutput, ReplicationMessage},
     request::{GroupInfo, Push, SlotAnswer, SlotError, SlotRequest},
 };
@@ -37,6 +39,8 @@ pub struct SlotSettings {
     /// A group of which nothing is kept, in which nobody is, and which no gateway follows, is forgotten after this time, and with
     /// it the epoch by which a client could tell that it missed nothing.
     pub group_idle_ms: u64,
+    /// The same while memory is short; not above `group_idle_ms`.
+    pub group_idle_tight_ms: u64,
     /// Entries waiting for their commit; past it requests are refused with `Busy`.
     pub queue: usize,
     /// Groups of one session.
@@ -96,6 +100,8 @@ pub enum SlotInput {
     LinkReset(Member),
     /// Whether something may end by this node's wall clock ([`Verdict::trusted`](crate::clocks::Verdict)).
     Clock { trusted: bool },
+    /// How pressed for memory a node is: this one, or another.
+    Memory { of: Member, level: Level },
     /// Time has passed; every 50–100 ms.
     Tick,
 }
@@ -142,6 +148,12 @@ pub enum SlotOutput {
         /// Each up to an attachment.
         groups: Vec<(GroupName, AttachmentNumber)>,
     },
+    /// Messages were dropped in all copies, for want of memory.
+    Shed {
+        messages: u64,
+        /// What they took.
+        bytes: u64,
+    },
 }
 
 /// See the module.
@@ -153,6 +165,8 @@ pub struct SlotCore {
     map_version: u64,
     alive: Arc<BTreeSet<Member>>,
     clock_trusted: bool,
+    me: Member,
+    pressure: Pressure,
     ticks: u64,
     /// While this node is the slot's primary.
     reign: Option<Reign>,
@@ -161,7 +175,7 @@ pub struct SlotCore {
 impl SlotCore {
     /// A slot that this node holds nothing of. `seed` is for the epochs that it makes.
     pub fn new(slot: SlotId, me: Member, settings: SlotSettings, seed: u64) -> Self {
-        let replica = Replica::new(slot, me, settings.replica_timeout_ms);
+        let replica = Replica::new(slot, me.clone(), settings.replica_timeout_ms);
         let chance = Chance::new(seed);
         Self {
             settings,
@@ -170,6 +184,8 @@ impl SlotCore {
             map_version: 0,
             alive: Arc::default(),
             clock_trusted: true,
+            me,
+            pressure: Pressure::default(),
             ticks: 0,
             reign: None,
         }
@@ -209,45 +225,47 @@ impl SlotCore {
             SlotInput::Peer { from, message } => self.replica.on_message(now, &from, message, &mut from_replica),
             SlotInput::Request { ticket, from, term, request } => {
                 let serves = self.replica.serving() == Some(term);
-                match self.reigning().filter(|reigning| serves && reigning.term == term) {
+                match self.reigning(now).filter(|reigning| serves && reigning.term == term) {
                     Some(mut reigning) => reigning.request(now, (ticket, from), request, out),
                     None => self.refuse(ticket, out),
                 }
             }
             SlotInput::Loaded { session, result } => {
-                if let Some(mut reigning) = self.reigning() {
+                if let Some(mut reigning) = self.reigning(now) {
                     reigning.loaded(now, session, result, out);
                 }
             }
             SlotInput::Saved { session, index, result } => {
-                if let Some(mut reigning) = self.reigning() {
+                if let Some(mut reigning) = self.reigning(now) {
                     reigning.saved(now, (session, index), result, out);
                 }
             }
             SlotInput::Departed { session, groups } => {
-                if let Some(mut reigning) = self.reigning() {
+                if let Some(mut reigning) = self.reigning(now) {
                     reigning.departed(session, groups);
                 }
             }
             SlotInput::Alive(alive) => self.alive = alive,
             SlotInput::Clock { trusted } => self.clock_trusted = trusted,
             SlotInput::Gone { gateway, since_ms } => {
-                if let Some(mut reigning) = self.reigning() {
+                if let Some(mut reigning) = self.reigning(now) {
                     reigning.gone(now, gateway, since_ms, out);
                 }
             }
+            SlotInput::Memory { of, level } if of == self.me => self.pressure.is_now(level),
+            SlotInput::Memory { of, level } => self.pressure.hear(now.mono_ms, of, level),
             SlotInput::LinkReset(member) => self.replica.link_reset(&member),
             SlotInput::Tick => {
                 self.replica.on_tick(now, &mut from_replica);
                 self.ticks += 1;
                 let ticks = self.ticks;
-                if let Some(mut reigning) = self.reigning() {
+                if let Some(mut reigning) = self.reigning(now) {
                     reigning.timers(now, ticks, out);
                 }
             }
         }
         self.perform(now, from_replica, out);
-        if is_map && let Some(mut reigning) = self.reigning() {
+        if is_map && let Some(mut reigning) = self.reigning(now) {
             reigning.answer_held(now, out);
         }
     }
@@ -273,7 +291,7 @@ impl SlotCore {
                 ReplicaOutput::Send { to, message } => out.push(SlotOutput::Send { to, message }),
                 ReplicaOutput::Ask(request) => out.push(SlotOutput::Ask(request)),
                 ReplicaOutput::Committed { index, effect } => {
-                    if let Some(mut reigning) = self.reigning() {
+                    if let Some(mut reigning) = self.reigning(now) {
                         reigning.committed(now, index, effect, out);
                     }
                 }
@@ -296,8 +314,9 @@ impl SlotCore {
         }
     }
 
-    fn reigning(&mut self) -> Option<Reigning<'_>> {
-        let Reign { term, since_ms, committed, groups, sessions } = self.reign.as_mut()?;
+    fn reigning(&mut self, now: Now) -> Option<Reigning<'_>> {
+        let Reign { term, since_ms, committed, shed_at, groups, sessions } = self.reign.as_mut()?;
+        let memory = self.pressure.greatest(now.mono_ms, self.replica.holders());
         Some(Reigning {
             term: *term,
             since_ms: *since_ms,
@@ -308,6 +327,8 @@ impl SlotCore {
             settings: &self.settings,
             alive: &self.alive,
             clock_trusted: self.clock_trusted,
+            memory,
+            shed_at,
             map_version: self.map_version,
             chance: &mut self.chance,
         })

@@ -20,8 +20,9 @@ use std::{
 pub use self::message::{Reconcile, ReplicationMessage};
 use super::{
     Now,
-    entry::{Entry, GroupEntry},
+    entry::Entry,
     map::{MapRequest, SlotAssignment},
+    memory::CopyBytes,
     slot::{Effect, SlotState},
 };
 use crate::id::{Index, Member, SlotId, Term};
@@ -93,6 +94,9 @@ struct Held {
     /// Entries from `log_first` on; those after `applied` are not known to be committed.
     log: VecDeque<Arc<Entry>>,
     log_first: Index,
+    /// What all of `log` takes, and what those take that are not known to be committed.
+    log_bytes: u64,
+    uncommitted_bytes: u64,
     /// The new primary's log from its base on, until it is all here (rule 5).
     staged: Option<Staged>,
 }
@@ -107,7 +111,9 @@ struct Staged {
 impl Held {
     fn new(lineage: u64, term: Term, sync: u64, state: SlotState, applied: Index) -> Self {
         let (log, log_first) = (VecDeque::new(), applied + 1);
-        Self { lineage, synced_term: term, sync, state, applied, log, log_first, staged: None }
+        let (log_bytes, uncommitted_bytes) = (0, 0);
+        let synced_term = term;
+        Self { lineage, synced_term, sync, state, applied, log, log_first, log_bytes, uncommitted_bytes, staged: None }
     }
 
     fn last(&self) -> Index {
@@ -120,6 +126,7 @@ impl Held {
             self.applied += 1;
             assert!(self.log_first <= self.applied, "an entry that is not applied is not released");
             let entry = &self.log[(self.applied - self.log_first) as usize];
+            self.uncommitted_bytes -= entry.held_bytes();
             let effect = self.state.apply(self.applied, Entry::clone(entry));
             effects(self.applied, effect);
         }
@@ -127,8 +134,11 @@ impl Held {
 
     /// Forgets entries up to `index`; only applied ones.
     fn release(&mut self, index: Index) {
-        while self.log_first <= index.min(self.applied) && self.log.pop_front().is_some() {
+        while self.log_first <= index.min(self.applied)
+            && let Some(entry) = self.log.pop_front()
+        {
             self.log_first += 1;
+            self.log_bytes -= entry.held_bytes();
         }
         assert!(self.log_first <= self.applied + 1, "only applied entries are released");
         assert!(self.applied <= self.last(), "what is applied is held");
@@ -154,6 +164,7 @@ impl Held {
         let keep = with.base.max(self.applied);
         assert!(self.synced_term < term, "it reconciles once with each primary");
         self.log.truncate((keep + 1).saturating_sub(self.log_first) as usize);
+        (self.log_bytes, self.uncommitted_bytes) = self.recounted();
         self.extend(with.base + 1, staged.entries);
         assert!(with.until <= self.last(), "all that the new primary took over is here");
         assert!(self.applied <= self.last(), "what is applied stays");
@@ -165,7 +176,22 @@ impl Held {
     fn extend(&mut self, first: Index, entries: Vec<Arc<Entry>>) {
         assert!(first <= self.last() + 1, "entries follow each other: {first} after {}", self.last());
         let have = (self.last() + 1).saturating_sub(first) as usize;
-        self.log.extend(entries.into_iter().skip(have));
+        for entry in entries.into_iter().skip(have) {
+            self.push(entry);
+        }
+    }
+
+    fn push(&mut self, entry: Arc<Entry>) {
+        let bytes = entry.held_bytes();
+        (self.log_bytes, self.uncommitted_bytes) = (self.log_bytes + bytes, self.uncommitted_bytes + bytes);
+        self.log.push_back(entry);
+    }
+
+    /// What its log takes, and what of that is not known to be committed, counted anew.
+    fn recounted(&self) -> (u64, u64) {
+        let applied = (self.applied + 1).saturating_sub(self.log_first) as usize;
+        let bytes = |from: usize| self.log.iter().skip(from).map(|entry| entry.held_bytes()).sum();
+        (bytes(0), bytes(applied))
     }
 }
 
@@ -284,6 +310,28 @@ impl Replica {
         self.held.as_ref().map_or(0, |held| (held.last() - held.applied) as usize)
     }
 
+    /// What this node's copy takes, in bytes, about.
+    pub fn held_bytes(&self) -> CopyBytes {
+        self.held.as_ref().map_or_else(CopyBytes::default, |held| {
+            let staged = held.staged.iter().flat_map(|staged| &staged.entries).map(|entry| entry.held_bytes());
+            let uncommitted = held.uncommitted_bytes + staged.sum::<u64>();
+            CopyBytes { state: held.state.held_bytes(), uncommitted, retained: held.log_bytes - held.uncommitted_bytes }
+        })
+    }
+
+    /// Whether the running sums of bytes are what a recount gives; for whoever checks that.
+    pub fn counts_right(&self) -> bool {
+        self.held.as_ref().is_none_or(|held| {
+            held.recounted() == (held.log_bytes, held.uncommitted_bytes)
+                && held.state.held_bytes() == held.state.recounted()
+        })
+    }
+
+    /// Those that hold the slot, or are about to.
+    pub fn holders(&self) -> impl Iterator<Item = &Member> {
+        self.assignment.iter().flat_map(|assignment| assignment.in_sync.iter().chain(&assignment.learner))
+    }
+
     /// The last committed entry that this node knows of.
     pub fn applied(&self) -> Index {
         self.held.as_ref().map_or(0, |held| held.applied)
@@ -294,7 +342,7 @@ impl Replica {
         self.serving()?;
         let held = self.held.as_mut()?;
         let before = held.last();
-        held.log.push_back(Arc::new(entry));
+        held.push(Arc::new(entry));
         assert_eq!(held.last(), before + 1, "indexes follow each other");
         Some(held.last())
     }
@@ -615,7 +663,7 @@ fn append(
     let skip = (first - held.log_first) as usize;
     let fits = |entry: &&Arc<Entry>| {
         let before = bytes;
-        bytes += size(entry);
+        bytes += entry.held_bytes() as usize;
         before < limits.append_bytes
     };
     let entries: Vec<_> = held.log.iter().skip(skip).take(limits.append_entries).take_while(fits).cloned().collect();
@@ -623,11 +671,4 @@ fn append(
     assert!(!entries.is_empty() || progress.sent == held.last(), "an append brings a member on");
     progress.told_commit = held.applied;
     ReplicationMessage::Append { term, sync: progress.sync, reconcile, first, commit: held.applied, entries }
-}
-
-fn size(entry: &Entry) -> usize {
-    match entry {
-        Entry::Group(_, GroupEntry::Publish { data, .. }) => data.len() + 128,
-        Entry::Group(..) | Entry::Session(..) => 256,
-    }
 }

@@ -106,6 +106,8 @@ pub enum SlotError {
     },
     /// Too much is waiting for this slot: ask again later.
     Busy,
+    /// Those that hold the slot have no memory left for more (`limits.memory_bytes`).
+    Full,
     /// The slot has no primary that can serve now.
     Unavailable,
     /// Fewer copies than the namespace requires.

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::entry::{EndReason, SessionChange, SessionRecord};
+use super::entry::{EndReason, NAMED_BYTES, SESSION_BYTES, SessionChange, SessionRecord};
 use crate::id::{AttachmentNumber, GroupName, Index, Member};
 
 /// The one live connection of a session.
@@ -107,6 +107,13 @@ impl Session {
             open: BTreeMap::new(),
             closed: false,
         }
+    }
+
+    /// What it takes in memory, in bytes, about.
+    pub fn held_bytes(&self) -> u64 {
+        let named = self.departing.keys().chain(&self.left).map(|group| NAMED_BYTES + group.as_str().len());
+        let open = self.open.len() * NAMED_BYTES;
+        self.record.held_bytes() + (SESSION_BYTES + open + named.sum::<usize>()) as u64
     }
 
     /// The live connection, where there is one.

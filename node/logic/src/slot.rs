@@ -16,6 +16,7 @@ pub use self::{
 use super::{
     entry::{Entry, Presence},
     log::{GroupLog, GroupLogSnapshot},
+    memory::StateBytes,
     session::Session,
 };
 use crate::id::{GroupName, Index, SessionId};
@@ -25,7 +26,12 @@ use crate::id::{GroupName, Index, SessionId};
 pub struct SlotState {
     groups: Groups,
     sessions: Sessions,
+    /// What all of it takes.
+    bytes: StateBytes,
 }
+
+/// The running sum of bytes is compared with a recount once in this number of entries, where assertions are on.
+const RECOUNT_EVERY: Index = 64;
 
 /// A [`SlotState`] as it travels to a learner.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -41,6 +47,12 @@ pub enum Effect {
     Group(GroupName, GroupEffect),
     /// For this session.
     Session(SessionId, SessionEffect),
+    /// Messages were dropped for want of memory.
+    Shed {
+        messages: u64,
+        /// What they took.
+        bytes: u64,
+    },
 }
 
 impl SlotSnapshot {
@@ -79,13 +91,39 @@ impl SlotState {
 
     /// Takes the next entry.
     pub fn apply(&mut self, index: Index, entry: Entry) -> Effect {
-        match entry {
+        let effect = match entry {
             Entry::Group(name, entry) => {
+                let before = self.groups.held_bytes(&name);
                 let effect = self.groups.apply(&name, entry);
+                self.bytes = self.bytes - before + self.groups.held_bytes(&name);
                 Effect::Group(name, effect)
             }
-            Entry::Session(id, entry) => Effect::Session(id, self.sessions.apply(id, index, entry)),
-        }
+            Entry::Session(id, entry) => {
+                let before = self.sessions.held_bytes(id);
+                let effect = self.sessions.apply(id, index, entry);
+                self.bytes.sessions = self.bytes.sessions - before + self.sessions.held_bytes(id);
+                Effect::Session(id, effect)
+            }
+            Entry::Shed { until_ms } => {
+                let (messages, bytes) = self.groups.shed(until_ms);
+                self.bytes.history -= bytes;
+                Effect::Shed { messages, bytes }
+            }
+        };
+        debug_assert!(!index.is_multiple_of(RECOUNT_EVERY) || self.bytes == self.recounted(), "bytes are all counted");
+        effect
+    }
+
+    /// What it takes, in bytes, about.
+    pub fn held_bytes(&self) -> StateBytes {
+        self.bytes
+    }
+
+    /// The same, counted anew.
+    pub fn recounted(&self) -> StateBytes {
+        let groups = self.groups().iter().map(|(name, group)| group.held_bytes(name));
+        let sessions = self.sessions().values().map(Session::held_bytes).sum();
+        groups.fold(StateBytes { sessions, ..StateBytes::default() }, |sum, group| sum + group)
     }
 
     /// For a learner.
@@ -104,9 +142,12 @@ impl SlotState {
     pub fn restore(snapshot: SlotSnapshot) -> Self {
         let groups = snapshot.groups.into_iter().map(|(name, log, members)| {
             let members = members.into_iter().map(|member| (member.session, member)).collect();
-            (name, Group { log: GroupLog::restore(log), members })
+            (name, Group::new(GroupLog::restore(log), members))
         });
         let sessions = snapshot.sessions.into_iter().map(|session| (session.record.id, session));
-        Self { groups: Groups(groups.collect()), sessions: Sessions(sessions.collect()) }
+        let (groups, sessions) = (Groups(groups.collect()), Sessions(sessions.collect()));
+        let mut state = Self { groups, sessions, bytes: StateBytes::default() };
+        state.bytes = state.recounted();
+        state
     }
 }

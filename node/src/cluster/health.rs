@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 use super::view::{ClusterView, LinkView, Load, NodeState, NodeView, StoreView};
 use crate::{
     id::{Member, NodeId},
-    logic::map::ClusterMap,
+    logic::{map::ClusterMap, memory::Level},
 };
 
 /// A certificate with fewer days than this left makes the cluster yellow.
@@ -160,6 +160,7 @@ pub fn report(map: Option<&ClusterMap>, view: &ClusterView, facts: &LocalFacts) 
     judge_gone(map, view, &mut findings);
     judge_links(view, &mut findings);
     judge_store(view, &mut findings);
+    judge_memory(view, &mut findings);
     judge_certificate(facts.certificate_days_left, &mut findings);
     judge_clock(&facts.clock, &mut findings);
 
@@ -362,6 +363,23 @@ fn judge_store(view: &ClusterView, findings: &mut Findings) {
     }
     if with(StoreView::Slow).next().is_some() {
         findings.yellow(format!("the store is slow for {}", names(with(StoreView::Slow))));
+    }
+}
+
+fn judge_memory(view: &ClusterView, findings: &mut Findings) {
+    for (node, seen) in view.nodes.iter().filter(|(_, seen)| seen.alive) {
+        let (held, budget) = (seen.load.memory_bytes, seen.load.memory_budget_bytes);
+        if budget == 0 || Level::of(held, budget) == Level::Calm {
+            continue;
+        }
+        let what = match Level::of(held, budget) {
+            Level::Full => "new messages, groups and sessions are refused in the slots that it holds",
+            Level::Calm | Level::Tight => "the oldest messages go in the slots that it holds",
+        };
+        let (held_mb, budget_mb) = (held >> 20, budget >> 20);
+        findings.yellow(format!(
+            "node {node} holds {held_mb} of {budget_mb} MiB for clients (limits.memory_bytes): {what}"
+        ));
     }
 }
 

@@ -39,6 +39,10 @@ pub struct Load {
     pub publishes_per_s: u64,
     /// How late the event loop was at worst in the last seconds, in milliseconds.
     pub lag_ms: u64,
+    /// What clients make it hold, in bytes.
+    pub memory_bytes: u64,
+    /// What they may make it hold (`limits.memory_bytes`); 0 where that is not known.
+    pub memory_budget_bytes: u64,
 }
 
 /// The store, as a node sees it.

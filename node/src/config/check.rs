@@ -27,6 +27,8 @@ const LARGEST_BYTES: usize = 64 << 20;
 const SMALLEST_PEER_QUEUE_BYTES: usize = 1 << 20;
 /// A few pages of any replay.
 const SMALLEST_REPLAY_BYTES: usize = 1 << 20;
+/// Below this a node could hold next to nothing.
+const SMALLEST_MEMORY_BYTES: usize = 16 << 20;
 /// The largest that a budget may be.
 const LARGEST_REPLAY_BYTES: usize = 1 << 40;
 /// Below what a busy group publishes while a request is repeated, a repeat could be made twice.
@@ -264,13 +266,25 @@ fn limits(found: &mut Found, limits: &LimitsConfig) {
             "four times limits.message_bytes",
         ),
     ];
+    let per_s = limits.publish_bytes_per_s as usize;
+    found.unless(per_s >= limits.message_bytes, "limits.publish_bytes_per_s", || {
+        format!("must be at least limits.message_bytes ({}), it is {per_s}", limits.message_bytes)
+    });
     for (key, value, least, what) in at_least {
         found.unless(value >= least, key, || format!("must be at least {what} ({least}), it is {value}"));
     }
     found.unless(limits.replay_bytes <= LARGEST_REPLAY_BYTES, "limits.replay_bytes", || {
         format!("must not be above 1 TiB, it is {}", limits.replay_bytes)
     });
+    let memory = limits.memory_bytes;
+    found.unless(memory == 0 || memory >= SMALLEST_MEMORY_BYTES, "limits.memory_bytes", || {
+        format!("must be 0 (half of what the machine has) or at least 16 MiB, it is {memory}")
+    });
+    found.unless(memory == 0 || limits.replay_bytes <= memory / 2, "limits.replay_bytes", || {
+        format!("must be at most half of limits.memory_bytes ({memory}), it is {}", limits.replay_bytes)
+    });
     let counts = [
+        ("limits.new_groups_per_s", limits.new_groups_per_s as usize),
         ("limits.replay_queue", limits.replay_queue),
         ("limits.groups_per_session", limits.groups_per_session),
         ("limits.operations_per_s", limits.operations_per_s as usize),

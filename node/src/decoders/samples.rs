@@ -13,6 +13,7 @@ use crate::{
             SessionRecord,
         },
         map::{ClusterMap, MapRequest},
+        memory::Level,
         replication::{Reconcile, ReplicationMessage},
         request::{
             Attach, Attached, ChangeSession, ConfirmDisplaced, CreateSession, Detach, Done, EndSession, GroupPush,
@@ -216,7 +217,7 @@ fn answers() -> Vec<PeerFrame> {
         Err(SlotError::NotPrimary { map_version: 9, ordered: false }),
         Err(SlotError::StoreUnavailable("words".to_owned())),
     ];
-    answers.into_iter().map(|result| PeerFrame::Response { id: 1, result }).collect()
+    answers.into_iter().map(|result| PeerFrame::Response { id: 1, voters: 1, result }).collect()
 }
 
 fn pushes(slot: SlotId) -> Vec<PeerFrame> {
@@ -227,7 +228,7 @@ fn pushes(slot: SlotId) -> Vec<PeerFrame> {
         Push::Session(SESSION, SessionPush::Displace { attachment: 3 }),
         Push::Session(SESSION, SessionPush::Changed { record: record() }),
     ];
-    pushes.map(|push| PeerFrame::Push { slot, term: 2, push }).to_vec()
+    pushes.map(|push| PeerFrame::Push { slot, term: 2, voters: 1, push }).to_vec()
 }
 
 /// Lanes: a kind of frame each, and all of them. `map` is the map that the node knows which hears them.
@@ -243,6 +244,7 @@ pub(super) fn lanes(map: &ClusterMap) -> Vec<Vec<u8>> {
         PeerFrame::NodeRequest { id: 1, request: NodeRequest::ListGroups { after: "g".to_owned(), limit: 10 } },
         PeerFrame::NodeResponse { id: 1, answer: NodeAnswer::OtherDrains { node: "n3".to_owned() } },
         PeerFrame::Probe { origin: member("n2"), nonce: 1, wall_ms: 2 },
+        PeerFrame::Memory(Level::Full),
     ];
     let kinds = [replication(1), replication(0), requests(0), requests(2), answers(), pushes(1), of_nodes];
     let lane = |frames: &Vec<PeerFrame>| frames.iter().flat_map(on_lane).collect::<Vec<u8>>();

@@ -34,6 +34,7 @@ const SETTINGS: SlotSettings = SlotSettings {
     resume_grace_ms: 1_000,
     memory_ttl_ms: 5_000,
     group_idle_ms: 5_000,
+    group_idle_tight_ms: 1_000,
     queue: 64,
     groups_per_session: 4,
 };
@@ -124,14 +125,20 @@ impl World {
                 self.slot(slot, SlotInput::Request { ticket: id, from, term, request });
             }
             PeerFrame::Response { result, .. } => self.answered(result),
-            PeerFrame::Push { slot, term, push } => {
+            PeerFrame::Push { slot, term, push, .. } => {
                 if self.leads(slot, term) {
                     self.pushed(slot, term, push);
                 }
             }
             PeerFrame::Map(map) => self.hint(HintInput::Sent { by: from.node, map }),
             PeerFrame::MapRequests(requests) => self.govern(StewardInput::Requested { from, requests }),
+            PeerFrame::Memory(level) => {
+                for slot in 0..SLOTS {
+                    self.slot(slot, SlotInput::Memory { of: from.clone(), level });
+                }
+            }
             PeerFrame::FetchMap { .. }
+            | PeerFrame::Lease(_)
             | PeerFrame::NodeRequest { .. }
             | PeerFrame::NodeResponse { .. }
             | PeerFrame::Probe { .. } => {}
@@ -235,8 +242,8 @@ fn read<T: request::Answer>(result: Result<SlotAnswer, SlotError>) -> Result<T, 
 fn perform(slot: SlotId, output: SlotOutput) -> Option<SlotInput> {
     let frame = match output {
         SlotOutput::Send { message, .. } => PeerFrame::Replication { slot, message },
-        SlotOutput::Answer { ticket, result } => PeerFrame::Response { id: ticket, result },
-        SlotOutput::Push { term, push, .. } => PeerFrame::Push { slot, term, push },
+        SlotOutput::Answer { ticket, result } => PeerFrame::Response { id: ticket, voters: 1, result },
+        SlotOutput::Push { term, push, .. } => PeerFrame::Push { slot, term, voters: 1, push },
         SlotOutput::Ask(request) => PeerFrame::MapRequests(vec![request]),
         SlotOutput::Load { session } => {
             let known = session.0.as_u128().is_multiple_of(2);
@@ -252,6 +259,7 @@ fn perform(slot: SlotId, output: SlotOutput) -> Option<SlotInput> {
         SlotOutput::Depart { session, groups } => {
             return Some(SlotInput::Departed { session, groups: groups.into_iter().map(|(group, _)| group).collect() });
         }
+        SlotOutput::Fence { .. } | SlotOutput::Shed { .. } => return None,
     };
     comes_back(&frame);
     None

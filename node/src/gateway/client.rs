@@ -5,6 +5,7 @@
 //! change of the session, and is the only one that touches the socket. Whatever is due leaves in one batch. A client that
 //! does not read holds up nobody but this task: its outbox fills, and the connection ends.
 
+pub mod allowances;
 pub mod attachments;
 pub mod connections;
 #[cfg(any(test, fuzzing))]
@@ -76,9 +77,10 @@ type Places = (Admitted, Option<Arc<Accepted>>);
 async fn serve(gateway: Arc<Gateway>, upgrade: Upgrade, credentials: Credentials, places: Places) {
     let write_timeout = Duration::from_millis(gateway.config.limits.write_timeout_ms);
     let Some(stream) = upgrade.finish(write_timeout).await else { return };
-    let listed = gateway.connections.open(&gateway.config.limits, &gateway.metrics);
+    let listed = gateway.connections.open(&gateway.config.limits, &gateway.ledger, &gateway.metrics);
     let mut socket = Socket::new(stream, listed, gateway.metrics.clone());
-    let over = match Box::pin(greet(&gateway, &mut socket, credentials)).await {
+    let address = places.1.as_ref().and_then(|accepted| accepted.address());
+    let over = match Box::pin(greet(&gateway, &mut socket, credentials, address)).await {
         Ok((opened, early)) => talk(&mut socket, opened, early).await,
         Err(over) => {
             if let Some(ending) = &over {

@@ -47,8 +47,17 @@ pub struct Hub {
     shards: Shards,
 }
 
+/// What a connection has come into.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Entered {
+    /// A group to which nobody has published, and which nobody else follows here.
+    NewGroup,
+    /// Any other; or it was a page that was asked for.
+    KnownGroup,
+}
+
 /// What a join or a page of a replay came to: the client was told it, or why not.
-pub type JoinOutcome = Result<(), SlotError>;
+pub type JoinOutcome = Result<Entered, SlotError>;
 
 impl Hub {
     /// How many shards a hub has on this machine.

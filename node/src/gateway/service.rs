@@ -22,6 +22,7 @@ use crate::{
         entry::{Grant, Publisher},
         request::{GroupInfo, History, MemberPage, Publish, Published, ReadGroup, ReadHistory, ReadMembers},
     },
+    memory::{Account, Ledger},
     metrics::Metrics,
     store::Store,
     wire::reason::Reason,
@@ -65,6 +66,7 @@ pub struct Service {
     ask: Ask,
     config: Arc<Config>,
     store: Arc<dyn Store>,
+    ledger: Arc<Ledger>,
     metrics: Arc<Metrics>,
 }
 
@@ -76,8 +78,19 @@ impl fmt::Debug for Service {
 
 impl Service {
     /// `store` lists a user's sessions; the sessions themselves are read from their slots.
-    pub fn new(ask: Ask, config: Arc<Config>, store: Arc<dyn Store>, metrics: Arc<Metrics>) -> Self {
-        Self { ask, config, store, metrics }
+    pub fn new(
+        ask: Ask,
+        config: Arc<Config>,
+        store: Arc<dyn Store>,
+        ledger: Arc<Ledger>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self { ask, config, store, ledger, metrics }
+    }
+
+    /// What clients make this node hold.
+    pub fn ledger(&self) -> &Arc<Ledger> {
+        &self.ledger
     }
 
     /// How many slots the cluster has.
@@ -92,6 +105,7 @@ impl Service {
 
     /// Publishes, and counts what came of it.
     pub async fn publish(&self, by: &By<'_>, group: &GroupName, message: NewMessage) -> Result<Published, Refused> {
+        let _held = self.ledger.hold(Account::Requests, message.data.len());
         let span = tracing::trace_span!("publish", %group);
         let published = self.try_publish(by, group, message).instrument(span).await;
         self.metrics.publish_outcome(match &published {

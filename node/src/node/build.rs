@@ -17,6 +17,7 @@ use super::{
     ground::Ground,
     hints::{Hints, HintsInputs, IdleHints},
     lateness::Lateness,
+    pressure::Pressed,
     probe::Probes,
     report::Report,
     spread::{Spread, tell_peers},
@@ -32,7 +33,7 @@ use crate::{
     gateway::{
         self, Gateway,
         ask::Ask,
-        client::{attachments::Attachments, connections::Connections, replays::Replays},
+        client::{allowances::Allowances, attachments::Attachments, connections::Connections, replays::Replays},
         door::{admission::Admission, listener::Door},
         http::api::Api,
         hub::Hub,
@@ -41,6 +42,7 @@ use crate::{
     id::Member,
     lease,
     logic::{map::MapRequest, primary::SlotSettings},
+    memory::Ledger,
     peer::mesh::Mesh,
     permit::Permit,
     router::Router,
@@ -83,6 +85,7 @@ pub(super) struct Built {
     idle_hints: IdleHints,
     map_requests: mpsc::Receiver<Vec<MapRequest>>,
     spread: Spread,
+    pressed: Pressed,
     report: Report,
     waiting: watch::Sender<String>,
     api: Api,
@@ -95,6 +98,7 @@ impl Built {
         let (steward, idle_steward) = Steward::new(steward_inputs(&ground));
         let Ground { config, keyring, store, me, mesh, gossip, maps, tasks, metrics, .. } = &ground;
         let (deliveries, Arrivals { shards, sessions }) = deliveries::queues(Hub::shards());
+        let ledger = Ledger::of(&config.limits);
         let (departures, departing) = mpsc::channel(DEPARTURES);
         let (fences, fenced) = mpsc::channel(FENCES);
         let permit = Permit::none();
@@ -109,6 +113,7 @@ impl Built {
             departures,
             fences,
             permit: permit.clone(),
+            ledger: ledger.clone(),
             metrics: metrics.clone(),
             tasks: tasks.clone(),
         });
@@ -121,7 +126,7 @@ impl Built {
         };
         tasks.spawn("departures", departures.run(departing));
         let ask = Ask::new(Arc::new(router.clone()), maps.subscribe(), config, metrics.clone());
-        let service = Service::new(ask.clone(), config.clone(), store.clone(), metrics.clone());
+        let service = Service::new(ask.clone(), config.clone(), store.clone(), ledger.clone(), metrics.clone());
         let hub = Hub::start(
             ask.clone(),
             shards,
@@ -184,7 +189,9 @@ impl Built {
             slots: slots.clone(),
             metrics: metrics.clone(),
         };
+        let pressed = pressed_of(&ground, ledger.clone());
         let report = Report {
+            ledger,
             gossip: gossip.clone(),
             steward: steward.clone(),
             slots,
@@ -195,7 +202,7 @@ impl Built {
         let Ground { config, me, door, waiting, http, advertise, mesh, gossip, maps, entrance, tasks, .. } = ground;
         entrance.open(Arc::new(dispatch));
         let running = Running { me, http, peer: advertise, tasks, mesh, gossip, maps, steward, gateway, door, drain };
-        Self { running, config, idle_steward, idle_hints, map_requests, spread, report, waiting, api }
+        Self { running, config, idle_steward, idle_hints, map_requests, spread, pressed, report, waiting, api }
     }
 
     /// Why this node may not join those that it hears, if so.
@@ -206,13 +213,14 @@ impl Built {
 
     /// The node takes part in the cluster, and serves clients.
     pub(super) fn serve(self) -> Running {
-        let Self { running, idle_steward, idle_hints, map_requests, spread, report, api, .. } = self;
+        let Self { running, idle_steward, idle_hints, map_requests, spread, pressed, report, api, .. } = self;
         let (tasks, gateway) = (&running.tasks, &running.gateway);
         idle_steward.start();
         idle_hints.start(tasks);
         running.door.serve(gateway::routes(gateway.clone(), api));
         tasks.spawn("idle connections", gateway.clone().close_idle());
         spread.start(map_requests, tasks);
+        tasks.spawn("memory", pressed.run());
         report.start(tasks);
         running
     }
@@ -242,6 +250,10 @@ fn steward_inputs(ground: &Ground) -> StewardInputs {
     }
 }
 
+fn pressed_of(ground: &Ground, ledger: Arc<Ledger>) -> Pressed {
+    Pressed { ledger, mesh: ground.mesh.clone(), view: ground.gossip.view(), metrics: ground.metrics.clone() }
+}
+
 fn gateway_of(
     ground: &Ground,
     service: Service,
@@ -252,6 +264,7 @@ fn gateway_of(
     Arc::new(Gateway {
         node: ground.me.node.clone(),
         config: ground.config.clone(),
+        ledger: service.ledger().clone(),
         service,
         hub,
         attachments,
@@ -259,6 +272,7 @@ fn gateway_of(
         metrics: ground.metrics.clone(),
         tasks: ground.tasks.clone(),
         admission: Admission::new(&ground.config.limits, ground.files.clone()),
+        allowances: Allowances::new(&ground.config.limits, ground.metrics.clone()),
         replays: Replays::new(&ground.config.limits, ground.metrics.clone()),
         connections: Connections::under(permit),
     })
@@ -270,6 +284,7 @@ fn slot_settings(config: &Config) -> SlotSettings {
         resume_grace_ms: config.session.resume_grace_s * 1_000,
         memory_ttl_ms: config.session.memory_ttl_s * 1_000,
         group_idle_ms: (config.session.memory_ttl_s * 1_000).max(GROUP_IDLE_MIN_MS),
+        group_idle_tight_ms: GROUP_IDLE_MIN_MS,
         queue: config.limits.slot_queue,
         groups_per_session: config.limits.groups_per_session,
     }

@@ -75,6 +75,7 @@ impl Inbox for Dispatch {
                 }
             }
             PeerFrame::Map(map) => self.hints.hear(HintInput::Sent { by: from.node.clone(), map }),
+            PeerFrame::Memory(level) => self.slots.memory(from.clone(), level).await,
             PeerFrame::MapRequests(requests) => self.steward.request(from.clone(), requests),
             PeerFrame::NodeRequest { id, request } => self.control.answer_peer(from, id, request),
             PeerFrame::NodeResponse { id, answer } => self.router.node_answered(&from.node, id, answer),

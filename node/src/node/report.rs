@@ -15,6 +15,7 @@ use crate::{
     clock,
     cluster::{gossip::Gossip, membership, steward::Steward, view::Load},
     gateway::Gateway,
+    memory::{Account, Ledger},
     metrics::Metrics,
     slots::{SlotCounts, Slots},
     tasks::Tasks,
@@ -27,6 +28,7 @@ const LAG_SAMPLES_KEPT: usize = 100;
 
 /// What is reported on.
 pub(super) struct Report {
+    pub(super) ledger: Arc<Ledger>,
     pub(super) gossip: Gossip,
     pub(super) steward: Steward,
     pub(super) slots: Slots,
@@ -60,6 +62,8 @@ impl Report {
                 deliveries_per_s: delivered.saturating_sub(deliveries),
                 publishes_per_s: ordered.saturating_sub(publishes),
                 lag_ms: lag_ms.load(Ordering::Relaxed),
+                memory_bytes: self.ledger.held_bytes(),
+                memory_budget_bytes: self.ledger.budget_bytes(),
             };
             (deliveries, publishes) = (delivered, ordered);
             self.set_gauges(counts, &load);
@@ -83,6 +87,10 @@ impl Report {
         metrics.set_slots(slots.primary as usize, slots.replica as usize, slots.learner as usize);
         metrics.event_loop_lag_ms.set(load.lag_ms as i64);
         metrics.set_store(self.steward.store_view().borrow().word());
+        for account in Account::ALL {
+            metrics.memory.set(account.word(), self.ledger.bytes(account));
+        }
+        metrics.memory.budget_bytes.set(self.ledger.budget_bytes() as i64);
         metrics.replay_bytes.set(self.gateway.replays.held_bytes() as i64);
     }
 }

@@ -240,6 +240,11 @@ impl Up {
         }
     }
 
+    /// What waits to be written, gossip apart.
+    pub(super) fn queued_bytes(&self) -> usize {
+        self.queued_bytes.load(Ordering::Relaxed) + self.bulk.queued_bytes()
+    }
+
     pub(super) fn gossip(&self, message: Bytes) -> bool {
         self.gossip.send_or_queue(&self.connection, message)
     }

@@ -238,6 +238,11 @@ impl Mesh {
         }
     }
 
+    /// What waits to be written to other nodes, in bytes.
+    pub fn queued_bytes(&self) -> u64 {
+        self.0.links.all().iter().filter_map(|link| link.up()).map(|up| up.queued_bytes() as u64).sum()
+    }
+
     /// The links, by peer: those that this node is to have, and those that peers have to it.
     pub fn links(&self) -> BTreeMap<NodeId, LinkView> {
         let mut views: BTreeMap<NodeId, LinkView> = BTreeMap::new();

@@ -73,6 +73,11 @@ impl Parcels {
         true
     }
 
+    /// What waits, and what is being written.
+    pub(super) fn queued_bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
     /// Waits for the next message. It counts until it is written.
     async fn next(&self) -> Bytes {
         loop {

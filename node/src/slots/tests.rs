@@ -14,6 +14,7 @@ use crate::{
         map::ClusterMap,
         request::{Ask, GroupPush, Interest, Publish, Published},
     },
+    memory::Ledger,
     metrics::Limit,
     peer::{
         belongs::Belongs,
@@ -80,6 +81,7 @@ impl Bench {
                 resume_grace_ms: 600_000,
                 memory_ttl_ms: 600_000,
                 group_idle_ms: 600_000,
+                group_idle_tight_ms: 600_000,
                 queue: QUEUE,
                 groups_per_session: 10,
             },
@@ -91,6 +93,7 @@ impl Bench {
             departures,
             fences,
             permit: Arc::default(),
+            ledger: Ledger::new(1 << 30),
             metrics: metrics.clone(),
             tasks: tasks.clone(),
         });

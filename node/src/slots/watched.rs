@@ -42,6 +42,7 @@ mod tests {
             resume_grace_ms: 1,
             memory_ttl_ms: 1,
             group_idle_ms: 1,
+            group_idle_tight_ms: 1,
             queue: 1,
             groups_per_session: 1,
         };

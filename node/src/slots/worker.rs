@@ -15,6 +15,7 @@ use crate::{
     id::{Member, SessionId, SlotId, Term},
     logic::{
         entry::SessionRecord,
+        memory::{CopyBytes, Level},
         primary::{SlotCore, SlotInput, SlotOutput},
         replication::ReplicationMessage,
         request::{GroupInfo, GroupRequest, Push, SessionRequest, SlotAnswer, SlotError, SlotRequest},
@@ -45,6 +46,10 @@ pub(super) struct Worker {
     /// Snapshots that could not even be handed to the link: tried again after a while, as nobody would miss them for long.
     unsent: BTreeSet<(SlotId, Member)>,
     clock_trusted: bool,
+    /// How pressed for memory this node is, as the slots know it.
+    pressed: Level,
+    /// What each slot holds, as the node's ledger knows it.
+    counted: BTreeMap<SlotId, CopyBytes>,
     ticks: u64,
 }
 
@@ -71,6 +76,8 @@ impl Worker {
             outputs: Vec::new(),
             unsent: BTreeSet::new(),
             clock_trusted: true,
+            pressed: Level::Calm,
+            counted: BTreeMap::new(),
             ticks: 0,
         }
     }
@@ -98,14 +105,39 @@ impl Worker {
                     watched(slot, core, |core| core.flush(clock::now(), &mut self.outputs));
                     self.perform(slot).await;
                 }
+                self.count_bytes(slot);
             }
+            self.look_at_memory().await;
+        }
+    }
+
+    /// The ledger hears what a slot holds now.
+    fn count_bytes(&mut self, slot: SlotId) {
+        let Some(now) = self.slots.get(&slot).map(|core| core.replica().held_bytes()) else { return };
+        let before = self.counted.insert(slot, now).unwrap_or_default();
+        self.inputs.ledger.copy(&before, &now);
+    }
+
+    /// The slots hear how pressed this node is, where that has changed.
+    async fn look_at_memory(&mut self) {
+        let level = self.inputs.ledger.level();
+        if std::mem::replace(&mut self.pressed, level) != level {
+            let of = self.inputs.me.clone();
+            self.handle_all(|| SlotInput::Memory { of: of.clone(), level }, &mut BTreeSet::new()).await;
+        }
+    }
+
+    async fn handle_all(&mut self, input: impl Fn() -> SlotInput, touched: &mut BTreeSet<SlotId>) {
+        let slots: Vec<SlotId> = self.slots.keys().copied().collect();
+        for slot in slots {
+            self.handle(slot, input(), touched).await;
         }
     }
 
     async fn tick_all(&mut self, touched: &mut BTreeSet<SlotId>) {
-        let slots: Vec<SlotId> = self.slots.keys().copied().collect();
-        for slot in slots {
-            self.handle(slot, SlotInput::Tick, touched).await;
+        self.handle_all(|| SlotInput::Tick, touched).await;
+        for slot in touched.iter() {
+            self.count_bytes(*slot);
         }
         self.ticks += 1;
         if self.ticks.is_multiple_of(UNSENT_TICKS) {
@@ -137,10 +169,10 @@ impl Worker {
             }
             WorkerInput::Clock { trusted } => {
                 self.clock_trusted = trusted;
-                let slots: Vec<SlotId> = self.slots.keys().copied().collect();
-                for slot in slots {
-                    self.handle(slot, SlotInput::Clock { trusted }, touched).await;
-                }
+                self.handle_all(|| SlotInput::Clock { trusted }, touched).await;
+            }
+            WorkerInput::Memory { of, level } => {
+                self.handle_all(|| SlotInput::Memory { of: of.clone(), level }, touched).await;
             }
             WorkerInput::Gone { gateway, since_ms } => {
                 let slots: Vec<SlotId> = self.slots.keys().copied().collect();
@@ -149,10 +181,7 @@ impl Worker {
                 }
             }
             WorkerInput::LinkReset(member) => {
-                let slots: Vec<SlotId> = self.slots.keys().copied().collect();
-                for slot in slots {
-                    self.handle(slot, SlotInput::LinkReset(member.clone()), touched).await;
-                }
+                self.handle_all(|| SlotInput::LinkReset(member.clone()), touched).await;
             }
             WorkerInput::Groups { after, limit, reply } => {
                 let _ = reply.send(self.groups(&after, limit));
@@ -250,6 +279,10 @@ impl Worker {
                 SlotOutput::Depart { session, groups } => {
                     let _ = self.inputs.departures.try_send(Departure { slot, session, groups });
                 }
+                SlotOutput::Shed { messages, bytes } => {
+                    self.inputs.metrics.memory.shed.inc_by(messages);
+                    self.inputs.metrics.memory.shed_bytes.inc_by(bytes);
+                }
             }
         }
     }
@@ -316,6 +349,9 @@ impl Worker {
         let is_full = |core: &SlotCore| core.replica().uncommitted() >= self.inputs.settings.queue;
         if matches!(result, Err(SlotError::Busy)) && self.slots.get(&slot).is_some_and(is_full) {
             self.inputs.metrics.limit_hit(Limit::SlotQueue);
+        }
+        if matches!(result, Err(SlotError::Full)) {
+            self.inputs.metrics.limit_hit(Limit::MemoryBytes);
         }
         if let (Some(since_us), Ok(_)) = (publish_since_us, &result) {
             self.inputs.metrics.publishes_ordered.inc();

@@ -15,6 +15,7 @@ use crate::{
     logic::{
         lease::LeaseMessage,
         map::{MapRequest, SharedMap},
+        memory::Level,
         replication::ReplicationMessage,
         request::{Push, SlotAnswer, SlotError, SlotRequest},
     },
@@ -72,6 +73,8 @@ pub enum PeerFrame {
     Map(SharedMap),
     /// To the steward.
     MapRequests(Vec<MapRequest>),
+    /// How pressed for memory its sender is.
+    Memory(Level),
     /// Asks one node, not a slot.
     NodeRequest {
         /// Unique for the asking process.
@@ -241,6 +244,7 @@ mod tests {
     #[test]
     fn frames_come_back_whatever_their_size() {
         check_round_trip(&PeerFrame::FetchMap { newer_than: u64::MAX });
+        check_round_trip(&PeerFrame::Memory(Level::Tight));
         let origin = Member { node: NodeId::parse("n1").unwrap(), generation: 3 };
         check_round_trip(&PeerFrame::Probe { origin, nonce: 9, wall_ms: 8 });
         // The envelope of `Refused` has 24 bytes: sizes about the borders between the limits.

@@ -20,11 +20,11 @@ pub(super) const TABLE: &[Planted] = &[
         150,
         &[edit(
             "logic/primary/groups.rs",
-            "                Some(position) => self.answer_publish(now, (ticket, min_copies), position, out),\n                None => {",
+            "                Some(position) => self.answer_publish(now, (ticket, min_copies), position, out),\n                None => out.push(",
             r#"                Some(position) if !planted!("DeniesTheKnownKey") => {
                     self.answer_publish(now, (ticket, min_copies), position, out);
                 }
-                Some(_) | None => {"#,
+                Some(_) | None => out.push("#,
         )],
     ),
     bug(

@@ -15,7 +15,7 @@ use roost_logic::{
     slot::SlotState,
 };
 
-use super::coverage::COVERAGE;
+use super::{coverage::COVERAGE, settings::Profile};
 
 /// A state is compared once in this number of entries.
 const COMPARE_EVERY: Index = 8;
@@ -60,6 +60,7 @@ pub(super) struct Ledger {
     counts: BTreeMap<&'static str, u64>,
     retention: u64,
     group_idle_ms: u64,
+    little_memory: bool,
     /// S1: what stands where.
     messages: BTreeMap<(GroupName, Epoch, u64), Bytes>,
     /// S4: where a message stands.
@@ -71,6 +72,8 @@ pub(super) struct Ledger {
     epochs: BTreeMap<(GroupName, Life), Epoch>,
     /// When a gateway was last told that it follows a group.
     followed: BTreeMap<GroupName, u64>,
+    /// Up to where messages have left a log for want of memory.
+    shed: BTreeMap<(GroupName, Epoch), u64>,
     /// S3: the last offset that was acknowledged.
     acknowledged: BTreeMap<(GroupName, Life), Position>,
     /// The same for each group, and when; of those that are old, the last.
@@ -93,12 +96,13 @@ pub(super) struct Ledger {
 }
 
 impl Ledger {
-    pub(super) fn new(retention: u32, group_idle_ms: u64) -> Self {
+    pub(super) fn new(profile: &Profile) -> Self {
         Self {
             violation: None,
             counts: COVERAGE.iter().map(|what| (*what, 0)).collect(),
-            retention: u64::from(retention),
-            group_idle_ms,
+            retention: u64::from(profile.retention),
+            group_idle_ms: profile.slot.group_idle_tight_ms,
+            little_memory: profile.memory.is_some(),
             messages: BTreeMap::new(),
             places: BTreeMap::new(),
             heads: BTreeMap::new(),
@@ -106,6 +110,7 @@ impl Ledger {
             lives: BTreeMap::new(),
             epochs: BTreeMap::new(),
             followed: BTreeMap::new(),
+            shed: BTreeMap::new(),
             acknowledged: BTreeMap::new(),
             acknowledged_at: BTreeMap::new(),
             holders: BTreeMap::new(),
@@ -273,8 +278,9 @@ impl Ledger {
                     self.fail(format!("S6: listener {listener} of {group} has recovered and is told {told:?}"));
                 }
                 let right = before.epoch == *epoch && before.offset + 1 == *from && from <= to;
-                // Only what the retention does not keep may be missing.
-                (right && to + self.retention <= head, Position { epoch: *epoch, offset: *to })
+                // Only what the retention does not keep may be missing, or what there was no memory for.
+                let shed = self.shed.get(&(group.clone(), *epoch)).copied().unwrap_or(0);
+                (right && (to + self.retention <= head || *to <= shed), Position { epoch: *epoch, offset: *to })
             }
             (Told::Reset(to), Some(before)) => {
                 self.count("resets");
@@ -393,6 +399,15 @@ impl Ledger {
         }
     }
 
+    /// In runs with little memory: what a copy does not keep was dropped by an entry, or copies will be seen to differ.
+    fn note_shed(&mut self, state: &SlotState) {
+        for (name, group) in state.groups() {
+            let gone = group.log.head() - group.log.kept();
+            let shed = self.shed.entry((name.clone(), group.log.epoch())).or_default();
+            *shed = gone.max(*shed);
+        }
+    }
+
     /// Compares a copy's messages with what was seen of them.
     pub(super) fn agrees(&mut self, state: &SlotState) {
         for (name, group) in state.groups() {
@@ -462,6 +477,15 @@ impl Seen {
             *committed = applied.max(*committed);
             if applied % COMPARE_EVERY == 0 {
                 ledger.state(member, life, applied, state);
+                if !replica.counts_right() {
+                    ledger.fail(format!(
+                        "{member} has lost count of the bytes of slot {slot}: {:?}",
+                        replica.held_bytes()
+                    ));
+                }
+            }
+            if ledger.little_memory {
+                ledger.note_shed(state);
             }
         }
         if serving != before.serving && serving == Some(term) {

@@ -127,7 +127,7 @@ impl World {
             group,
             Publish {
                 key,
-                data: Bytes::from(key.0.to_string()),
+                data: self.data(key),
                 from: None,
                 retention: Retention {
                     messages: self.profile.retention,
@@ -142,6 +142,12 @@ impl World {
         let after = self.random.below(4);
         let purpose = Purpose::Publish { publisher: number, key, sending };
         self.input_after(after, node, Input::Client(purpose, slot, request.into_request()));
+    }
+
+    /// What a publish says: its key, so that each says something else, and in runs with little memory more than that.
+    fn data(&self, key: PublishKey) -> Bytes {
+        let width = (key.0 * 997 % u128::from(self.profile.message_bytes.max(1))) as usize;
+        Bytes::from(format!("{:0width$}", key.0))
     }
 
     /// Who is told so does not wait for as long as one who hears nothing.

@@ -7,6 +7,7 @@ use roost_logic::{
     id::{Member, SlotId, Term},
     lease::LeaseMessage,
     map::MapRequest,
+    memory::Level,
     replication::ReplicationMessage,
     request::{Push, SlotAnswer, SlotError, SlotRequest},
 };
@@ -19,14 +20,36 @@ use super::{
 /// What nodes send each other.
 #[derive(Clone, Debug)]
 pub(super) enum Frame {
-    Replication { slot: SlotId, message: ReplicationMessage },
-    Request { id: u64, slot: SlotId, term: Term, sent_ms: u64, request: SlotRequest },
-    Response { id: u64, voters: u64, result: Result<SlotAnswer, SlotError> },
-    Push { slot: SlotId, term: Term, voters: u64, push: Push },
-    FetchMap { newer_than: u64 },
+    Replication {
+        slot: SlotId,
+        message: ReplicationMessage,
+    },
+    Request {
+        id: u64,
+        slot: SlotId,
+        term: Term,
+        sent_ms: u64,
+        request: SlotRequest,
+    },
+    Response {
+        id: u64,
+        voters: u64,
+        result: Result<SlotAnswer, SlotError>,
+    },
+    Push {
+        slot: SlotId,
+        term: Term,
+        voters: u64,
+        push: Push,
+    },
+    FetchMap {
+        newer_than: u64,
+    },
     Map(SharedMap),
     MapRequest(MapRequest),
     Lease(LeaseMessage),
+    /// How pressed for memory its sender is.
+    Memory(Level),
 }
 
 impl Frame {

@@ -18,6 +18,7 @@ use roost_logic::{
     lease::{self, Ahead, Lease, LeaseInput},
     liveness::{Liveness, Says},
     map::{Leads, MapChange, SlotAssignment},
+    memory::{Level, Teller},
     primary::{SlotCore, SlotInput, SlotOutput, Ticket},
     replication::{Replica, ReplicationMessage},
     request::{
@@ -116,6 +117,8 @@ pub(super) struct Asker {
     request: SlotRequest,
     /// It is a publish whose key stood in the log here when it came.
     known: bool,
+    /// When it came this node had no memory left.
+    full: bool,
 }
 
 /// One start of a node.
@@ -146,6 +149,9 @@ pub(super) struct Process {
     pub(super) attachments: Attachments,
     pub(super) lease: Lease,
     pub(super) ahead: Ahead,
+    /// How pressed for memory it is, as its slots know it.
+    pub(super) pressed: Level,
+    pub(super) teller: Teller,
 }
 
 impl World {
@@ -202,6 +208,8 @@ impl World {
             attachments: Attachments::default(),
             lease,
             ahead: Ahead::default(),
+            pressed: Level::Calm,
+            teller: Teller::default(),
         });
         self.nodes[node].inbox.clear();
         self.reset_links_of(node);
@@ -235,6 +243,7 @@ impl World {
             Input::Gossip { from, says } => self.gossip(node, &from, says),
             Input::Tick => {
                 self.compare_clocks(node);
+                self.tell_memory(node);
                 self.all_slots(node, |_| SlotInput::Tick);
                 self.check_heard(node);
                 self.input_after(TICK_MS, node, Input::Tick);
@@ -331,7 +340,8 @@ impl World {
                 process.next_ticket += 1;
                 let ticket = process.next_ticket;
                 let known = is_known(process.cores[usize::from(slot)].replica(), &request);
-                process.tickets.insert(ticket, Asker { from: from.clone(), id, request: request.clone(), known });
+                let full = process.pressed == Level::Full;
+                process.tickets.insert(ticket, Asker { from: from.clone(), id, request: request.clone(), known, full });
                 self.slot_input(node, slot, SlotInput::Request { ticket, from, term, request });
             }
             Frame::Response { id, voters, result } => {
@@ -352,6 +362,7 @@ impl World {
             Frame::MapRequest(request) => {
                 self.steward(node, StewardInput::Requested { from, requests: vec![request] });
             }
+            Frame::Memory(level) => self.all_slots(node, |_| SlotInput::Memory { of: from.clone(), level }),
         }
     }
 
@@ -438,6 +449,9 @@ impl World {
                     self.ask_store(node, Operation::Save { slot, write });
                 }
                 SlotOutput::Depart { session, groups } => self.depart(node, slot, session, groups),
+                SlotOutput::Shed { messages, .. } => {
+                    self.ledger.count_if(messages > 0, "messages dropped for want of memory");
+                }
             }
         }
     }
@@ -464,6 +478,9 @@ impl World {
                 Ok(SlotAnswer::Published(Published { position, copies })),
                 SlotRequest::Group(group, GroupRequest::Publish(request::Publish { key, data, min_copies, .. })),
             ) => {
+                if asker.full && !asker.known {
+                    self.ledger.fail(format!("L3: {key:?} of {group} is taken by a node that has no memory left"));
+                }
                 let (group, data) = (group.clone(), data.clone());
                 let publish = Publish { group, key: *key, data, min_copies: *min_copies };
                 let known = process.map.as_ref().and_then(|map| map.slot(slot));
@@ -471,7 +488,7 @@ impl World {
                 self.ledger.acknowledged(self.now, &publish, *position, *copies, (slot, lineage));
                 self.check_holders(node, slot, *copies);
             }
-            (Err(SlotError::NotEnoughCopies { .. }), request) if asker.known => {
+            (Err(SlotError::NotEnoughCopies { .. } | SlotError::Full), request) if asker.known => {
                 self.ledger.fail(format!("S4: a repeat of what stands in the log is told {result:?}: {request:?}"));
             }
             (Ok(SlotAnswer::Attached(Attached { record, attachment })), _) => {
@@ -482,6 +499,7 @@ impl World {
             (Ok(_), SlotRequest::Session(_, SessionRequest::RecordJoin(_) | SessionRequest::RecordLeave(_))) => {
                 self.ledger.count("session joins and leaves");
             }
+            (Err(SlotError::Full), _) => self.ledger.count("requests refused for want of memory"),
             (Err(SlotError::NotGranted), _) => self.ledger.count("joins without a right refused"),
             (Ok(SlotAnswer::Joined(point)), _) => self.points(std::slice::from_ref(point), (slot, lineage)),
             (Ok(SlotAnswer::Registered(points)), _) => self.points(points, (slot, lineage)),
@@ -520,6 +538,7 @@ impl World {
         if process.seen[usize::from(slot)].look(ledger, &process.member, slot, core.replica(), term) {
             self.check_copies(slot);
         }
+        self.weigh(node);
     }
 
     /// What the map, as the node knows it, says of a slot.
@@ -539,7 +558,7 @@ fn is_known(replica: &Replica, request: &SlotRequest) -> bool {
     };
     let is_it = |entry: &Entry| match entry {
         Entry::Group(name, GroupEntry::Publish { key: other, .. }) => (name, other) == (group, key),
-        Entry::Group(..) | Entry::Session(..) => false,
+        Entry::Group(..) | Entry::Session(..) | Entry::Shed { .. } => false,
     };
     let there = replica.state().and_then(|state| state.group(group));
     there.is_some_and(|group| group.log.seen(*key).is_some()) || replica.uncommitted_entries().any(is_it)

@@ -94,7 +94,8 @@ impl World {
                 return Some(format!("{} knows the map {known}, there is {}", node.id, map.version));
             }
         }
-        self.sessions.iter().find_map(|client| self.session_unrest(client))
+        let unrest = self.sessions.iter().find_map(|client| self.session_unrest(client));
+        unrest.or_else(|| self.overfull())
     }
 
     /// Who waits for an answer, or for a message.

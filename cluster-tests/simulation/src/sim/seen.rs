@@ -160,5 +160,6 @@ pub(super) fn seen(group: &GroupName, since: Option<Position>, told: &Told) -> S
 }
 
 fn text(data: &Bytes) -> Arc<str> {
-    String::from_utf8_lossy(data).into()
+    // Without what only makes it long.
+    String::from_utf8_lossy(data).trim_start_matches('0').into()
 }

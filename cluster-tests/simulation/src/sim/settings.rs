@@ -88,6 +88,12 @@ pub(super) struct Profile {
     pub skew_ms: u64,
     /// One node's clock is wrong by this number of days.
     pub days_off: u64,
+    /// What a node may hold, in bytes.
+    pub memory: Option<u64>,
+    /// The first node may hold only one part in this number of that.
+    pub memory_of_first: u64,
+    /// What a message's data takes at most.
+    pub message_bytes: u64,
     /// Of the slots.
     pub slot: SlotSettings,
     /// Of the copies.
@@ -178,12 +184,16 @@ impl Profile {
             batches: often(random, 600, 900),
             skew_ms: often(random, 500, 10_000),
             days_off: 0,
+            memory: None,
+            memory_of_first: 1,
+            message_bytes: 0,
             slot: SlotSettings {
                 replica_timeout_ms: if random.permille(300) { random.between(200, 1_000) } else { 1_000 },
                 resume_grace_ms: random.between(500, 3_000),
                 memory_ttl_ms: random.between(1_000, 6_000),
                 queue: if random.permille(200) { 4 } else { 4_096 },
                 group_idle_ms: 0,
+                group_idle_tight_ms: 0,
                 groups_per_session: 16,
             },
             limits: if random.permille(500) {
@@ -218,10 +228,31 @@ impl Profile {
         let lie = random.between(1_000, 8_000);
         self.lie = random.permille(400).then_some(lie);
         self.days_off = if random.permille(200) { random.between(1, 5) } else { 0 };
+        self.slot.group_idle_tight_ms = self.slot.group_idle_ms;
+        self.draw_memory(random);
     }
 }
 
 impl Profile {
+    /// Some runs have so little memory that what is published does not fit.
+    fn draw_memory(&mut self, random: &mut Random) {
+        let (least, part) = (random.between(100_000, 200_000), random.between(1, 4));
+        let (message_bytes, pause_ms) = (random.between(1_000, 4_000), random.between(100, 200));
+        if random.permille(200) {
+            self.memory = Some(least * part);
+            self.memory_of_first = part;
+            self.message_bytes = message_bytes;
+            // The keys of publishes stay for their time: those of more publishes would leave no room.
+            self.publish_ms = self.publish_ms.max(pause_ms);
+            self.slot.group_idle_tight_ms = self.slot.group_idle_ms / 2;
+        }
+    }
+
+    /// What a node may hold.
+    pub(super) fn memory_of(&self, node: usize) -> Option<u64> {
+        self.memory.map(|bytes| if node == 0 { bytes / self.memory_of_first } else { bytes })
+    }
+
     /// Between two faults of this kind.
     pub(super) fn mean_ms(&self, fault: Fault) -> Option<u64> {
         match fault {
@@ -296,6 +327,7 @@ pub(super) const SETTINGS: &[Setting] = &[
     setting!(batches, 0),
     setting!(skew_ms, 0),
     setting!(days_off, 0),
+    setting!(memory_of_first, 1),
     setting!(slow, 0),
     setting!(start_ms, 1),
     setting!(delay_ms, 1),

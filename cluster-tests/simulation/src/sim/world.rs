@@ -219,7 +219,7 @@ impl World {
             gone: BTreeMap::new(),
             mouths: BTreeMap::new(),
             next_number: 1,
-            ledger: Ledger::new(profile.retention, profile.slot.group_idle_ms),
+            ledger: Ledger::new(&profile),
             seen: ClientLog::new(),
             resting: false,
             finale: None,

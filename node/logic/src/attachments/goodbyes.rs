@@ -86,6 +86,7 @@ fn is_heard(result: &Result<(), SlotError>) -> bool {
         Err(
             SlotError::NotPrimary { .. }
             | SlotError::Busy
+            | SlotError::Full
             | SlotError::Unavailable
             | SlotError::NotEnoughCopies { .. }
             | SlotError::TooManyGroups

@@ -12,6 +12,7 @@ use crate::{
     asking::ATTEMPT_MS,
     entry::GroupEntry,
     id::{GroupName, Member, Position},
+    memory::Level,
     request::{
         Done, GroupInfo, GroupPush, GroupRequest, History, Join, Leave, MemberPage, Publish, Published, Push,
         ReadGroup, ReadHistory, ReadMembers, SlotAnswer, SlotError,
@@ -30,11 +31,11 @@ pub(super) enum GroupPending {
         ticket: Ticket,
         min_copies: u8,
     },
-    /// A publish that came while there were fewer copies than it asks for: an answer if it is a repeat, else this refusal.
+    /// A publish that is not taken now: answered if it is a repeat, else refused for this reason.
     Recall {
         ticket: Ticket,
         min_copies: u8,
-        copies: u8,
+        refusal: SlotError,
     },
     /// Whoever follows the group, or others that were opened before it.
     Follow(Following),
@@ -91,9 +92,15 @@ impl Reigning<'_> {
     fn publish(&mut self, now: Now, ticket: Ticket, group: GroupName, publish: Publish) {
         let Publish { key, data, from, retention, min_copies } = publish;
         let copies = self.replica.copies();
-        if copies < min_copies {
+        let refusal = match self.memory {
+            Level::Full => Some(SlotError::Full),
+            Level::Calm | Level::Tight => {
+                (copies < min_copies).then_some(SlotError::NotEnoughCopies { copies, min_copies })
+            }
+        };
+        if let Some(refusal) = refusal {
             // What is ordered and not committed counts as well, so the log is asked, in its order.
-            let pending = GroupPending::Recall { ticket, min_copies, copies };
+            let pending = GroupPending::Recall { ticket, min_copies, refusal };
             return self.order_group(group, GroupEntry::Recall { key }, Some(pending));
         }
         let epoch = self.new_epoch();
@@ -185,12 +192,9 @@ impl Reigning<'_> {
                 let Some(position) = position else { unreachable!("a publish has come to no position") };
                 self.answer_publish(now, (ticket, min_copies), position, out);
             }
-            Some(GroupPending::Recall { ticket, min_copies, copies }) => match position {
+            Some(GroupPending::Recall { ticket, min_copies, refusal }) => match position {
                 Some(position) => self.answer_publish(now, (ticket, min_copies), position, out),
-                None => {
-                    let error = SlotError::NotEnoughCopies { copies, min_copies };
-                    out.push(SlotOutput::Answer { ticket, result: Err(error) });
-                }
+                None => out.push(SlotOutput::Answer { ticket, result: Err(refusal) }),
             },
             Some(GroupPending::Follow(following)) => self.follow(now, following, out),
             Some(GroupPending::Leave(ticket)) => {

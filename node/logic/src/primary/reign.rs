@@ -12,6 +12,7 @@ use crate::{
     chance::Chance,
     entry::{Entry, GroupEntry, SessionEntry},
     id::{AttachmentNumber, Epoch, GroupName, Index, Member, SessionId, Term},
+    memory::Level,
     replication::Replica,
     request::{Attached, GroupRequest, Push, Renewal, SessionRequest, SlotError, SlotRequest},
     slot::{Effect, SlotState},
@@ -25,6 +26,8 @@ pub(super) struct Reign {
     pub(super) since_ms: u64,
     /// The last entry whose commit was heard of.
     pub(super) committed: Index,
+    /// The last entry that drops messages for want of memory: until it is applied none is ordered.
+    pub(super) shed_at: Index,
     pub(super) groups: GroupsReign,
     pub(super) sessions: SessionsReign,
 }
@@ -120,6 +123,7 @@ impl Reign {
             term,
             since_ms: now.mono_ms,
             committed: 0,
+            shed_at: 0,
             groups: GroupsReign::default(),
             sessions: SessionsReign::default(),
         }
@@ -128,7 +132,7 @@ impl Reign {
     /// Ends it. Whom nobody will answer any more: every field is named here, so that none is forgotten. With each whether
     /// what it asked may be ordered: the next primary may have taken the entry over, and then it is done.
     pub(super) fn into_tickets(self) -> Vec<(Ticket, bool)> {
-        let Self { term: _, since_ms: _, committed: _, groups, sessions } = self;
+        let Self { term: _, since_ms: _, committed: _, shed_at: _, groups, sessions } = self;
         let GroupsReign { pending, held, interests: _, idle: _, forgetting: _, tidied: _ } = groups;
         let of_groups = pending.into_values().filter_map(GroupPending::into_ticket);
         let mut tickets: Vec<Ticket> = held.into_iter().map(|held| held.ticket).collect();
@@ -175,6 +179,9 @@ pub(super) struct Reigning<'a> {
     pub(super) alive: &'a BTreeSet<Member>,
     /// Something may end by this node's wall clock.
     pub(super) clock_trusted: bool,
+    /// How pressed the most pressed of those is that hold the slot.
+    pub(super) memory: Level,
+    pub(super) shed_at: &'a mut Index,
     pub(super) map_version: u64,
     pub(super) chance: &'a mut Chance,
 }
@@ -191,6 +198,10 @@ impl Reigning<'_> {
             self.replica.uncommitted() >= self.settings.queue || self.sessions.loading.len() >= self.settings.queue;
         if full && !self.orders_nothing(&request) {
             out.push(SlotOutput::Answer { ticket, result: Err(SlotError::Busy) });
+            return;
+        }
+        if self.memory == Level::Full && self.begins_something(&request) {
+            out.push(SlotOutput::Answer { ticket, result: Err(SlotError::Full) });
             return;
         }
         match request {
@@ -265,6 +276,7 @@ impl Reigning<'_> {
                 let pending = self.sessions.pending.remove(&index);
                 self.session_committed(now, index, (session, effect), pending, out);
             }
+            Effect::Shed { messages, bytes } => out.push(SlotOutput::Shed { messages, bytes }),
         }
     }
 

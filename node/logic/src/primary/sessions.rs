@@ -269,6 +269,7 @@ impl Reigning<'_> {
                 // The gateway will say it again.
                 SlotError::NotPrimary { .. }
                 | SlotError::Busy
+                | SlotError::Full
                 | SlotError::Unavailable
                 | SlotError::NotEnoughCopies { .. }
                 | SlotError::TooManyGroups

@@ -4,6 +4,7 @@
 mod attaches;
 mod clock;
 mod floor;
+mod memory;
 mod rights;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,6 +28,7 @@ const SETTINGS: SlotSettings = SlotSettings {
     resume_grace_ms: 1_000,
     memory_ttl_ms: 5_000,
     group_idle_ms: 5_000,
+    group_idle_tight_ms: 1_000,
     queue: 64,
     groups_per_session: 4,
 };

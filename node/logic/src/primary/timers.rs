@@ -5,6 +5,7 @@ use crate::{
     Now,
     entry::{GroupEntry, SessionEntry},
     id::{GroupName, Member, SessionId},
+    memory::Level,
     session::{Session, Stage},
     slot::Group,
 };
@@ -12,6 +13,8 @@ use crate::{
 /// Sessions are looked at once in this number of ticks, groups less often.
 const SESSION_TICKS: u64 = 5;
 const GROUP_TICKS: u64 = 50;
+/// Messages are dropped for want of memory at most once in this number of ticks.
+const SHED_TICKS: u64 = 2;
 /// At most this number of each at a time; the rest has its turn later.
 const AT_ONCE: usize = 256;
 /// Presences that could not be taken out are tried again after this time.
@@ -37,6 +40,9 @@ impl Reigning<'_> {
         }
         self.displacing_timers(now, out);
         self.answer_held(now, out);
+        if ticks.is_multiple_of(SHED_TICKS) {
+            self.shed();
+        }
         if ticks.is_multiple_of(SESSION_TICKS) {
             self.drop_interests(now);
             self.session_timers(now, out);
@@ -153,8 +159,12 @@ impl Reigning<'_> {
         if self.replica.applied() < self.groups.tidied {
             return;
         }
+        let idle_ms = match self.memory {
+            Level::Calm => self.settings.group_idle_ms,
+            Level::Tight | Level::Full => self.settings.group_idle_tight_ms,
+        };
         let over = |(name, since_ms): &(&GroupName, &u64)| {
-            **since_ms + self.settings.group_idle_ms <= now.mono_ms && !self.groups.forgetting.contains(*name)
+            **since_ms + idle_ms <= now.mono_ms && !self.groups.forgetting.contains(*name)
         };
         let over: Vec<_> = self.groups.idle.iter().filter(over).map(|(name, _)| name.clone()).take(AT_ONCE).collect();
         for group in overdue {

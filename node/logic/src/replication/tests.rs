@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::{
+    entry::GroupEntry,
     id::{GroupName, NodeId},
     slot::SlotSnapshot,
 };

@@ -6,7 +6,11 @@ use crate::{
     entry::{GroupEntry, Message, Presence},
     id::{Epoch, GroupName, Position, SessionId},
     log::GroupLog,
+    memory::StateBytes,
 };
+
+/// What a group takes beside its name, what is kept of it, and who is there.
+const GROUP_BYTES: u64 = 800;
 
 /// One group.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -14,9 +18,27 @@ pub struct Group {
     pub log: GroupLog,
     /// Who is there.
     pub members: BTreeMap<SessionId, Presence>,
+    /// What `members` takes.
+    members_bytes: u64,
 }
 
 impl Group {
+    /// With this log and these members.
+    pub(super) fn new(log: GroupLog, members: BTreeMap<SessionId, Presence>) -> Self {
+        let members_bytes = members.values().map(Presence::held_bytes).sum();
+        Self { log, members, members_bytes }
+    }
+
+    /// What it takes, in bytes, about.
+    pub(super) fn held_bytes(&self, name: &GroupName) -> StateBytes {
+        StateBytes {
+            history: self.log.history_bytes(),
+            repeats: self.log.window_bytes(),
+            groups: GROUP_BYTES + name.as_str().len() as u64 + self.members_bytes,
+            sessions: 0,
+        }
+    }
+
     /// Whether nothing is kept of it and nobody is there.
     pub fn is_empty(&self) -> bool {
         self.log.is_empty() && self.members.is_empty()
@@ -48,6 +70,17 @@ pub enum GroupEffect {
 pub(super) struct Groups(pub(super) BTreeMap<GroupName, Group>);
 
 impl Groups {
+    /// What this group takes.
+    pub(super) fn held_bytes(&self, name: &GroupName) -> StateBytes {
+        self.0.get(name).map_or_else(StateBytes::default, |group| group.held_bytes(name))
+    }
+
+    /// Drops messages of all groups up to this time: how many, and their bytes.
+    pub(super) fn shed(&mut self, until_ms: u64) -> (u64, u64) {
+        let each = self.0.values_mut().map(|group| group.log.shed(until_ms));
+        each.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
+    }
+
     pub(super) fn apply(&mut self, name: &GroupName, entry: GroupEntry) -> GroupEffect {
         match entry {
             GroupEntry::Open { epoch } => {
@@ -75,7 +108,10 @@ impl Groups {
                     return GroupEffect::Quiet;
                 }
                 match there.members.remove(&session) {
-                    Some(member) => GroupEffect::Member { joined: false, member },
+                    Some(member) => {
+                        there.members_bytes -= member.held_bytes();
+                        GroupEffect::Member { joined: false, member }
+                    }
                     None => GroupEffect::Quiet,
                 }
             }
@@ -96,11 +132,13 @@ impl Groups {
         match there.members.get_mut(&member.session) {
             Some(earlier) => {
                 if earlier.attachment <= member.attachment {
+                    there.members_bytes = there.members_bytes - earlier.held_bytes() + member.held_bytes();
                     *earlier = member;
                 }
                 GroupEffect::Quiet
             }
             None => {
+                there.members_bytes += member.held_bytes();
                 there.members.insert(member.session, member.clone());
                 GroupEffect::Member { joined: true, member }
             }
@@ -108,7 +146,7 @@ impl Groups {
     }
 
     fn open(&mut self, name: &GroupName, epoch: Epoch) -> &mut Group {
-        let new = || Group { log: GroupLog::new(epoch), members: BTreeMap::new() };
+        let new = || Group::new(GroupLog::new(epoch), BTreeMap::new());
         self.0.entry(name.clone()).or_insert_with(new)
     }
 }

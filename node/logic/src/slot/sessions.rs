@@ -42,6 +42,11 @@ pub enum SessionEffect {
 pub(super) struct Sessions(pub(super) BTreeMap<SessionId, Session>);
 
 impl Sessions {
+    /// What this session takes, in bytes, about.
+    pub(super) fn held_bytes(&self, id: SessionId) -> u64 {
+        self.0.get(&id).map_or(0, Session::held_bytes)
+    }
+
     pub(super) fn apply(&mut self, id: SessionId, index: Index, entry: SessionEntry) -> SessionEffect {
         let Some(session) = self.0.get_mut(&id) else {
             let SessionEntry::Put { record, stored } = entry else {

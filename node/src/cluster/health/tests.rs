@@ -95,6 +95,25 @@ fn a_whole_cluster_is_green() {
 }
 
 #[test]
+fn yellow_for_little_memory() {
+    let load = |held_mb: u64| Load { memory_bytes: held_mb << 20, memory_budget_bytes: 100 << 20, ..Load::default() };
+    for (held_mb, words) in
+        [(79, ""), (80, "the oldest messages go"), (100, "new messages, groups and sessions are refused")]
+    {
+        let (map, mut view) = cluster(&["n1", "n2", "n3"]);
+        seen(&mut view, "n2").load = load(held_mb);
+        let health = report(Some(&map), &view, &FACTS);
+        if words.is_empty() {
+            assert_eq!(health.status, Status::Green);
+        } else {
+            let reason = format!("node n2 holds {held_mb} of 100 MiB for clients (limits.memory_bytes): {words}");
+            assert_eq!((health.status, health.reasons.len()), (Status::Yellow, 1));
+            assert!(health.reasons[0].starts_with(&reason), "{:?}", health.reasons);
+        }
+    }
+}
+
+#[test]
 fn yellow_for_less_in_reserve() {
     check(
         "a slot short of copies",

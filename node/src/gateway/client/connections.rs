@@ -14,6 +14,7 @@ use crate::{
     clock,
     config::LimitsConfig,
     gateway::door::rate::{OperationRate, Verdict},
+    memory::Ledger,
     metrics::{Limit, Metrics},
     permit::Permit,
     wire::reason::Reason,
@@ -112,9 +113,10 @@ impl Connections {
     }
 
     /// Numbers and lists a new connection.
-    pub fn open(self: &Arc<Self>, limits: &LimitsConfig, metrics: &Arc<Metrics>) -> Listed {
+    pub fn open(self: &Arc<Self>, limits: &LimitsConfig, ledger: &Arc<Ledger>, metrics: &Arc<Metrics>) -> Listed {
         let number = self.last.fetch_add(1, Ordering::Relaxed) + 1;
-        let outbox = Arc::new(Outbox::new(number, limits.outbox_bytes).under(self.permit.clone()));
+        let outbox = Outbox::new(number, limits.outbox_bytes, ledger.clone());
+        let outbox = Arc::new(outbox.under(self.permit.clone()));
         let connection =
             Arc::new(Connection { outbox, heard_ms: AtomicU64::new(clock::mono_ms()), late: AtomicBool::default() });
         self.lock().insert(number, connection.clone());
@@ -185,8 +187,8 @@ mod tests {
     #[test]
     fn connections_are_listed_while_they_last() {
         let (connections, metrics) = (Connections::under(Arc::default()), Metrics::new());
-        let first = connections.open(&LimitsConfig::default(), &metrics);
-        let second = connections.open(&LimitsConfig::default(), &metrics);
+        let first = connections.open(&LimitsConfig::default(), &Ledger::new(1 << 30), &metrics);
+        let second = connections.open(&LimitsConfig::default(), &Ledger::new(1 << 30), &metrics);
         assert_ne!(first.outbox.connection, second.outbox.connection);
         assert_eq!((connections.count(), metrics.connections.get()), (2, 2));
         drop(first);
@@ -196,7 +198,8 @@ mod tests {
     #[tokio::test]
     async fn draining_tells_everyone_once_and_spreads_their_return() {
         let (connections, metrics) = (Connections::under(Arc::default()), Metrics::new());
-        let open: Vec<_> = (0..50).map(|_| connections.open(&LimitsConfig::default(), &metrics)).collect();
+        let open: Vec<_> =
+            (0..50).map(|_| connections.open(&LimitsConfig::default(), &Ledger::new(1 << 30), &metrics)).collect();
         connections.drain(1_000, Duration::from_secs(60)).await;
         let closing: Vec<_> = open.iter().map(|one| one.outbox.take().closing.expect("it was told")).collect();
         assert!(closing.iter().all(|closing| closing.reason == Reason::Draining && closing.after_ms <= 60_000));

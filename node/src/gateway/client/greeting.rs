@@ -1,6 +1,6 @@
 //! A connection's first frame: `hello`, and what it comes to.
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{net::IpAddr, pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
@@ -28,6 +28,7 @@ pub(super) async fn greet(
     gateway: &Arc<Gateway>,
     socket: &mut Socket,
     credentials: Credentials,
+    address: Option<IpAddr>,
 ) -> Result<(Opened, Option<Bytes>), Over> {
     let limits = &gateway.config.limits;
     let outbox = Arc::clone(socket.outbox());
@@ -50,7 +51,7 @@ pub(super) async fn greet(
     match read(&text, limits.message_bytes) {
         Ok(Command::Hello { id, session, resume }) => {
             let over = CancellationToken::new();
-            let opening = hello::open(gateway, &outbox, &credentials, id.clone(), session, resume, &over);
+            let opening = hello::open(gateway, &outbox, (&credentials, address), id.clone(), (session, resume), &over);
             let gone = || {
                 over.cancel();
                 gateway.attachments.gone(outbox.connection);

@@ -1,6 +1,6 @@
 //! From `hello` to an attached session: whose it is, and that it is this connection's from now on.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use bytes::Bytes;
 use tokio::sync::watch;
@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{
+    allowances::Spender,
     attachments::{Held, NotAttached},
     jobs::Client,
     outbox::{Closing, Outbox},
@@ -65,10 +66,9 @@ enum Source {
 pub(super) async fn open(
     gateway: &Arc<Gateway>,
     outbox: &Arc<Outbox>,
-    credentials: &Credentials,
+    (credentials, address): (&Credentials, Option<IpAddr>),
     id: RequestId,
-    token: Option<String>,
-    resume: BTreeMap<GroupName, Position>,
+    (token, resume): (Option<String>, BTreeMap<GroupName, Position>),
     over: &CancellationToken,
 ) -> Result<Opened, NotOpened> {
     let (signed, source) = identify(gateway, credentials, token)?;
@@ -86,7 +86,12 @@ pub(super) async fn open(
         attached => attached?,
     };
     let record = changes.borrow_and_update().clone();
-    let client = Arc::new(Client::new(gateway.clone(), outbox.clone(), &record, number));
+    let spender = match address.filter(|_| record.user.is_empty()) {
+        Some(address) => Spender::Address(address),
+        None => Spender::Session(record.id),
+    };
+    let allowance = gateway.allowances.of(spender);
+    let client = Arc::new(Client::new(gateway.clone(), outbox.clone(), &record, number, allowance));
     let groups: Vec<GroupName> = client.private_groups().chain(record.groups.iter().cloned()).collect();
     let welcome = Event::Welcome {
         id,

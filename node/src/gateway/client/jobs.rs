@@ -10,6 +10,7 @@ use bytes::Bytes;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::{
+    allowances::Allowance,
     outbox::Outbox,
     replays::{Page, page_bytes},
 };
@@ -20,6 +21,7 @@ use crate::{
             access::{self, Denied},
             reasons::Refused,
         },
+        hub::{Entered, JoinOutcome},
         service::{By, Caller, NewMessage},
     },
     id::{AttachmentNumber, GroupName, Position, SessionId},
@@ -55,6 +57,7 @@ pub(super) struct Client {
     attachment: AttachmentNumber,
     rights: Mutex<Rights>,
     paging: Semaphore,
+    allowance: Arc<Allowance>,
 }
 
 /// The right to be replayed something, and one of the connection's few turns at that.
@@ -125,6 +128,7 @@ impl Client {
         outbox: Arc<Outbox>,
         record: &SessionRecord,
         attachment: AttachmentNumber,
+        allowance: Arc<Allowance>,
     ) -> Self {
         let rights = Rights {
             grants: record.grants.as_slice().into(),
@@ -132,7 +136,7 @@ impl Client {
             groups: record.groups.clone(),
         };
         let (rights, paging) = (Mutex::new(rights), Semaphore::new(PAGES_AT_ONCE));
-        Self { gateway, outbox, session: record.id, user: record.user.clone(), attachment, rights, paging }
+        Self { gateway, outbox, session: record.id, user: record.user.clone(), attachment, rights, paging, allowance }
     }
 
     pub(super) fn session(&self) -> SessionId {
@@ -184,7 +188,7 @@ impl Client {
 
     /// Queues an event for the client.
     pub(super) fn tell(&self, event: &Event) {
-        self.outbox.push(plain::encode(event));
+        self.outbox.push(self.outbox.counted(plain::encode(event)));
     }
 
     /// Queues an event that the client is told also while nothing may be delivered to it.
@@ -221,8 +225,14 @@ impl Client {
             };
             match entered {
                 // What can only be temporary: the slot's primary is being replaced, or has much to do.
-                Err(SlotError::Unavailable | SlotError::Unknown | SlotError::NotPrimary { .. } | SlotError::Busy) => {}
-                Ok(()) | Err(_) => return Ok(()),
+                Err(
+                    SlotError::Unavailable
+                    | SlotError::Unknown
+                    | SlotError::NotPrimary { .. }
+                    | SlotError::Busy
+                    | SlotError::Full,
+                ) => {}
+                Ok(_) | Err(_) => return Ok(()),
             }
             tokio::time::sleep(RESTORE_AGAIN).await;
         }
@@ -279,6 +289,9 @@ impl Client {
         {
             let mut rights = self.rights();
             access::may_join(&self.gateway.service.options(&group), &rights.grants, member, &group)?;
+            if !member {
+                self.allowance.may_begin_group()?;
+            }
             if !member && rights.groups.len() >= self.gateway.config.limits.groups_per_session {
                 self.gateway.metrics.limit_hit(Limit::GroupsPerSession);
                 return Err(Refused::new(Reason::TooManyGroups));
@@ -304,6 +317,9 @@ impl Client {
                 Err(busy)
             }
         };
+        if entered == Ok(Entered::NewGroup) && !member {
+            self.allowance.began_group();
+        }
         if entered.is_err() && !member {
             // The client was told that it is not in the group; the record should not bring it back later.
             self.rights().groups.remove(&group);
@@ -320,7 +336,7 @@ impl Client {
         group: GroupName,
         since: Option<Position>,
         paid: Option<Paid<'_>>,
-    ) -> Result<(), SlotError> {
+    ) -> JoinOutcome {
         let (page, _turn) = paid.map(|Paid { page, turn }| (page, turn)).unzip();
         let presence = !group.is_private() && self.gateway.service.options(&group).presence;
         let member = presence.then(|| Presence {
@@ -331,7 +347,7 @@ impl Client {
         });
         let hub = &self.gateway.hub;
         let outcome = hub.join_reported(self.outbox.clone(), id, group.clone(), member, since, page).await;
-        let outcome = outcome.await.unwrap_or(Ok(()));
+        let outcome = outcome.await.unwrap_or(Ok(Entered::KnownGroup));
         if !self.is_member(&group) {
             // The right to it was taken away meanwhile, and it was left before it was joined.
             self.depart(None, group, LeftBy::Grants).await;
@@ -356,9 +372,18 @@ impl Client {
     }
 
     async fn publish(&self, id: RequestId, group: GroupName, data: Bytes, key: Option<String>) -> Result<(), Refused> {
+        self.allowance.publish(data.len())?;
+        // Who is in the group was counted when it came.
+        let could_begin = !self.is_member(&group);
+        if could_begin {
+            self.allowance.may_begin_group()?;
+        }
         let message = NewMessage { data, key, min_copies: 1 };
         let by = self.by(&group);
         let Published { position, copies } = self.gateway.service.publish(&by, &group, message).await?;
+        if could_begin && position.offset == 1 {
+            self.allowance.began_group();
+        }
         self.tell(&Event::Published { id, group, position, copies });
         Ok(())
     }

@@ -14,7 +14,19 @@ use tokio::sync::Notify;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use super::replays::Page;
-use crate::{id::GroupName, permit::Permit, wire::reason::Reason};
+use crate::{
+    id::GroupName,
+    logic::memory::Level,
+    memory::{Account, Hold, Ledger},
+    permit::Permit,
+    wire::reason::Reason,
+};
+
+/// What a frame takes in a queue beside its text, or with it where that is short; counted for this number at a time.
+const PLACE_BYTES: usize = 128;
+const PLACES_AT_ONCE: usize = 128;
+/// A connection may have one part in this number of its bound waiting while the node has no memory left.
+const LESS_WHEN_FULL: usize = 16;
 
 /// One connection's queue. Its bound is in bytes; crossing it ends the connection (`SlowConsumer`). What can be had again
 /// later is only offered: it may take half of it.
@@ -26,6 +38,7 @@ pub struct Outbox {
     permit: Arc<Permit>,
     /// The episode in which its attachment was confirmed last; [`FREE`] before it has a session, 0 before it is confirmed.
     confirmed: AtomicU64,
+    ledger: Arc<Ledger>,
     state: Mutex<State>,
     wake: Notify,
 }
@@ -39,6 +52,8 @@ struct State {
     /// Goes before them, also while these may not be delivered.
     asides: VecDeque<Utf8Bytes>,
     bytes: usize,
+    /// What the places of the frames take, where they are many.
+    places: Option<Hold>,
     /// What pays for the frames of replays here.
     replay: Option<Page>,
     /// Groups that go on when there is room.
@@ -51,6 +66,7 @@ impl State {
     fn clear(&mut self) {
         self.frames.clear();
         self.asides.clear();
+        self.places = None;
         self.bytes = 0;
         self.replay = None;
         self.behind.clear();
@@ -119,13 +135,15 @@ pub struct Batch {
     pub behind: Vec<GroupName>,
     /// What pays for the frames of replays among these; to be dropped when they are written.
     pub replay: Option<Page>,
+    /// What the places of the frames take, until they are written.
+    pub places: Option<Hold>,
 }
 
 impl Outbox {
     /// An empty queue, from which everything may be delivered.
-    pub fn new(connection: u64, limit_bytes: usize) -> Self {
+    pub fn new(connection: u64, limit_bytes: usize, ledger: Arc<Ledger>) -> Self {
         let (permit, confirmed) = (Arc::default(), AtomicU64::new(FREE));
-        Self { connection, limit_bytes, permit, confirmed, state: Mutex::default(), wake: Notify::new() }
+        Self { connection, limit_bytes, ledger, permit, confirmed, state: Mutex::default(), wake: Notify::new() }
     }
 
     /// The same, from which something is delivered to who has a session only where this allows it.
@@ -156,14 +174,26 @@ impl Outbox {
         confirmed == FREE || self.permit.allows(confirmed)
     }
 
+    /// A frame that counts in the node's memory for as long as it waits anywhere.
+    pub fn counted(&self, frame: Utf8Bytes) -> Utf8Bytes {
+        self.ledger.frame(frame)
+    }
+
+    /// What may wait here: less while the node has no memory left, so that those who do not read give theirs back first.
+    fn limit_now(&self, queued_bytes: usize) -> usize {
+        let little = self.limit_bytes / LESS_WHEN_FULL;
+        if queued_bytes > little && self.ledger.level() == Level::Full { little } else { self.limit_bytes }
+    }
+
     /// Queues a frame. False where the connection is ending (now or before): nothing more reaches it.
     pub fn push(&self, frame: Utf8Bytes) -> bool {
         let mut state = self.lock();
         if state.closing.is_some() {
             return false;
         }
-        if state.bytes + frame.len() > self.limit_bytes {
-            let (queued, limit) = (state.bytes, self.limit_bytes);
+        let limit = self.limit_now(state.bytes);
+        if state.bytes + frame.len() > limit {
+            let queued = state.bytes;
             state.clear();
             state.cut = true;
             state.closing = Some(Closing::saying(
@@ -223,7 +253,15 @@ impl Outbox {
     fn queue(&self, mut state: MutexGuard<'_, State>, frame: Utf8Bytes) {
         state.bytes += frame.len();
         state.frames.push_back(frame);
-        let first = state.frames.len() == 1;
+        let count = state.frames.len();
+        if count.is_multiple_of(PLACES_AT_ONCE) {
+            let bytes = count * PLACE_BYTES;
+            match &mut state.places {
+                Some(places) => places.resize(bytes),
+                none => *none = Some(self.ledger.hold(Account::Outboxes, bytes)),
+            }
+        }
+        let first = count == 1;
         drop(state);
         if first {
             self.wake.notify_one();
@@ -312,6 +350,7 @@ impl Outbox {
             closing: state.closing.clone(),
             behind: std::mem::take(&mut state.behind),
             replay: state.replay.take(),
+            places: state.places.take(),
         }
     }
 
@@ -332,7 +371,7 @@ mod tests {
 
     #[test]
     fn what_is_offered_leaves_room_for_what_has_to_be_taken() {
-        let outbox = Outbox::new(1, 1_000);
+        let outbox = Outbox::new(1, 1_000, Ledger::new(1 << 30));
         assert_eq!(outbox.offer(frame(800), None), Offered::Queued, "alone");
         assert_eq!(outbox.offer(frame(1), None), Offered::Full);
         outbox.take();
@@ -346,9 +385,29 @@ mod tests {
         assert_eq!(outbox.take().closing.map(|closing| closing.reason), Some(Reason::SlowConsumer));
     }
 
+    #[test]
+    fn who_does_not_read_is_closed_sooner_when_memory_is_short() {
+        let ledger = Ledger::new(100_000);
+        let outbox = Outbox::new(1, 16_000, ledger.clone());
+        assert!(outbox.push(outbox.counted(frame(2_000))));
+        assert_eq!(ledger.bytes(Account::Outboxes), 2_000);
+        let _all = ledger.hold(Account::Requests, 100_000);
+        assert!(!outbox.push(frame(1)), "there is more than a sixteenth of what may wait");
+        assert_eq!(ledger.bytes(Account::Outboxes), 0);
+        let other = Outbox::new(2, 16_000, ledger.clone());
+        assert!(other.push(frame(900)) && other.push(frame(1)), "who reads goes on");
+        drop(other.take());
+        for _ in 0..PLACES_AT_ONCE {
+            other.push(frame(1));
+        }
+        assert_eq!(ledger.bytes(Account::Outboxes), (PLACES_AT_ONCE * PLACE_BYTES) as u64);
+        drop(other.take());
+        assert_eq!(ledger.bytes(Account::Outboxes), 0);
+    }
+
     #[tokio::test]
     async fn a_replay_is_paid_for_until_its_batch_is_written() {
-        let outbox = Outbox::new(1, 1_000);
+        let outbox = Outbox::new(1, 1_000, Ledger::new(1 << 30));
         let replays = Replays::new(&LimitsConfig::default(), Metrics::new());
         let mut page = replays.page().await.unwrap();
         outbox.offer(frame(100), Some(&mut page));
@@ -369,7 +428,7 @@ mod tests {
 
     #[test]
     fn nothing_is_delivered_before_the_attachment_is_confirmed_but_what_needs_none() {
-        let outbox = Outbox::new(1, 1_000);
+        let outbox = Outbox::new(1, 1_000, Ledger::new(1 << 30));
         outbox.push(frame(1));
         assert_eq!(outbox.take().frames.len(), 1, "there is no session yet");
         outbox.hold();
@@ -388,7 +447,7 @@ mod tests {
         outbox.close(Closing::new(Reason::Idle));
         let batch = outbox.take();
         assert!(batch.frames.is_empty() && batch.closing.is_some(), "the end comes, and not what waited");
-        let outbox = Outbox::new(1, 1_000);
+        let outbox = Outbox::new(1, 1_000, Ledger::new(1 << 30));
         outbox.hold();
         outbox.confirm(7);
         outbox.push(frame(1));
@@ -398,7 +457,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_is_behind_is_something_to_do() {
-        let outbox = Outbox::new(1, 1_000);
+        let outbox = Outbox::new(1, 1_000, Ledger::new(1 << 30));
         outbox.behind(GroupName::parse("g").unwrap());
         outbox.ready().await;
         assert_eq!(outbox.take().behind.len(), 1);

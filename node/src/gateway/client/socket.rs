@@ -127,9 +127,9 @@ impl Socket {
     /// Writes what is due, and gives the groups that go on once it is written.
     pub(super) async fn write(&mut self) -> Result<Vec<GroupName>, Over> {
         let outbox = &self.listed.outbox;
-        let Batch { frames, closing, behind, replay } = outbox.take();
+        let Batch { frames, closing, behind, replay, places } = outbox.take();
         let written = self.stream.write(outbox, frames).await;
-        drop(replay);
+        drop((replay, places));
         match (written, closing) {
             (Ok(()), None) => Ok(behind),
             // What closed it may have come while this was written.

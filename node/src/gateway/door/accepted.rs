@@ -3,6 +3,7 @@
 
 use std::{
     io::{self, IoSlice},
+    net::IpAddr,
     pin::Pin,
     sync::{
         Arc,
@@ -32,6 +33,11 @@ pub struct Accepted {
 impl Accepted {
     pub(super) fn new(place: Place) -> Arc<Self> {
         Arc::new(Self { place, asked: AtomicBool::default(), upgraded: AtomicBool::default() })
+    }
+
+    /// The address that it counts for; none where that is a proxy's.
+    pub fn address(&self) -> Option<IpAddr> {
+        self.place.address()
     }
 
     /// A whole head of a request has come.

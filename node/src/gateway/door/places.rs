@@ -110,6 +110,14 @@ impl Places {
 }
 
 impl Place {
+    /// The address that it counts for; none where that is a proxy's.
+    pub fn address(&self) -> Option<IpAddr> {
+        match self.held {
+            Held::Full(address) => address,
+            Held::Kept(..) => None,
+        }
+    }
+
     /// What its connection is bounded to, where it is one of those that are kept back.
     pub fn probe(&self) -> Option<&Probe> {
         match &self.held {

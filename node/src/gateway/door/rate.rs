@@ -17,8 +17,13 @@ impl Bucket {
 
     /// Takes one, or says in how many milliseconds there will be one.
     pub fn take(&mut self, now_us: u64) -> Result<(), u64> {
+        self.take_many(now_us, 1)
+    }
+
+    /// Takes a number at once, or says in how many milliseconds there will be that many. More than the burst there never are.
+    pub fn take_many(&mut self, now_us: u64, count: u32) -> Result<(), u64> {
         let now_ns = now_us.saturating_mul(1_000);
-        let full_at_ns = self.full_at_ns.max(now_ns) + self.cost_ns;
+        let full_at_ns = self.full_at_ns.max(now_ns) + self.cost_ns * u64::from(count);
         match (full_at_ns - now_ns).checked_sub(self.burst_ns) {
             None | Some(0) => {
                 self.full_at_ns = full_at_ns;
@@ -26,6 +31,21 @@ impl Bucket {
             }
             Some(missing_ns) => Err(missing_ns.div_ceil(1_000_000)),
         }
+    }
+
+    /// Whether there is one; else in how many milliseconds.
+    pub fn has_one(&self, now_us: u64) -> Result<(), u64> {
+        Self::clone(self).take(now_us)
+    }
+
+    /// Takes one whether there is one or not.
+    pub fn owe(&mut self, now_us: u64) {
+        self.full_at_ns = self.full_at_ns.max(now_us.saturating_mul(1_000)) + self.cost_ns;
+    }
+
+    /// Whether nothing is missing: such a bucket is as good as a new one.
+    pub fn is_full(&self, now_us: u64) -> bool {
+        self.full_at_ns <= now_us.saturating_mul(1_000)
     }
 }
 

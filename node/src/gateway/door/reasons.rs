@@ -14,6 +14,11 @@ use crate::{
     },
 };
 
+/// What clients and backends are told when memory is short, and when to try again.
+const NO_MEMORY: &str =
+    "the nodes of this part of the cluster have no memory left for more (limits.memory_bytes): not done, try again";
+const NO_MEMORY_MS: u64 = 1_000;
+
 /// A refusal. Each but `UnknownOutcome` means: certainly not done.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Refused {
@@ -69,6 +74,7 @@ impl From<SlotError> for Refused {
     fn from(error: SlotError) -> Self {
         match error {
             SlotError::Busy => Self::new(Reason::Busy),
+            SlotError::Full => Self::saying(Reason::Busy, NO_MEMORY).after(NO_MEMORY_MS),
             SlotError::Unavailable | SlotError::NotPrimary { .. } => Self::new(Reason::Unavailable),
             SlotError::StoreUnavailable(reason) => {
                 // What the store or the way to it said has addresses and names: that is for the log.

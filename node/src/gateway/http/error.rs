@@ -221,6 +221,7 @@ mod tests {
             assert_eq!(error.retry_after_s.is_some(), retry);
         }
         check(SlotError::Busy, 503, "busy", true);
+        check(SlotError::Full, 503, "busy", true);
         check(SlotError::Unavailable, 503, "unavailable", true);
         check(SlotError::NotPrimary { map_version: 3, ordered: false }, 503, "unavailable", true);
         check(SlotError::StoreUnavailable("down".to_owned()), 503, "store_unavailable", true);

@@ -40,6 +40,7 @@ use crate::{
             Published, SessionRequest, SessionView, SlotAnswer, SlotError, SlotRequest,
         },
     },
+    memory::Ledger,
     metrics::Metrics,
     store::{MapChange, Store, StoreError, WriteVersion},
     token::Keyring,
@@ -252,7 +253,7 @@ impl Server {
         let fake = Arc::new(Fake { answer: Box::new(answer), asked: Mutex::default() });
         let (config, metrics) = (Arc::new(config), Metrics::new());
         let ask = Ask::new(fake.clone(), maps.clone(), &config, metrics.clone());
-        let service = Service::new(ask, config.clone(), Arc::new(FakeStore), metrics.clone());
+        let service = Service::new(ask, config.clone(), Arc::new(FakeStore), Ledger::new(1 << 30), metrics.clone());
         let routes = routes(Arc::new(Api {
             service,
             config,

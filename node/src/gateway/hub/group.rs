@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use tokio::sync::oneshot;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
-use super::{HubMetrics, JoinOutcome, Page, add};
+use super::{Entered, HubMetrics, JoinOutcome, Page, add};
 use crate::{
     gateway::client::outbox::{Offered, Outbox},
     id::{Epoch, GroupName, Position, SlotId},
@@ -108,11 +108,13 @@ impl Group {
     }
 
     /// The connection is told something that was asked for it, and all that follows.
-    pub(super) fn answer(&mut self, subscriber: Subscriber) {
+    pub(super) fn answer(&mut self, subscriber: Subscriber, nothing_published: bool) {
+        let is_new = nothing_published && self.listeners.len() == 1;
+        let entered = if is_new { Entered::NewGroup } else { Entered::KnownGroup };
         if let Some(listener) = self.listeners.get_mut(&subscriber) {
             listener.state = ListenerState::Live;
             // Whoever asked may have gone.
-            let _ = listener.report.take().map(|report| report.send(Ok(())));
+            let _ = listener.report.take().map(|report| report.send(Ok(entered)));
         }
     }
 
@@ -159,6 +161,14 @@ impl Group {
         }
     }
 
+    /// Counts a frame once, in however many outboxes it is to wait.
+    fn counted(&self, frame: Utf8Bytes) -> Utf8Bytes {
+        match self.listeners.values().next() {
+            Some(listener) => listener.outbox.counted(frame),
+            None => frame,
+        }
+    }
+
     pub(super) fn tell(&mut self, name: GroupName, to: To, notice: Notice, around: &mut Around<'_>) {
         let counters = around.counters;
         match (&to, &notice) {
@@ -174,8 +184,11 @@ impl Group {
             _ => None,
         };
         let frame = match (&to, notice) {
-            (To::One(_), Notice::Message { epoch, message }) => self.frames.get(&self.name, epoch, message),
-            (_, notice) => plain::encode(&event(name, notice)),
+            (To::One(of), Notice::Message { epoch, message }) => {
+                let outbox = self.listeners.get(of).map(|listener| &*listener.outbox);
+                self.frames.get(&self.name, epoch, message, outbox)
+            }
+            (_, notice) => self.counted(plain::encode(&event(name, notice))),
         };
         match (to, before) {
             (To::One(subscriber), Some(before)) => self.replay(subscriber, before, frame, around),
@@ -304,6 +317,7 @@ fn event(group: GroupName, notice: Notice) -> Event {
 fn refusal(id: RequestId, group: &GroupName, error: &SlotError) -> ClientError {
     let (reason, why, retry_after_ms) = match error {
         SlotError::Busy => (Reason::Busy, "too much is waiting for it", 500),
+        SlotError::Full => (Reason::Busy, "there is no memory left for more groups (limits.memory_bytes)", 1_000),
         SlotError::Unknown => (Reason::UnknownOutcome, "its node did not answer in time", 1_000),
         _ => (Reason::Unavailable, "no node can serve it now", 1_000),
     };
@@ -319,12 +333,13 @@ struct Frames {
 }
 
 impl Frames {
-    fn get(&mut self, group: &GroupName, epoch: Epoch, message: Message) -> Utf8Bytes {
+    fn get(&mut self, group: &GroupName, epoch: Epoch, message: Message, outbox: Option<&Outbox>) -> Utf8Bytes {
         let key = (epoch, message.offset);
         if let Some(frame) = self.frames.get(&key) {
             return frame.clone();
         }
         let frame = plain::encode(&Event::Message { group: group.clone(), epoch, message });
+        let frame = outbox.map_or_else(|| frame.clone(), |outbox| outbox.counted(frame.clone()));
         self.bytes += frame.len();
         self.frames.insert(key, frame.clone());
         while self.frames.len() > FRAMES || self.bytes > FRAMES_BYTES {

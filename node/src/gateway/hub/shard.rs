@@ -261,7 +261,7 @@ impl Shard {
                     let event = Event::Joined { id: request, group: group.clone(), epoch, offset, recovered };
                     let frame = plain::encode(&event);
                     self.with(&group, |there, around| {
-                        there.answer(subscriber);
+                        there.answer(subscriber, offset == 0);
                         there.tell_one(subscriber, frame, around);
                     });
                     self.answers(group, subscriber);
@@ -273,7 +273,7 @@ impl Shard {
                     });
                 }
                 Output::Replay { group, subscriber } => {
-                    self.with(&group, |there, _| there.answer(subscriber));
+                    self.with(&group, |there, _| there.answer(subscriber, false));
                     self.answers(group, subscriber);
                 }
                 Output::ReplayFailed { group, subscriber, error } => {

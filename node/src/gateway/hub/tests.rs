@@ -23,6 +23,7 @@ use crate::{
         map::ClusterMap,
         request::{Done, GroupPush, GroupRequest, Join, JoinPoint, Leave, Push, SlotAnswer, SlotRequest},
     },
+    memory::Ledger,
     metrics::Metrics,
 };
 
@@ -208,7 +209,7 @@ pub(crate) fn group(name: &str) -> GroupName {
 }
 
 pub(crate) fn outbox(connection: u64) -> Arc<Outbox> {
-    Arc::new(Outbox::new(connection, 1 << 20))
+    Arc::new(Outbox::new(connection, 1 << 20, Ledger::new(1 << 30)))
 }
 
 pub(crate) async fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
@@ -444,7 +445,7 @@ struct Reader {
 
 impl Reader {
     fn new(outbox_bytes: usize, group: &GroupName) -> Self {
-        let outbox = Arc::new(Outbox::new(1, outbox_bytes));
+        let outbox = Arc::new(Outbox::new(1, outbox_bytes, Ledger::new(1 << 30)));
         let replays = Replays::new(&LimitsConfig::default(), Metrics::new());
         Self { outbox, replays, group: group.clone(), next: None, seen: Vec::new() }
     }
@@ -459,7 +460,7 @@ impl Reader {
             assert_eq!(group, self.group);
             let page = self.replays.page().await.unwrap();
             let told = hub.replay(&self.outbox, group, page).await;
-            assert_eq!(told.await.unwrap(), Ok(()));
+            assert_eq!(told.await.unwrap(), Ok(Entered::KnownGroup));
         }
     }
 
@@ -531,7 +532,7 @@ async fn a_slow_consumer_lags_where_its_namespace_says_so_and_is_caught_up() {
 async fn a_slow_consumer_is_closed_where_its_namespace_does_not_say_otherwise() {
     let bench = Bench::new().await;
     let chat = group("chat");
-    let outbox = Arc::new(Outbox::new(1, 4_000));
+    let outbox = Arc::new(Outbox::new(1, 4_000, Ledger::new(1 << 30)));
     bench.joined(&outbox, &chat, None).await;
     for _ in 0..40 {
         let push = bench.script.publish_sized(&chat, 100);

@@ -10,7 +10,7 @@ use tokio::{
 use tokio_tungstenite::{MaybeTlsStream, connect_async};
 
 use super::*;
-use crate::{gateway::client::outbox::Closing, tasks::Tasks, wire::reason::Reason};
+use crate::{gateway::client::outbox::Closing, memory::Ledger, tasks::Tasks, wire::reason::Reason};
 
 const FRAME_BYTES: usize = 128 << 10;
 
@@ -148,7 +148,7 @@ async fn garbage_and_vanished_clients_end_the_connection() {
 async fn a_batch_arrives_whole_and_in_order() {
     let server = Server::start(|mut stream| {
         async move {
-            let outbox = Outbox::new(1, 1 << 20);
+            let outbox = Outbox::new(1, 1 << 20, Ledger::new(1 << 30));
             for batch in 0..10 {
                 let frames =
                     (0..1_000).map(|at| Utf8Bytes::from(format!("{} {}", batch * 1_000 + at, "x".repeat(at % 500))));
@@ -169,7 +169,7 @@ async fn a_batch_arrives_whole_and_in_order() {
 #[tokio::test]
 async fn a_client_that_does_not_read_is_given_up_and_one_that_is_cut_off_gets_no_more() {
     let (done, mut ended) = mpsc::channel(8);
-    let outbox = Arc::new(Outbox::new(1, 1 << 30));
+    let outbox = Arc::new(Outbox::new(1, 1 << 30, Ledger::new(1 << 30)));
     let shared = outbox.clone();
     let server = Server::start(move |mut stream| {
         let (done, outbox) = (done.clone(), shared.clone());

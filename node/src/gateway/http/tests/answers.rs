@@ -124,6 +124,7 @@ async fn a_new_token_is_that_of_the_number_that_the_session_has_now() {
 async fn reasons_of_the_cluster_become_statuses() {
     for (error, status, kind) in [
         (SlotError::Busy, 503, "busy"),
+        (SlotError::Full, 503, "busy"),
         (SlotError::NotEnoughCopies { copies: 1, min_copies: 2 }, 503, "not_enough_copies"),
         (SlotError::Unknown, 504, "unknown_outcome"),
     ] {
