@@ -12,6 +12,7 @@ use crate::{
             Entry, Grant, GroupEntry, Message, Presence, Publisher, Retention, SessionChange, SessionEntry,
             SessionRecord,
         },
+        lease::LeaseMessage,
         map::{ClusterMap, MapRequest},
         memory::Level,
         replication::{Reconcile, ReplicationMessage},
@@ -217,7 +218,7 @@ fn answers() -> Vec<PeerFrame> {
         Err(SlotError::NotPrimary { map_version: 9, ordered: false }),
         Err(SlotError::StoreUnavailable("words".to_owned())),
     ];
-    answers.into_iter().map(|result| PeerFrame::Response { id: 1, voters: 1, result }).collect()
+    answers.into_iter().map(|result| PeerFrame::Response { id: 1, voters: 4, result }).collect()
 }
 
 fn pushes(slot: SlotId) -> Vec<PeerFrame> {
@@ -228,7 +229,7 @@ fn pushes(slot: SlotId) -> Vec<PeerFrame> {
         Push::Session(SESSION, SessionPush::Displace { attachment: 3 }),
         Push::Session(SESSION, SessionPush::Changed { record: record() }),
     ];
-    pushes.map(|push| PeerFrame::Push { slot, term: 2, voters: 1, push }).to_vec()
+    pushes.map(|push| PeerFrame::Push { slot, term: 2, voters: 4, push }).to_vec()
 }
 
 /// Lanes: a kind of frame each, and all of them. `map` is the map that the node knows which hears them.
@@ -237,6 +238,14 @@ pub(super) fn lanes(map: &ClusterMap) -> Vec<Vec<u8>> {
     next.version += 1;
     let learner = MapRequest::Promote { slot: 0, changed_at: 3, learner: member("n2") };
     let drop = MapRequest::Drop { slot: 1, changed_at: 4, member: member("n1") };
+    let gateway = member("n2");
+    let leases = [
+        LeaseMessage::Beat { sent_ms: 1_000_000 },
+        LeaseMessage::Ack { sent_ms: 1_000_000, number: 1, map_version: 4 },
+        LeaseMessage::Fence { gateway: gateway.clone(), round: 1, map_version: 4 },
+        LeaseMessage::Lapsed { gateway, round: 1 },
+    ];
+    let leases = leases.map(PeerFrame::Lease).to_vec();
     let of_nodes = vec![
         PeerFrame::Map(Arc::new(next)),
         PeerFrame::FetchMap { newer_than: 3 },
@@ -246,7 +255,7 @@ pub(super) fn lanes(map: &ClusterMap) -> Vec<Vec<u8>> {
         PeerFrame::Probe { origin: member("n2"), nonce: 1, wall_ms: 2 },
         PeerFrame::Memory(Level::Full),
     ];
-    let kinds = [replication(1), replication(0), requests(0), requests(2), answers(), pushes(1), of_nodes];
+    let kinds = [replication(1), replication(0), requests(0), requests(2), answers(), pushes(1), of_nodes, leases];
     let lane = |frames: &Vec<PeerFrame>| frames.iter().flat_map(on_lane).collect::<Vec<u8>>();
     let mut seeds: Vec<Vec<u8>> = kinds.iter().map(lane).collect();
     seeds.push(seeds.concat());

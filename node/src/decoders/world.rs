@@ -14,6 +14,7 @@ use crate::{
         entry::SessionRecord,
         following::{self, Answer, Ask, Following, FollowingSettings},
         hints::{HintInput, HintOutput, Hints},
+        lease::{Ahead, Lease, LeaseInput, LeaseOutput},
         map::{ClusterMap, Leads, SharedMap},
         primary::{SlotCore, SlotInput, SlotOutput, SlotSettings},
         replication::ReplicationMessage,
@@ -49,6 +50,10 @@ struct World {
     asked: VecDeque<Ask>,
     hints: Hints,
     steward: Steward,
+    lease: Lease,
+    ahead: Ahead,
+    /// What the lease wants done; what a slot is told of it, it is told with the next input.
+    lent: Vec<LeaseOutput>,
 }
 
 /// The map that the node knows.
@@ -82,6 +87,9 @@ impl World {
             asked: VecDeque::new(),
             hints: Hints::new(),
             steward: Steward::new(me.clone(), stewards),
+            lease: Lease::new(me.clone(), 900_000),
+            ahead: Ahead::default(),
+            lent: Vec::new(),
         };
         let alive = Arc::new(BTreeSet::from([me, peer.clone()]));
         world.take_map(world.map.clone());
@@ -108,6 +116,8 @@ impl World {
         }
         self.follow(following::Input::Map(map.clone()));
         self.hint(HintInput::Map(map.clone()));
+        self.ahead.know(map.version);
+        self.lend(LeaseInput::Map(map.clone()));
         self.govern(StewardInput::Map(map));
     }
 
@@ -124,13 +134,18 @@ impl World {
                 let request = request.waited(u64::from(wait_ms));
                 self.slot(slot, SlotInput::Request { ticket: id, from, term, request });
             }
-            PeerFrame::Response { result, .. } => self.answered(result),
-            PeerFrame::Push { slot, term, push, .. } => {
+            PeerFrame::Response { voters, result, .. } => {
+                self.ahead.hear(self.now.mono_ms, &from.node, voters);
+                self.answered(result);
+            }
+            PeerFrame::Push { slot, term, voters, push } => {
                 if self.leads(slot, term) {
+                    self.ahead.hear(self.now.mono_ms, &from.node, voters);
                     self.pushed(slot, term, push);
                 }
             }
             PeerFrame::Map(map) => self.hint(HintInput::Sent { by: from.node, map }),
+            PeerFrame::Lease(message) => self.lend(LeaseInput::Message { from, message }),
             PeerFrame::MapRequests(requests) => self.govern(StewardInput::Requested { from, requests }),
             PeerFrame::Memory(level) => {
                 for slot in 0..SLOTS {
@@ -138,7 +153,6 @@ impl World {
                 }
             }
             PeerFrame::FetchMap { .. }
-            | PeerFrame::Lease(_)
             | PeerFrame::NodeRequest { .. }
             | PeerFrame::NodeResponse { .. }
             | PeerFrame::Probe { .. } => {}
@@ -157,6 +171,7 @@ impl World {
         self.follow(following::Input::Tick);
         self.hint(HintInput::Wake);
         self.govern(StewardInput::Wake);
+        self.lend(LeaseInput::Tick);
     }
 
     fn slot(&mut self, slot: SlotId, input: SlotInput) {
@@ -168,7 +183,14 @@ impl World {
             let Some(input) = inputs.pop_front() else { break };
             core.handle(self.now, input, &mut out);
             core.flush(self.now, &mut out);
-            inputs.extend(out.into_iter().filter_map(|output| perform(slot, output)));
+            for output in out {
+                match output {
+                    SlotOutput::Fence { gateway, since_ms } => {
+                        self.lease.handle(self.now.mono_ms, LeaseInput::Wanted { gateway, since_ms }, &mut self.lent);
+                    }
+                    output => inputs.extend(perform(slot, output)),
+                }
+            }
         }
     }
 
@@ -222,6 +244,24 @@ impl World {
         }
     }
 
+    fn lend(&mut self, input: LeaseInput) {
+        let mut out = std::mem::take(&mut self.lent);
+        self.lease.handle(self.now.mono_ms, input, &mut out);
+        for output in out {
+            match output {
+                LeaseOutput::Send { message, .. } => comes_back(&PeerFrame::Lease(message)),
+                LeaseOutput::May(permission) => {
+                    let _ = permission.allows(permission.episode, self.now.mono_ms, &self.ahead);
+                }
+                LeaseOutput::Gone { gateway, since_ms } => {
+                    for slot in 0..SLOTS {
+                        self.slot(slot, SlotInput::Gone { gateway: gateway.clone(), since_ms });
+                    }
+                }
+            }
+        }
+    }
+
     fn govern(&mut self, input: StewardInput) {
         let mut out = Vec::new();
         self.steward.handle(self.now, input, &mut out);
@@ -242,8 +282,8 @@ fn read<T: request::Answer>(result: Result<SlotAnswer, SlotError>) -> Result<T, 
 fn perform(slot: SlotId, output: SlotOutput) -> Option<SlotInput> {
     let frame = match output {
         SlotOutput::Send { message, .. } => PeerFrame::Replication { slot, message },
-        SlotOutput::Answer { ticket, result } => PeerFrame::Response { id: ticket, voters: 1, result },
-        SlotOutput::Push { term, push, .. } => PeerFrame::Push { slot, term, voters: 1, push },
+        SlotOutput::Answer { ticket, result } => PeerFrame::Response { id: ticket, voters: 0, result },
+        SlotOutput::Push { term, push, .. } => PeerFrame::Push { slot, term, voters: 0, push },
         SlotOutput::Ask(request) => PeerFrame::MapRequests(vec![request]),
         SlotOutput::Load { session } => {
             let known = session.0.as_u128().is_multiple_of(2);
@@ -259,6 +299,7 @@ fn perform(slot: SlotId, output: SlotOutput) -> Option<SlotInput> {
         SlotOutput::Depart { session, groups } => {
             return Some(SlotInput::Departed { session, groups: groups.into_iter().map(|(group, _)| group).collect() });
         }
+        // The caller has taken fences out.
         SlotOutput::Fence { .. } | SlotOutput::Shed { .. } => return None,
     };
     comes_back(&frame);
