@@ -14,7 +14,7 @@ use std::{
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as BASE64};
 use hmac::{Hmac, KeyInit, Mac};
 use serde::{Deserialize, Serialize};
-use sha2::Sha256;
+use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::{id::SessionId, private_file};
@@ -203,6 +203,15 @@ impl Keyring {
     /// The ids of all keys, sorted.
     pub fn kids(&self) -> impl Iterator<Item = &str> {
         self.keys.keys().map(String::as_str)
+    }
+
+    /// Equal where the ids and the secrets of all keys are, whichever signs: 32 hex digits that tell nothing of the secrets.
+    pub fn fingerprint(&self) -> String {
+        let mut all = Sha256::new_with_prefix(b"roost keyring\0");
+        for (kid, key) in &self.keys {
+            all.update(key.mac.clone().chain_update(b"fingerprint of ").chain_update(kid).finalize().into_bytes());
+        }
+        all.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
     }
 
     /// The token of a session that has this number.

@@ -54,6 +54,8 @@ const ELSEWHERE: &[(&str, &str, &str)] = &[
         "node/src/peer/tests.rs",
         "who_is_not_of_the_cluster_can_neither_gossip_nor_send",
     ),
+    ("roost_peer_refused_nodes", "node/src/node/tests.rs", "a_ghost_of_another_store_is_told_why_and_takes_nothing"),
+    ("roost_peer_other_keyrings", "node/src/node/tests.rs", "other_keys_are_told_and_refuse_nobody"),
     (
         r#"roost_store_state{state="slow"}"#,
         "cluster-tests/tests/all/store_faults.rs",

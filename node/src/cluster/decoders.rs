@@ -1,7 +1,7 @@
 //! What others write into gossip, tried with whatever it may be ([`crate::decoders`]).
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -194,6 +194,8 @@ pub(crate) fn claims(bytes: &[u8]) {
         lag_limit_ms: 1_000,
         deaf: false,
         clock: ClockView::default(),
+        refused: Vec::new(),
+        other_keys: BTreeSet::new(),
     };
     let report = health::report(Some(&ClusterMap::first(&me, 4)), &ClusterView { me, nodes }, &facts);
     assert!(serde_json::to_string(&report).is_ok(), "the report has no JSON form");

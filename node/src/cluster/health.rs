@@ -40,6 +40,22 @@ pub struct LocalFacts {
     pub deaf: bool,
     /// How its clock compares with others.
     pub clock: ClockView,
+    /// Whom it has refused lately.
+    pub refused: Vec<RefusedNode>,
+    /// The peers whose keyrings have other keys than its own.
+    pub other_keys: BTreeSet<NodeId>,
+}
+
+/// A node that wants to join and may not, as it does not belong to this cluster.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, ToSchema)]
+pub struct RefusedNode {
+    /// As its certificate names it. It may be the name of a node that is there: then it is a second process of that name.
+    #[schema(value_type = String)]
+    pub node: NodeId,
+    /// For this number of seconds; who has not tried for 10 minutes is not named any more.
+    pub for_s: u64,
+    /// In words, as it was told itself.
+    pub why: String,
 }
 
 /// How this node's wall clock compares with those that it hears.
@@ -65,6 +81,8 @@ pub struct Health {
     pub reported_by: NodeId,
     /// Every node of the map and every one heard of lately, by name.
     pub nodes: Vec<NodeHealth>,
+    /// Who tried to join lately, and was refused by the node that reports.
+    pub refused: Vec<RefusedNode>,
     /// The slots, counted.
     pub slots: SlotCounts,
     /// The version of the map that this was made from; 0 without one.
@@ -163,6 +181,7 @@ pub fn report(map: Option<&ClusterMap>, view: &ClusterView, facts: &LocalFacts) 
     judge_memory(view, &mut findings);
     judge_certificate(facts.certificate_days_left, &mut findings);
     judge_clock(&facts.clock, &mut findings);
+    judge_strangers(facts, view, &mut findings);
 
     let status = findings.0.iter().map(|(status, _)| *status).max().unwrap_or(Status::Green);
     // Stable: within one colour the order of the judges stays.
@@ -172,6 +191,7 @@ pub fn report(map: Option<&ClusterMap>, view: &ClusterView, facts: &LocalFacts) 
         reasons: findings.0.into_iter().map(|(_, reason)| reason).collect(),
         reported_by: view.me.node.clone(),
         nodes: nodes(map, view, &census),
+        refused: facts.refused.clone(),
         slots: census.counts,
         map_version: map.map_or(0, |map| map.version),
     }
@@ -411,6 +431,22 @@ fn judge_clock(clock: &ClockView, findings: &mut Findings) {
             "this node's clock differs from most that it hears: no session and no message ends by it until that is mended"
                 .to_owned(),
         );
+    }
+}
+
+/// Nodes that may not join, and those that have and do not know all tokens.
+fn judge_strangers(facts: &LocalFacts, view: &ClusterView, findings: &mut Findings) {
+    for RefusedNode { node, for_s, why } in &facts.refused {
+        findings.yellow(format!("node {node} wants to join and is refused, for {for_s} s now: {why}"));
+    }
+    let there = |node: &&NodeId| view.nodes.get(*node).is_some_and(|seen| seen.alive);
+    let other: Vec<&NodeId> = facts.other_keys.iter().filter(there).collect();
+    if !other.is_empty() {
+        findings.yellow(format!(
+            "the keyring of this node has other keys than that of {}: tokens of the one may be refused by the other. While keys \
+             are changed that is so until every node has both; otherwise give all nodes the same file (auth.keyring)",
+            names(other)
+        ));
     }
 }
 

@@ -1,7 +1,7 @@
 //! What a node counts of the mesh between nodes, gossip included.
 
 use prometheus_client::{
-    metrics::{counter::Counter, family::Family},
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::Registry,
 };
 
@@ -66,6 +66,10 @@ pub struct PeerMetrics {
     pub frames_undecodable: Counter,
     /// Connections refused: strangers, other clusters, other starts of this node, too many at once.
     pub connections_refused: Counter,
+    /// Nodes that tried to join within the last 10 minutes and were refused, since they do not belong here.
+    pub refused_nodes: Gauge,
+    /// Peers whose keyrings have other keys than this node's.
+    pub other_keyrings: Gauge,
     link_resets: Family<ReasonLabel, Counter>,
     gossip_dropped: Family<ReasonLabel, Counter>,
 }
@@ -78,6 +82,9 @@ impl PeerMetrics {
         counter("peer_frames_received", "Frames received from other nodes", &self.frames_received);
         counter("peer_frames_undecodable", "What came from other nodes and is no frame", &self.frames_undecodable);
         counter("peer_connections_refused", "Connections to the mesh that were refused", &self.connections_refused);
+        let mut gauge = |name: &str, help: &str, gauge: &Gauge| registry.register(name, help, gauge.clone());
+        gauge("peer_refused_nodes", "Nodes that tried to join lately and do not belong here", &self.refused_nodes);
+        gauge("peer_other_keyrings", "Peers whose keyrings have other keys than this node's", &self.other_keyrings);
         registry.register("peer_link_resets", "Links to peers that were reset", self.link_resets.clone());
         registry.register("gossip_dropped", "Gossip messages that were dropped", self.gossip_dropped.clone());
         // They start at zero, so that a first one is a change that an alert sees.

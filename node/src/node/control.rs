@@ -18,12 +18,13 @@ use crate::{
     clock,
     cluster::{
         clocks::ClockWatch,
-        health::{self, LocalFacts},
+        health::{self, LocalFacts, RefusedNode},
         steward::Steward,
         view::{NodeState, SharedView},
     },
     gateway::http::api::{ClusterControl, GroupPage, NotDrained},
     id::{Member, NodeId},
+    metrics::PeerMetrics,
     peer::mesh::Mesh,
     router::Router,
     slots::Slots,
@@ -101,6 +102,23 @@ impl Control {
             .values()
             .find(|other| other.alive && other.state == NodeState::Draining && other.member.node != *node);
         draining.map(|other| other.member.node.clone())
+    }
+
+    /// Who tried to join lately and may not.
+    fn refused(&self) -> Vec<RefusedNode> {
+        let now_ms = clock::mono_ms();
+        let refused = self.mesh.refused().into_iter().map(|(node, refused)| RefusedNode {
+            node,
+            for_s: now_ms.saturating_sub(refused.since_ms) / 1_000,
+            why: refused.why,
+        });
+        refused.collect()
+    }
+
+    /// Tells the metrics how many nodes are refused, and how many have other keys.
+    pub(super) fn count_strangers(&self, metrics: &PeerMetrics) {
+        metrics.refused_nodes.set(self.mesh.refused().len() as i64);
+        metrics.other_keyrings.set(self.mesh.with_other_keys().len() as i64);
     }
 
     /// Sends the probes out, and looks at what came back of the last ones.
@@ -197,6 +215,8 @@ impl ClusterControl for Control {
             lag_limit_ms: LAG_LIMIT_MS,
             deaf: self.deaf.load(Ordering::Relaxed),
             clock: self.clocks.view(),
+            refused: self.refused(),
+            other_keys: self.mesh.with_other_keys(),
         }
     }
 }

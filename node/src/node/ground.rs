@@ -147,6 +147,7 @@ impl Ground {
                 cluster: config.cluster.name.clone(),
                 store_id: store_id.to_string(),
                 settings: config.shared_digest().json,
+                keyring: keyring.fingerprint(),
             },
             identity: &identity,
             listen: config.node.peer_listen,

@@ -74,6 +74,7 @@ impl Report {
             );
             self.gossip.set(|own| (own.load, own.store, own.groups) = (load, store, buckets));
             self.control.probe();
+            self.control.count_strangers(&self.metrics.peer);
             let trusted = self.control.clocks.is_trusted();
             if std::mem::replace(&mut clock_trusted, trusted) != trusted {
                 self.slots.clock(trusted).await;

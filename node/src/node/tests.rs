@@ -156,6 +156,7 @@ impl Liar {
                 cluster: "test".to_owned(),
                 store_id: cluster.store.store_id().await.unwrap().to_string(),
                 settings: config.shared_digest().json,
+                keyring: cluster.keyring.fingerprint(),
             },
             identity: &identity,
             listen: local(),
@@ -225,11 +226,28 @@ async fn a_ghost_of_another_store_is_told_why_and_takes_nothing() {
     let before = map_of(&one);
     let refused = ghosts.start("n2", &[&one, &two]).await.err().unwrap().to_string();
     assert!(refused.contains("another store"), "{refused}");
-    assert!(one.0.mesh.refused().contains_key(&id("n2")) || two.0.mesh.refused().contains_key(&id("n2")));
+    let refused =
+        [one.0.mesh.refused(), two.0.mesh.refused()].into_iter().flatten().find(|(node, _)| *node == id("n2"));
+    assert!(refused.as_ref().is_some_and(|(_, refused)| refused.why.contains("another store")), "{refused:?}");
     // For longer than it takes to count a node as dead.
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert_eq!(map_of(&one), before);
     assert!(one.0.gossip.view().borrow().is_alive(two.member()));
+    let counted = |node: &Node| node.0.gateway.metrics.peer.refused_nodes.get();
+    assert_eq!((counted(&one) + counted(&two)).clamp(0, 1), 1, "no metric tells of it");
+    serves(&[&one, &two]).await;
+}
+
+/// As while keys are changed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn other_keys_are_told_and_refuse_nobody() {
+    let (mut cluster, one, two) = Cluster::of_two().await;
+    let told = |node: &Node| node.0.gateway.metrics.peer.other_keyrings.get();
+    assert_eq!((told(&one), told(&two)), (0, 0));
+    cluster.keyring = Arc::new(Keyring::generate());
+    let three = cluster.start("n3", &[&one]).await.unwrap();
+    wait_until("all are told", || (told(&one), told(&two), told(&three)) == (1, 1, 2)).await;
+    assert_eq!(one.0.mesh.with_other_keys(), [id("n3")].into());
     serves(&[&one, &two]).await;
 }
 

@@ -2,7 +2,7 @@
 //! its newer connection takes the place of the older only when nothing more is read from that.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, Mutex as StdMutex, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -45,7 +45,19 @@ const REFUSED_MAX: usize = 64;
 #[derive(Default)]
 pub(super) struct Heard {
     inbound: StdMutex<BTreeMap<NodeId, Arc<Inbound>>>,
-    refused: StdMutex<BTreeMap<NodeId, (u64, String)>>,
+    refused: StdMutex<BTreeMap<NodeId, Refused>>,
+    /// Those that are welcome, and said last that they have other keys.
+    other_keys: StdMutex<BTreeSet<NodeId>>,
+}
+
+/// That a node was refused, since it does not belong here.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Refused {
+    /// The first time, by the monotonic clock in milliseconds.
+    pub since_ms: u64,
+    last_ms: u64,
+    /// In words.
+    pub why: String,
 }
 
 impl Heard {
@@ -61,17 +73,34 @@ impl Heard {
     }
 
     /// Who was refused lately, and why.
-    pub(super) fn refused(&self) -> BTreeMap<NodeId, String> {
+    pub(super) fn refused(&self) -> BTreeMap<NodeId, Refused> {
         let since_ms = clock::mono_ms().saturating_sub(REFUSED_MS);
         let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
-        refused.retain(|_, (last_ms, _)| *last_ms >= since_ms);
-        refused.iter().map(|(node, (_, why))| (node.clone(), why.clone())).collect()
+        refused.retain(|_, refused| refused.last_ms >= since_ms);
+        refused.clone()
     }
 
     fn refuse(&self, node: &NodeId, why: &str) {
+        let now_ms = clock::mono_ms();
         let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        let since_ms = refused.get(node).map_or(now_ms, |earlier| earlier.since_ms);
         if refused.contains_key(node) || refused.len() < REFUSED_MAX {
-            refused.insert(node.clone(), (clock::mono_ms(), why.to_owned()));
+            refused.insert(node.clone(), Refused { since_ms, last_ms: now_ms, why: why.to_owned() });
+        }
+    }
+
+    /// The peers that have other keys than this node, as they said when they last came.
+    pub(super) fn with_other_keys(&self) -> BTreeSet<NodeId> {
+        self.other_keys.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn note_keys(&self, node: &NodeId, are_mine: bool) {
+        let mut other_keys = self.other_keys.lock().unwrap_or_else(PoisonError::into_inner);
+        // Certificates of the cluster name them: there are not many.
+        if are_mine {
+            other_keys.remove(node);
+        } else {
+            other_keys.insert(node.clone());
         }
     }
 }
@@ -194,6 +223,7 @@ impl Acceptor {
             // Ordinary after a restart: the peer will hear of the new generation by gossip.
             return Err(Refusal::untold(Goodbye::WrongGeneration));
         }
+        self.heard.note_keys(&node, hello.belongs.keyring == self.dialler.belongs.keyring);
         Ok((Member { node, generation: hello.generation }, hello, answer))
     }
 

@@ -1,5 +1,6 @@
 //! What two nodes must have in common before either says anything to the other: the cluster's name, the store, and the
-//! settings that all nodes share. Each connection begins with it, so that nothing of another cluster is ever heard.
+//! settings that all nodes share. Each connection begins with it, so that nothing of another cluster is ever heard. Which keys
+//! they have is told too; it is nothing to refuse a node for.
 
 use super::greeting::Goodbye;
 use crate::{config::differences, id::NodeId};
@@ -10,8 +11,11 @@ pub(super) const CLUSTER_NAME_MAX_BYTES: usize = 200;
 const STORE_ID_MAX_BYTES: usize = 64;
 /// The longest text of the settings.
 pub(super) const SETTINGS_MAX_BYTES: usize = 48 << 10;
+/// The longest fingerprint of a keyring.
+const KEYRING_MAX_BYTES: usize = 64;
 /// All of it, with the lengths.
-pub(super) const BELONGS_MAX_BYTES: usize = CLUSTER_NAME_MAX_BYTES + STORE_ID_MAX_BYTES + SETTINGS_MAX_BYTES + 6;
+pub(super) const BELONGS_MAX_BYTES: usize =
+    CLUSTER_NAME_MAX_BYTES + STORE_ID_MAX_BYTES + SETTINGS_MAX_BYTES + KEYRING_MAX_BYTES + 8;
 /// The other end is told this many characters of what differs: they go into one packet.
 const WHY_MAX_CHARS: usize = 800;
 
@@ -24,6 +28,8 @@ pub struct Belongs {
     pub store_id: String,
     /// The settings that all nodes must share, as JSON.
     pub settings: String,
+    /// The fingerprint of the keys that tokens are signed with. While keys are changed, nodes differ in it for some time.
+    pub keyring: String,
 }
 
 impl Belongs {
@@ -56,7 +62,7 @@ impl Belongs {
     }
 
     pub(super) fn encode(&self, bytes: &mut Vec<u8>) {
-        for text in [&self.cluster, &self.store_id, &self.settings] {
+        for text in [&self.cluster, &self.store_id, &self.settings, &self.keyring] {
             bytes.extend_from_slice(&(text.len() as u16).to_le_bytes());
             bytes.extend_from_slice(text.as_bytes());
         }
@@ -75,6 +81,7 @@ impl Belongs {
             cluster: text(CLUSTER_NAME_MAX_BYTES)?,
             store_id: text(STORE_ID_MAX_BYTES)?,
             settings: text(SETTINGS_MAX_BYTES)?,
+            keyring: text(KEYRING_MAX_BYTES)?,
         };
         rest.is_empty().then_some(belongs)
     }
@@ -91,6 +98,7 @@ mod tests {
             cluster: cluster.to_owned(),
             store_id: store_id.to_owned(),
             settings: settings.to_owned(),
+            keyring: store_id.repeat(3),
         };
         let mine = belongs("one", "a", r#"{"x":1}"#);
         for (other, expected) in [

@@ -10,7 +10,12 @@ use super::{
 use crate::decoders::member;
 
 fn belongs(cluster: &str, settings: &str) -> Belongs {
-    Belongs { cluster: cluster.to_owned(), store_id: "a".to_owned(), settings: settings.to_owned() }
+    Belongs {
+        cluster: cluster.to_owned(),
+        store_id: "a".to_owned(),
+        settings: settings.to_owned(),
+        keyring: "0123456789abcdef".to_owned(),
+    }
 }
 
 /// A hello that is taken has these bytes and no others, and is answered in words that fit into a packet.

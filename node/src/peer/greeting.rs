@@ -227,7 +227,12 @@ mod tests {
     #[test]
     fn a_hello_comes_back_and_garbage_does_not() {
         for purpose in [Purpose::Everything, Purpose::GossipOnly] {
-            let belongs = Belongs { cluster: "röst".to_owned(), store_id: "a".to_owned(), settings: "{}".to_owned() };
+            let belongs = Belongs {
+                cluster: "röst".to_owned(),
+                store_id: "a".to_owned(),
+                settings: "{}".to_owned(),
+                keyring: "k".to_owned(),
+            };
             let hello = Hello { purpose, generation: 7, to_generation: u64::MAX, belongs };
             let bytes = hello.encode();
             assert_eq!(Hello::decode(&bytes), Some(hello));
@@ -236,7 +241,12 @@ mod tests {
             }
         }
         assert_eq!(Hello::decode(&[0xff; 40]), None);
-        let belongs = Belongs { cluster: "c".to_owned(), store_id: "a".to_owned(), settings: "{}".to_owned() };
+        let belongs = Belongs {
+            cluster: "c".to_owned(),
+            store_id: "a".to_owned(),
+            settings: "{}".to_owned(),
+            keyring: String::new(),
+        };
         let hello =
             |generation| Hello { purpose: Purpose::Everything, generation, to_generation: 1, belongs: belongs.clone() };
         assert!(Hello::decode(&hello(NUMBER_MAX).encode()).is_some());

@@ -1,6 +1,12 @@
 //! The node's end of the mesh: one endpoint, a link to each peer, what peers send. See the module above for the model.
 
-use std::{collections::BTreeMap, fmt, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use quinn::{Endpoint, TokioRuntime, VarInt};
@@ -9,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Inbox, LinkView, SendError,
-    accept::{Acceptor, Heard},
+    accept::{Acceptor, Heard, Refused},
     addresses::Addresses,
     belongs::{Belongs, CLUSTER_NAME_MAX_BYTES, SETTINGS_MAX_BYTES},
     dial::Dialler,
@@ -263,8 +269,13 @@ impl Mesh {
     }
 
     /// Whom this node has refused lately since they do not belong here, and why.
-    pub fn refused(&self) -> BTreeMap<NodeId, String> {
+    pub fn refused(&self) -> BTreeMap<NodeId, Refused> {
         self.0.heard.refused()
+    }
+
+    /// Who is welcome here and has other keys to sign tokens with.
+    pub fn with_other_keys(&self) -> BTreeSet<NodeId> {
+        self.0.heard.with_other_keys()
     }
 
     /// How many packets have come in over each link that is up. A peer that is there answers each keep-alive: where the number

@@ -197,3 +197,19 @@ proptest! {
         prop_assert!(Keyring::generate().verify(&text).is_err());
     }
 }
+
+/// Nodes compare it: a difference is one of keys, not of which one signs.
+#[test]
+fn a_fingerprint_is_of_the_keys_and_tells_no_secret() {
+    let mut keyring = Keyring::generate();
+    let first = keyring.fingerprint();
+    assert_eq!(Keyring::from_toml(&keyring.to_toml()).unwrap().fingerprint(), first);
+    assert_ne!(Keyring::generate().fingerprint(), first);
+    let old = keyring.signing().to_owned();
+    let new = keyring.rotate().to_owned();
+    let both = keyring.fingerprint();
+    assert_ne!(both, first);
+    let signs_with_old = keyring.to_toml().replace(&format!("signing = \"{new}\""), &format!("signing = \"{old}\""));
+    assert_eq!(Keyring::from_toml(&signs_with_old).unwrap().fingerprint(), both);
+    assert_eq!(both.len(), 32);
+}

@@ -11,6 +11,8 @@ const FACTS: LocalFacts = LocalFacts {
     lag_limit_ms: 500,
     deaf: false,
     clock: ClockView { distrusted: false, correction_ms: 0, differing: Vec::new() },
+    refused: Vec::new(),
+    other_keys: BTreeSet::new(),
 };
 const SLOTS: u16 = 12;
 
@@ -371,4 +373,28 @@ fn readiness() {
     );
     let (_, view) = cluster(&["n1"]);
     assert!(ready(None, &view, &FACTS).unwrap_err().contains("no cluster map"));
+}
+
+#[test]
+fn who_is_refused_is_named_with_the_reason() {
+    let health = check(
+        "a node of another store",
+        |_, _, facts| {
+            facts.refused = vec![RefusedNode { node: id("n9"), for_s: 40, why: "it is of another store".to_owned() }];
+        },
+        Status::Yellow,
+        &["node n9 wants to join and is refused, for 40 s now: it is of another store"],
+    );
+    assert_eq!(health.refused.len(), 1);
+}
+
+#[test]
+fn other_keys_are_a_warning_for_as_long_as_their_node_is_there() {
+    check(
+        "a keyring of its own",
+        |_, _, facts| facts.other_keys = [id("n2"), id("n8")].into(),
+        Status::Yellow,
+        &["the keyring of this node has other keys than that of n2:"],
+    );
+    check("a node that has gone", |_, _, facts| facts.other_keys = [id("n8")].into(), Status::Green, &[]);
 }

@@ -4,7 +4,12 @@ mod answers;
 mod document;
 mod validation;
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Mutex, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    sync::Mutex,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use axum::{
@@ -97,6 +102,8 @@ impl ClusterControl for FakeControl {
             lag_limit_ms: 500,
             deaf: false,
             clock: ClockView::default(),
+            refused: Vec::new(),
+            other_keys: BTreeSet::new(),
         }
     }
 }
