@@ -146,6 +146,7 @@ impl Liar {
                 cluster: servers.cluster().to_owned(),
                 store_id: rows.store_id(scene).await?.to_string(),
                 settings: config.shared_digest().json,
+                keyring: String::new(),
             },
             identity: &identity,
             listen: (HOME, free_block(1)?).into(),
