@@ -171,7 +171,7 @@ impl Ledger {
             (Account::Groups, |copy| copy.state.groups),
             (Account::Sessions, |copy| copy.state.sessions),
             (Account::Uncommitted, |copy| copy.uncommitted),
-            (Account::Retained, |copy| copy.retained),
+            (Account::Retained, |copy| copy.retained + copy.incoming),
         ] {
             self.change(account, of(before), of(now));
         }

@@ -229,6 +229,8 @@ pub struct Metrics {
     pub request_seconds: Histogram,
     /// Slots that this node holds, by its role. See [`Metrics::set_slots`].
     pub slots: Family<RoleLabel, Gauge>,
+    /// What has come of snapshots that are not here as a whole yet.
+    pub incoming_bytes: Gauge,
     /// The version of the cluster map that this node knows.
     pub map_version: Gauge,
     /// How late the event loop was at worst lately, in milliseconds.
@@ -262,6 +264,7 @@ impl Metrics {
             commit_seconds: latencies(),
             request_seconds: latencies(),
             slots: Family::default(),
+            incoming_bytes: Gauge::default(),
             map_version: Gauge::default(),
             event_loop_lag_ms: Gauge::default(),
             store_state: Family::default(),
@@ -310,6 +313,11 @@ impl Metrics {
         registry.register("outbox_closed", "Connections that this node ended, by reason", self.outbox_closed.clone());
         registry.register("limit_hits", "How often a limit of the configuration was hit", self.limit_hits.clone());
         registry.register("slots", "Slots that this node holds, by its role", self.slots.clone());
+        registry.register(
+            "snapshot_incoming_bytes",
+            "What has come of snapshots of slots that are not here as a whole yet",
+            self.incoming_bytes.clone(),
+        );
         registry.register(
             "map_version",
             "The version of the cluster map that this node knows",

@@ -56,7 +56,7 @@ pub enum SendError {
     /// Too many large frames (snapshots) wait for that peer already; the link goes on: try again later.
     #[error("too many snapshots wait for the peer")]
     Busy,
-    /// The frame is longer than any that the other end would take; the link goes on.
+    /// The frame is longer than any that the other end would take: it is logged and counted, and the link goes on.
     #[error("the frame is too long")]
     TooLong,
 }

@@ -17,7 +17,7 @@ use crate::{
         map::SharedMap,
         request::{self, Ask, SlotAnswer, SlotError, SlotRequest},
     },
-    peer::mesh::Mesh,
+    peer::{SendError, mesh::Mesh},
     seldom::Seldom,
     slots::Slots,
     wire::peer::{NodeAnswer, NodeRequest, PeerFrame},
@@ -147,7 +147,8 @@ impl Router {
         let frame = PeerFrame::Request { id: ticket.id, slot, term, sent_ms, wait_ms, request };
         match self.shared.mesh.send(&to.node, slot, &frame) {
             Ok(()) => answered(answer.await),
-            Err(_) => Input::NotSent { attempt },
+            Err(SendError::TooLong) => Input::Answered { attempt, result: Err(SlotError::TooLong { done: false }) },
+            Err(SendError::Down | SendError::Full | SendError::Busy) => Input::NotSent { attempt },
         }
     }
 

@@ -96,6 +96,8 @@ pub struct SlotCounts {
     pub replica: u64,
     /// Slots of which this node is getting a copy.
     pub learner: u64,
+    /// What has come of snapshots that are not here as a whole yet, in bytes as frames have them.
+    pub incoming_bytes: u64,
     /// Sessions in the slots served.
     pub sessions: u64,
     /// Groups in the slots served.
@@ -256,6 +258,7 @@ impl Slots {
             sum.primary += one.primary;
             sum.replica += one.replica;
             sum.learner += one.learner;
+            sum.incoming_bytes += one.incoming_bytes;
             sum.sessions += one.sessions;
             sum.groups += one.groups;
         }

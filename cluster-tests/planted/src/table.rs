@@ -39,19 +39,23 @@ mod groups;
 mod leases;
 #[path = "table/memory.rs"]
 mod memory;
+#[path = "table/pieces.rs"]
+mod pieces;
 #[path = "table/rights.rs"]
 mod rights;
 
 /// All of them.
 pub const TABLE: &[Planted] = &all();
 
-const PARTS: [&[Planted]; 6] = [OTHERS, groups::TABLE, governing::TABLE, rights::TABLE, leases::TABLE, memory::TABLE];
+const PARTS: [&[Planted]; 7] =
+    [OTHERS, groups::TABLE, governing::TABLE, rights::TABLE, leases::TABLE, memory::TABLE, pieces::TABLE];
 const COUNT: usize = OTHERS.len()
     + groups::TABLE.len()
     + governing::TABLE.len()
     + rights::TABLE.len()
     + leases::TABLE.len()
-    + memory::TABLE.len();
+    + memory::TABLE.len()
+    + pieces::TABLE.len();
 
 const fn all() -> [Planted; COUNT] {
     let mut all = [OTHERS[0]; COUNT];
@@ -161,8 +165,8 @@ const OTHERS: &[Planted] = &[
             ),
             edit(
                 "logic/replication.rs",
-                "    asked_ms: u64,\n}",
-                "    asked_ms: u64,\n    /// For planted!(\"ExpandsLate\").\n    only_asked: bool,\n}",
+                "    asked_ms: u64,\n",
+                "    asked_ms: u64,\n    /// For planted!(\"ExpandsLate\").\n    only_asked: bool,\n",
             ),
             edit(
                 "logic/replication.rs",
@@ -221,8 +225,8 @@ const OTHERS: &[Planted] = &[
         &[
             edit(
                 "logic/replication.rs",
-                "if term < self.accepted_term.max(known_term)\n            || self.primary.as_ref().is_some_and(|primary| primary.term >= term)",
-                r#"if !planted!("IgnoresTheTerm") && (term < self.accepted_term.max(known_term)
+                "if term < self.known_term() || self.primary.as_ref().is_some_and(|primary| primary.term >= term)",
+                r#"if !planted!("IgnoresTheTerm") && (term < self.known_term()
             || self.primary.as_ref().is_some_and(|primary| primary.term >= term))"#,
             ),
             edit(
@@ -348,9 +352,9 @@ const OTHERS: &[Planted] = &[
         "S4: a snapshot lacks the keys of earlier publishes",
         10,
         &[edit(
-            "logic/log.rs",
-            "            window: self.window.entries(),",
-            r#"            window: if planted!("ForgetsTheWindow") { Vec::new() } else { self.window.entries() },"#,
+            "logic/slot/cut.rs",
+            "while let Some(key) = group.log.key(place.keys) {",
+            r#"while let Some(key) = group.log.key(place.keys).filter(|_| !planted!("ForgetsTheWindow")) {"#,
         )],
     ),
     bug(
@@ -359,8 +363,8 @@ const OTHERS: &[Planted] = &[
         10,
         &[edit(
             "logic/slot/groups.rs",
-            "        self.0.entry(name.clone()).or_insert_with(new)",
-            r#"        let there = self.0.entry(name.clone()).or_insert_with(new);
+            "        Arc::make_mut(self.0.entry(name.clone()).or_insert_with(new))",
+            r#"        let there = Arc::make_mut(self.0.entry(name.clone()).or_insert_with(new));
         if planted!("SecondEpoch") && there.log.is_empty() {
             there.log = GroupLog::new(epoch);
         }

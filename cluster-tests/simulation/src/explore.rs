@@ -12,7 +12,7 @@
 //!   is known to whoever reads the map.
 //! - Every time-out is over at once. A member says after each step all that it could ever say in its state. Since a frame
 //!   may be late for ever, to say more takes nothing away.
-//! - A snapshot is made anew at any time: only this repeat changes what the primary waits for.
+//! - A snapshot comes in pieces, of which some may be of an earlier one than the others.
 //!
 //! `copies` steps the real code and remembers each step, `proposals` asks the planner, `world` knows what can happen,
 //! `checks` what must hold, `search` goes through all of it breadth first, `trace` tells the shortest way to a violation.
@@ -88,7 +88,7 @@ impl fmt::Display for Scope {
     }
 }
 
-/// What every change is checked with: some four million states.
+/// What every change is checked with: some six million states.
 pub const SCOPES: [Scope; 4] = [
     Scope::new(Start::Alone, 2, 2, 1).with_restarts(),
     Scope::new(Start::Settled, 1, 2, 1).with_restarts(),

@@ -48,6 +48,12 @@ const ELSEWHERE: &[(&str, &str, &str)] = &[
         "node/src/peer/gossip_inbox.rs",
         "what_is_too_much_is_dropped_and_counted",
     ),
+    ("roost_peer_frames_too_long_total", "node/src/peer/tests.rs", "large_frames_go_beside_the_lanes"),
+    (
+        "roost_snapshot_incoming_bytes",
+        "node/src/slots/tests.rs",
+        "half_a_snapshot_is_counted_and_goes_with_its_episode",
+    ),
     ("roost_peer_frames_undecodable_total", "node/src/peer/tests.rs", "garbage_is_dropped_or_ends_its_connection_only"),
     (
         "roost_peer_connections_refused_total",

@@ -198,7 +198,9 @@ impl Asking {
             {
                 self.pause(now_ms, out);
             }
-            Err(SlotError::StoreUnavailable(_) | SlotError::TooManyGroups) if self.may_be_done => {
+            Err(SlotError::StoreUnavailable(_) | SlotError::TooManyGroups | SlotError::TooLong { done: false })
+                if self.may_be_done =>
+            {
                 self.end(Err(SlotError::Unknown), out);
             }
             result => self.end(result, out),

@@ -34,6 +34,9 @@ fn bounded<E: Error>(number: u64) -> Result<u64, E> {
     }
 }
 
+/// The longest name of a node, in bytes.
+pub const NODE_NAME_MAX_BYTES: usize = 64;
+
 /// A node's configured name. At most 64 bytes of `a-z A-Z 0-9 . _ -`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct NodeId(Arc<str>);
@@ -41,7 +44,7 @@ pub struct NodeId(Arc<str>);
 impl NodeId {
     /// Parses a node name, or says what is wrong with it.
     pub fn parse(text: &str) -> Result<Self, String> {
-        if text.is_empty() || text.len() > 64 {
+        if text.is_empty() || text.len() > NODE_NAME_MAX_BYTES {
             return Err("a node name has 1 to 64 characters".to_owned());
         }
         match text.chars().find(|c| !(c.is_ascii_alphanumeric() || ".-_".contains(*c))) {

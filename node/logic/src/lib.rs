@@ -5,6 +5,7 @@ pub mod asking;
 pub mod attachments;
 mod chance;
 pub mod clocks;
+pub mod encoded;
 pub mod entry;
 pub mod feed;
 pub mod following;

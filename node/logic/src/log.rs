@@ -52,6 +52,26 @@ impl GroupLogSnapshot {
         let keys: BTreeSet<_> = window.iter().map(|(key, _)| key).collect();
         contiguous && keys.len() == window.len() && window.len() as u64 <= *head
     }
+
+    /// Adds what follows of the same log. Whether it is of the same log.
+    pub(crate) fn extend(&mut self, more: Self) -> bool {
+        let is_same = (self.epoch, self.head, self.retention) == (more.epoch, more.head, more.retention);
+        if is_same {
+            self.ring.extend(more.ring);
+            self.window.extend(more.window);
+        }
+        is_same
+    }
+
+    /// Adds [`GroupLog::message`].
+    pub(crate) fn push_message(&mut self, message: Message) {
+        self.ring.push(message);
+    }
+
+    /// Adds [`GroupLog::key`].
+    pub(crate) fn push_key(&mut self, key: (PublishKey, u64)) {
+        self.window.push(key);
+    }
 }
 
 /// What a log has after a position.
@@ -122,6 +142,11 @@ impl GroupLog {
         self.window.bytes()
     }
 
+    /// Whether it keeps a message that is not later than this.
+    pub fn has_until(&self, until_ms: u64) -> bool {
+        self.ring.front().is_some_and(|oldest| oldest.at_ms <= until_ms)
+    }
+
     /// Drops the oldest messages, up to the first that is later than this. How many, and their bytes. The window stays: a
     /// repeat is recognised for as long as was promised.
     pub fn shed(&mut self, until_ms: u64) -> (u64, u64) {
@@ -185,15 +210,20 @@ impl GroupLog {
         Since { complete, messages: self.ring.iter().skip(skip).take(limit).cloned().collect() }
     }
 
-    /// For a learner.
-    pub fn snapshot(&self) -> GroupLogSnapshot {
-        GroupLogSnapshot {
-            epoch: self.epoch,
-            head: self.head,
-            ring: self.ring.iter().cloned().collect(),
-            retention: self.retention,
-            window: self.window.entries(),
-        }
+    /// For a learner: the log without its messages and keys, which follow.
+    pub(crate) fn bare(&self) -> GroupLogSnapshot {
+        let (epoch, head, retention) = (self.epoch, self.head, self.retention);
+        GroupLogSnapshot { epoch, head, ring: Vec::new(), retention, window: Vec::new() }
+    }
+
+    /// The `nth` of the messages that are kept.
+    pub(crate) fn message(&self, nth: usize) -> Option<&Message> {
+        self.ring.get(nth)
+    }
+
+    /// Key and time of the `nth` publish in the window.
+    pub(crate) fn key(&self, nth: usize) -> Option<(PublishKey, u64)> {
+        self.window.nth(nth)
     }
 
     /// From a primary's snapshot.
@@ -250,6 +280,13 @@ mod tests {
     const KEEP: Retention =
         Retention { messages: 3, bytes: 100, age_ms: 1_000, window_ms: 5_000, window_publishes: 10 };
 
+    fn snapshot(log: &GroupLog) -> GroupLogSnapshot {
+        let mut whole = log.bare();
+        (0..).map_while(|nth| log.message(nth)).for_each(|message| whole.push_message(message.clone()));
+        (0..).map_while(|nth| log.key(nth)).for_each(|key| whole.push_key(key));
+        whole
+    }
+
     fn publish(log: &mut GroupLog, key: u128, at_ms: u64) -> u64 {
         log.append(PublishKey(key), Bytes::from_static(b"{}"), None, at_ms, KEEP).0
     }
@@ -295,7 +332,7 @@ mod tests {
         for key in 0..5 {
             publish(&mut log, key, 0);
         }
-        let sound = log.snapshot();
+        let sound = snapshot(&log);
         assert!(sound.is_sound());
         let check = |what: &str, spoil: fn(&mut GroupLogSnapshot)| {
             let mut spoiled = sound.clone();
@@ -323,7 +360,7 @@ mod tests {
                 publish(&mut log, key, at_ms);
                 prop_assert!(log.kept() <= 3 && log.bytes <= 100);
             }
-            let mut copy = GroupLog::restore(log.snapshot());
+            let mut copy = GroupLog::restore(snapshot(&log));
             prop_assert_eq!(&copy, &log);
             prop_assert_eq!(publish(&mut copy, 3, at_ms), publish(&mut log, 3, at_ms));
         }

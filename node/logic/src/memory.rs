@@ -155,12 +155,14 @@ pub struct CopyBytes {
     pub uncommitted: u64,
     /// Committed entries that are kept for a member that lacks them.
     pub retained: u64,
+    /// Pieces of a snapshot that is not here as a whole.
+    pub incoming: u64,
 }
 
 impl CopyBytes {
     /// All of it.
     pub fn total(&self) -> u64 {
-        self.state.total() + self.uncommitted + self.retained
+        self.state.total() + self.uncommitted + self.retained + self.incoming
     }
 }
 

@@ -9,6 +9,7 @@
 
 mod look;
 mod message;
+mod pieces;
 #[cfg(test)]
 mod tests;
 
@@ -17,7 +18,11 @@ use std::{
     sync::Arc,
 };
 
-pub use self::message::{Reconcile, ReplicationMessage};
+use self::pieces::{Origin, Piece, Receiving, Sending};
+pub use self::{
+    look::Incoming,
+    message::{Reconcile, ReplicationMessage},
+};
 use super::{
     Now,
     entry::Entry,
@@ -27,9 +32,12 @@ use super::{
 };
 use crate::id::{Index, Member, SlotId, Term};
 
-/// Without progress for this time, what was sent is sent again; snapshots later.
+/// Without progress for this time, what was sent is sent again.
 const RESEND_MS: u64 = 300;
-const RESEND_SNAPSHOT_MS: u64 = 5_000;
+/// All appends that are under way behind a lost one tell of it: it is gone back once in this time.
+const BACK_MS: u64 = 50;
+/// More snapshots than this to one learner in one episode may not be followed by more entries each.
+const RESTARTS: u32 = 10;
 /// Between repeats of a request to the steward.
 const ASK_AGAIN_MS: u64 = 250;
 
@@ -42,13 +50,24 @@ pub struct ReplicaLimits {
     pub append_bytes: usize,
     /// A learner this close to the end of the log becomes required.
     pub nearly_there: u64,
-    /// A learner that falls further behind than this gets a new snapshot.
+    /// A learner that falls further behind than this while it is sent a snapshot gets a new one; twice as far each time.
     pub retained_entries: usize,
+    /// About this number of bytes of a snapshot in a piece.
+    pub piece_bytes: usize,
+    /// At most this number of pieces are sent to a learner before it acknowledges the first of them.
+    pub pieces_under_way: usize,
 }
 
 impl Default for ReplicaLimits {
     fn default() -> Self {
-        Self { append_entries: 512, append_bytes: 1 << 20, nearly_there: 64, retained_entries: 100_000 }
+        Self {
+            append_entries: 512,
+            append_bytes: 1 << 20,
+            nearly_there: 64,
+            retained_entries: 100_000,
+            piece_bytes: 256 << 10,
+            pieces_under_way: 4,
+        }
     }
 }
 
@@ -76,8 +95,11 @@ pub struct Replica {
     limits: ReplicaLimits,
     /// The highest term whose primary this node has followed or been.
     accepted_term: Term,
+    /// Of the map that it knows, and what that says of the slot.
+    map_version: u64,
     assignment: Option<SlotAssignment>,
     held: Option<Held>,
+    receiving: Option<Receiving>,
     primary: Option<Primary>,
 }
 
@@ -221,17 +243,19 @@ struct Progress {
     /// Since when it owes an acknowledgement, counted anew with each one that comes.
     waiting_ms: Option<u64>,
     sent_ms: u64,
-    /// When it was last asked whether it has the snapshot.
-    probed_ms: u64,
+    back_until_ms: u64,
     asked_ms: u64,
+    /// The snapshot that it is sent, and how often a later one has taken its place.
+    sending: Option<Box<Sending>>,
+    restarts: u32,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Mode {
     /// In-sync under an earlier primary; its log is to be made ours first.
     Reconcile,
-    /// Holds nothing; a snapshot as of `acked` is to be sent, or has been.
-    Snapshot { sent: bool },
+    /// Holds nothing; it is sent a snapshot.
+    Snapshot,
     /// Follows.
     Stream,
 }
@@ -249,8 +273,10 @@ impl Progress {
             required_from: base,
             waiting_ms: Some(now.mono_ms),
             sent_ms: 0,
-            probed_ms: 0,
+            back_until_ms: 0,
             asked_ms: 0,
+            sending: None,
+            restarts: 0,
         }
     }
 }
@@ -259,7 +285,18 @@ impl Replica {
     /// A node that holds nothing of the slot.
     pub fn new(slot: SlotId, me: Member, replica_timeout_ms: u64) -> Self {
         let limits = ReplicaLimits::default();
-        Self { slot, me, replica_timeout_ms, limits, accepted_term: 0, assignment: None, held: None, primary: None }
+        Self {
+            slot,
+            me,
+            replica_timeout_ms,
+            limits,
+            accepted_term: 0,
+            map_version: 0,
+            assignment: None,
+            held: None,
+            receiving: None,
+            primary: None,
+        }
     }
 
     /// The same with other bounds.
@@ -300,6 +337,11 @@ impl Replica {
         self.assignment.as_ref().is_some_and(|assignment| assignment.learner.as_ref() == Some(&self.me))
     }
 
+    /// The highest term that this node knows of; lower ones are over.
+    fn known_term(&self) -> Term {
+        self.accepted_term.max(self.assignment.as_ref().map_or(0, |assignment| assignment.term))
+    }
+
     /// How many nodes could take over with every committed entry (the primary included): the `copies` of an answer.
     pub fn copies(&self) -> u8 {
         self.assignment.as_ref().map_or(0, |assignment| assignment.in_sync.len().min(255) as u8)
@@ -312,11 +354,14 @@ impl Replica {
 
     /// What this node's copy takes, in bytes, about.
     pub fn held_bytes(&self) -> CopyBytes {
-        self.held.as_ref().map_or_else(CopyBytes::default, |held| {
-            let staged = held.staged.iter().flat_map(|staged| &staged.entries).map(|entry| entry.held_bytes());
-            let uncommitted = held.uncommitted_bytes + staged.sum::<u64>();
-            CopyBytes { state: held.state.held_bytes(), uncommitted, retained: held.log_bytes - held.uncommitted_bytes }
-        })
+        let incoming = self.incoming().map_or(0, |incoming| incoming.bytes as u64);
+        let Some(held) = &self.held else {
+            return CopyBytes { incoming, ..CopyBytes::default() };
+        };
+        let staged = held.staged.iter().flat_map(|staged| &staged.entries).map(|entry| entry.held_bytes());
+        let uncommitted = held.uncommitted_bytes + staged.sum::<u64>();
+        let retained = held.log_bytes - held.uncommitted_bytes;
+        CopyBytes { state: held.state.held_bytes(), uncommitted, retained, incoming }
     }
 
     /// Whether the running sums of bytes are what a recount gives; for whoever checks that.
@@ -349,7 +394,9 @@ impl Replica {
 
     /// A confirmed map of this version says this of the slot. Maps come with growing versions.
     pub fn on_map(&mut self, now: Now, version: u64, assignment: &SlotAssignment, out: &mut Vec<ReplicaOutput>) {
+        self.map_version = version;
         let before = self.assignment.replace(assignment.clone());
+        self.drop_incoming();
         if before.as_ref() == Some(assignment) {
             return;
         }
@@ -386,7 +433,7 @@ impl Replica {
             return;
         };
         assert!(self.accepted_term < assignment.term, "terms never go back");
-        self.accepted_term = assignment.term;
+        (self.accepted_term, self.receiving) = (assignment.term, None);
         held.synced_term = assignment.term;
         held.sync = assignment.changed_at;
         let mut members = BTreeMap::new();
@@ -406,10 +453,10 @@ impl Replica {
         };
         primary.members.retain(|member, _| assignment.is_in_sync(member));
         if let Some(learner) = &assignment.learner {
-            let mode = Mode::Snapshot { sent: false };
-            primary
-                .members
-                .insert(learner.clone(), Progress::new(now, assignment.changed_at, mode, held.applied, false));
+            primary.members.insert(
+                learner.clone(),
+                Progress::new(now, assignment.changed_at, Mode::Snapshot, held.applied, false),
+            );
         }
     }
 
@@ -420,38 +467,27 @@ impl Replica {
             self.advance(now, out);
             return;
         }
+        if let ReplicationMessage::PieceAck { term, sync, index, count } = message {
+            return self.on_piece_ack(now, from, (term, sync, index), count);
+        }
         let term = message.term();
-        let known_term = self.assignment.as_ref().map_or(0, |assignment| assignment.term);
-        if term < self.accepted_term.max(known_term)
-            || self.primary.as_ref().is_some_and(|primary| primary.term >= term)
-        {
+        if term < self.known_term() || self.primary.as_ref().is_some_and(|primary| primary.term >= term) {
             return;
         }
         assert!(self.accepted_term <= term, "terms never go back");
         self.accepted_term = term;
         self.primary = None;
+        self.drop_incoming();
         let answer = match message {
-            ReplicationMessage::Append { sync, reconcile, first, commit, entries, .. } => {
-                self.on_append(term, sync, reconcile, first, commit, entries)
+            ReplicationMessage::Append { sync, reconcile, first, commit, entries, .. } => self
+                .on_append(term, sync, reconcile, first, commit, entries)
+                .map(|(sync, index, gap)| ReplicationMessage::Ack { term, sync, index, gap }),
+            ReplicationMessage::Piece { sync, lineage, index, number, is_last, part, .. } => {
+                self.on_piece(Origin { term, sync, index, lineage }, Piece { number, is_last, part })
             }
-            ReplicationMessage::Snapshot { sync, lineage, index, state, .. } => {
-                let newer = self
-                    .held
-                    .as_ref()
-                    .is_none_or(|held| (held.synced_term, held.sync, held.last()) < (term, sync, index));
-                if newer && state.is_sound(index) {
-                    self.held = Some(Held::new(lineage, term, sync, SlotState::restore(state), index));
-                }
-                self.held.as_ref().filter(|held| held.sync == sync).map(|held| (sync, held.last(), false))
-            }
-            ReplicationMessage::Ack { .. } => None,
+            ReplicationMessage::Ack { .. } | ReplicationMessage::PieceAck { .. } => None,
         };
-        if let Some((sync, index, gap)) = answer {
-            out.push(ReplicaOutput::Send {
-                to: from.clone(),
-                message: ReplicationMessage::Ack { term, sync, index, gap },
-            });
-        }
+        out.extend(answer.map(|message| ReplicaOutput::Send { to: from.clone(), message }));
     }
 
     /// The acknowledgement to an append: episode, index, gap.
@@ -500,7 +536,7 @@ impl Replica {
             if index + 1 < held.log_first {
                 return;
             }
-            progress.mode = Mode::Stream;
+            (progress.mode, progress.sending) = (Mode::Stream, None);
             progress.sent = index;
         }
         if index > progress.acked || index == held.last() {
@@ -508,7 +544,11 @@ impl Replica {
         }
         progress.acked = progress.acked.max(index);
         progress.floor = progress.acked;
-        progress.sent = if gap { progress.acked } else { progress.sent.max(progress.acked) };
+        let goes_back = gap && progress.back_until_ms <= now.mono_ms;
+        if goes_back {
+            progress.back_until_ms = now.mono_ms + BACK_MS;
+        }
+        progress.sent = if goes_back { progress.acked } else { progress.sent.max(progress.acked) };
         assert!(progress.acked <= progress.sent, "nothing is acknowledged that was not sent");
         assert!(progress.sent <= held.last(), "nothing is sent that is not held");
         if !progress.required && progress.acked + self.limits.nearly_there >= held.last() {
@@ -559,13 +599,14 @@ impl Replica {
             let term = primary.term;
             let mut send = |message| out.push(ReplicaOutput::Send { to: member.clone(), message });
             match progress.mode {
-                Mode::Snapshot { sent: true } => {}
-                Mode::Snapshot { sent: false } => {
-                    let index = held.applied;
-                    (progress.floor, progress.sent, progress.sent_ms) = (index, index, now.mono_ms);
-                    progress.mode = Mode::Snapshot { sent: true };
-                    let (sync, lineage) = (progress.sync, held.lineage);
-                    send(ReplicationMessage::Snapshot { term, sync, lineage, index, state: held.state.snapshot() });
+                Mode::Snapshot => {
+                    let freeze = || Box::new(Sending::new(held.applied, held.state.clone()));
+                    let sending = progress.sending.get_or_insert_with(freeze);
+                    (progress.floor, progress.sent) = (sending.index, sending.index);
+                    let origin = sending.origin(term, progress.sync, held.lineage);
+                    while let Some(piece) = sending.due(now, self.limits) {
+                        send(piece.of(origin));
+                    }
                 }
                 Mode::Reconcile if progress.sent_ms != 0 => {}
                 Mode::Reconcile => {
@@ -598,20 +639,17 @@ impl Replica {
         for (member, progress) in &mut primary.members {
             let silent_ms = now.mono_ms.saturating_sub(progress.sent_ms.max(progress.waiting_ms.unwrap_or(0)));
             match progress.mode {
-                Mode::Snapshot { sent: true }
-                    if silent_ms >= RESEND_SNAPSHOT_MS || held.log.len() > self.limits.retained_entries =>
-                {
-                    progress.mode = Mode::Snapshot { sent: false };
+                // What would follow it is too much: a later one takes its place. Twice as much may follow that one, so that one
+                // comes to its end where entries come faster than pieces.
+                Mode::Snapshot if held.log.len() > self.limits.retained_entries << progress.restarts.min(RESTARTS) => {
+                    (progress.sending, progress.restarts) = (None, progress.restarts + 1);
                 }
-                // It may have arrived and its acknowledgement not: an append says which one is meant, at the cost of nothing.
-                Mode::Snapshot { sent: true }
-                    if now.mono_ms >= progress.sent_ms.max(progress.probed_ms) + RESEND_MS =>
-                {
-                    progress.probed_ms = now.mono_ms;
-                    let (term, sync, first, commit) = (primary.term, progress.sync, progress.sent + 1, held.applied);
-                    let message =
-                        ReplicationMessage::Append { term, sync, reconcile: None, first, commit, entries: Vec::new() };
-                    out.push(ReplicaOutput::Send { to: member.clone(), message });
+                Mode::Snapshot => {
+                    let overdue = progress.sending.as_mut().and_then(|sending| {
+                        let origin = sending.origin(primary.term, progress.sync, held.lineage);
+                        Some(sending.overdue(now, self.limits)?.of(origin))
+                    });
+                    out.extend(overdue.map(|message| ReplicaOutput::Send { to: member.clone(), message }));
                 }
                 Mode::Reconcile if silent_ms >= RESEND_MS => progress.sent_ms = 0,
                 Mode::Stream if progress.acked < held.last() && silent_ms >= RESEND_MS => {
@@ -621,7 +659,7 @@ impl Replica {
                     let message = append(held, primary.term, progress, None, self.limits);
                     out.push(ReplicaOutput::Send { to: member.clone(), message });
                 }
-                Mode::Snapshot { .. } | Mode::Reconcile | Mode::Stream => {}
+                Mode::Reconcile | Mode::Stream => {}
             }
             // Nothing waits for a learner that is not required: it has more time.
             let patience_ms = self.replica_timeout_ms * if progress.required { 1 } else { 20 };
@@ -641,7 +679,7 @@ impl Replica {
             return;
         };
         match progress.mode {
-            Mode::Snapshot { .. } => progress.mode = Mode::Snapshot { sent: false },
+            Mode::Snapshot => progress.sending.iter_mut().for_each(|sending| sending.link_reset()),
             Mode::Reconcile => progress.sent_ms = 0,
             Mode::Stream => progress.sent = progress.acked,
         }

@@ -129,6 +129,11 @@ pub enum SlotError {
     OldToken,
     /// The store did not take or give the session, with what it or the way to it said.
     StoreUnavailable(String),
+    /// What was asked, or the answer to it, is longer than a frame between nodes takes.
+    TooLong {
+        /// It was carried out, and only the answer is too long; else it was not.
+        done: bool,
+    },
     /// The deadline passed; it may or may not have been done. Repeat it.
     Unknown,
 }

@@ -1,18 +1,23 @@
 //! A slot's state: its groups and its sessions. It changes only by [`SlotState::apply`], which is deterministic, so that
 //! every copy that applied the same entries is the same. Groups and sessions know nothing of each other: they share a log.
 
+mod cut;
 mod groups;
 mod sessions;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 
-use self::{groups::Groups, sessions::Sessions};
 pub use self::{
+    cut::Place,
     groups::{Group, GroupEffect},
     sessions::SessionEffect,
 };
+use self::{groups::Groups, sessions::Sessions};
 use super::{
     entry::{Entry, Presence},
     log::{GroupLog, GroupLogSnapshot},
@@ -21,7 +26,7 @@ use super::{
 };
 use crate::id::{GroupName, Index, SessionId};
 
-/// See the module.
+/// See the module. A clone of it is a frozen state: it shares each group and session with the original until that changes it.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct SlotState {
     groups: Groups,
@@ -33,7 +38,7 @@ pub struct SlotState {
 /// The running sum of bytes is compared with a recount once in this number of entries, where assertions are on.
 const RECOUNT_EVERY: Index = 64;
 
-/// A [`SlotState`] as it travels to a learner.
+/// A [`SlotState`] as it travels to a learner: whole, or a piece of it ([`SlotState::piece`]).
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct SlotSnapshot {
     groups: Vec<(GroupName, GroupLogSnapshot, Vec<Presence>)>,
@@ -71,21 +76,21 @@ impl SlotSnapshot {
 impl SlotState {
     /// A group, if it exists.
     pub fn group(&self, name: &GroupName) -> Option<&Group> {
-        self.groups.0.get(name)
+        self.groups.0.get(name).map(|group| &**group)
     }
 
     /// All groups, by name.
-    pub fn groups(&self) -> &BTreeMap<GroupName, Group> {
+    pub fn groups(&self) -> &BTreeMap<GroupName, Arc<Group>> {
         &self.groups.0
     }
 
     /// A session, if it is in memory.
     pub fn session(&self, id: SessionId) -> Option<&Session> {
-        self.sessions.0.get(&id)
+        self.sessions.0.get(&id).map(|session| &**session)
     }
 
     /// All sessions in memory.
-    pub fn sessions(&self) -> &BTreeMap<SessionId, Session> {
+    pub fn sessions(&self) -> &BTreeMap<SessionId, Arc<Session>> {
         &self.sessions.0
     }
 
@@ -122,29 +127,17 @@ impl SlotState {
     /// The same, counted anew.
     pub fn recounted(&self) -> StateBytes {
         let groups = self.groups().iter().map(|(name, group)| group.held_bytes(name));
-        let sessions = self.sessions().values().map(Session::held_bytes).sum();
+        let sessions = self.sessions().values().map(|session| session.held_bytes()).sum();
         groups.fold(StateBytes { sessions, ..StateBytes::default() }, |sum, group| sum + group)
-    }
-
-    /// For a learner.
-    pub fn snapshot(&self) -> SlotSnapshot {
-        SlotSnapshot {
-            groups: self
-                .groups()
-                .iter()
-                .map(|(name, group)| (name.clone(), group.log.snapshot(), group.members.values().cloned().collect()))
-                .collect(),
-            sessions: self.sessions().values().cloned().collect(),
-        }
     }
 
     /// From a primary's snapshot, which is sound.
     pub fn restore(snapshot: SlotSnapshot) -> Self {
         let groups = snapshot.groups.into_iter().map(|(name, log, members)| {
             let members = members.into_iter().map(|member| (member.session, member)).collect();
-            (name, Group::new(GroupLog::restore(log), members))
+            (name, Arc::new(Group::new(GroupLog::restore(log), members)))
         });
-        let sessions = snapshot.sessions.into_iter().map(|session| (session.record.id, session));
+        let sessions = snapshot.sessions.into_iter().map(|session| (session.record.id, Arc::new(session)));
         let (groups, sessions) = (Groups(groups.collect()), Sessions(sessions.collect()));
         let mut state = Self { groups, sessions, bytes: StateBytes::default() };
         state.bytes = state.recounted();

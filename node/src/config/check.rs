@@ -7,7 +7,10 @@ use tracing_subscriber::filter::Targets;
 use super::{
     CassandraConfig, Config, LimitsConfig, Network, NodeConfig, Problem, SessionConfig, StoreConfig, StoreKind,
 };
-use crate::id::NodeId;
+use crate::{
+    id::NodeId,
+    wire::peer::{FRAME_MAX_BYTES, MESSAGE_MAX_BYTES, SESSION_GROUPS_MAX, SETTINGS_MAX_BYTES, slots_max},
+};
 
 /// What the configuration is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -22,7 +25,6 @@ const SHORTEST_API_KEY: usize = 16;
 const DAY_S: u64 = 24 * 3_600;
 /// Long enough for everyone, short enough that milliseconds of it never overflow.
 const LONGEST_S: u64 = 100 * 365 * DAY_S;
-const LARGEST_BYTES: usize = 64 << 20;
 /// Above any message that the limits allow, a peer's queue must still hold a few.
 const SMALLEST_PEER_QUEUE_BYTES: usize = 1 << 20;
 /// A few pages of any replay.
@@ -50,6 +52,7 @@ pub(super) fn problems(config: &Config, purpose: Purpose) -> Vec<Problem> {
     limits(&mut found, &config.limits);
     timing(&mut found, config);
     namespaces(&mut found, config);
+    shared(&mut found, config);
     log(&mut found, config);
     found.0
 }
@@ -114,8 +117,12 @@ fn cluster(found: &mut Found, config: &Config) {
     for seed in &cluster.seeds {
         found.unless(is_host_and_port(seed), "cluster.seeds", || format!("each must be host:port, {seed:?} is not"));
     }
-    found.range("cluster.slots", cluster.slots, 1..=u16::MAX);
     found.range("cluster.copies", cluster.copies, 1..=9);
+    let most = slots_max(cluster.copies.min(9));
+    found.unless((1..=most).contains(&cluster.slots), "cluster.slots", || {
+        let (copies, slots) = (cluster.copies, cluster.slots);
+        format!("must be from 1 to {most} where cluster.copies is {copies}: nodes send each other the map of all slots in one frame; it is {slots}")
+    });
 }
 
 fn files(found: &mut Found, config: &Config) {
@@ -241,7 +248,14 @@ fn limits(found: &mut Found, limits: &LimitsConfig) {
     found.unless(limits.heartbeat_s < limits.idle_s, "limits.heartbeat_s", || {
         format!("must be below limits.idle_s ({}), it is {}", limits.idle_s, limits.heartbeat_s)
     });
-    found.range("limits.message_bytes", limits.message_bytes, 1..=LARGEST_BYTES);
+    found.unless((1..=MESSAGE_MAX_BYTES).contains(&limits.message_bytes), "limits.message_bytes", || {
+        let (most, frame, it) = (MESSAGE_MAX_BYTES, FRAME_MAX_BYTES >> 20, limits.message_bytes);
+        format!("must be from 1 to {most}: a frame between nodes has at most {frame} MiB, with what goes along with a message; it is {it}")
+    });
+    found.unless(limits.groups_per_session <= SESSION_GROUPS_MAX, "limits.groups_per_session", || {
+        let it = limits.groups_per_session;
+        format!("must be from 1 to {SESSION_GROUPS_MAX}: a session goes between nodes in one frame; it is {it}")
+    });
     let at_least = [
         ("limits.frame_bytes", limits.frame_bytes, limits.message_bytes, "limits.message_bytes"),
         ("limits.body_bytes", limits.body_bytes, limits.message_bytes, "limits.message_bytes"),
@@ -346,6 +360,17 @@ fn namespaces(found: &mut Found, config: &Config) {
         let publishes = options.idempotency_publishes;
         found.range(&format!("{key}.idempotency_publishes"), publishes, FEWEST_RECOGNISED..=MOST_RECOGNISED);
     }
+}
+
+/// What nodes tell each other of their settings when they connect.
+fn shared(found: &mut Found, config: &Config) {
+    let bytes = config.shared_digest().json.len();
+    found.unless(bytes <= SETTINGS_MAX_BYTES, "namespaces", || {
+        format!(
+            "what all nodes must share (cluster, session, namespaces) may have {SETTINGS_MAX_BYTES} bytes as JSON, it has \
+             {bytes}: use fewer or shorter namespaces"
+        )
+    });
 }
 
 fn log(found: &mut Found, config: &Config) {

@@ -60,6 +60,8 @@ pub struct PeerMetrics {
     pub frames_sent: Counter,
     /// Their bytes.
     pub bytes_sent: Counter,
+    /// Frames not sent because no peer takes one of that length.
+    pub frames_too_long: Counter,
     /// Frames received and understood.
     pub frames_received: Counter,
     /// Frames received that are none.
@@ -79,6 +81,7 @@ impl PeerMetrics {
         let mut counter = |name: &str, help: &str, counter: &Counter| registry.register(name, help, counter.clone());
         counter("peer_frames_sent", "Frames sent to other nodes", &self.frames_sent);
         counter("peer_bytes_sent", "Bytes of the frames sent to other nodes", &self.bytes_sent);
+        counter("peer_frames_too_long", "Frames that were not sent, longer than nodes take", &self.frames_too_long);
         counter("peer_frames_received", "Frames received from other nodes", &self.frames_received);
         counter("peer_frames_undecodable", "What came from other nodes and is no frame", &self.frames_undecodable);
         counter("peer_connections_refused", "Connections to the mesh that were refused", &self.connections_refused);

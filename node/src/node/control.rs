@@ -25,7 +25,7 @@ use crate::{
     gateway::http::api::{ClusterControl, GroupPage, NotDrained},
     id::{Member, NodeId},
     metrics::PeerMetrics,
-    peer::mesh::Mesh,
+    peer::{SendError, mesh::Mesh},
     router::Router,
     slots::Slots,
     tasks::Tasks,
@@ -79,7 +79,10 @@ impl Control {
                     Err(error) => NodeAnswer::Refused(error),
                 },
             };
-            let _ = this.mesh.send(&to, 0, &PeerFrame::NodeResponse { id, answer });
+            if this.mesh.send(&to, 0, &PeerFrame::NodeResponse { id, answer }) == Err(SendError::TooLong) {
+                let answer = NodeAnswer::Refused("the answer is longer than a frame between nodes".to_owned());
+                let _ = this.mesh.send(&to, 0, &PeerFrame::NodeResponse { id, answer });
+            }
         });
     }
 

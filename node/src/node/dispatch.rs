@@ -12,7 +12,7 @@ use crate::{
     deliveries::Deliveries,
     id::{Member, SlotId, Term},
     lease::LeaseInbox,
-    logic::{clocks::Voice, hints::HintInput, map::Leads, replication::ReplicationMessage},
+    logic::{clocks::Voice, hints::HintInput, map::Leads},
     peer::{Inbox, mesh::Mesh},
     permit::Permit,
     router::Router,
@@ -47,8 +47,7 @@ impl Inbox for Dispatch {
         match frame {
             PeerFrame::Replication { slot, message } => {
                 // An acknowledgement counts with the primary that waits for it.
-                let is_answer = matches!(message, ReplicationMessage::Ack { .. });
-                if is_answer || self.leads(slot, message.term(), from).await {
+                if message.is_answer() || self.leads(slot, message.term(), from).await {
                     self.slots.replicate(slot, from.clone(), message).await;
                 }
             }

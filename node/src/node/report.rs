@@ -86,6 +86,7 @@ impl Report {
         let metrics = &self.metrics;
         metrics.sessions.set(slots.sessions as i64);
         metrics.set_slots(slots.primary as usize, slots.replica as usize, slots.learner as usize);
+        metrics.incoming_bytes.set(slots.incoming_bytes as i64);
         metrics.event_loop_lag_ms.set(load.lag_ms as i64);
         metrics.set_store(self.steward.store_view().borrow().word());
         for account in Account::ALL {

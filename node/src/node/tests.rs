@@ -1,6 +1,8 @@
 //! Members that lie, and nodes that belong elsewhere, beside nodes that do neither: the table in `ARCHITECTURE.md`, line by
 //! line. The liar has a certificate of the cluster and speaks its wire; what it says is its own.
 
+mod large;
+
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -85,8 +87,12 @@ impl Cluster {
     }
 
     async fn start(&self, name: &str, seeds: &[&Node]) -> Result<Node, StartError> {
+        self.start_as(name, self.config(name, seeds)).await
+    }
+
+    async fn start_as(&self, name: &str, config: Config) -> Result<Node, StartError> {
         Node::start(NodeInputs {
-            config: Arc::new(self.config(name, seeds)),
+            config: Arc::new(config),
             identity: self.ca.identity(&id(name)).unwrap(),
             keyring: self.keyring.clone(),
             store: self.store.clone(),
@@ -327,13 +333,16 @@ async fn who_is_not_the_primary_replicates_pushes_and_asks_for_nothing() {
             let (sync, commit, entries) = (assignment.changed_at, u64::MAX, Vec::new());
             for message in [
                 ReplicationMessage::Append { term, sync, reconcile: None, first: 1, commit, entries },
-                ReplicationMessage::Snapshot {
+                ReplicationMessage::Piece {
                     term,
                     sync,
                     lineage: 1,
                     index: 1_000_000,
-                    state: SlotSnapshot::default(),
+                    number: 0,
+                    is_last: true,
+                    part: SlotSnapshot::default(),
                 },
+                ReplicationMessage::PieceAck { term, sync, index: 0, count: u64::MAX },
                 ReplicationMessage::Ack { term, sync, index: u64::MAX, gap: true },
             ] {
                 frames.push(PeerFrame::Replication { slot, message });

@@ -3,14 +3,12 @@
 //! they have is told too; it is nothing to refuse a node for.
 
 use super::greeting::Goodbye;
-use crate::{config::differences, id::NodeId};
+use crate::{config::differences, id::NodeId, wire::peer::SETTINGS_MAX_BYTES};
 
 /// The longest cluster name.
 pub(super) const CLUSTER_NAME_MAX_BYTES: usize = 200;
 /// The longest identity of a store.
 const STORE_ID_MAX_BYTES: usize = 64;
-/// The longest text of the settings.
-pub(super) const SETTINGS_MAX_BYTES: usize = 48 << 10;
 /// The longest fingerprint of a keyring.
 const KEYRING_MAX_BYTES: usize = 64;
 /// All of it, with the lengths.

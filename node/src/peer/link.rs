@@ -27,7 +27,6 @@ use crate::{
     id::{Generation, NodeId},
     metrics::{Limit, LinkReset, Metrics},
     seldom::Seldom,
-    wire::peer::{BULK_FRAME_MAX_BYTES, LANE_FRAME_MAX_BYTES},
 };
 
 /// Ordered streams of a link; a slot always uses the same one.
@@ -128,9 +127,6 @@ impl Link {
     }
 
     fn append(&self, lane: u16, bytes: &[u8]) -> Result<(), SendError> {
-        if bytes.len() > LANE_FRAME_MAX_BYTES {
-            return Err(SendError::TooLong);
-        }
         let up = self.up().ok_or(SendError::Down)?;
         let (before, max_bytes) = (up.queued_bytes.fetch_add(bytes.len(), Ordering::Relaxed), self.bounds.lanes_bytes);
         if before + bytes.len() > max_bytes {
@@ -152,9 +148,6 @@ impl Link {
     /// Queues a large frame for a stream of its own.
     pub(super) fn send_bulk(&self, bytes: Vec<u8>) -> Result<(), SendError> {
         let length = bytes.len();
-        if length > BULK_FRAME_MAX_BYTES {
-            return Err(SendError::TooLong);
-        }
         let up = self.up().ok_or(SendError::Down)?;
         if !up.bulk.push(bytes.into()) {
             return Err(SendError::Busy);

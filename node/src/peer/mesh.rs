@@ -17,7 +17,7 @@ use super::{
     Inbox, LinkView, SendError,
     accept::{Acceptor, Heard, Refused},
     addresses::Addresses,
-    belongs::{Belongs, CLUSTER_NAME_MAX_BYTES, SETTINGS_MAX_BYTES},
+    belongs::{Belongs, CLUSTER_NAME_MAX_BYTES},
     dial::Dialler,
     gate::Gate,
     gossip_inbox::{self, GossipInbox, GossipSender},
@@ -32,7 +32,7 @@ use crate::{
     metrics::{GossipDrop, Metrics},
     seldom::Seldom,
     tasks::Tasks,
-    wire::peer::{self as codec, PeerFrame},
+    wire::peer::{self as codec, FRAME_MAX_BYTES, PeerFrame, SETTINGS_MAX_BYTES},
 };
 
 /// For goodbyes to arrive when the node stops.
@@ -205,14 +205,14 @@ impl Mesh {
     /// that then breaks may be lost, also in part.
     pub fn send(&self, to: &NodeId, slot_lane: u16, frame: &PeerFrame) -> Result<(), SendError> {
         let link = self.link_up(to)?;
-        link.send(slot_lane, &with_length(frame)?)
+        link.send(slot_lane, &self.with_length(to, frame)?)
     }
 
     /// Sends a small frame by a stream of its own, in order with others of its kind: what waits on the lanes does not keep it.
     /// Never waits. Lost as others are.
     pub fn send_promptly(&self, to: &NodeId, frame: &PeerFrame) -> Result<(), SendError> {
         let link = self.link_up(to)?;
-        link.send_promptly(&with_length(frame)?)
+        link.send_promptly(&self.with_length(to, frame)?)
     }
 
     /// Sends a large frame on a stream of its own, out of order with all others. Never waits; a few are under way at
@@ -220,8 +220,38 @@ impl Mesh {
     pub fn send_bulk(&self, to: &NodeId, frame: &PeerFrame) -> Result<(), SendError> {
         let link = self.link_up(to)?;
         let mut bytes = Vec::new();
-        encode(frame, &mut bytes)?;
+        self.encode(to, frame, &mut bytes)?;
         link.send_bulk(bytes)
+    }
+
+    /// The frame's bytes after their length.
+    fn with_length(&self, to: &NodeId, frame: &PeerFrame) -> Result<Vec<u8>, SendError> {
+        let mut bytes = Vec::with_capacity(256);
+        bytes.extend_from_slice(&[0; 4]);
+        let length = self.encode(to, frame, &mut bytes)?;
+        bytes[..4].copy_from_slice(&(length as u32).to_le_bytes());
+        Ok(bytes)
+    }
+
+    /// Appends the frame's bytes; how many. One that no peer takes is a mistake in this program or its configuration: what it
+    /// was for waits in vain, so that it is said and counted.
+    fn encode(&self, to: &NodeId, frame: &PeerFrame, bytes: &mut Vec<u8>) -> Result<usize, SendError> {
+        static COMPLAIN: Seldom = Seldom::new();
+        let before = bytes.len();
+        let encoded = codec::encode_into(frame, bytes);
+        let length = bytes.len() - before;
+        if encoded.is_ok() && length <= FRAME_MAX_BYTES {
+            return Ok(length);
+        }
+        self.0.metrics.peer.frames_too_long.inc();
+        if let Some(left_out) = COMPLAIN.now() {
+            let (error, kind) = (encoded.err().map(|error| error.to_string()), frame.kind());
+            tracing::error!(
+                peer = %to, kind, bytes = length, max_bytes = FRAME_MAX_BYTES, error, left_out,
+                "a frame was not sent: it is longer than any node takes"
+            );
+        }
+        Err(SendError::TooLong)
     }
 
     /// Nothing is encoded for a link that is down.
@@ -315,25 +345,4 @@ impl fmt::Debug for Mesh {
             .field("local_addr", &self.local_addr())
             .finish_non_exhaustive()
     }
-}
-
-/// The frame's bytes after their length.
-fn with_length(frame: &PeerFrame) -> Result<Vec<u8>, SendError> {
-    let mut bytes = Vec::with_capacity(256);
-    bytes.extend_from_slice(&[0; 4]);
-    encode(frame, &mut bytes)?;
-    let length = u32::try_from(bytes.len() - 4).map_err(|_| SendError::TooLong)?;
-    bytes[..4].copy_from_slice(&length.to_le_bytes());
-    Ok(bytes)
-}
-
-/// A frame that cannot be encoded is a mistake in this program.
-fn encode(frame: &PeerFrame, bytes: &mut Vec<u8>) -> Result<(), SendError> {
-    codec::encode_into(frame, bytes).map_err(|error| {
-        static COMPLAIN: Seldom = Seldom::new();
-        if let Some(left_out) = COMPLAIN.now() {
-            tracing::error!(%error, left_out, "a frame was not sent");
-        }
-        SendError::TooLong
-    })
 }

@@ -17,7 +17,7 @@ use crate::{
     metrics::Metrics,
     seldom::Seldom,
     tasks::Tasks,
-    wire::peer::{self as codec, BULK_FRAME_MAX_BYTES, LANE_FRAME_MAX_BYTES},
+    wire::peer::{self as codec, FRAME_MAX_BYTES},
 };
 
 /// Large frames of one peer held in memory at once, while they arrive.
@@ -134,7 +134,7 @@ impl Reading {
 
     async fn read_bulk(&self, stream: RecvStream) {
         let Ok(_permit) = self.bulk.acquire().await else { return };
-        if let Some(frame) = self.read_whole(stream, BULK_FRAME_MAX_BYTES).await {
+        if let Some(frame) = self.read_whole(stream, FRAME_MAX_BYTES).await {
             self.hand_over(&frame).await;
         }
     }
@@ -203,7 +203,7 @@ impl Frames {
     pub(super) fn next(&mut self) -> Result<Option<Bytes>, usize> {
         let Some((prefix, rest)) = self.buffer.split_first_chunk::<4>() else { return Ok(None) };
         let length = u32::from_le_bytes(*prefix) as usize;
-        if length > LANE_FRAME_MAX_BYTES {
+        if length > FRAME_MAX_BYTES {
             return Err(length);
         }
         if rest.len() < length {

@@ -217,12 +217,13 @@ async fn large_frames_go_beside_the_lanes() {
     connect(&[&a, &b]).await;
     let large = |bytes: usize| PeerFrame::NodeResponse { id: 1, answer: NodeAnswer::Refused("x".repeat(bytes)) };
     for _ in 0..6 {
-        a.mesh.send_bulk(&b.member.node, &large(20 << 20)).unwrap();
+        a.mesh.send_bulk(&b.member.node, &large(15 << 20)).unwrap();
     }
     assert_eq!(a.mesh.send(&b.member.node, 0, &large(16 << 20)), Err(SendError::TooLong));
-    assert_eq!(a.mesh.send_bulk(&b.member.node, &large(257 << 20)), Err(SendError::TooLong));
+    assert_eq!(a.mesh.send_bulk(&b.member.node, &large(16 << 20)), Err(SendError::TooLong));
+    assert_eq!(a.metrics.peer.frames_too_long.get(), 2, "somebody sees it");
     a.mesh.send(&b.member.node, 0, &a.probe(1)).unwrap();
-    let count = || b.inbox.all().iter().filter(|seen| **seen == Seen::Frame(a.member.clone(), large(20 << 20))).count();
+    let count = || b.inbox.all().iter().filter(|seen| **seen == Seen::Frame(a.member.clone(), large(15 << 20))).count();
     wait_until("large frames", || count() == 6).await;
     assert_eq!(b.inbox.nonces(), [1]);
     assert!(a.sends_to(&b), "the link was lost");

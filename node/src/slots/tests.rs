@@ -13,6 +13,7 @@ use crate::{
         entry::Retention,
         map::ClusterMap,
         request::{Ask, GroupPush, Interest, Publish, Published},
+        slot::SlotSnapshot,
     },
     memory::Ledger,
     metrics::Limit,
@@ -22,6 +23,7 @@ use crate::{
         tls::ClusterCa,
     },
     store::embedded::EmbeddedStore,
+    wire::peer::REQUEST_MAX_BYTES,
 };
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -195,4 +197,35 @@ async fn what_a_slot_refuses_and_what_it_holds_is_counted() {
     let counts = bench.slots.counts().await;
     assert_eq!((counts.primary, counts.replica, counts.learner), (0, 0, 1));
     assert!(bench.tasks.shut_down(LIMIT).await);
+}
+
+#[tokio::test]
+async fn half_a_snapshot_is_counted_and_goes_with_its_episode() {
+    let mut bench = Bench::start();
+    let (me, q) = (bench.me.clone(), member("q"));
+    let (primary, in_sync) = (q.clone(), vec![q.clone()]);
+    bench
+        .show_map(move |map| {
+            let slot = &mut map.slots[0];
+            (slot.primary, slot.in_sync, slot.learner) = (primary, in_sync, Some(me));
+        })
+        .await;
+    let (term, sync, lineage, part) = (1, 1, 1, SlotSnapshot::default());
+    let message = ReplicationMessage::Piece { term, sync, lineage, index: 9, number: 0, is_last: false, part };
+    bench.slots.replicate(0, q, message).await;
+    let counts = bench.slots.counts().await;
+    assert!(counts.learner == 1 && counts.incoming_bytes > 0, "{counts:?}");
+    bench.show_map(|map| (map.version, map.slots[0].changed_at, map.slots[0].learner) = (2, 2, None)).await;
+    assert_eq!(bench.slots.counts().await, SlotCounts::default());
+}
+
+#[tokio::test]
+async fn what_no_copy_could_be_sent_is_not_ordered() {
+    let mut bench = Bench::start();
+    bench.show_map(|_| {}).await;
+    let (group, data) = (group(), vec![b'1'; REQUEST_MAX_BYTES].into());
+    let retention = Retention { messages: 1, bytes: 1, age_ms: 1, window_ms: 1, window_publishes: 1 };
+    let large = Publish { key: PublishKey(1), data, from: None, retention, min_copies: 1 };
+    assert_eq!(bench.ask((group, large).into_request()).await, Err(SlotError::TooLong { done: false }));
+    assert!(bench.ask(publish(1)).await.is_ok());
 }

@@ -14,6 +14,7 @@ use crate::{
     clock,
     id::{Member, SessionId, SlotId, Term},
     logic::{
+        encoded,
         entry::SessionRecord,
         memory::{CopyBytes, Level},
         primary::{SlotCore, SlotInput, SlotOutput},
@@ -24,13 +25,13 @@ use crate::{
     peer::SendError,
     seldom::Seldom,
     store::{StoreError, WriteVersion},
-    wire::peer::PeerFrame,
+    wire::peer::{PeerFrame, REQUEST_MAX_BYTES},
 };
 
 /// Inputs handled before the outputs are sent.
 const BATCH: usize = 1_024;
 const TICK: Duration = Duration::from_millis(100);
-/// Between attempts at a snapshot that no link takes.
+/// Between attempts at pieces that no link takes.
 const UNSENT_TICKS: u64 = 3;
 /// The first bytes of what the store says is wrong that go into an answer.
 const REASON_CHARS: usize = 300;
@@ -43,7 +44,7 @@ pub(super) struct Worker {
     tickets: BTreeMap<u64, Asker>,
     next_ticket: u64,
     outputs: Vec<SlotOutput>,
-    /// Snapshots that could not even be handed to the link: tried again after a while, as nobody would miss them for long.
+    /// Pieces of snapshots that could not even be handed to the link: tried again after a while.
     unsent: BTreeSet<(SlotId, Member)>,
     clock_trusted: bool,
     /// How pressed for memory this node is, as the slots know it.
@@ -206,6 +207,11 @@ impl Worker {
             self.tickets.insert(ticket, Asker { reply, publish_since_us: None });
             return self.answer(slot, ticket, Err(SlotError::Unavailable));
         }
+        if encoded::bytes(&request) > REQUEST_MAX_BYTES {
+            // Its entry would not get to the other copies.
+            self.tickets.insert(ticket, Asker { reply, publish_since_us: None });
+            return self.answer(slot, ticket, Err(SlotError::TooLong { done: false }));
+        }
         // A session that cannot be stored is not begun: its end would have to be remembered until the store is back.
         if matches!(request, SlotRequest::Session(_, SessionRequest::CreateSession(_)))
             && self.slots.get(&slot).is_some_and(|core| core.replica().serving().is_some())
@@ -242,7 +248,10 @@ impl Worker {
                     counts.sessions += state.sessions().len() as u64;
                     counts.groups += state.groups().len() as u64;
                 }
-                _ if core.replica().is_learner() => counts.learner += 1,
+                _ if core.replica().is_learner() => {
+                    counts.learner += 1;
+                    counts.incoming_bytes += core.replica().incoming().map_or(0, |incoming| incoming.bytes as u64);
+                }
                 (None, Some(_)) => counts.replica += 1,
                 _ => {}
             }
@@ -290,7 +299,7 @@ impl Worker {
     /// A message to another member of the slot.
     fn replicate(&mut self, slot: SlotId, to: &Member, message: ReplicationMessage) {
         let _span = tracing::trace_span!("replicate", slot, %to).entered();
-        let bulk = matches!(message, ReplicationMessage::Snapshot { .. });
+        let bulk = matches!(message, ReplicationMessage::Piece { .. });
         let frame = PeerFrame::Replication { slot, message };
         if !bulk {
             // Lost where the link is down: the copy repeats what is not acknowledged.
@@ -364,7 +373,11 @@ impl Worker {
             ReplyTo::Peer { node, id, .. } => {
                 // Lost where the link is down: the asker's deadline passes, or it sees the link come back, and it asks again.
                 let voters = self.inputs.permit.voters_since();
-                let _ = self.inputs.mesh.send(&node, slot, &PeerFrame::Response { id, voters, result });
+                let sent = self.inputs.mesh.send(&node, slot, &PeerFrame::Response { id, voters, result });
+                if sent == Err(SendError::TooLong) {
+                    let result = Err(SlotError::TooLong { done: true });
+                    let _ = self.inputs.mesh.send(&node, slot, &PeerFrame::Response { id, voters, result });
+                }
             }
         }
     }

@@ -11,7 +11,7 @@ use bincode::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    id::{Member, SlotId, Term},
+    id::{Member, NODE_NAME_MAX_BYTES, SlotId, Term},
     logic::{
         lease::LeaseMessage,
         map::{MapRequest, SharedMap},
@@ -101,6 +101,21 @@ pub enum PeerFrame {
     Lease(LeaseMessage),
 }
 
+impl PeerFrame {
+    /// What it is, for the log.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Replication { .. } => "replication",
+            Self::Request { .. } => "request",
+            Self::Response { .. } => "response",
+            Self::Push { .. } => "push",
+            Self::FetchMap { .. } | Self::Map(_) | Self::MapRequests(_) => "map",
+            Self::NodeRequest { .. } | Self::NodeResponse { .. } => "node",
+            Self::Probe { .. } => "probe",
+        }
+    }
+}
+
 /// Asked of a node.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub enum NodeRequest {
@@ -144,11 +159,30 @@ pub enum NodeAnswer {
     Refused(String),
 }
 
-/// The longest frame on a lane.
-pub const LANE_FRAME_MAX_BYTES: usize = 16 << 20;
+/// The longest frame. What may be longer goes in pieces; what cannot is bounded below, and by the configuration.
+pub const FRAME_MAX_BYTES: usize = 16 << 20;
 
-/// The longest frame on a stream of its own (snapshots).
-pub const BULK_FRAME_MAX_BYTES: usize = 256 << 20;
+/// The longest data of a message that a configuration may allow: what a frame has beside one message (up to 4 MiB of others
+/// in an answer, 1 MiB in an append) has room.
+pub const MESSAGE_MAX_BYTES: usize = 8 << 20;
+
+/// The longest request. One that is longer is not ordered: the entry would not get to any copy.
+pub const REQUEST_MAX_BYTES: usize = MESSAGE_MAX_BYTES + (1 << 20);
+
+/// The longest text of the settings that all nodes share, in the greeting of a connection.
+pub const SETTINGS_MAX_BYTES: usize = 48 << 10;
+
+/// The most groups of a session that a configuration may allow: its record has to fit a frame.
+pub const SESSION_GROUPS_MAX: usize = 10_000;
+
+/// The most slots whose map surely fits a frame, with this number of copies of each: all names as long as they may be, each
+/// slot with a primary, a learner, and a member that is to leave.
+pub const fn slots_max(copies: u8) -> u16 {
+    const NUMBERS_BYTES: usize = 64;
+    let slot_bytes = NUMBERS_BYTES + (copies as usize + 3) * (NODE_NAME_MAX_BYTES + 16);
+    let most = (FRAME_MAX_BYTES - (1 << 20)) / slot_bytes;
+    if most < u16::MAX as usize { most as u16 } else { u16::MAX }
+}
 
 /// Why bytes are no frame, or a frame has no bytes.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -180,9 +214,7 @@ pub fn decode(bytes: &[u8]) -> Result<PeerFrame, CodecError> {
         0x1_0001..=0x4_0000 => decode_within::<0x4_0000>(bytes),
         0x4_0001..=0x10_0000 => decode_within::<0x10_0000>(bytes),
         0x10_0001..=0x40_0000 => decode_within::<0x40_0000>(bytes),
-        0x40_0001..=0x100_0000 => decode_within::<0x100_0000>(bytes),
-        0x100_0001..=0x400_0000 => decode_within::<0x400_0000>(bytes),
-        _ => decode_within::<BULK_FRAME_MAX_BYTES>(bytes),
+        _ => decode_within::<FRAME_MAX_BYTES>(bytes),
     };
     let (frame, read) = decoded.map_err(|error| CodecError::Decode(error.to_string()))?;
     match bytes.len() - read {
@@ -221,10 +253,12 @@ mod tests {
     use crate::{
         id::{Epoch, GroupName, NUMBER_MAX, NodeId, Position, SessionId},
         logic::{
-            entry::{Entry, GroupEntry, Message},
+            encoded,
+            entry::{Entry, GroupEntry, Message, Presence, Publisher, Retention, SessionEntry, SessionRecord},
             map::ClusterMap,
             replication::Reconcile,
             request::{GroupPush, Interest, JoinPoint, Renewal},
+            slot::{Place, SlotState},
         },
     };
 
@@ -232,6 +266,7 @@ mod tests {
         let mut bytes = Vec::new();
         encode_into(frame, &mut bytes).unwrap();
         assert_eq!(decode(&bytes).as_ref(), Ok(frame));
+        assert_eq!(encoded::bytes(frame), bytes.len(), "bounds are counted without the bytes");
         assert!(decode(&bytes[..bytes.len() - 1]).is_err(), "a cut frame was taken");
         bytes.push(0);
         assert_eq!(decode(&bytes), Err(CodecError::Trailing(1)));
@@ -253,7 +288,73 @@ mod tests {
                 check_round_trip(&refused(length));
             }
         }
-        check_round_trip(&refused(17 << 20));
+        check_round_trip(&refused(FRAME_MAX_BYTES - 25));
+    }
+
+    #[test]
+    fn a_piece_of_a_slot_comes_back() {
+        let (session, group) = (SessionId(uuid::Uuid::from_u128(7)), GroupName::parse("g").unwrap());
+        let retention = Retention { messages: 9, bytes: 99, age_ms: 9, window_ms: 9, window_publishes: 9 };
+        let (epoch, user) = (Epoch(1), || "somebody".to_owned());
+        let member = Presence { session, user: user(), info: Bytes::from_static(b"{}"), attachment: 3 };
+        let from = Some(Publisher { session, user: user() });
+        let (key, data) = (crate::id::PublishKey(5), Bytes::from_static(b"1"));
+        let record = SessionRecord {
+            id: session,
+            user: user(),
+            created_ms: 1,
+            expires_ms: 2,
+            idle_ttl_ms: 3,
+            last_used_ms: 1,
+            attributes: Bytes::from_static(b"{}"),
+            groups: [group.clone()].into(),
+            joined: [(group.clone(), true)].into(),
+            grants: Vec::new(),
+            revision: 0,
+            token: 0,
+        };
+        let mut state = SlotState::default();
+        let entries = [
+            Entry::Group(group.clone(), GroupEntry::Publish { epoch, key, data, from, at_ms: 1, retention }),
+            Entry::Group(group, GroupEntry::MemberJoin { epoch, member }),
+            Entry::Session(session, SessionEntry::Put { record, stored: true }),
+        ];
+        for (index, entry) in (1..).zip(entries) {
+            let first = NUMBER_MAX;
+            let (reconcile, entries) = (None, vec![Arc::new(entry.clone())]);
+            let message = ReplicationMessage::Append { term: 1, sync: 1, reconcile, first, commit: 1, entries };
+            check_round_trip(&PeerFrame::Replication { slot: 1, message });
+            state.apply(index, entry);
+        }
+        let part = state.piece(&Place::default(), 1 << 20).0;
+        let piece = |numbers: [u64; 5]| {
+            let ([term, sync, lineage, index, number], part) = (numbers, part.clone());
+            let message = ReplicationMessage::Piece { term, sync, lineage, index, number, is_last: true, part };
+            PeerFrame::Replication { slot: 1, message }
+        };
+        check_bounds(piece);
+        check_bounds(|[term, sync, index, count]| PeerFrame::Replication {
+            slot: 1,
+            message: ReplicationMessage::PieceAck { term, sync, index, count },
+        });
+    }
+
+    #[test]
+    fn a_map_of_as_many_slots_as_are_allowed_fits_a_frame() {
+        for copies in [1, 2, 3, 9] {
+            let member = |number: u8| Member {
+                node: NodeId::parse(&char::from(b'a' + number).to_string().repeat(64)).unwrap(),
+                generation: 1,
+            };
+            let mut map = ClusterMap::first(&member(0), slots_max(copies));
+            for slot in &mut map.slots {
+                slot.in_sync = (0..=copies).map(member).collect();
+                slot.learner = Some(member(copies + 1));
+            }
+            map.members.extend((0..copies).map(|number| (member(number).node, 1)));
+            let bytes = encoded::bytes(&PeerFrame::Map(Arc::new(map)));
+            assert!((FRAME_MAX_BYTES / 4 * 3..FRAME_MAX_BYTES).contains(&bytes), "{bytes} with {copies} copies");
+        }
     }
 
     /// Whoever adds one to a number of a peer's would come round to 0.

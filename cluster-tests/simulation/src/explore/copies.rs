@@ -25,13 +25,20 @@ pub(super) const PROCESSES: usize = 2 * NODES;
 
 /// When everything happens, but for time-outs.
 const NOW: Now = Now { mono_ms: 1, wall_ms: 1 };
-/// When all time-outs are over, but for the one after which a snapshot is sent again.
+/// When all time-outs are over.
 const LATER: Now = Now { mono_ms: 4_001, wall_ms: 1 };
 /// A learner has twenty times as long, and that is over too.
 const REPLICA_TIMEOUT_MS: u64 = 100;
-/// One entry at a time, so that a longer log comes in steps. A learner that lacks one entry becomes required.
-const LIMITS: ReplicaLimits =
-    ReplicaLimits { append_entries: 1, append_bytes: 1 << 20, nearly_there: 1, retained_entries: 1_000 };
+/// One entry at a time, so that a longer log comes in steps. A learner that lacks one entry becomes required. Where two
+/// entries are to follow a snapshot another takes its place. A message is a piece of a snapshot, and so is its key.
+const LIMITS: ReplicaLimits = ReplicaLimits {
+    append_entries: 1,
+    append_bytes: 1 << 20,
+    nearly_there: 1,
+    retained_entries: 1,
+    piece_bytes: 1,
+    pieces_under_way: 2,
+};
 
 /// What happens to a copy.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]

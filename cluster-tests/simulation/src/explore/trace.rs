@@ -47,8 +47,12 @@ fn frame_in_words(message: &ReplicationMessage) -> String {
             };
             format!("{count} entries from {first} on (term {term}, episode {sync}, commit {commit}{what})")
         }
-        ReplicationMessage::Snapshot { term, sync, lineage, index, .. } => {
-            format!("a snapshot as of {index} (term {term}, episode {sync}, lineage {lineage})")
+        ReplicationMessage::Piece { term, sync, lineage, index, number, is_last, .. } => {
+            let last = if *is_last { ", the last" } else { "" };
+            format!("piece {number}{last}, of the state as of {index} (term {term}, episode {sync}, lineage {lineage})")
+        }
+        ReplicationMessage::PieceAck { term, sync, index, count } => {
+            format!("an acknowledgement of {count} pieces of the state as of {index} (term {term}, episode {sync})")
         }
         ReplicationMessage::Ack { term, sync, index, gap } => {
             let gap = if *gap { ", something missing" } else { "" };

@@ -11,7 +11,7 @@ use roost_logic::{
     entry::Message,
     id::{AttachmentNumber, Epoch, GroupName, Index, Member, Position, PublishKey, SessionId, SlotId, Term},
     map::ClusterMap,
-    replication::Replica,
+    replication::{Incoming, Replica},
     slot::SlotState,
 };
 
@@ -441,6 +441,7 @@ pub(super) struct Seen {
     holds: Index,
     lineage: Option<u64>,
     serving: Option<Term>,
+    incoming: Option<Incoming>,
 }
 
 impl Seen {
@@ -459,10 +460,17 @@ impl Seen {
         let same = applied == self.applied && lineage == self.lineage;
         let less = holds < self.holds || lineage != self.lineage;
         self.holds = holds;
+        let incoming = replica.incoming();
+        if let Some(before) = std::mem::replace(&mut self.incoming, incoming)
+            && incoming.is_none_or(|incoming| incoming.of != before.of)
+        {
+            let is_taken = incoming.is_none() && !same && applied == before.of.1;
+            ledger.count(if is_taken { "snapshots taken in pieces" } else { "snapshots given up half-way" });
+        }
         if same && serving == self.serving {
             return less;
         }
-        let before = std::mem::replace(self, Self { applied, holds, lineage, serving });
+        let before = std::mem::replace(self, Self { applied, holds, lineage, serving, incoming });
         let (Some(lineage), Some(state)) = (lineage, replica.state()) else { return less };
         let life = (slot, lineage);
         if let Some(primary) = replica.primary_term()

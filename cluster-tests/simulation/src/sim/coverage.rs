@@ -51,6 +51,8 @@ pub const COVERAGE: &[&str] = &[
     "take-overs",
     "hand-overs",
     "promotions",
+    "snapshots taken in pieces",
+    "snapshots given up half-way",
     "members dropped",
     "copies moved from a draining node",
     "copies moved for balance",

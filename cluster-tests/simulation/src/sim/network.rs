@@ -56,6 +56,8 @@ impl Frame {
     /// The ordered lane that it goes by; answers go by ways of their own.
     fn lane(&self) -> Option<SlotId> {
         match self {
+            // Pieces of snapshots go beside the lanes: they are overtaken, and they overtake.
+            Self::Replication { message: ReplicationMessage::Piece { .. }, .. } => None,
             Self::Replication { slot, .. } | Self::Push { slot, .. } | Self::Request { slot, .. } => Some(*slot),
             _ => None,
         }

@@ -20,7 +20,7 @@ use roost_logic::{
     map::{Leads, MapChange, SlotAssignment},
     memory::{Level, Teller},
     primary::{SlotCore, SlotInput, SlotOutput, Ticket},
-    replication::{Replica, ReplicationMessage},
+    replication::Replica,
     request::{
         self, Attached, GroupPush, GroupRequest, JoinPoint, Published, Push, SessionPush, SessionRequest, SlotAnswer,
         SlotError, SlotRequest,
@@ -301,7 +301,7 @@ impl World {
     /// Who speaks as a slot's primary has to be that by the map. Where a later map may say so, the frame waits for it.
     fn hold(&mut self, node: usize, from: Member, frame: Frame, until_ms: u64) {
         let led = match &frame {
-            Frame::Replication { message: ReplicationMessage::Ack { .. }, .. } => None,
+            Frame::Replication { message, .. } if message.is_answer() => None,
             // What comes of an old term is left to the copy here, which knows that by itself.
             Frame::Replication { slot, message }
                 if self.assignment(node, *slot).is_some_and(|known| message.term() < known.term) =>

@@ -202,6 +202,7 @@ impl Profile {
                     append_bytes: 1 << 20,
                     nearly_there: random.below(8),
                     retained_entries: random.between(10, 200) as usize,
+                    ..ReplicaLimits::default()
                 }
             } else {
                 ReplicaLimits::default()
@@ -230,6 +231,10 @@ impl Profile {
         self.days_off = if random.permille(200) { random.between(1, 5) } else { 0 };
         self.slot.group_idle_tight_ms = self.slot.group_idle_ms;
         self.draw_memory(random);
+        let (bytes, under_way) = (random.between(1, 2_000), random.between(1, 4));
+        if random.permille(800) {
+            (self.limits.piece_bytes, self.limits.pieces_under_way) = (bytes as usize, under_way as usize);
+        }
     }
 }
 

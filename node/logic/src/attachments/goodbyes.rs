@@ -92,6 +92,7 @@ fn is_heard(result: &Result<(), SlotError>) -> bool {
             | SlotError::TooManyGroups
             | SlotError::NotGranted
             | SlotError::OldToken
+            | SlotError::TooLong { .. }
             | SlotError::StoreUnavailable(_)
             | SlotError::Unknown,
         ) => false,

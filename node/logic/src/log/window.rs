@@ -19,15 +19,15 @@ pub(super) struct Window {
 }
 
 impl Window {
-    /// The window of a log with this head, from what [`Window::entries`] gave. No key is there twice.
+    /// The window of a log with this head, from key and time of each of its publishes, oldest first. No key is there twice.
     pub(super) fn restore(head: u64, entries: Vec<(PublishKey, u64)>) -> Self {
         let first = head + 1 - entries.len() as u64;
         Self { offsets: entries.iter().map(|(key, _)| *key).zip(first..).collect(), order: entries.into() }
     }
 
-    /// Key and time of each publish, oldest first.
-    pub(super) fn entries(&self) -> Vec<(PublishKey, u64)> {
-        self.order.iter().copied().collect()
+    /// The `nth` of these.
+    pub(super) fn nth(&self, nth: usize) -> Option<(PublishKey, u64)> {
+        self.order.get(nth).copied()
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -275,6 +275,7 @@ impl Reigning<'_> {
                 | SlotError::TooManyGroups
                 | SlotError::NotGranted
                 | SlotError::OldToken
+                | SlotError::TooLong { .. }
                 | SlotError::StoreUnavailable(_)
                 | SlotError::Unknown => continue,
             };

@@ -1,5 +1,7 @@
 //! What a primary does because time has passed. Each step is an entry, so that a new primary goes on where this one was.
 
+use std::sync::Arc;
+
 use super::{SlotOutput, groups::GroupPending, reign::Reigning};
 use crate::{
     Now,
@@ -152,7 +154,7 @@ impl Reigning<'_> {
         let overdue = state.groups().iter().filter(|(_, group)| self.clock_trusted && group.log.is_overdue(at_ms));
         let overdue: Vec<_> = overdue.map(|(name, _)| name.clone()).take(AT_ONCE).collect();
         let is_idle =
-            |(name, group): &(&GroupName, &Group)| group.is_empty() && !self.groups.interests.contains_key(*name);
+            |(name, group): &(&GroupName, &Arc<Group>)| group.is_empty() && !self.groups.interests.contains_key(*name);
         let since_ms = |name| self.groups.idle.get(name).copied().unwrap_or(now.mono_ms);
         let idle = state.groups().iter().filter(is_idle).map(|(name, _)| (name.clone(), since_ms(name)));
         self.groups.idle = idle.collect();

@@ -1,9 +1,27 @@
-//! For whoever explores all states of a copy.
+//! For whoever looks at a copy, or explores all states of one.
 
 use super::{Mode, Replica};
-use crate::{Now, entry::Entry};
+use crate::{Now, entry::Entry, id::Index};
+
+/// A snapshot that comes in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Incoming {
+    /// The episode and the last entry of it.
+    pub of: (u64, Index),
+    /// How many pieces are here.
+    pub pieces: u64,
+    /// What these take, in bytes as frames have them.
+    pub bytes: usize,
+}
 
 impl Replica {
+    /// The snapshot that comes in, where one does and is not whole.
+    pub fn incoming(&self) -> Option<Incoming> {
+        let receiving = self.receiving.as_ref()?;
+        let of = (receiving.origin.sync, receiving.origin.index);
+        Some(Incoming { of, pieces: receiving.pieces(), bytes: receiving.bytes })
+    }
+
     /// The entries that it holds and has not applied, in order.
     pub fn uncommitted_entries(&self) -> impl Iterator<Item = &Entry> {
         let applied = self.held.as_ref().map_or(0, |held| (held.applied + 1 - held.log_first) as usize);
@@ -17,7 +35,10 @@ impl Replica {
             progress.waiting_ms = progress.waiting_ms.map(|_| now.mono_ms);
             let has_sent = progress.mode == Mode::Reconcile && progress.sent_ms != 0;
             progress.sent_ms = if has_sent { now.mono_ms.max(1) } else { 0 };
-            (progress.probed_ms, progress.asked_ms) = (0, 0);
+            (progress.asked_ms, progress.back_until_ms) = (0, 0);
+            if let Some(sending) = &mut progress.sending {
+                sending.level_times();
+            }
         }
     }
 }

@@ -30,18 +30,35 @@ pub enum ReplicationMessage {
         /// Contiguous; empty to tell the commit alone.
         entries: Vec<Arc<Entry>>,
     },
-    /// Primary → learner: the state as of `index`, instead of all that the learner had.
-    Snapshot {
+    /// Primary → learner: a piece of the state as of `index`. All pieces of it take the place of all that the learner had.
+    Piece {
         #[serde(deserialize_with = "crate::id::number")]
         term: Term,
         #[serde(deserialize_with = "crate::id::number")]
         sync: u64,
         #[serde(deserialize_with = "crate::id::number")]
         lineage: u64,
-        /// The last entry in it.
+        /// The last entry in the state.
         #[serde(deserialize_with = "crate::id::number")]
         index: Index,
-        state: SlotSnapshot,
+        /// 0, 1, 2, …
+        #[serde(deserialize_with = "crate::id::number")]
+        number: u64,
+        /// None follows.
+        is_last: bool,
+        part: SlotSnapshot,
+    },
+    /// Learner → primary: it holds all pieces before `count`. That it holds all there are an [`Self::Ack`] says.
+    PieceAck {
+        #[serde(deserialize_with = "crate::id::number")]
+        term: Term,
+        #[serde(deserialize_with = "crate::id::number")]
+        sync: u64,
+        /// Of the snapshot.
+        #[serde(deserialize_with = "crate::id::number")]
+        index: Index,
+        #[serde(deserialize_with = "crate::id::number")]
+        count: u64,
     },
     /// Member → primary: it holds everything up to `index`.
     Ack {
@@ -73,7 +90,15 @@ impl ReplicationMessage {
     /// The term it was sent under.
     pub fn term(&self) -> Term {
         match self {
-            Self::Append { term, .. } | Self::Snapshot { term, .. } | Self::Ack { term, .. } => *term,
+            Self::Append { term, .. }
+            | Self::Piece { term, .. }
+            | Self::PieceAck { term, .. }
+            | Self::Ack { term, .. } => *term,
         }
+    }
+
+    /// Whether it is for a primary, from a member; all others are from a primary.
+    pub fn is_answer(&self) -> bool {
+        matches!(self, Self::Ack { .. } | Self::PieceAck { .. })
     }
 }

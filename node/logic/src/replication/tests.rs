@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     entry::GroupEntry,
     id::{GroupName, NodeId},
-    slot::SlotSnapshot,
+    slot::{Place, SlotSnapshot},
 };
 
 const TIMEOUT_MS: u64 = 1_000;
@@ -100,8 +100,11 @@ impl Bench {
     }
 
     fn limit_appends(&mut self, name: &str, append_entries: usize) {
-        let replica = self.replicas.get_mut(&member(name)).unwrap();
-        replica.limits.append_entries = append_entries;
+        self.limit(name, |limits| limits.append_entries = append_entries);
+    }
+
+    fn limit(&mut self, name: &str, limit: impl FnOnce(&mut ReplicaLimits)) {
+        limit(&mut self.replicas.get_mut(&member(name)).unwrap().limits);
     }
 
     fn replica(&self, name: &str) -> &Replica {
@@ -338,12 +341,32 @@ fn what_was_lost_is_sent_again_and_repeats_do_no_harm() {
 }
 
 #[test]
+fn what_follows_a_lost_append_has_it_sent_again_once() {
+    let (mut bench, _) = Bench::with_copies(&["a", "b"]);
+    bench.limit_appends("a", 1);
+    bench.order("a", 1);
+    bench.mail.clear();
+    for number in 2..=30 {
+        bench.order("a", number);
+    }
+    let mut delivered = 0;
+    while !bench.mail.is_empty() {
+        let (from, to, message) = bench.mail.remove(0);
+        bench.act(&to, |replica, now, out| replica.on_message(now, &from, message, out));
+        delivered += 1;
+    }
+    assert_eq!(bench.committed("a"), 30);
+    assert!(delivered < 5 * 30, "{delivered} messages for 30 entries");
+}
+
+#[test]
 fn a_learner_far_behind_gets_a_later_snapshot_and_an_older_one_changes_nothing() {
     let (mut bench, early) = Bench::with_learner();
+    bench.limit("a", |limits| limits.retained_entries = 3);
     for number in 2..6 {
         bench.order("a", number);
     }
-    bench.tick_after("a", RESEND_SNAPSHOT_MS);
+    bench.tick_after("a", 1);
     bench.deliver();
     assert_eq!((bench.last("b"), bench.promotions()), (5, 1));
     bench.mail.push(early);
@@ -351,28 +374,147 @@ fn a_learner_far_behind_gets_a_later_snapshot_and_an_older_one_changes_nothing()
     assert_eq!(bench.last("b"), 5);
 }
 
+/// `a` has five groups, and `b` is to learn them, a group in a piece and two pieces under way. Those two.
+fn with_pieces() -> (Bench, Vec<(Member, Member, ReplicationMessage)>) {
+    let mut bench = Bench::new(&["a", "b"]);
+    for name in ["a", "b"] {
+        bench.limit(name, |limits| (limits.piece_bytes, limits.pieces_under_way) = (1, 2));
+    }
+    bench.map(&["a", "b"], 1, "1/1 a a");
+    for number in 1..=5 {
+        bench.order("a", number);
+    }
+    bench.map(&["a", "b"], 2, "1/1 a a b");
+    let pieces = std::mem::take(&mut bench.mail);
+    assert_eq!(numbers(&pieces), [0, 1]);
+    (bench, pieces)
+}
+
+/// Of the pieces among these messages.
+fn numbers(mail: &[(Member, Member, ReplicationMessage)]) -> Vec<u64> {
+    let number = |(.., message): &(Member, Member, ReplicationMessage)| match message {
+        ReplicationMessage::Piece { number, .. } => Some(*number),
+        _ => None,
+    };
+    mail.iter().filter_map(number).collect()
+}
+
+#[test]
+fn a_snapshot_comes_in_pieces_and_what_is_ordered_meanwhile_follows_it() {
+    let (mut bench, pieces) = with_pieces();
+    bench.order("a", 6);
+    assert!(bench.mail.is_empty(), "no more is under way than may be");
+    bench.mail.extend(pieces.into_iter().rev());
+    let mut most = 0;
+    while !bench.mail.is_empty() {
+        let (from, to, message) = bench.mail.remove(0);
+        bench.act(&to, |replica, now, out| replica.on_message(now, &from, message, out));
+        most = most.max(numbers(&bench.mail).len());
+        assert!(bench.replica("b").incoming().is_none_or(|incoming| incoming.pieces < 5 && incoming.bytes > 0));
+    }
+    assert_eq!((most, bench.last("b"), bench.promotions()), (2, 6, 1));
+    assert_eq!(bench.replica("b").incoming(), None);
+    bench.tick_after("a", 50);
+    bench.deliver();
+    assert_eq!(bench.groups("b"), bench.groups("a"));
+}
+
+#[test]
+fn a_piece_that_is_lost_is_sent_again_and_a_repeat_says_what_is_here() {
+    let (mut bench, mut pieces) = with_pieces();
+    bench.mail.push(pieces.pop().unwrap());
+    bench.deliver();
+    assert_eq!(bench.replica("b").incoming().map(|incoming| incoming.pieces), Some(1));
+    bench.tick_after("a", RESEND_MS - 1);
+    assert_eq!(numbers(&bench.mail), [0_u64; 0]);
+    bench.tick_after("a", 1);
+    assert_eq!(numbers(&bench.mail), [0]);
+    // Lost again: a link that is merely slow is not given the same again and again.
+    bench.mail.clear();
+    bench.tick_after("a", RESEND_MS);
+    assert_eq!(numbers(&bench.mail), [0_u64; 0]);
+    bench.tick_after("a", RESEND_MS);
+    assert_eq!(numbers(&bench.mail), [0]);
+    bench.deliver_but(&["a"]);
+    bench.act(&member("a"), |replica, _, _| replica.link_reset(&member("b")));
+    assert_eq!(numbers(&bench.mail), [0, 1], "the link is another one: all that may be lost");
+    bench.deliver_but(&[]);
+    assert_eq!((bench.last("b"), bench.promotions()), (5, 1));
+}
+
 #[test]
 fn a_snapshot_whose_acknowledgement_is_lost_is_not_sent_again() {
     let (mut bench, snapshot) = Bench::with_learner();
-    let probes = |bench: &Bench| {
-        let is_probe = |message: &ReplicationMessage| matches!(message, ReplicationMessage::Append { entries, first: 2, .. } if entries.is_empty());
-        assert!(bench.mail.iter().all(|(.., message)| is_probe(message)), "{:?}", bench.mail);
-        bench.mail.len()
-    };
-    bench.tick_after("a", RESEND_MS - 1);
-    assert_eq!(probes(&bench), 0);
-    bench.tick_after("a", 1);
-    bench.tick_after("a", 1);
-    assert_eq!(probes(&bench), 1);
-    bench.deliver();
-    assert_eq!((bench.last("b"), bench.promotions()), (0, 0), "it has nothing yet, and says nothing");
     bench.mail.push(snapshot);
     bench.deliver_but(&["a"]);
     bench.order("a", 2);
     bench.tick_after("a", RESEND_MS);
-    assert_eq!(probes(&bench), 1);
+    assert_eq!(numbers(&bench.mail), [0], "a piece asks for it");
     bench.deliver();
     assert_eq!((bench.last("b"), bench.promotions()), (2, 1));
+}
+
+#[test]
+fn pieces_of_two_snapshots_are_not_mixed_and_none_outlives_its_episode() {
+    let (mut bench, pieces) = with_pieces();
+    bench.mail = pieces.clone();
+    let first = bench.mail.remove(0);
+    bench.act(&member("b"), |replica, now, out| replica.on_message(now, &first.0, first.2.clone(), out));
+    bench.mail.clear();
+    // Dropped, and taken again.
+    bench.map(&["b"], 3, "1/1 a a");
+    assert_eq!(bench.replica("b").incoming(), None, "its episode is over");
+    bench.mail.push(first.clone());
+    bench.deliver();
+    assert_eq!(bench.replica("b").incoming(), None, "and does not come back");
+    bench.map(&["a"], 3, "1/1 a a");
+    bench.order("a", 6);
+    bench.map(&["a", "b"], 4, "1/1 a a b");
+    let mut later = std::mem::take(&mut bench.mail);
+    assert_eq!(numbers(&later), [0, 1]);
+    bench.mail = vec![later.remove(0), pieces[1].clone()];
+    bench.deliver_but(&["a"]);
+    let incoming = bench.replica("b").incoming().unwrap();
+    assert_eq!(
+        (incoming.of, incoming.pieces),
+        ((4, 6), 1),
+        "a piece of an earlier episode is not taken for its next one"
+    );
+    // Its primary dies, and the next one begins anew.
+    bench.replicas.insert(member("c"), Replica::new(0, member("c"), TIMEOUT_MS));
+    bench.map(&["b", "c"], 5, "2/2 c c");
+    assert_eq!(bench.replica("b").incoming(), None);
+    bench.map(&["b", "c"], 6, "2/2 c c b");
+    bench.mail.push(later.remove(0));
+    bench.deliver();
+    assert_eq!((bench.last("b"), bench.groups("b").len()), (0, 0));
+}
+
+#[test]
+fn a_snapshot_that_no_slot_has_made_is_not_taken() {
+    let (mut bench, mut pieces) = with_pieces();
+    let (from, to, first) = pieces.remove(0);
+    let ReplicationMessage::Piece { term, sync, lineage, index, .. } = first else { unreachable!() };
+    let state = bench.replica("a").state().unwrap().clone();
+    let part = state.piece(&Place::default(), 1_000).0;
+    for (number, is_last) in [(0, false), (1, true)] {
+        let message = ReplicationMessage::Piece { term, sync, lineage, index, number, is_last, part: part.clone() };
+        bench.act(&to, |replica, now, out| replica.on_message(now, &from, message, out));
+    }
+    assert_eq!((bench.replica("b").state(), bench.replica("b").incoming()), (None, None), "each group is there twice");
+    let beyond = |number| ReplicationMessage::Piece {
+        term,
+        sync,
+        lineage,
+        index,
+        number,
+        is_last: false,
+        part: SlotSnapshot::default(),
+    };
+    for number in 1..1_000 {
+        bench.act(&to, |replica, now, out| replica.on_message(now, &from, beyond(number), out));
+    }
+    assert_eq!(bench.replica("b").incoming().unwrap().pieces, 1, "what no primary sends yet is not kept");
 }
 
 /// What a member that lies may send, to a primary and to others.
@@ -401,11 +543,14 @@ fn lies() -> impl proptest::strategy::Strategy<Value = Vec<Said>> {
     );
     let ack = (number(), number(), number(), any::<bool>())
         .prop_map(|(term, sync, index, gap)| ReplicationMessage::Ack { term, sync, index, gap });
-    let snapshot = (number(), number(), number(), number()).prop_map(|(term, sync, lineage, index)| {
-        ReplicationMessage::Snapshot { term, sync, lineage, index, state: SlotSnapshot::default() }
+    let numbers = || (number(), number(), number(), number());
+    let piece = (numbers(), 0_u64..3, any::<bool>()).prop_map(|((term, sync, lineage, index), number, is_last)| {
+        ReplicationMessage::Piece { term, sync, lineage, index, number, is_last, part: SlotSnapshot::default() }
     });
+    let piece_ack =
+        numbers().prop_map(|(term, sync, index, count)| ReplicationMessage::PieceAck { term, sync, index, count });
     let said = prop_oneof![
-        4 => (0_usize..3, prop_oneof![append, ack, snapshot]).prop_map(|(from, message)| Said::Message(from, message)),
+        4 => (0_usize..3, prop_oneof![append, ack, piece, piece_ack]).prop_map(|(from, message)| Said::Message(from, message)),
         1 => (0_u64..3, 0_usize..3).prop_map(|(terms, primary)| Said::Map(terms, primary)),
         1 => Just(Said::Order),
         1 => (0_u64..7_000).prop_map(Said::Tick),

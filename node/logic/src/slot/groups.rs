@@ -1,6 +1,6 @@
 //! A slot's groups, and what an entry makes of one.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
     entry::{GroupEntry, Message, Presence},
@@ -67,7 +67,7 @@ pub enum GroupEffect {
 
 /// By name.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(super) struct Groups(pub(super) BTreeMap<GroupName, Group>);
+pub(super) struct Groups(pub(super) BTreeMap<GroupName, Arc<Group>>);
 
 impl Groups {
     /// What this group takes.
@@ -77,7 +77,8 @@ impl Groups {
 
     /// Drops messages of all groups up to this time: how many, and their bytes.
     pub(super) fn shed(&mut self, until_ms: u64) -> (u64, u64) {
-        let each = self.0.values_mut().map(|group| group.log.shed(until_ms));
+        let with_some = self.0.values_mut().filter(|group| group.log.has_until(until_ms));
+        let each = with_some.map(|group| Arc::make_mut(group).log.shed(until_ms));
         each.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
     }
 
@@ -107,6 +108,7 @@ impl Groups {
                 if there.members.get(&session).is_none_or(|member| member.attachment > attachment) {
                     return GroupEffect::Quiet;
                 }
+                let there = Arc::make_mut(there);
                 match there.members.remove(&session) {
                     Some(member) => {
                         there.members_bytes -= member.held_bytes();
@@ -116,7 +118,7 @@ impl Groups {
                 }
             }
             GroupEntry::Trim { at_ms, remove } => {
-                if let Some(there) = self.0.get_mut(name) {
+                if let Some(there) = self.0.get_mut(name).map(Arc::make_mut) {
                     there.log.trim(at_ms);
                     if remove && there.is_empty() {
                         self.0.remove(name);
@@ -146,7 +148,7 @@ impl Groups {
     }
 
     fn open(&mut self, name: &GroupName, epoch: Epoch) -> &mut Group {
-        let new = || Group::new(GroupLog::new(epoch), BTreeMap::new());
-        self.0.entry(name.clone()).or_insert_with(new)
+        let new = || Arc::new(Group::new(GroupLog::new(epoch), BTreeMap::new()));
+        Arc::make_mut(self.0.entry(name.clone()).or_insert_with(new))
     }
 }

@@ -1,6 +1,6 @@
 //! A slot's sessions, and what an entry makes of one.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
     entry::{EndReason, SessionEntry},
@@ -39,12 +39,12 @@ pub enum SessionEffect {
 
 /// By id.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(super) struct Sessions(pub(super) BTreeMap<SessionId, Session>);
+pub(super) struct Sessions(pub(super) BTreeMap<SessionId, Arc<Session>>);
 
 impl Sessions {
     /// What this session takes, in bytes, about.
     pub(super) fn held_bytes(&self, id: SessionId) -> u64 {
-        self.0.get(&id).map_or(0, Session::held_bytes)
+        self.0.get(&id).map_or(0, |session| session.held_bytes())
     }
 
     pub(super) fn apply(&mut self, id: SessionId, index: Index, entry: SessionEntry) -> SessionEffect {
@@ -52,7 +52,7 @@ impl Sessions {
             let SessionEntry::Put { record, stored } = entry else {
                 return SessionEffect::Gone(None);
             };
-            self.0.insert(id, Session::new(record, index, stored));
+            self.0.insert(id, Arc::new(Session::new(record, index, stored)));
             return SessionEffect::Quiet;
         };
         if let Some(reason) = session.ended()
@@ -61,6 +61,7 @@ impl Sessions {
             return SessionEffect::Gone(Some(reason));
         }
         let forget = matches!(entry, SessionEntry::Forget);
+        let session = Arc::make_mut(session);
         let effect = change(session, index, entry);
         // One that could not be stored is remembered for a while: a repeat of its creation would make it again, and the store,
         // where an end is for ever, would not have it.

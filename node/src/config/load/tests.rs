@@ -211,6 +211,22 @@ fn settings_must_fit_together() {
 }
 
 #[test]
+fn what_no_frame_between_nodes_can_carry_is_refused() {
+    check(
+        "[limits]\nmessage_bytes = 8388609\nframe_bytes = 9000000\nbody_bytes = 9000000\noutbox_bytes = 9000000\nreplay_bytes = 90000000\ngroups_per_session = 10001\n[cluster]\nslots = 40000\n",
+        &[],
+        &[
+            "node.toml: limits.message_bytes: must be from 1 to 8388608: a frame between nodes has at most 16 MiB, with what goes along with a message; it is 8388609",
+            "node.toml: limits.groups_per_session: must be from 1 to 10000: a session goes between nodes in one frame; it is 10001",
+            "node.toml: cluster.slots: must be from 1 to 33897 where cluster.copies is 2: nodes send each other the map of all slots in one frame; it is 40000",
+        ],
+    );
+    let many = (0..400).map(|number| format!("[namespaces.n{number}]\npresence = true\n")).collect::<String>();
+    let found = load_text(&many, &[]).unwrap_err();
+    assert!(found.len() == 1 && found[0].contains("may have 49152 bytes as JSON, it has "), "{found:?}");
+}
+
+#[test]
 fn forms_of_addresses_and_names() {
     let accepted = "[node]\nhttp_advertise = 'https://[::1]:8000'\npeer_advertise = '[::1]:7000'\n[session]\nallowed_origins = ['*', 'https://a.b:8443', 'http://localhost']\n[namespaces.a]\nmin_copies = 2\n";
     loaded(accepted, &[]).unwrap();

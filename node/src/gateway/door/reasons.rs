@@ -93,6 +93,8 @@ impl From<SlotError> for Refused {
             SlotError::SessionEnded(reason) => Self::saying(Reason::SessionEnded, ended(reason)),
             SlotError::TooManyGroups => Self::new(Reason::TooManyGroups),
             SlotError::NotGranted => Denied::NotGranted.into(),
+            SlotError::TooLong { done: false } => Self::new(Reason::TooLarge),
+            SlotError::TooLong { done: true } => Self::new(Reason::Internal),
             SlotError::OldToken => Self::saying(Reason::Unauthorized, "another token has taken the place of this one"),
         }
     }

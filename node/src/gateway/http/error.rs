@@ -230,6 +230,8 @@ mod tests {
         check(SlotError::NoSession, 404, "no_session", false);
         check(SlotError::SessionEnded(EndReason::Idle), 410, "session_ended", false);
         check(SlotError::TooManyGroups, 409, "too_many_groups", false);
+        check(SlotError::TooLong { done: false }, 413, "too_large", false);
+        check(SlotError::TooLong { done: true }, 500, "internal", false);
         check(SlotError::OldToken, 401, "unauthorized", false);
     }
 
