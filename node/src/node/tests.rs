@@ -107,7 +107,11 @@ fn map_of(node: &Node) -> ClusterMap {
 }
 
 async fn wait_until(what: &str, condition: impl Fn() -> bool) {
-    let until = clock::deadline(LIMIT);
+    wait_within(LIMIT, what, condition).await;
+}
+
+async fn wait_within(limit: Duration, what: &str, condition: impl Fn() -> bool) {
+    let until = clock::deadline(limit);
     while !condition() {
         assert!(clock::deadline(Duration::ZERO) < until, "waited in vain: {what}");
         tokio::time::sleep(Duration::from_millis(10)).await;
