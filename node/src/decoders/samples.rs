@@ -22,7 +22,7 @@ use crate::{
             ReadMembers, ReadSession, RecordJoin, RecordLeave, Renewal, SessionPush, SessionRequest, SlotAnswer,
             SlotError, SlotRequest, Withdraw,
         },
-        slot::SlotState,
+        slot::{Place, SlotState},
     },
     wire::peer::{NodeAnswer, NodeRequest, PeerFrame, encode_into},
 };
@@ -125,14 +125,25 @@ fn entries() -> Vec<Arc<Entry>> {
     of_group.chain(of_session.into_iter().map(|entry| Arc::new(Entry::Session(SESSION, entry)))).collect()
 }
 
-/// A state that these entries made, as it travels.
-fn snapshot() -> ReplicationMessage {
+/// A state that these entries made, as it travels: as one piece, and in small ones.
+fn snapshot() -> Vec<ReplicationMessage> {
     let mut state = SlotState::default();
     let entries = entries();
     for (index, entry) in (1..).zip(&entries[..9]) {
         state.apply(index, Entry::clone(entry));
     }
-    ReplicationMessage::Snapshot { term: 2, sync: 4, lineage: 1, index: 9, state: state.snapshot() }
+    let piece = |index, number, is_last, part| {
+        let (term, sync, lineage) = (2, 4, 1);
+        ReplicationMessage::Piece { term, sync, lineage, index, number, is_last, part }
+    };
+    let mut pieces = vec![piece(9, 0, true, state.piece(&Place::default(), 1 << 20).0)];
+    let (mut number, mut next) = (0, Some(Place::default()));
+    while let Some(place) = next {
+        let (part, after) = state.piece(&place, 1);
+        pieces.push(piece(10, number, after.is_none(), part));
+        (number, next) = (number + 1, after);
+    }
+    pieces
 }
 
 fn replication(slot: SlotId) -> Vec<PeerFrame> {
@@ -145,14 +156,14 @@ fn replication(slot: SlotId) -> Vec<PeerFrame> {
         entries,
     };
     let messages = [
-        snapshot(),
         append(Some(Reconcile { base: 0, until: 2 }), 1, entries()),
         append(None, 1, entries()),
         append(None, 20, vec![Arc::new(Entry::Group(group("g"), publish()))]),
         ReplicationMessage::Ack { term: 1, sync: 3, index: 2, gap: false },
         ReplicationMessage::Ack { term: 1, sync: 3, index: 0, gap: true },
+        ReplicationMessage::PieceAck { term: 1, sync: 3, index: 2, count: 1 },
     ];
-    messages.map(|message| PeerFrame::Replication { slot, message }).to_vec()
+    snapshot().into_iter().chain(messages).map(|message| PeerFrame::Replication { slot, message }).collect()
 }
 
 fn requests(slot: SlotId) -> Vec<PeerFrame> {

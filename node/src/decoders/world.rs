@@ -17,7 +17,6 @@ use crate::{
         lease::{Ahead, Lease, LeaseInput, LeaseOutput},
         map::{ClusterMap, Leads, SharedMap},
         primary::{SlotCore, SlotInput, SlotOutput, SlotSettings},
-        replication::ReplicationMessage,
         request::{self, GroupPush, JoinPoint, Push, SlotAnswer, SlotError},
         steward::{Steward, StewardInput, StewardOutput, StewardSettings},
     },
@@ -125,8 +124,7 @@ impl World {
         let from = self.peer.clone();
         match frame {
             PeerFrame::Replication { slot, message } => {
-                let is_answer = matches!(message, ReplicationMessage::Ack { .. });
-                if is_answer || self.leads(slot, message.term()) {
+                if message.is_answer() || self.leads(slot, message.term()) {
                     self.slot(slot, SlotInput::Peer { from, message });
                 }
             }

@@ -112,6 +112,7 @@ impl PeerFrame {
             Self::FetchMap { .. } | Self::Map(_) | Self::MapRequests(_) => "map",
             Self::NodeRequest { .. } | Self::NodeResponse { .. } => "node",
             Self::Probe { .. } => "probe",
+            Self::Lease(_) => "lease",
         }
     }
 }

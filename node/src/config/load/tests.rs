@@ -221,8 +221,8 @@ fn what_no_frame_between_nodes_can_carry_is_refused() {
             "node.toml: cluster.slots: must be from 1 to 33897 where cluster.copies is 2: nodes send each other the map of all slots in one frame; it is 40000",
         ],
     );
-    let many = (0..400).map(|number| format!("[namespaces.n{number}]\npresence = true\n")).collect::<String>();
-    let found = load_text(&many, &[]).unwrap_err();
+    let many: String = (0..400).map(|number| format!("[namespaces.n{number}]\npresence = true\n")).collect();
+    let found = loaded(&many, &[]).unwrap_err();
     assert!(found.len() == 1 && found[0].contains("may have 49152 bytes as JSON, it has "), "{found:?}");
 }
 
