@@ -40,7 +40,7 @@ pub enum Account {
     Sessions,
     /// Entries that are not committed.
     Uncommitted,
-    /// Entries kept for a copy that lacks them.
+    /// Entries kept for a copy that lacks them, and pieces of a snapshot that comes in.
     Retained,
     /// Publishes under way from this node's clients and backends.
     Requests,
