@@ -253,6 +253,7 @@ mod tests {
                 state: StateBytes { history: 1, repeats: 2, groups: 3, sessions: 4 },
                 uncommitted: 5,
                 retained: 6,
+                incoming: 0,
             },
         );
         ledger.copy(&none, &some);

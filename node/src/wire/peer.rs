@@ -113,6 +113,7 @@ impl PeerFrame {
             Self::NodeRequest { .. } | Self::NodeResponse { .. } => "node",
             Self::Probe { .. } => "probe",
             Self::Lease(_) => "lease",
+            Self::Memory(_) => "memory",
         }
     }
 }
