@@ -219,10 +219,12 @@ impl Liar {
     fn speaks_of(&mut self, slot: SlotId, SlotAssignment { term, changed_at, in_sync, .. }: &SlotAssignment) {
         let sync = *changed_at;
         for term in [*term, *term + 1, FAR, u64::MAX] {
-            let (commit, entries, state) = (u64::MAX, Vec::new(), SlotSnapshot::default());
+            let (commit, entries, part) = (u64::MAX, Vec::new(), SlotSnapshot::default());
+            let (lineage, index, number, is_last) = (1, 1_000_000, 0, true);
             for message in [
                 ReplicationMessage::Append { term, sync, reconcile: None, first: 1, commit, entries },
-                ReplicationMessage::Snapshot { term, sync, lineage: 1, index: 1_000_000, state },
+                ReplicationMessage::Piece { term, sync, lineage, index, number, is_last, part },
+                ReplicationMessage::PieceAck { term, sync, index, count: u64::MAX },
                 ReplicationMessage::Ack { term, sync, index: u64::MAX, gap: true },
             ] {
                 self.says(slot, &PeerFrame::Replication { slot, message });
