@@ -27,7 +27,6 @@ use super::{
     Now,
     entry::Entry,
     map::{MapRequest, SlotAssignment},
-    memory::CopyBytes,
     slot::{Effect, SlotState},
 };
 use crate::id::{Index, Member, SlotId, Term};
@@ -350,26 +349,6 @@ impl Replica {
     /// Entries ordered and not committed.
     pub fn uncommitted(&self) -> usize {
         self.held.as_ref().map_or(0, |held| (held.last() - held.applied) as usize)
-    }
-
-    /// What this node's copy takes, in bytes, about.
-    pub fn held_bytes(&self) -> CopyBytes {
-        let incoming = self.incoming().map_or(0, |incoming| incoming.bytes as u64);
-        let Some(held) = &self.held else {
-            return CopyBytes { incoming, ..CopyBytes::default() };
-        };
-        let staged = held.staged.iter().flat_map(|staged| &staged.entries).map(|entry| entry.held_bytes());
-        let uncommitted = held.uncommitted_bytes + staged.sum::<u64>();
-        let retained = held.log_bytes - held.uncommitted_bytes;
-        CopyBytes { state: held.state.held_bytes(), uncommitted, retained, incoming }
-    }
-
-    /// Whether the running sums of bytes are what a recount gives; for whoever checks that.
-    pub fn counts_right(&self) -> bool {
-        self.held.as_ref().is_none_or(|held| {
-            held.recounted() == (held.log_bytes, held.uncommitted_bytes)
-                && held.state.held_bytes() == held.state.recounted()
-        })
     }
 
     /// Those that hold the slot, or are about to.

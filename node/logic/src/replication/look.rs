@@ -1,7 +1,7 @@
 //! For whoever looks at a copy, or explores all states of one.
 
 use super::{Mode, Replica};
-use crate::{Now, entry::Entry, id::Index};
+use crate::{Now, entry::Entry, id::Index, memory::CopyBytes};
 
 /// A snapshot that comes in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -20,6 +20,26 @@ impl Replica {
         let receiving = self.receiving.as_ref()?;
         let of = (receiving.origin.sync, receiving.origin.index);
         Some(Incoming { of, pieces: receiving.pieces(), bytes: receiving.bytes })
+    }
+
+    /// What this node's copy takes, in bytes, about.
+    pub fn held_bytes(&self) -> CopyBytes {
+        let incoming = self.incoming().map_or(0, |incoming| incoming.bytes as u64);
+        let Some(held) = &self.held else {
+            return CopyBytes { incoming, ..CopyBytes::default() };
+        };
+        let staged = held.staged.iter().flat_map(|staged| &staged.entries).map(|entry| entry.held_bytes());
+        let uncommitted = held.uncommitted_bytes + staged.sum::<u64>();
+        let retained = held.log_bytes - held.uncommitted_bytes;
+        CopyBytes { state: held.state.held_bytes(), uncommitted, retained, incoming }
+    }
+
+    /// Whether the running sums of bytes are what a recount gives; for whoever checks that.
+    pub fn counts_right(&self) -> bool {
+        self.held.as_ref().is_none_or(|held| {
+            held.recounted() == (held.log_bytes, held.uncommitted_bytes)
+                && held.state.held_bytes() == held.state.recounted()
+        })
     }
 
     /// The entries that it holds and has not applied, in order.
