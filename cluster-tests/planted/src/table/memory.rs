@@ -17,7 +17,7 @@ pub(super) const TABLE: &[Planted] = &[
         if let Some(index) = self.replica.order(Entry::Shed { until_ms }) {"#,
             ),
             edit(
-                "logic/replication.rs",
+                "logic/replication/look.rs",
                 "    /// Whether the running sums of bytes are what a recount gives; for whoever checks that.",
                 r#"    /// For planted!("ShedsAlone").
     pub(crate) fn shed_alone(&mut self, until_ms: u64) {
