@@ -7,6 +7,7 @@ mod drain;
 mod elsewhere;
 mod faults;
 mod machine;
+mod memory;
 mod openapi;
 mod ordering;
 mod rights;

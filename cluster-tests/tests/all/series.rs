@@ -36,6 +36,9 @@ const NODES: usize = 3;
 /// As it is configured below.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(8);
 
+const SLOW: &str = "who_stops_reading_lags_or_is_closed_and_loses_nothing_unannounced";
+const GREEDY: &str = "a_greedy_client_does_not_take_the_nodes_memory";
+
 /// What no client and no operator can bring about from outside: the series, and the file and test that move it instead.
 const ELSEWHERE: &[(&str, &str, &str)] = &[
     (
@@ -62,6 +65,24 @@ const ELSEWHERE: &[(&str, &str, &str)] = &[
     ),
     ("roost_peer_refused_nodes", "node/src/node/tests.rs", "a_ghost_of_another_store_is_told_why_and_takes_nothing"),
     ("roost_peer_other_keyrings", "node/src/node/tests.rs", "other_keys_are_told_and_refuse_nobody"),
+    (r#"roost_memory_bytes{account="links"}"#, "cluster-tests/tests/all/slow_consumers.rs", SLOW),
+    (r#"roost_memory_bytes{account="outboxes"}"#, "node/src/memory.rs", "a_frame_counts_once_wherever_it_is"),
+    (r#"roost_memory_bytes{account="requests"}"#, "node/src/memory.rs", "what_is_held_counts_until_it_is_given_back"),
+    (r#"roost_memory_bytes{account="retained"}"#, "node/src/memory.rs", "a_copy_replaces_what_it_took"),
+    (r#"roost_memory_bytes{account="uncommitted"}"#, "node/src/memory.rs", "a_copy_replaces_what_it_took"),
+    ("roost_memory_shed_total", "cluster-tests/tests/all/memory.rs", GREEDY),
+    ("roost_memory_shed_bytes_total", "cluster-tests/tests/all/memory.rs", GREEDY),
+    (r#"roost_limit_hits_total{limit="memory_bytes"}"#, "cluster-tests/tests/all/memory.rs", GREEDY),
+    (
+        r#"roost_limit_hits_total{limit="publish_bytes_per_s"}"#,
+        "node/src/gateway/client/allowances.rs",
+        "who_publishes_too_much_is_refused_and_told_when_to_try_again",
+    ),
+    (
+        r#"roost_limit_hits_total{limit="new_groups_per_s"}"#,
+        "node/src/gateway/client/allowances.rs",
+        "who_begins_too_many_groups_is_refused",
+    ),
     (
         r#"roost_store_state{state="slow"}"#,
         "cluster-tests/tests/all/store_faults.rs",

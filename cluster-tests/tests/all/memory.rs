@@ -1,0 +1,116 @@
+//! A greedy client: it publishes messages as large as there may be, each to a group that is not there yet, as fast as it can.
+//! The node's memory stays within its bound, and whoever else is there gets everything that it was told is published.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use cluster_tests::{
+    api::Api,
+    client::{Client, ClientOptions},
+    process::Program,
+    servers::resident_mb,
+    socket::{Received, Socket},
+    turn,
+    wait::wait_until,
+};
+use serde_json::{Value, json};
+
+const LIMIT: Duration = Duration::from_secs(60);
+/// What clients may make the node hold.
+const BUDGET_MB: u64 = 16;
+/// What the process may take beside: buffers of sockets, what the allocator keeps, what is under way.
+const MARGIN_MB: u64 = 32;
+/// How much is sent, in budgets, and how much of it has to be taken for this to prove something.
+const GREED: u64 = 8;
+const ENOUGH: u64 = 4;
+/// Between two messages of the bystander.
+const PAUSE: Duration = Duration::from_millis(20);
+const MESSAGE_BYTES: u64 = 60_000;
+
+/// Nothing but the budget bounds the client; `open:…` may be published to without joining.
+const SCENE: &str = "
+export ROOST_CLUSTER__COPIES=1
+export ROOST_LIMITS__MEMORY_BYTES=16777216 ROOST_LIMITS__REPLAY_BYTES=1048576
+export ROOST_LIMITS__PUBLISH_BYTES_PER_S=1000000000 ROOST_LIMITS__NEW_GROUPS_PER_S=1000000
+export ROOST_NAMESPACES__OPEN__PUBLISH=any
+exec \"$@\"";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_greedy_client_does_not_take_the_nodes_memory() -> Result<()> {
+    let _turn = turn::take(module_path!());
+    let program = Program::dev_in(1, SCENE).await?;
+    let (url, id) = (program.http_url(0), program.id().context("it runs")?);
+    let api = Api::new(&url);
+    let bystander = Client::connect(ClientOptions::new("bystander", vec![url.clone()])).await?;
+    bystander.join("chat:1").await?;
+    let before_mb = resident_mb(id)?;
+    let greedy = tokio::spawn(greed(url.clone()));
+    let (mut most_mb, mut sent, mut slowest) = (before_mb, 0_u64, Duration::ZERO);
+    let mut yellow = Value::Null;
+    while !greedy.is_finished() {
+        let asked = Instant::now();
+        publish(&api, sent).await?;
+        (sent, slowest) = (sent + 1, slowest.max(asked.elapsed()));
+        most_mb = most_mb.max(resident_mb(id)?);
+        if yellow.is_null() && sent.is_multiple_of(10) {
+            let health = api.get("/v1/cluster/health").await?.body;
+            let is_it = |reason: &&Value| reason.as_str().is_some_and(|reason| reason.contains("limits.memory_bytes"));
+            yellow = health["reasons"].as_array().and_then(|all| all.iter().find(is_it)).cloned().unwrap_or_default();
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    let (taken, refused) = greedy.await??;
+    eprintln!(
+        "{taken} messages of {MESSAGE_BYTES} bytes taken, {refused} refused; {before_mb} MB before, {most_mb} MB at most; \
+         the bystander's slowest publish of {sent} took {slowest:?}; {yellow}"
+    );
+    ensure!(taken * MESSAGE_BYTES > ENOUGH * (BUDGET_MB << 20), "only {taken} were taken: no greed at all");
+    ensure!(most_mb <= before_mb + BUDGET_MB + MARGIN_MB, "{most_mb} MB, and {before_mb} MB before");
+    let all = |state: &cluster_tests::client::State| state.received.values().sum::<u64>() == sent;
+    bystander.wait("get all that was published", LIMIT, all).await?;
+    ensure!(yellow.is_string(), "the health report says nothing of memory");
+    let metrics = api.raw(reqwest::Method::GET, "/metrics", None, Vec::new()).await?.text().await?;
+    ensure!(!metrics.contains("roost_memory_shed_total 0\n"), "nothing was dropped");
+    wait_until("the node to be well again", LIMIT, async || api.is_green(1).await).await?;
+    ensure!(program.shut_down().await?.success());
+    Ok(())
+}
+
+/// As a backend does it: what is refused is repeated with its key.
+async fn publish(api: &Api, number: u64) -> Result<()> {
+    let key = format!("key-{number}");
+    let begun = Instant::now();
+    loop {
+        match api.publish("chat:1", &json!(number), Some(&key)).await {
+            Ok(_) => return Ok(()),
+            Err(error) if begun.elapsed() > LIMIT => return Err(error),
+            Err(_) => tokio::time::sleep(PAUSE).await,
+        }
+    }
+}
+
+/// Publishes as fast as the node answers: how many were taken, and how many refused.
+async fn greed(url: String) -> Result<(u64, u64)> {
+    let mut socket = Socket::connect(&url).await?;
+    socket.send(&json!({"type": "hello"})).await?;
+    socket.frame_of("welcome").await?;
+    let data = "x".repeat(MESSAGE_BYTES as usize);
+    let (begun, mut taken, mut refused) = (Instant::now(), 0, 0);
+    let (mut number, mut under_way) = (0_u64, 0);
+    while number * MESSAGE_BYTES < GREED * (BUDGET_MB << 20) && begun.elapsed() < LIMIT {
+        while under_way < 32 {
+            (number, under_way) = (number + 1, under_way + 1);
+            let publish = format!(r#"{{"type":"publish","id":{number},"group":"open:{number}","data":"{data}"}}"#);
+            socket.feed(publish).await?;
+        }
+        socket.flush().await?;
+        let Received::Text(text) = socket.next().await else { break };
+        let answer: Value = serde_json::from_str(&text)?;
+        match answer["type"].as_str() {
+            Some("published") => (taken, under_way) = (taken + 1, under_way - 1),
+            Some("error") => (refused, under_way) = (refused + 1, under_way - 1),
+            _ => {}
+        }
+    }
+    Ok((taken, refused))
+}
