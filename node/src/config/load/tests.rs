@@ -213,7 +213,7 @@ fn settings_must_fit_together() {
 #[test]
 fn what_no_frame_between_nodes_can_carry_is_refused() {
     check(
-        "[limits]\nmessage_bytes = 8388609\nframe_bytes = 9000000\nbody_bytes = 9000000\noutbox_bytes = 9000000\nreplay_bytes = 90000000\ngroups_per_session = 10001\n[cluster]\nslots = 40000\n",
+        "[limits]\nmessage_bytes = 8388609\nframe_bytes = 9000000\nbody_bytes = 9000000\noutbox_bytes = 9000000\nreplay_bytes = 90000000\npublish_bytes_per_s = 9000000\ngroups_per_session = 10001\n[cluster]\nslots = 40000\n",
         &[],
         &[
             "node.toml: limits.message_bytes: must be from 1 to 8388608: a frame between nodes has at most 16 MiB, with what goes along with a message; it is 8388609",
