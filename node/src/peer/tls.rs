@@ -20,7 +20,7 @@ use rcgen::{
     SanType,
 };
 use rustls::{
-    RootCertStore,
+    CertificateError, RootCertStore,
     crypto::CryptoProvider,
     pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject},
     server::WebPkiClientVerifier,
@@ -100,6 +100,15 @@ impl ClusterCa {
 
     /// Makes a node's certificate, for two years. `hosts` are further names or addresses to be in it.
     pub fn issue(&self, node: &NodeId, hosts: &[String]) -> Result<NodePem, rcgen::Error> {
+        self.issue_for(node, hosts, validity(NODE_DAYS))
+    }
+
+    fn issue_for(
+        &self,
+        node: &NodeId,
+        hosts: &[String],
+        (from, to): (OffsetDateTime, OffsetDateTime),
+    ) -> Result<NodePem, rcgen::Error> {
         let mut names = vec![COMMON_NAME.to_owned()];
         names.extend_from_slice(hosts);
         let key = KeyPair::generate()?;
@@ -109,7 +118,7 @@ impl ClusterCa {
         params.use_authority_key_identifier_extension = true;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        (params.not_before, params.not_after) = validity(NODE_DAYS);
+        (params.not_before, params.not_after) = (from, to);
         let cert = params.signed_by(&key, &self.issuer)?.pem();
         Ok(NodePem { cert, key: key.serialize_pem() })
     }
@@ -176,7 +185,12 @@ impl Identity {
         let now = UnixTime::since_unix_epoch(Duration::from_millis(clock::wall_ms()));
         let verified = verifier.verify_client_cert(&chain[0], &chain[1..], now);
         verified.map_err(|error| {
-            let mend = format!("{again}, with the CA of {}", ca.0.display());
+            let mend = match error {
+                rustls::Error::InvalidCertificate(CertificateError::NotValidYetContext { .. }) => {
+                    format!("set this machine's clock right, or {again}")
+                }
+                _ => format!("{again}, with the CA of {}", ca.0.display()),
+            };
             wrong(cert.0, format!("it does not hold against the cluster's CA: {error}"), &mend)
         })?;
         let identity = Self { node: named, roots, chain, key: key_der, expires_ms };
@@ -452,5 +466,9 @@ pub(super) mod tests {
         check(ca.cert_pem(), &theirs.cert, &theirs.key, &["node n2's", "set node.id"]);
         check(ca.cert_pem(), &foreign.cert, &foreign.key, &["node.pem", "does not hold", "roost certs node n1"]);
         check(ca.cert_pem(), ca.cert_pem(), &ca.key_pem(), &["node.pem", "roost://node/"]);
+        // One for later is more likely the fault of this machine's clock.
+        let (_, from) = validity(1);
+        let later = ca.issue_for(&node("n1"), &[], (from, from)).unwrap();
+        check(ca.cert_pem(), &later.cert, &later.key, &["node.pem", "not valid yet", "set this machine's clock right"]);
     }
 }
