@@ -141,21 +141,7 @@ impl Built {
         let attachments = Attachments::start(ask, hub.clone(), (sessions, permit.episodes()), tasks);
         let gateway = gateway_of(&ground, service.clone(), hub, attachments, permit.clone());
         let (probes, drain) = (Arc::new(Probes::new(me.clone())), CancellationToken::new());
-        let control = Arc::new(Control {
-            me: me.clone(),
-            copies: config.cluster.copies,
-            certificate_expires_ms: mesh.certificate_expires_ms(),
-            mesh: mesh.clone(),
-            router: router.clone(),
-            slots: slots.clone(),
-            steward: steward.clone(),
-            view: gossip.view(),
-            probes: probes.clone(),
-            clocks: ground.clocks.clone(),
-            deaf: AtomicBool::new(false),
-            drain: drain.clone(),
-            tasks: tasks.clone(),
-        });
+        let control = Arc::new(control_of(&ground, (&router, &slots), &steward, (&probes, &drain)));
         let api = Api {
             service,
             config: config.clone(),
@@ -223,6 +209,29 @@ impl Built {
         tasks.spawn("memory", pressed.run());
         report.start(tasks);
         running
+    }
+}
+
+fn control_of(
+    ground: &Ground,
+    (router, slots): (&Router, &Slots),
+    steward: &Steward,
+    (probes, drain): (&Arc<Probes>, &CancellationToken),
+) -> Control {
+    Control {
+        me: ground.me.clone(),
+        copies: ground.config.cluster.copies,
+        certificate_expires_ms: ground.mesh.certificate_expires_ms(),
+        mesh: ground.mesh.clone(),
+        router: router.clone(),
+        slots: slots.clone(),
+        steward: steward.clone(),
+        view: ground.gossip.view(),
+        probes: probes.clone(),
+        clocks: ground.clocks.clone(),
+        deaf: AtomicBool::new(false),
+        drain: drain.clone(),
+        tasks: ground.tasks.clone(),
     }
 }
 
