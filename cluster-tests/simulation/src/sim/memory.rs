@@ -21,8 +21,8 @@ impl World {
     /// Who holds more than it may, when nothing keeps the others from sparing it. Before that it may be so for a while: a
     /// copy comes whole to a node that may hold less than those that have it.
     pub(super) fn overfull(&self) -> Option<String> {
-        let processes = self.nodes.iter().filter_map(|node| node.process.as_ref());
-        let full = processes.filter(|process| process.pressed == Level::Full).next()?;
+        let mut processes = self.nodes.iter().filter_map(|node| node.process.as_ref());
+        let full = processes.find(|process| process.pressed == Level::Full)?;
         let copies: Vec<_> = full.cores.iter().map(|core| core.replica().held_bytes()).collect();
         Some(format!("L3: {} holds more than it may: {copies:?}", full.member))
     }
