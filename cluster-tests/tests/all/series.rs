@@ -414,6 +414,8 @@ async fn usual(seen: &Seen, urls: &[String]) -> Result<()> {
                 r#"roost_slots{role="primary"}"#,
                 r#"roost_slots{role="replica"}"#,
                 r#"roost_store_state{state="up"}"#,
+                r#"roost_memory_bytes{account="history"}"#,
+                r#"roost_memory_bytes{account="repeats"}"#,
             ])
             .collect();
     seen.until(&names, || async { client.publish_now("chat:usual", "hello").await.map(drop) }).await

@@ -37,7 +37,7 @@ const HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);
 const GOSSIP_ONLY_MAX: usize = 8;
 
 /// A node that was refused is named as such for this long after it came last.
-const REFUSED_MS: u64 = 600_000;
+const REFUSED_MS: u64 = 30_000;
 /// At most this many are remembered; certificates of the cluster name them.
 const REFUSED_MAX: usize = 64;
 
