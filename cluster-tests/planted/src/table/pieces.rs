@@ -40,7 +40,7 @@ pub(super) const TABLE: &[Planted] = &[
     ),
     bug(
         "TakesItWithoutItsEnd",
-        "rule 3: a snapshot is taken as a whole before its last piece is here",
+        "S1: a snapshot is taken as a whole before its last piece is here",
         10,
         &[edit(
             "logic/replication/pieces.rs",
@@ -51,7 +51,7 @@ pub(super) const TABLE: &[Planted] = &[
     ),
     bug(
         "CutsFromTheLiving",
-        "rule 3: pieces of one snapshot are cut from a state that changes meanwhile",
+        "S1: pieces of one snapshot are cut from a state that changes meanwhile",
         100,
         &[
             edit(
