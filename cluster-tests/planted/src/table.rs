@@ -374,7 +374,7 @@ const OTHERS: &[Planted] = &[
     bug(
         "ForgetsAtOnce",
         "S3: a new primary forgets groups whose gateways have not registered yet",
-        550,
+        1500,
         &[edit(
             "logic/primary/timers.rs",
             "self.groups.idle.get(name).copied().unwrap_or(now.mono_ms);",
@@ -523,7 +523,7 @@ const OTHERS: &[Planted] = &[
     bug(
         "ForgetsWhoIsOpen",
         "S7: a new primary does not know which earlier connections may be open",
-        460,
+        2200,
         &[edit(
             "logic/session.rs",
             "self.open.insert(earlier.gateway, earlier.number);",

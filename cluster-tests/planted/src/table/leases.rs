@@ -43,14 +43,4 @@ pub(super) const TABLE: &[Planted] = &[
             r#"*known == round && (*since_ms + LAPSED_MS <= now_ms || planted!("PromisesAtOnce"))"#,
         )],
     ),
-    bug(
-        "ForgetsWhoDelivers",
-        "S7: a session is forgotten while a gateway may deliver to it still",
-        1200,
-        &[edit(
-            "logic/primary/timers.rs",
-            "self.delivering(session).map_or(",
-            r#"self.delivering(session).filter(|_| !planted!("ForgetsWhoDelivers")).map_or("#,
-        )],
-    ),
 ];

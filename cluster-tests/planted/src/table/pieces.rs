@@ -34,7 +34,7 @@ pub(super) const TABLE: &[Planted] = &[
             "while let Some((is_last, part)) = self.ahead.remove(&self.pieces) {",
             r#"let any = planted!("LeavesHoles") && self.ahead.values().any(|(is_last, _)| *is_last);
         while let Some((is_last, part)) =
-            self.ahead.remove(&self.pieces).or_else(|| Some(self.ahead.pop_first().filter(|_| any)?.1))
+            self.ahead.remove(&self.pieces).or_else(|| any.then(|| self.ahead.pop_first())?.map(|(_, piece)| piece))
         {"#,
         )],
     ),

@@ -6,7 +6,7 @@ pub(super) const TABLE: &[Planted] = &[
     bug(
         "TellsOfChangesOnce",
         "rights: a gateway that was not reached when a session changed is not told when it renews",
-        300,
+        820,
         &[edit(
             "logic/primary/sessions.rs",
             "if revision < known.record.revision {",
