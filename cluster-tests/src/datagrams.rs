@@ -262,14 +262,20 @@ impl Datagram {
 mod tests {
     use super::*;
 
-    #[tokio::test]
-    async fn carries_both_ways_repeats_and_replays() -> Result<()> {
+    /// A node, a relay before it, and a client of that.
+    async fn relayed() -> Result<(UdpSocket, DatagramRelays, UdpSocket)> {
         let node = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         // A port that is free now: nobody else takes it that fast.
         let listen = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?.local_addr()?;
         let relays = DatagramRelays::start(&[(listen, node.local_addr()?)]).await?;
         let client = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         client.connect(listen).await?;
+        Ok((node, relays, client))
+    }
+
+    #[tokio::test]
+    async fn carries_both_ways_repeats_and_replays() -> Result<()> {
+        let (node, relays, client) = relayed().await?;
         let mut buffer = [0; 16];
         client.send(b"there").await?;
         let (length, from) = node.recv_from(&mut buffer).await?;
@@ -293,11 +299,7 @@ mod tests {
 
     #[tokio::test]
     async fn loses_what_is_cut_and_changes_addresses() -> Result<()> {
-        let node = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-        let listen = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?.local_addr()?;
-        let relays = DatagramRelays::start(&[(listen, node.local_addr()?)]).await?;
-        let client = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-        client.connect(listen).await?;
+        let (node, relays, client) = relayed().await?;
         let mut buffer = [0; 16];
         client.send(b"one").await?;
         let (_, before) = node.recv_from(&mut buffer).await?;

@@ -11,11 +11,16 @@ use crate::{api::Api, process::LIMIT, socket::Socket, wait::wait_until};
 /// More than a process with 256 file descriptors can have.
 const MANY_CONNECTIONS: usize = 400;
 
-pub(super) async fn few_descriptors(scene: &mut Scene<'_>) -> Result<()> {
+/// Starts the node again with 256 file descriptors.
+async fn limit_files(scene: &mut Scene<'_>) -> Result<()> {
     scene.cluster.drain(ONE).await?;
     scene.cluster.servers_mut()?.run_by(ONE, &["prlimit", "--nofile=256:256"]);
     scene.cluster.restart(ONE).await?;
-    scene.cluster.green(LIMIT).await?;
+    scene.cluster.green(LIMIT).await.map(drop)
+}
+
+pub(super) async fn few_descriptors(scene: &mut Scene<'_>) -> Result<()> {
+    limit_files(scene).await?;
     let url = scene.cluster.url(ONE);
     scene.begin();
     let mut sockets = Vec::new();
@@ -39,10 +44,7 @@ pub(super) async fn few_descriptors(scene: &mut Scene<'_>) -> Result<()> {
 
 /// Connections that are held and not used, again and again as they are closed. Probes are answered all the time.
 pub(super) async fn held(scene: &mut Scene<'_>) -> Result<()> {
-    scene.cluster.drain(ONE).await?;
-    scene.cluster.servers_mut()?.run_by(ONE, &["prlimit", "--nofile=256:256"]);
-    scene.cluster.restart(ONE).await?;
-    scene.cluster.green(LIMIT).await?;
+    limit_files(scene).await?;
     let url = scene.cluster.url(ONE);
     let address: SocketAddr = url.trim_start_matches("http://").parse()?;
     // Silence, half a head, the beginning of HTTP/2, and requests whose answers are not read.

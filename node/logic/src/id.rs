@@ -84,6 +84,13 @@ pub struct Member {
     pub generation: Generation,
 }
 
+impl Member {
+    /// Whether one of these is a later start of its node.
+    pub fn has_restarted<'m>(&self, mut others: impl Iterator<Item = &'m Self>) -> bool {
+        others.any(|other| other.node == self.node && other.generation > self.generation)
+    }
+}
+
 impl fmt::Display for Member {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}#{}", self.node, self.generation)

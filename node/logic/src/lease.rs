@@ -259,19 +259,19 @@ impl Lease {
         match message {
             LeaseMessage::Beat { sent_ms } => self.beat(now_ms, from, sent_ms, out),
             LeaseMessage::Ack { sent_ms, number, map_version } => {
+                // What this node does not know of the map may concern its attachments.
+                let counts = map_version <= self.map_version && sent_ms <= now_ms;
                 let Some(peer) = self.peer(&from) else { return };
                 peer.map_version = peer.map_version.max(map_version);
-                // What this node does not know of the map may concern its attachments.
-                if map_version > self.map_version || sent_ms > now_ms {
+                if !counts {
                     return;
                 }
-                let Some(peer) = self.peer(&from) else { return };
                 let is_other = peer.given.is_none_or(|(before, _)| before != number);
                 let until_ms = sent_ms + LEASE_MS;
                 let later_ms = peer.given.map_or(0, |(_, until_ms)| until_ms).max(until_ms);
                 peer.given = Some((number, later_ms));
-                let counts = self.voters().any(|voter| *voter == from);
-                self.count(now_ms, is_other && counts, out);
+                let votes = self.voters().any(|voter| *voter == from);
+                self.count(now_ms, is_other && votes, out);
             }
             LeaseMessage::Fence { gateway, round, map_version } => {
                 if let Some(peer) = self.peer(&from) {

@@ -176,10 +176,7 @@ impl Worker {
                 self.handle_all(|| SlotInput::Memory { of: of.clone(), level }, touched).await;
             }
             WorkerInput::Gone { gateway, since_ms } => {
-                let slots: Vec<SlotId> = self.slots.keys().copied().collect();
-                for slot in slots {
-                    self.handle(slot, SlotInput::Gone { gateway: gateway.clone(), since_ms }, touched).await;
-                }
+                self.handle_all(|| SlotInput::Gone { gateway: gateway.clone(), since_ms }, touched).await;
             }
             WorkerInput::LinkReset(member) => {
                 self.handle_all(|| SlotInput::LinkReset(member.clone()), touched).await;

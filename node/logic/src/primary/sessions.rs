@@ -487,10 +487,7 @@ impl Reigning<'_> {
         }
         let last = session.last.as_ref().filter(|_| !session.closed);
         let gateways = session.open.keys().chain(last.map(|last| &last.gateway));
-        let newer =
-            |gateway: &Member, other: &Member| other.node == gateway.node && other.generation > gateway.generation;
-        let restarted = |gateway: &Member| self.alive.iter().any(|other| newer(gateway, other));
-        gateways.into_iter().find(|gateway| !self.is_gone(gateway) && !restarted(gateway))
+        gateways.into_iter().find(|gateway| !self.is_gone(gateway) && !gateway.has_restarted(self.alive.iter()))
     }
 
     /// Has those fenced that have not said for a while that they have cut the session's earlier attachments.
@@ -531,12 +528,8 @@ impl Reigning<'_> {
 
     /// Of gateways whose node has started anew nothing needs to be known.
     pub(super) fn forget_gateways(&mut self) {
-        let alive = self.alive;
-        let newer =
-            |gateway: &Member, other: &Member| other.node == gateway.node && other.generation > gateway.generation;
-        let is_over = |gateway: &Member| alive.iter().any(|other| newer(gateway, other));
-        self.sessions.confirmed.retain(|gateway, _| !is_over(gateway));
-        self.sessions.gone.retain(|gateway, _| !is_over(gateway));
+        self.sessions.confirmed.retain(|gateway, _| !gateway.has_restarted(self.alive.iter()));
+        self.sessions.gone.retain(|gateway, _| !gateway.has_restarted(self.alive.iter()));
     }
 
     fn confirm_displaced(

@@ -66,8 +66,7 @@ impl Reigning<'_> {
     fn drop_interests(&mut self, now: Now) {
         let alive = self.alive;
         let is_over = |gateway: &Member, renewed_ms: u64| {
-            let newer = |other: &Member| other.node == gateway.node && other.generation > gateway.generation;
-            let restarted = !alive.contains(gateway) && alive.iter().any(newer);
+            let restarted = !alive.contains(gateway) && gateway.has_restarted(alive.iter());
             restarted || renewed_ms + UNRENEWED_MS <= now.mono_ms
         };
         self.groups.interests.retain(|_, gateways| {
