@@ -1,7 +1,7 @@
 //! Whether this node may deliver to its clients, as `lease.rs` has it and everybody who writes to one asks.
 
 use std::sync::{
-    Arc, PoisonError, RwLock, RwLockReadGuard,
+    Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard,
     atomic::{AtomicU64, Ordering},
 };
 
@@ -10,7 +10,10 @@ use tokio::sync::watch;
 use crate::{
     clock,
     id::NodeId,
-    logic::lease::{Ahead, Permission},
+    logic::{
+        lease::{Ahead, Permission},
+        liveness::Pace,
+    },
 };
 
 /// Whether this node may deliver, as whoever writes to a client asks right before that. By default it always may.
@@ -20,17 +23,22 @@ pub struct Permit {
     /// Since which map the voters are those that this node knows.
     voters_since: AtomicU64,
     episodes: watch::Sender<u64>,
-    /// When the task looked last; 0 before it has.
-    looked_ms: AtomicU64,
-    /// When it had looked last before this process stood still, and when it did again.
-    still_ms: AtomicU64,
-    thawed_ms: AtomicU64,
+    still: Mutex<Still>,
 }
 
 #[derive(Debug)]
 struct Given {
     permission: Permission,
     ahead: Ahead,
+}
+
+/// Whether this process stood still.
+#[derive(Debug, Default)]
+struct Still {
+    /// Of the task's looks; nothing before the first.
+    pace: Option<Pace>,
+    /// When it last began to stand still, and when it was noticed that it goes on.
+    last: Option<(u64, u64)>,
 }
 
 /// Between two looks of the task: past it the process stood still.
@@ -40,18 +48,32 @@ const READ_MS: u64 = 1_000;
 
 impl Default for Permit {
     fn default() -> Self {
-        let none = || AtomicU64::new(0);
         Self {
             given: RwLock::new(Given {
                 permission: Permission { episode: 0, until_ms: u64::MAX, map_version: u64::MAX },
                 ahead: Ahead::default(),
             }),
-            voters_since: none(),
+            voters_since: AtomicU64::new(0),
             episodes: watch::Sender::new(0),
-            looked_ms: none(),
-            still_ms: none(),
-            thawed_ms: none(),
+            still: Mutex::default(),
         }
+    }
+}
+
+impl Still {
+    fn look(&mut self, now_ms: u64) {
+        let pace = self.pace.get_or_insert_with(|| Pace::new(STILL_MS, now_ms));
+        if let Some(still_ms) = pace.look(now_ms) {
+            self.last = Some((now_ms - still_ms, now_ms));
+        }
+    }
+
+    /// How long what is read now may have lain there.
+    fn late_ms(&self, now_ms: u64) -> u64 {
+        // It may stand still no more before the task has noticed that it did.
+        let not_noticed = self.pace.and_then(|mut pace| pace.look(now_ms));
+        let lately = self.last.filter(|(_, until_ms)| now_ms < until_ms + READ_MS);
+        not_noticed.or(lately.map(|(since_ms, _)| now_ms - since_ms)).unwrap_or(0)
     }
 }
 
@@ -97,27 +119,16 @@ impl Permit {
 
     /// How long what is read from a client now may have lain there, in milliseconds: as long as this process stood still.
     pub fn late_ms(&self) -> u64 {
-        self.late_at(clock::mono_ms())
-    }
-
-    fn late_at(&self, now_ms: u64) -> u64 {
-        let looked_ms = self.looked_ms.load(Ordering::Acquire);
-        let since_ms = match self.thawed_ms.load(Ordering::Acquire) {
-            _ if looked_ms > 0 && looked_ms + STILL_MS < now_ms => looked_ms,
-            thawed_ms if thawed_ms > 0 && now_ms < thawed_ms + READ_MS => self.still_ms.load(Ordering::Acquire),
-            _ => now_ms,
-        };
-        now_ms.saturating_sub(since_ms)
+        self.still().late_ms(clock::mono_ms())
     }
 
     /// The task of the lease looks.
     pub(crate) fn look(&self, now_ms: u64) {
-        let looked_ms = self.looked_ms.load(Ordering::Acquire);
-        if looked_ms > 0 && looked_ms + STILL_MS < now_ms {
-            self.still_ms.store(looked_ms, Ordering::Release);
-            self.thawed_ms.store(now_ms, Ordering::Release);
-        }
-        self.looked_ms.store(now_ms, Ordering::Release);
+        self.still().look(now_ms);
+    }
+
+    fn still(&self) -> MutexGuard<'_, Still> {
+        self.still.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What the lease says now.
@@ -150,17 +161,17 @@ mod tests {
 
     #[test]
     fn what_is_read_after_a_freeze_may_have_lain_there_for_as_long() {
-        let permit = Permit::default();
-        assert_eq!(permit.late_at(9_000), 0, "nobody looks");
-        permit.look(1_000);
-        permit.look(1_100);
-        assert_eq!(permit.late_at(1_200), 0);
-        assert_eq!(permit.late_at(5_100), 4_000, "before anybody has noticed");
-        permit.look(5_100);
-        permit.look(5_200);
-        assert_eq!(permit.late_at(5_300), 4_200);
-        (5_300..6_200).step_by(100).for_each(|now_ms| permit.look(now_ms));
-        assert_eq!(permit.late_at(6_150), 0, "all has been read by now");
+        let mut still = Still::default();
+        assert_eq!(still.late_ms(9_000), 0, "nobody looks");
+        still.look(1_000);
+        still.look(1_100);
+        assert_eq!(still.late_ms(1_200), 0);
+        assert_eq!(still.late_ms(5_100), 4_000, "before anybody has noticed");
+        still.look(5_100);
+        still.look(5_200);
+        assert_eq!(still.late_ms(5_300), 4_200);
+        (5_300..6_200).step_by(100).for_each(|now_ms| still.look(now_ms));
+        assert_eq!(still.late_ms(6_150), 0, "all has been read by now");
     }
 
     #[test]
