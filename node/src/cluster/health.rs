@@ -52,7 +52,7 @@ pub struct RefusedNode {
     /// As its certificate names it. It may be the name of a node that is there: then it is a second process of that name.
     #[schema(value_type = String)]
     pub node: NodeId,
-    /// For this number of seconds; who has not tried for 10 minutes is not named any more.
+    /// For this number of seconds; who has not tried for half a minute is not named any more.
     pub for_s: u64,
     /// In words, as it was told itself.
     pub why: String,
@@ -389,12 +389,12 @@ fn judge_store(view: &ClusterView, findings: &mut Findings) {
 fn judge_memory(view: &ClusterView, findings: &mut Findings) {
     for (node, seen) in view.nodes.iter().filter(|(_, seen)| seen.alive) {
         let (held, budget) = (seen.load.memory_bytes, seen.load.memory_budget_bytes);
-        if budget == 0 || Level::of(held, budget) == Level::Calm {
-            continue;
-        }
         let what = match Level::of(held, budget) {
+            // A node that has not said yet what it may hold.
+            _ if budget == 0 => continue,
+            Level::Calm => continue,
+            Level::Tight => "the oldest messages go in the slots that it holds",
             Level::Full => "new messages, groups and sessions are refused in the slots that it holds",
-            Level::Calm | Level::Tight => "the oldest messages go in the slots that it holds",
         };
         let (held_mb, budget_mb) = (held >> 20, budget >> 20);
         findings.yellow(format!(

@@ -339,7 +339,10 @@ impl Frames {
             return frame.clone();
         }
         let frame = plain::encode(&Event::Message { group: group.clone(), epoch, message });
-        let frame = outbox.map_or_else(|| frame.clone(), |outbox| outbox.counted(frame.clone()));
+        let frame = match outbox {
+            Some(outbox) => outbox.counted(frame),
+            None => frame,
+        };
         self.bytes += frame.len();
         self.frames.insert(key, frame.clone());
         while self.frames.len() > FRAMES || self.bytes > FRAMES_BYTES {
