@@ -52,9 +52,8 @@ pub async fn run(
         let answer = store.generation(&node).await;
         note(&mut asked, &picture, &node, answer.as_ref().ok().copied().flatten(), clock::mono_ms());
         match answer {
-            Ok(Some(generation)) => {
-                known.send_if_modified(|known| known.insert(node, generation) != Some(generation));
-            }
+            // Also where it is what was answered before: whoever asks anew may have forgotten it, since nobody told of the node.
+            Ok(Some(generation)) => known.send_modify(|known| _ = known.insert(node, generation)),
             Ok(None) => {}
             Err(error) => tracing::debug!(%node, %error, "which start of a node the store has is not known"),
         }
@@ -106,6 +105,7 @@ mod tests {
             liveness::{Liveness, LivenessInput, LivenessSettings, Says, Sign},
             plan::Life,
         },
+        store::embedded::EmbeddedStore,
     };
 
     fn node(name: &str) -> NodeId {
@@ -170,5 +170,34 @@ mod tests {
         assert_eq!(due(&picture, &asked, 0), None);
         note(&mut asked, &picture, &node("x1"), None, AGAIN_MS);
         assert_eq!(due(&picture, &asked, AGAIN_MS), Some(node("n2")));
+    }
+
+    #[tokio::test]
+    async fn who_asks_anew_is_answered_anew() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let store: Arc<dyn Store> = EmbeddedStore::open(folder.path().join("store.redb")).unwrap();
+        let generation = store.next_generation(&node("n2")).await.unwrap();
+        let (pictures, shown) = watch::channel(picture(&[("n2", generation)]));
+        let (known, mut answers) = watch::channel(BTreeMap::new());
+        let mut asking = tokio::task::JoinSet::new();
+        asking.spawn(run(store, shown, known));
+        let limit = Duration::from_secs(30);
+        // It goes away and comes back, and whoever judges has forgotten what it was told.
+        for _ in 0..2 {
+            let showing = async {
+                loop {
+                    pictures.send_replace(picture(&[("n2", generation)]));
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            };
+            tokio::select! {
+                answered = tokio::time::timeout(limit, answers.changed()) => {
+                    answered.expect("an answer").unwrap();
+                }
+                () = showing => unreachable!("it has no end"),
+            }
+            assert_eq!(answers.borrow_and_update().get(&node("n2")), Some(&generation));
+            pictures.send_replace(picture(&[]));
+        }
     }
 }
