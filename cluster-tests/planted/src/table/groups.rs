@@ -28,6 +28,18 @@ pub(super) const TABLE: &[Planted] = &[
         )],
     ),
     bug(
+        "DeniesBeyondQueue",
+        "S4: a repeat is told that it was not done, because the queue is full",
+        150,
+        &[edit(
+            "logic/primary/reign.rs",
+            "            if let SlotRequest::Group(group, GroupRequest::Publish(publish)) = &request {",
+            r#"            if let SlotRequest::Group(group, GroupRequest::Publish(publish)) = &request
+                && !planted!("DeniesBeyondQueue")
+            {"#,
+        )],
+    ),
+    bug(
         "LosesThePosition",
         "S2: a gateway goes on from the head when the primary has changed",
         10,

@@ -488,7 +488,7 @@ impl World {
                 self.ledger.acknowledged(self.now, &publish, *position, *copies, (slot, lineage));
                 self.check_holders(node, slot, *copies);
             }
-            (Err(SlotError::NotEnoughCopies { .. } | SlotError::Full), request) if asker.known => {
+            (Err(SlotError::NotEnoughCopies { .. } | SlotError::Full | SlotError::Busy), request) if asker.known => {
                 self.ledger.fail(format!("S4: a repeat of what stands in the log is told {result:?}: {request:?}"));
             }
             (Ok(SlotAnswer::Attached(Attached { record, attachment })), _) => {

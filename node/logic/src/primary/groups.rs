@@ -11,7 +11,7 @@ use crate::{
     Now,
     asking::ATTEMPT_MS,
     entry::GroupEntry,
-    id::{GroupName, Member, Position},
+    id::{GroupName, Member, Position, PublishKey},
     memory::Level,
     request::{
         Done, GroupInfo, GroupPush, GroupRequest, History, Join, Leave, MemberPage, Publish, Published, Push,
@@ -29,6 +29,8 @@ pub(super) enum GroupPending {
     /// To be answered when this number of copies have it.
     Publish {
         ticket: Ticket,
+        group: GroupName,
+        key: PublishKey,
         min_copies: u8,
     },
     /// A publish that is not taken now: answered if it is a repeat, else refused for this reason.
@@ -105,7 +107,33 @@ impl Reigning<'_> {
         }
         let epoch = self.new_epoch();
         let entry = GroupEntry::Publish { epoch, key, data, from, at_ms: now.wall_ms, retention };
-        self.order_group(group, entry, Some(GroupPending::Publish { ticket, min_copies }));
+        let pending = GroupPending::Publish { ticket, group: group.clone(), key, min_copies };
+        self.order_group(group, entry, Some(pending));
+    }
+
+    /// A publish for which the queue has no room. A repeat needs none: it is told its place, or comes again while the publish
+    /// that it repeats is under way. Any other is refused.
+    pub(super) fn publish_beyond_queue(
+        &mut self,
+        now: Now,
+        ticket: Ticket,
+        (group, publish): (&GroupName, &Publish),
+        out: &mut Vec<SlotOutput>,
+    ) {
+        let there = self.state().and_then(|state| state.group(group));
+        if let Some(position) = there.and_then(|there| there.log.place(publish.key)) {
+            return self.answer_publish(now, (ticket, publish.min_copies), position, out);
+        }
+        let is_it = |pending: &GroupPending| match pending {
+            GroupPending::Publish { group: other, key, .. } => (other, *key) == (group, publish.key),
+            GroupPending::Recall { .. } | GroupPending::Follow(_) | GroupPending::Leave(_) | GroupPending::Forget => {
+                false
+            }
+        };
+        if self.groups.pending.values().any(is_it) {
+            return self.leave_open(ticket, out);
+        }
+        out.push(SlotOutput::Answer { ticket, result: Err(SlotError::Busy) });
     }
 
     /// Answers a publish that is committed. All in-sync members hold what is committed: where these are too few, the answer
@@ -188,7 +216,7 @@ impl Reigning<'_> {
         };
         match pending {
             None => {}
-            Some(GroupPending::Publish { ticket, min_copies }) => {
+            Some(GroupPending::Publish { ticket, min_copies, .. }) => {
                 let Some(position) = position else { unreachable!("a publish has come to no position") };
                 self.answer_publish(now, (ticket, min_copies), position, out);
             }

@@ -197,6 +197,9 @@ impl Reigning<'_> {
         let full =
             self.replica.uncommitted() >= self.settings.queue || self.sessions.loading.len() >= self.settings.queue;
         if full && !self.orders_nothing(&request) {
+            if let SlotRequest::Group(group, GroupRequest::Publish(publish)) = &request {
+                return self.publish_beyond_queue(now, ticket, (group, publish), out);
+            }
             out.push(SlotOutput::Answer { ticket, result: Err(SlotError::Busy) });
             return;
         }

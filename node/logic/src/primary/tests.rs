@@ -4,6 +4,7 @@
 mod attaches;
 mod clock;
 mod floor;
+mod full;
 mod memory;
 mod rights;
 

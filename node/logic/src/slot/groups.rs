@@ -93,13 +93,10 @@ impl Groups {
                 let (offset, message) = log.append(key, data, from, at_ms, retention);
                 GroupEffect::Published { position: Position { epoch: log.epoch(), offset }, message }
             }
-            GroupEntry::Recall { key } => {
-                let place = |log: &GroupLog| Some(Position { epoch: log.epoch(), offset: log.seen(key)? });
-                match self.0.get(name).and_then(|there| place(&there.log)) {
-                    Some(position) => GroupEffect::Published { position, message: None },
-                    None => GroupEffect::Quiet,
-                }
-            }
+            GroupEntry::Recall { key } => match self.0.get(name).and_then(|there| there.log.place(key)) {
+                Some(position) => GroupEffect::Published { position, message: None },
+                None => GroupEffect::Quiet,
+            },
             GroupEntry::MemberJoin { epoch, member } => self.member_join(name, epoch, member),
             GroupEntry::MemberLeave { session, attachment } => {
                 let Some(there) = self.0.get_mut(name) else {
