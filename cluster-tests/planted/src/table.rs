@@ -241,7 +241,7 @@ const OTHERS: &[Planted] = &[
         "rule 5: a member keeps what it holds uncommitted under a new primary",
         50,
         &[edit(
-            "logic/replication.rs",
+            "logic/replication/held.rs",
             "self.log.truncate((keep + 1).saturating_sub(self.log_first) as usize);",
             r#"if !planted!("KeepsItsSuffix") {
             self.log.truncate((keep + 1).saturating_sub(self.log_first) as usize);
@@ -253,7 +253,7 @@ const OTHERS: &[Planted] = &[
         "rule 5: a suffix is discarded before all is here that takes its place",
         740,
         &[edit(
-            "logic/replication.rs",
+            "logic/replication/held.rs",
             "            self.staged = Some(staged);\n            return false;",
             r#"            if planted!("ReconcilesInSteps") {
                 let known = with.base.max(self.applied);
@@ -469,7 +469,7 @@ const OTHERS: &[Planted] = &[
         "rule 5: a member that holds more than the new primary keeps what it has",
         50,
         &[edit(
-            "logic/replication.rs",
+            "logic/replication/held.rs",
             "let keep = with.base.max(self.applied);",
             r#"let keep = match planted!("ReconcilesByLength") && self.last() > with.until {
             true => self.last(),
