@@ -11,13 +11,11 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use bytes::Bytes;
-use tokio_tungstenite::tungstenite::Utf8Bytes;
-
 use self::machine::bytes_of_machine;
 use crate::{
     config::LimitsConfig,
     logic::memory::{CopyBytes, Level},
+    wire::frame::Frame,
 };
 
 /// Of what there is, clients may have one part in this number; the rest is for what is not counted, and for the allocator.
@@ -95,18 +93,6 @@ pub struct Hold {
     bytes: u64,
 }
 
-/// A frame that is counted once, in however many outboxes it waits.
-struct Frame {
-    text: Utf8Bytes,
-    _hold: Hold,
-}
-
-impl AsRef<[u8]> for Frame {
-    fn as_ref(&self) -> &[u8] {
-        self.text.as_bytes()
-    }
-}
-
 /// What clients may make each of this number of nodes hold in this process, where nothing is configured.
 pub fn budget_of_machine(nodes: u64) -> u64 {
     (bytes_of_machine() / SHARE / nodes.max(1)).max(LEAST_BYTES)
@@ -150,12 +136,12 @@ impl Ledger {
     }
 
     /// The frame, which counts as long as it is anywhere.
-    pub fn frame(self: &Arc<Self>, text: Utf8Bytes) -> Utf8Bytes {
-        if text.len() < SMALL_FRAME_BYTES {
-            return text;
+    pub fn frame(self: &Arc<Self>, frame: Frame) -> Frame {
+        if frame.len() < SMALL_FRAME_BYTES {
+            return frame;
         }
-        let hold = self.hold(Account::Outboxes, text.len());
-        Utf8Bytes::try_from(Bytes::from_owner(Frame { text, _hold: hold })).expect("it is the same text")
+        let hold = self.hold(Account::Outboxes, frame.len());
+        frame.kept_with(hold)
     }
 
     /// What is found by looking, not by being told.
@@ -235,9 +221,9 @@ mod tests {
     #[test]
     fn a_frame_counts_once_wherever_it_is() {
         let ledger = Ledger::new(1_000);
-        let frame = ledger.frame("x".repeat(400).into());
+        let frame = ledger.frame(Frame::text(&"x".repeat(396)));
         let elsewhere = vec![frame.clone(); 10];
-        assert_eq!((ledger.bytes(Account::Outboxes), frame.as_str()), (400, "x".repeat(400).as_str()));
+        assert_eq!((ledger.bytes(Account::Outboxes), frame.as_str()), (400, "x".repeat(396).as_str()));
         drop(frame);
         assert_eq!(ledger.held_bytes(), 400);
         drop(elsewhere);

@@ -2,8 +2,9 @@
 //! due to it.
 //!
 //! One task for each connection: it waits for a frame, for something in the outbox, for a request that is done, or for a
-//! change of the session, and is the only one that touches the socket. Whatever is due leaves in one batch. A client that
-//! does not read holds up nobody but this task: its outbox fills, and the connection ends.
+//! change of the session. What the hub delivers the hub writes (`outbox.rs`); this task writes all else, and whatever the
+//! socket did not take at once. A client that does not read holds up nobody but this task: its outbox fills, and the
+//! connection ends.
 
 pub mod allowances;
 pub mod attachments;
@@ -29,7 +30,12 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use self::{greeting::greet, socket::Socket, stream::Upgrade, talk::talk};
+use self::{
+    greeting::greet,
+    socket::Socket,
+    stream::{ClientStream, Upgrade},
+    talk::talk,
+};
 use super::{
     Gateway,
     door::{
@@ -58,9 +64,6 @@ pub async fn ws(State(gateway): State<Arc<Gateway>>, request: Request) -> Respon
     let credentials = Credentials::of(request.headers(), &session.cookie_name, &session.allowed_origins);
     match Upgrade::accept(request, gateway.config.limits.frame_bytes) {
         Ok((upgrade, response)) => {
-            if let Some(accepted) = &accepted {
-                accepted.note_upgrade();
-            }
             let tasks = gateway.tasks.clone();
             tasks.spawn_detached("connection", serve(gateway, upgrade, credentials, (admitted, accepted)));
             response
@@ -76,8 +79,9 @@ type Places = (Admitted, Option<Arc<Accepted>>);
 /// holds no room for them.
 async fn serve(gateway: Arc<Gateway>, upgrade: Upgrade, credentials: Credentials, places: Places) {
     let write_timeout = Duration::from_millis(gateway.config.limits.write_timeout_ms);
-    let Some(stream) = upgrade.finish(write_timeout).await else { return };
+    let Some(bare) = upgrade.finish().await else { return };
     let listed = gateway.connections.open(&gateway.config.limits, &gateway.ledger, &gateway.metrics);
+    let stream = ClientStream::open(bare, listed.outbox.clone(), write_timeout).await;
     let mut socket = Socket::new(stream, listed, gateway.metrics.clone());
     let address = places.1.as_ref().and_then(|accepted| accepted.address());
     let over = match Box::pin(greet(&gateway, &mut socket, credentials, address)).await {

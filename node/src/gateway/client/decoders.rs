@@ -33,12 +33,12 @@ pub(crate) fn client_frame(bytes: &[u8]) {
             );
             if let Command::Publish { group, data, .. } = command {
                 let message = Message { offset: 1, data, from: None, at_ms: 2 };
-                is_json(&encode(&Event::Message { group, epoch: Epoch(3), message }));
+                is_json(encode(&Event::Message { group, epoch: Epoch(3), message }).as_str());
             }
         }
         Err(error) => {
             let told = encode(&Event::Error(error));
-            is_json(&told);
+            is_json(told.as_str());
             assert!(told.len() <= ERROR_MAX_BYTES, "an error of {} bytes", told.len());
         }
     }

@@ -1,25 +1,32 @@
-//! What is due to one connection: bounded, pushed to from anywhere without waiting, emptied in one write by the
-//! connection's own task.
+//! What is due to one connection: bounded, queued from anywhere without waiting, and written by whoever queued it or by the
+//! connection's own task (`queue.rs` says whose turn it is).
+
+mod queue;
 
 use std::{
     borrow::Cow,
-    collections::VecDeque,
+    fmt::Debug,
+    future::poll_fn,
+    io::{self, IoSlice},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    task::{Context, Poll},
+    time::Duration,
 };
 
-use tokio::sync::Notify;
-use tokio_tungstenite::tungstenite::Utf8Bytes;
+use tokio::{net::TcpStream, sync::Notify};
 
+use self::queue::{Queue, Wrote};
 use super::replays::Page;
 use crate::{
+    clock,
     id::GroupName,
     logic::memory::Level,
     memory::{Account, Hold, Ledger},
     permit::Permit,
-    wire::reason::Reason,
+    wire::{frame::Frame, reason::Reason},
 };
 
 /// What a frame takes in a queue beside its text, or with it where that is short; counted for this number at a time.
@@ -27,6 +34,30 @@ const PLACE_BYTES: usize = 128;
 const PLACES_AT_ONCE: usize = 128;
 /// A connection may have one part in this number of its bound waiting while the node has no memory left.
 const LESS_WHEN_FULL: usize = 16;
+/// What a client that is being closed gets to take what is left.
+pub(super) const CLOSE_LIMIT: Duration = Duration::from_secs(5);
+
+/// What a connection's frames are written to. Anybody may write, one at a time; only the connection's task waits.
+pub trait RawSocket: Debug + Send + Sync {
+    /// Writes what the socket takes at once; `WouldBlock` where that is nothing.
+    fn try_write(&self, slices: &[IoSlice<'_>]) -> io::Result<usize>;
+
+    /// Waits until it may take something since it last did not. One task at a time.
+    fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+}
+
+impl RawSocket for TcpStream {
+    fn try_write(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        match slices {
+            [one] => Self::try_write(self, one),
+            several => self.try_write_vectored(several),
+        }
+    }
+
+    fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_write_ready(cx)
+    }
+}
 
 /// One connection's queue. Its bound is in bytes; crossing it ends the connection (`SlowConsumer`). What can be had again
 /// later is only offered: it may take half of it.
@@ -48,10 +79,9 @@ const FREE: u64 = u64::MAX;
 
 #[derive(Debug, Default)]
 struct State {
-    frames: VecDeque<Utf8Bytes>,
-    /// Goes before them, also while these may not be delivered.
-    asides: VecDeque<Utf8Bytes>,
-    bytes: usize,
+    queue: Queue,
+    /// Where it is written to by whoever comes first. Without it only the connection's task writes.
+    socket: Option<Arc<dyn RawSocket>>,
     /// What the places of the frames take, where they are many.
     places: Option<Hold>,
     /// What pays for the frames of replays here.
@@ -59,30 +89,46 @@ struct State {
     /// Groups that go on when there is room.
     behind: Vec<GroupName>,
     closing: Option<Closing>,
+    /// What is queued is the last that the client is told, and needs no permit.
     cut: bool,
+    /// Nobody writes any more.
+    over: bool,
 }
 
 impl State {
     fn clear(&mut self) {
-        self.frames.clear();
-        self.asides.clear();
+        self.queue.clear();
         self.places = None;
-        self.bytes = 0;
         self.replay = None;
         self.behind.clear();
     }
 
     fn is_idle(&self, may: bool) -> bool {
-        let due = may && !(self.frames.is_empty() && self.behind.is_empty());
-        !due && self.asides.is_empty() && self.closing.is_none()
+        let due = self.queue.is_due(may) || may && !self.behind.is_empty();
+        !due && self.closing.is_none() && !self.queue.is_broken()
+    }
+
+    fn is_ending(&self) -> bool {
+        self.over || self.closing.is_some()
+    }
+
+    /// Writes what may be delivered.
+    fn write(&mut self, may: bool, socket: &dyn RawSocket) -> Wrote {
+        let wrote = self.queue.write(may, |slices| socket.try_write(slices));
+        if self.queue.is_empty() {
+            (self.places, self.replay) = (None, None);
+        }
+        wrote
     }
 }
 
-/// What became of a frame that was offered.
+/// What became of a frame that was queued.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Offered {
-    /// It is queued.
-    Queued,
+pub enum Queued {
+    /// Nothing else was: whoever queued it has it written ([`Outbox::flush`]).
+    First,
+    /// It will be written with what is there already.
+    Later,
     /// There is no room for it now.
     Full,
     /// The connection is ending: nothing more reaches it.
@@ -124,19 +170,22 @@ impl Closing {
     }
 }
 
-/// What the connection's task finds.
+/// What the connection's task has to do once all that is due is written.
 #[derive(Debug, Default)]
-pub struct Batch {
-    /// To be written, in this order, in one write.
-    pub frames: Vec<Utf8Bytes>,
-    /// Then the connection ends.
-    pub closing: Option<Closing>,
-    /// Groups that go on once this is written.
+pub struct Written {
+    /// Groups that go on now.
     pub behind: Vec<GroupName>,
-    /// What pays for the frames of replays among these; to be dropped when they are written.
-    pub replay: Option<Page>,
-    /// What the places of the frames take, until they are written.
-    pub places: Option<Hold>,
+    /// The connection ends.
+    pub closing: Option<Closing>,
+}
+
+/// Why what is due was not written whole.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum WriteError {
+    /// The client is gone.
+    Gone,
+    /// The client took nothing for too long.
+    TimedOut,
 }
 
 impl Outbox {
@@ -150,6 +199,19 @@ impl Outbox {
     #[must_use]
     pub fn under(self, permit: Arc<Permit>) -> Self {
         Self { permit, ..self }
+    }
+
+    /// What is queued may be written here by whoever queues it, until [`Outbox::detach`].
+    pub fn attach(&self, socket: Arc<dyn RawSocket>) {
+        self.lock().socket = Some(socket);
+    }
+
+    /// The connection is over: nobody writes any more.
+    pub fn detach(&self) {
+        let mut state = self.lock();
+        state.over = true;
+        state.socket = None;
+        state.clear();
     }
 
     /// The connection has a session: nothing is delivered before that is confirmed.
@@ -175,7 +237,7 @@ impl Outbox {
     }
 
     /// A frame that counts in the node's memory for as long as it waits anywhere.
-    pub fn counted(&self, frame: Utf8Bytes) -> Utf8Bytes {
+    pub fn counted(&self, frame: Frame) -> Frame {
         self.ledger.frame(frame)
     }
 
@@ -185,15 +247,27 @@ impl Outbox {
         if queued_bytes > little && self.ledger.level() == Level::Full { little } else { self.limit_bytes }
     }
 
-    /// Queues a frame. False where the connection is ending (now or before): nothing more reaches it.
-    pub fn push(&self, frame: Utf8Bytes) -> bool {
-        let mut state = self.lock();
-        if state.closing.is_some() {
-            return false;
+    /// Queues a frame and has the connection's task write it. False where the connection is ending (now or before): nothing
+    /// more reaches it.
+    pub fn push(&self, frame: Frame) -> bool {
+        match self.append(frame) {
+            Queued::First => self.wake.notify_one(),
+            Queued::Later => {}
+            Queued::Full | Queued::Ended => return false,
         }
-        let limit = self.limit_now(state.bytes);
-        if state.bytes + frame.len() > limit {
-            let queued = state.bytes;
+        true
+    }
+
+    /// Queues a frame. What does not fit ends the connection.
+    pub fn append(&self, frame: Frame) -> Queued {
+        let mut state = self.lock();
+        if state.is_ending() {
+            return Queued::Ended;
+        }
+        let limit = self.limit_now(state.queue.bytes());
+        if state.queue.bytes() + frame.len() > limit && !self.makes_room(&mut state, limit.saturating_sub(frame.len()))
+        {
+            let queued = state.queue.bytes();
             state.clear();
             state.cut = true;
             state.closing = Some(Closing::saying(
@@ -204,35 +278,62 @@ impl Outbox {
             ));
             drop(state);
             self.wake.notify_one();
-            return false;
+            return Queued::Ended;
         }
-        self.queue(state, frame);
-        true
+        self.queue(&mut state, frame)
+    }
+
+    /// What is queued may only not have been written yet. Whether no more than this is left then.
+    fn makes_room(&self, state: &mut State, bytes: usize) -> bool {
+        if !state.queue.is_blocked() {
+            self.write_now(state);
+        }
+        state.queue.bytes() <= bytes
     }
 
     /// Queues a frame that is no delivery: it goes also while nothing may be delivered, before what waits for that.
-    pub fn push_aside(&self, frame: Utf8Bytes) -> bool {
+    pub fn push_aside(&self, frame: Frame) -> bool {
         let mut state = self.lock();
-        let fits = state.bytes + frame.len() <= self.limit_bytes;
-        if !fits || state.closing.is_some() || self.may_deliver() {
+        let fits = state.queue.bytes() + frame.len() <= self.limit_bytes;
+        if !fits || state.is_ending() || self.may_deliver() {
             drop(state);
             return self.push(frame);
         }
-        state.bytes += frame.len();
-        state.asides.push_back(frame);
+        state.queue.push_aside(frame);
         drop(state);
         self.wake.notify_one();
         true
     }
 
-    /// Queues a frame if it fits into half of the queue, or is alone in it. `page` pays for it where it is of a replay.
-    pub fn offer(&self, frame: Utf8Bytes, page: Option<&mut Page>) -> Offered {
+    /// What the WebSocket itself answers (a pong, a close): before all else, and at once if the socket takes it. Where the
+    /// connection ends it is dropped.
+    pub fn control(&self, frame: Frame) {
         let mut state = self.lock();
-        if state.closing.is_some() {
-            return Offered::Ended;
+        if state.is_ending() {
+            return;
         }
-        if state.bytes > 0 && state.bytes + frame.len() > self.limit_bytes / 2 {
-            return Offered::Full;
+        if state.queue.bytes() + frame.len() > self.limit_bytes {
+            drop(state);
+            self.push(frame);
+            return;
+        }
+        state.queue.push_aside(frame);
+        self.write_now(&mut state);
+    }
+
+    /// Queues a frame if it fits into half of the queue, or is alone in it. `page` pays for it where it is of a replay.
+    pub fn offer(&self, frame: Frame, page: Option<&mut Page>) -> Queued {
+        let mut state = self.lock();
+        if state.is_ending() {
+            return Queued::Ended;
+        }
+        let half = self.limit_bytes / 2;
+        let fits = |state: &State| state.queue.bytes() == 0 || state.queue.bytes() + frame.len() <= half;
+        if !fits(&state) {
+            self.makes_room(&mut state, 0);
+            if !fits(&state) {
+                return Queued::Full;
+            }
         }
         if let Some(paid) = page.and_then(|page| page.split(frame.len())) {
             match &mut state.replay {
@@ -240,8 +341,7 @@ impl Outbox {
                 none => *none = Some(paid),
             }
         }
-        self.queue(state, frame);
-        Offered::Queued
+        self.queue(&mut state, frame)
     }
 
     /// Has the owner's task see to it that the group goes on when all that is queued was written.
@@ -250,10 +350,9 @@ impl Outbox {
         self.wake.notify_one();
     }
 
-    fn queue(&self, mut state: MutexGuard<'_, State>, frame: Utf8Bytes) {
-        state.bytes += frame.len();
-        state.frames.push_back(frame);
-        let count = state.frames.len();
+    fn queue(&self, state: &mut State, frame: Frame) -> Queued {
+        let first = state.queue.push(frame);
+        let count = state.queue.count();
         if count.is_multiple_of(PLACES_AT_ONCE) {
             let bytes = count * PLACE_BYTES;
             match &mut state.places {
@@ -261,11 +360,57 @@ impl Outbox {
                 none => *none = Some(self.ledger.hold(Account::Outboxes, bytes)),
             }
         }
-        let first = count == 1;
-        drop(state);
-        if first {
+        if first { Queued::First } else { Queued::Later }
+    }
+
+    /// Writes what is queued, as far as it may be delivered and the socket takes it at once; the rest is left to the
+    /// connection's task.
+    pub fn flush(&self) {
+        let mut state = self.lock();
+        if !state.is_ending() {
+            self.write_now(&mut state);
+        }
+    }
+
+    /// Whoever finds that the socket takes nothing more tells the connection's task, before anybody else can look.
+    fn write_now(&self, state: &mut State) {
+        if state.queue.is_blocked() {
+            return;
+        }
+        let wrote = state.socket.clone().map(|socket| state.write(self.may_deliver(), &*socket));
+        if wrote != Some(Wrote::All) {
             self.wake.notify_one();
         }
+    }
+
+    /// Writes what is due, waiting for the socket where it takes nothing: `patience` at most for each time, and less in
+    /// all where the connection ends. Where it ends, what may not be delivered is dropped. Only the owner's task.
+    pub async fn write(&self, socket: &dyn RawSocket, patience: Duration) -> Result<Written, WriteError> {
+        let mut last = None;
+        loop {
+            match self.write_some(socket) {
+                (Wrote::All, written) => return Ok(written),
+                (Wrote::Broken, _) => return Err(WriteError::Gone),
+                (Wrote::Blocked, _) => {}
+            }
+            let until = last.unwrap_or_else(|| clock::deadline(patience));
+            tokio::select! {
+                writable = poll_fn(|cx| socket.poll_writable(cx)) => writable.map_err(|_| WriteError::Gone)?,
+                () = tokio::time::sleep_until(until) => return Err(WriteError::TimedOut),
+                () = self.ending(), if last.is_none() => last = Some(clock::deadline(patience.min(CLOSE_LIMIT))),
+            }
+        }
+    }
+
+    fn write_some(&self, socket: &dyn RawSocket) -> (Wrote, Written) {
+        let mut state = self.lock();
+        let may = self.may_deliver() || state.cut;
+        if !may && state.is_ending() {
+            state.queue.drop_frames();
+        }
+        let wrote = state.write(may, socket);
+        let behind = if may && wrote == Wrote::All { std::mem::take(&mut state.behind) } else { Vec::new() };
+        (wrote, Written { behind, closing: state.closing.clone() })
     }
 
     /// Ends the connection after what is queued. The first reason stands.
@@ -276,34 +421,48 @@ impl Outbox {
 
     /// Ends the connection and drops what is queued: nothing more reaches the client but the `bye`.
     pub fn cut(&self, closing: Closing) {
+        self.cut_off(None, closing);
+    }
+
+    /// Ends the connection, drops what is queued and says one last thing before the `bye`.
+    pub fn cut_with(&self, frame: Frame, closing: Closing) {
+        self.cut_off(Some(frame), closing);
+    }
+
+    fn cut_off(&self, last: Option<Frame>, closing: Closing) {
         let mut state = self.lock();
         state.clear();
+        if let Some(frame) = last {
+            state.queue.push(frame);
+        }
         state.cut = true;
         state.closing.get_or_insert(closing);
         drop(state);
         self.wake.notify_one();
     }
 
-    /// Ends the connection, drops what is queued and says one last thing before the `bye`.
-    pub fn cut_with(&self, frame: Utf8Bytes, closing: Closing) {
+    /// The last frames, for the connection's task, which writes them: nothing comes after them. What is queued and may be delivered goes
+    /// before them.
+    pub fn last(&self, frames: impl IntoIterator<Item = Frame>, closing: Closing) {
         let mut state = self.lock();
-        state.clear();
-        state.bytes = frame.len();
-        state.frames.push_back(frame);
+        if !(state.cut || self.may_deliver()) {
+            state.queue.drop_frames();
+        }
+        for frame in frames {
+            state.queue.push(frame);
+        }
         state.cut = true;
         state.closing.get_or_insert(closing);
-        drop(state);
-        self.wake.notify_one();
+    }
+
+    /// Why the connection is ending, if it is.
+    pub fn closing(&self) -> Option<Closing> {
+        self.lock().closing.clone()
     }
 
     /// Whether the connection is ending.
     pub fn is_closing(&self) -> bool {
-        self.lock().closing.is_some()
-    }
-
-    /// Whether nothing more but the `bye` may reach the client, also of what was taken before.
-    pub fn is_cut(&self) -> bool {
-        self.lock().cut
+        self.lock().is_ending()
     }
 
     /// Waits until the connection is ending. Only the owner's task waits; cancel-safe.
@@ -315,7 +474,7 @@ impl Outbox {
 
     /// How many bytes are queued.
     pub fn queued_bytes(&self) -> usize {
-        self.lock().bytes
+        self.lock().queue.bytes()
     }
 
     /// Waits until there is something to do. Only the owner's task waits; cancel-safe.
@@ -328,32 +487,6 @@ impl Outbox {
         }
     }
 
-    /// Takes all that is queued and may be delivered now: to be called right before it is written. Where the connection ends,
-    /// the rest is dropped.
-    pub fn take(&self) -> Batch {
-        let mut state = self.lock();
-        let may = self.may_deliver() || state.cut;
-        if !may && state.closing.is_none() {
-            let frames: Vec<_> = std::mem::take(&mut state.asides).into();
-            state.bytes -= frames.iter().map(|frame| frame.len()).sum::<usize>();
-            return Batch { frames, ..Batch::default() };
-        }
-        if !may {
-            state.frames.clear();
-        }
-        while let Some(aside) = state.asides.pop_back() {
-            state.frames.push_front(aside);
-        }
-        state.bytes = 0;
-        Batch {
-            frames: std::mem::take(&mut state.frames).into(),
-            closing: state.closing.clone(),
-            behind: std::mem::take(&mut state.behind),
-            replay: state.replay.take(),
-            places: state.places.take(),
-        }
-    }
-
     fn lock(&self) -> MutexGuard<'_, State> {
         // No code panics while it holds this lock, and the queue is whole at every step.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -361,106 +494,4 @@ impl Outbox {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{config::LimitsConfig, gateway::client::replays::Replays, metrics::Metrics};
-
-    fn frame(bytes: usize) -> Utf8Bytes {
-        "x".repeat(bytes).into()
-    }
-
-    #[test]
-    fn what_is_offered_leaves_room_for_what_has_to_be_taken() {
-        let outbox = Outbox::new(1, 1_000, Ledger::new(1 << 30));
-        assert_eq!(outbox.offer(frame(800), None), Offered::Queued, "alone");
-        assert_eq!(outbox.offer(frame(1), None), Offered::Full);
-        outbox.take();
-        assert_eq!(outbox.offer(frame(300), None), Offered::Queued);
-        assert_eq!(outbox.offer(frame(201), None), Offered::Full);
-        assert_eq!(outbox.offer(frame(200), None), Offered::Queued);
-        assert!(outbox.push(frame(500)));
-        assert_eq!(outbox.queued_bytes(), 1_000);
-        assert!(!outbox.push(frame(1)), "the connection ends");
-        assert_eq!(outbox.offer(frame(1), None), Offered::Ended);
-        assert_eq!(outbox.take().closing.map(|closing| closing.reason), Some(Reason::SlowConsumer));
-    }
-
-    #[test]
-    fn who_does_not_read_is_closed_sooner_when_memory_is_short() {
-        let ledger = Ledger::new(100_000);
-        let outbox = Outbox::new(1, 16_000, ledger.clone());
-        assert!(outbox.push(outbox.counted(frame(2_000))));
-        assert_eq!(ledger.bytes(Account::Outboxes), 2_000);
-        let _all = ledger.hold(Account::Requests, 100_000);
-        assert!(!outbox.push(frame(1)), "there is more than a sixteenth of what may wait");
-        assert_eq!(ledger.bytes(Account::Outboxes), 0);
-        let other = Outbox::new(2, 16_000, ledger.clone());
-        assert!(other.push(frame(900)) && other.push(frame(1)), "who reads goes on");
-        drop(other.take());
-        for _ in 0..PLACES_AT_ONCE {
-            other.push(frame(1));
-        }
-        assert_eq!(ledger.bytes(Account::Outboxes), (PLACES_AT_ONCE * PLACE_BYTES) as u64);
-        drop(other.take());
-        assert_eq!(ledger.bytes(Account::Outboxes), 0);
-    }
-
-    #[tokio::test]
-    async fn a_replay_is_paid_for_until_its_batch_is_written() {
-        let outbox = Outbox::new(1, 1_000, Ledger::new(1 << 30));
-        let replays = Replays::new(&LimitsConfig::default(), Metrics::new());
-        let mut page = replays.page().await.unwrap();
-        outbox.offer(frame(100), Some(&mut page));
-        outbox.offer(frame(200), Some(&mut page));
-        outbox.push(frame(50));
-        drop(page);
-        assert_eq!(replays.held_bytes(), 300);
-        let batch = outbox.take();
-        assert_eq!((batch.frames.len(), replays.held_bytes()), (3, 300));
-        drop(batch);
-        assert_eq!(replays.held_bytes(), 0);
-        let mut page = replays.page().await.unwrap();
-        outbox.offer(frame(100), Some(&mut page));
-        drop(page);
-        outbox.cut(Closing::new(Reason::Idle));
-        assert_eq!(replays.held_bytes(), 0);
-    }
-
-    #[test]
-    fn nothing_is_delivered_before_the_attachment_is_confirmed_but_what_needs_none() {
-        let outbox = Outbox::new(1, 1_000, Ledger::new(1 << 30));
-        outbox.push(frame(1));
-        assert_eq!(outbox.take().frames.len(), 1, "there is no session yet");
-        outbox.hold();
-        outbox.confirm(7);
-        outbox.push(frame(1));
-        outbox.behind(GroupName::parse("g").unwrap());
-        outbox.push_aside(frame(2));
-        let batch = outbox.take();
-        assert_eq!((batch.frames, batch.behind.len()), (vec![frame(2)], 0), "it is another episode");
-        assert_eq!(outbox.queued_bytes(), 1);
-        outbox.confirm(0);
-        assert_eq!(outbox.take().frames, vec![frame(1)]);
-        outbox.hold();
-        outbox.confirm(7);
-        outbox.push(frame(1));
-        outbox.close(Closing::new(Reason::Idle));
-        let batch = outbox.take();
-        assert!(batch.frames.is_empty() && batch.closing.is_some(), "the end comes, and not what waited");
-        let outbox = Outbox::new(1, 1_000, Ledger::new(1 << 30));
-        outbox.hold();
-        outbox.confirm(7);
-        outbox.push(frame(1));
-        outbox.cut_with(frame(3), Closing::new(Reason::Displaced));
-        assert_eq!(outbox.take().frames, vec![frame(3)], "it is told why");
-    }
-
-    #[tokio::test]
-    async fn who_is_behind_is_something_to_do() {
-        let outbox = Outbox::new(1, 1_000, Ledger::new(1 << 30));
-        outbox.behind(GroupName::parse("g").unwrap());
-        outbox.ready().await;
-        assert_eq!(outbox.take().behind.len(), 1);
-        assert!(outbox.take().behind.is_empty());
-    }
-}
+pub(crate) mod tests;

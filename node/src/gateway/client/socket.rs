@@ -4,12 +4,11 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use super::{
     connections::{Excess, Listed},
-    outbox::{Batch, Closing, Outbox},
-    stream::{ClientStream, Fault, Incoming, WriteError},
+    outbox::{Closing, Outbox, WriteError, Written},
+    stream::{ClientStream, Fault, Incoming},
 };
 use crate::{
     clock,
@@ -17,6 +16,7 @@ use crate::{
     metrics::{Limit, Metrics},
     wire::{
         command::{ClientError, Command, Event},
+        frame::Frame,
         plain::{self, Limits},
         reason::Reason,
     },
@@ -43,7 +43,7 @@ pub(super) type Over = Option<Ending>;
 /// How a connection ends that this node ends.
 pub(super) struct Ending {
     /// Before the `bye`.
-    frames: Vec<Utf8Bytes>,
+    frames: Vec<Frame>,
     closing: Closing,
     /// The WebSocket standard's own code, where it has one.
     fault: Option<Fault>,
@@ -56,8 +56,7 @@ impl Ending {
 
     /// As the outbox says, if it says so.
     pub(super) fn of(outbox: &Outbox) -> Over {
-        let batch = outbox.take();
-        batch.closing.map(|closing| Self { frames: batch.frames, ..Self::new(closing) })
+        outbox.closing().map(Self::new)
     }
 
     /// For a client that does not keep to the protocol.
@@ -126,18 +125,11 @@ impl Socket {
 
     /// Writes what is due, and gives the groups that go on once it is written.
     pub(super) async fn write(&mut self) -> Result<Vec<GroupName>, Over> {
-        let outbox = &self.listed.outbox;
-        let Batch { frames, closing, behind, replay, places } = outbox.take();
-        let written = self.stream.write(outbox, frames).await;
-        drop((replay, places));
-        match (written, closing) {
-            (Ok(()), None) => Ok(behind),
-            // What closed it may have come while this was written.
-            (Ok(()), Some(closing)) => Err(Some(Ending::new(closing))),
-            // What was taken before the cut is dropped; what was queued with it is the last that the client hears.
-            (Err(WriteError::Cut), _) => Err(Ending::of(outbox)),
-            (Err(WriteError::Gone), _) => Err(None),
-            (Err(WriteError::TimedOut), _) => {
+        match self.stream.write().await {
+            Ok(Written { behind, closing: None }) => Ok(behind),
+            Ok(Written { closing: Some(closing), .. }) => Err(Some(Ending::new(closing))),
+            Err(WriteError::Gone) => Err(None),
+            Err(WriteError::TimedOut) => {
                 self.metrics.limit_hit(Limit::WriteTimeoutMs);
                 self.metrics.connection_closed("write_timeout");
                 Err(None)
@@ -145,20 +137,10 @@ impl Socket {
         }
     }
 
-    /// What is queued, answers to earlier frames among it, goes before the end.
-    pub(super) async fn last_words(&mut self, ending: Ending) -> Over {
-        let outbox = &self.listed.outbox;
-        let batch = outbox.take();
-        match self.stream.write(outbox, batch.frames).await {
-            Ok(()) | Err(WriteError::Cut) => Some(ending),
-            Err(WriteError::Gone | WriteError::TimedOut) => None,
-        }
-    }
-
-    /// Tells the client that and why the connection ends, and closes it.
+    /// Tells the client that and why the connection ends, after what is queued, and closes it.
     pub(super) async fn end(self, ending: Ending) {
         let Ending { mut frames, closing, fault } = ending;
-        let Closing { reason, words, after_ms } = closing;
+        let Closing { reason, words, after_ms } = closing.clone();
         self.metrics.connection_closed(reason.code());
         match (reason, fault) {
             (Reason::SlowConsumer, _) => self.metrics.limit_hit(Limit::OutboxBytes),
@@ -167,7 +149,9 @@ impl Socket {
         }
         let close_code = fault.map(Fault::close_code).or(reason.row().close).expect("`Closing` has seen to it");
         frames.push(plain::encode(&Event::Bye { reason, words: words.clone().into_owned(), after_ms }));
-        self.stream.end(frames, close_code, &words).await;
+        frames.push(Frame::close(close_code, &words));
+        self.listed.outbox.last(frames, closing);
+        self.stream.end().await;
     }
 }
 

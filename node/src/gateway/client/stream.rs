@@ -1,45 +1,51 @@
-//! The WebSocket under one connection: frames in, batches out, and an end that the client gets to hear. A seam, so that
-//! what lies beneath can be exchanged when measurement asks for it.
+//! The WebSocket under one connection: frames in, and an end that the client gets to hear. What goes out is not its business: that
+//! is written by whoever queues it in the connection's outbox, which also takes what the WebSocket library answers by itself.
 //!
 //! The upgrade is done here and not by axum, for three reasons: its task is one of ours (awaited at shut-down), nothing of
-//! the HTTP request stays in memory with it, and the bare connection can be reached when the WebSocket's own state is
-//! broken: closing a connection while the client still sends makes the kernel reset it, and the `bye` would be lost.
+//! the HTTP request stays in memory with it, and the bare socket can be shared with those who write to it. It is also read when
+//! the WebSocket's own state is broken: closing a connection while the client still sends makes the kernel reset it, and
+//! the `bye` would be lost.
 
-use std::{future::poll_fn, io::ErrorKind, pin::Pin, task::Poll, time::Duration};
+use std::{
+    future::poll_fn,
+    io::{self, ErrorKind},
+    net::Shutdown,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
 
 use axum::{body::Body, extract::Request, http, response::Response};
-use bytes::Bytes;
-use futures_util::{Sink, StreamExt};
-use hyper::upgrade::{OnUpgrade, Upgraded};
+use bytes::{Buf, Bytes};
+use futures_util::StreamExt;
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
 use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::{
-        Error, Message, Utf8Bytes,
+        Error, Message,
         error::ProtocolError,
         handshake::server::create_response,
-        protocol::{
-            CloseFrame, Role, WebSocketConfig,
-            frame::{
-                Frame,
-                coding::{Data, OpCode},
-            },
-        },
+        protocol::{Role, WebSocketConfig},
     },
 };
 
-use super::{fragments::Fragments, outbox::Outbox};
-use crate::{gateway::door::reasons::Refused, wire::reason::Reason};
+use super::{
+    fragments::Fragments,
+    outbox::{CLOSE_LIMIT, Outbox, WriteError, Written},
+};
+use crate::{
+    gateway::door::{accepted::AnswerStream, reasons::Refused},
+    wire::{frame::Frame, reason::Reason},
+};
 
 /// Held by every connection; larger frames get a buffer of their own while they arrive.
 const READ_BUFFER_BYTES: usize = 2_048;
-
-/// A burst leaves in writes of this size. A connection keeps a buffer as large as its largest burst, up to this.
-const WRITE_BUFFER_BYTES: usize = 16 << 10;
-
-/// What a client that is being closed gets to take what is left.
-const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 
 /// How long, and how much, is read and thrown away after the close, for the client to read ours.
 const LINGER: Duration = Duration::from_secs(2);
@@ -51,12 +57,67 @@ pub(super) struct Upgrade {
     frame_bytes: usize,
 }
 
+/// A connection that is HTTP no more.
+pub(super) struct Bare {
+    socket: TcpStream,
+    /// What was read of it with the request.
+    early: Bytes,
+    frame_bytes: usize,
+}
+
 /// An open WebSocket.
 pub(super) struct ClientStream {
-    socket: WebSocketStream<Fragments<TokioIo<Upgraded>>>,
+    web: WebSocketStream<Fragments<Reading>>,
     /// Came together with fragments, which are told first.
     next: Option<Incoming>,
     write_timeout: Duration,
+}
+
+/// The socket as the WebSocket library has it: it reads, and what it writes goes the way of all that is written.
+struct Reading {
+    early: Bytes,
+    socket: Arc<TcpStream>,
+    outbox: Arc<Outbox>,
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        self.outbox.detach();
+    }
+}
+
+impl AsyncRead for Reading {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if !self.early.is_empty() {
+            let count = self.early.len().min(buf.remaining());
+            buf.put_slice(&self.early[..count]);
+            self.early.advance(count);
+            return Poll::Ready(Ok(()));
+        }
+        loop {
+            ready!(self.socket.poll_read_ready(cx))?;
+            match self.socket.try_read(buf.initialize_unfilled()) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                read => return Poll::Ready(read.map(|count| buf.advance(count))),
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Reading {
+    /// Pongs and the answer to a close, each whole.
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.outbox.control(Frame::whole(Bytes::copy_from_slice(bytes)));
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
 }
 
 /// What came in.
@@ -106,17 +167,6 @@ impl Fault {
     }
 }
 
-/// Why a batch was not written whole.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum WriteError {
-    /// The client is gone.
-    Gone,
-    /// The client took nothing for too long.
-    TimedOut,
-    /// The connection was cut off meanwhile: what is left is not to be written.
-    Cut,
-}
-
 impl Upgrade {
     /// Checks the request, and makes the answer that accepts it.
     pub(super) fn accept(request: Request, frame_bytes: usize) -> Result<(Self, Response), Refused> {
@@ -136,28 +186,39 @@ impl Upgrade {
     }
 
     /// Waits until the answer has been sent.
-    pub(super) async fn finish(self, write_timeout: Duration) -> Option<ClientStream> {
+    pub(super) async fn finish(self) -> Option<Bare> {
         let upgraded = self.on_upgrade.await.ok()?;
-        let config = WebSocketConfig::default()
-            .read_buffer_size(READ_BUFFER_BYTES)
-            .write_buffer_size(WRITE_BUFFER_BYTES)
-            .max_message_size(Some(self.frame_bytes))
-            .max_frame_size(Some(self.frame_bytes));
-        let stream = Fragments::new(TokioIo::new(upgraded));
-        let socket = WebSocketStream::from_raw_socket(stream, Role::Server, Some(config)).await;
-        Some(ClientStream { socket, next: None, write_timeout })
+        let Ok(parts) = upgraded.downcast::<TokioIo<AnswerStream>>() else {
+            tracing::error!("a connection was upgraded that the door had not accepted");
+            return None;
+        };
+        Some(Bare { socket: parts.io.into_inner().into_socket(), early: parts.read_buf, frame_bytes: self.frame_bytes })
     }
 }
 
 impl ClientStream {
+    /// What is queued in the outbox is written to the connection from now on.
+    pub(super) async fn open(bare: Bare, outbox: Arc<Outbox>, write_timeout: Duration) -> Self {
+        let config = WebSocketConfig::default()
+            .read_buffer_size(READ_BUFFER_BYTES)
+            .write_buffer_size(0)
+            .max_message_size(Some(bare.frame_bytes))
+            .max_frame_size(Some(bare.frame_bytes));
+        let socket = Arc::new(bare.socket);
+        outbox.attach(socket.clone());
+        let reading = Fragments::new(Reading { early: bare.early, socket, outbox });
+        let web = WebSocketStream::from_raw_socket(reading, Role::Server, Some(config)).await;
+        Self { web, next: None, write_timeout }
+    }
+
     /// Waits for the next frame. Cancel-safe.
     pub(super) async fn next(&mut self) -> Incoming {
         poll_fn(|cx| {
             if let Some(next) = self.next.take() {
                 return Poll::Ready(next);
             }
-            let polled = self.socket.poll_next_unpin(cx).map(incoming);
-            match (self.socket.get_mut().take(), polled) {
+            let polled = self.web.poll_next_unpin(cx).map(incoming);
+            match (self.web.get_mut().take(), polled) {
                 (0, polled) => polled,
                 (fragments, polled) => {
                     if let Poll::Ready(next) = polled {
@@ -170,89 +231,35 @@ impl ClientStream {
         .await
     }
 
-    /// Writes a batch in as few writes as its size allows. A client that takes nothing for the write timeout is given up;
-    /// one whose outbox is cut meanwhile gets nothing more.
-    pub(super) async fn write(&mut self, outbox: &Outbox, frames: Vec<Utf8Bytes>) -> Result<(), WriteError> {
-        for frame in frames {
-            self.step(outbox, |socket, cx| socket.poll_ready(cx)).await?;
-            self.queue(text(frame))?;
-        }
-        self.step(outbox, |socket, cx| socket.poll_flush(cx)).await
+    /// Writes what is due. A client that takes nothing for the write timeout is given up.
+    pub(super) async fn write(&mut self) -> Result<Written, WriteError> {
+        let Reading { socket, outbox, .. } = &self.web.get_ref().stream;
+        outbox.write(&**socket, self.write_timeout).await
     }
 
-    /// Writes some last frames and the close frame, and waits a while for the client to take them.
-    pub(super) async fn end(mut self, frames: Vec<Utf8Bytes>, code: u16, reason: &str) {
-        let whole = async {
-            for frame in frames {
-                self.poll(|socket, cx| socket.poll_ready(cx)).await?;
-                self.queue(text(frame))?;
-            }
-            self.poll(|socket, cx| socket.poll_ready(cx)).await?;
-            self.queue(Message::Close(Some(CloseFrame { code: code.into(), reason: cut(reason).into() })))?;
-            self.poll(|socket, cx| socket.poll_flush(cx)).await
-        };
-        if tokio::time::timeout(CLOSE_LIMIT, whole).await == Ok(Ok(())) {
+    /// Writes what is queued, which ends with the close frame, and waits a while for the client to take it.
+    pub(super) async fn end(mut self) {
+        if matches!(tokio::time::timeout(CLOSE_LIMIT, self.write()).await, Ok(Ok(_))) {
             let _ = tokio::time::timeout(LINGER, self.linger()).await;
         }
     }
 
     /// Says that nothing more comes, and reads away what the client still sends, so that it can read what was sent to it.
     async fn linger(&mut self) {
-        let bare = &mut self.socket.get_mut().stream;
-        if bare.shutdown().await.is_err() {
+        let socket = &self.web.get_ref().stream.socket;
+        if socket2::SockRef::from(&**socket).shutdown(Shutdown::Write).is_err() {
             return;
         }
         let mut scratch = [0; 1_024];
         let mut left = LINGER_BYTES;
-        while let Ok(read @ 1..) = bare.read(&mut scratch).await {
-            left = left.saturating_sub(read);
-            if left == 0 {
-                return;
+        while socket.readable().await.is_ok() {
+            match socket.try_read(&mut scratch) {
+                Ok(read @ 1..) if read < left => left -= read,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                _ => return,
             }
         }
     }
-
-    fn queue(&mut self, message: Message) -> Result<(), WriteError> {
-        Pin::new(&mut self.socket).start_send(message).map_err(|_| WriteError::Gone)
-    }
-
-    async fn poll(
-        &mut self,
-        mut poll: impl FnMut(Socket<'_>, &mut Cx<'_>) -> Poll<Result<(), Error>>,
-    ) -> Result<(), WriteError> {
-        poll_fn(|cx| poll(Pin::new(&mut self.socket), cx)).await.map_err(|_| WriteError::Gone)
-    }
-
-    /// One step of a batch. Timers and locks only where the client does not take it at once.
-    async fn step(
-        &mut self,
-        outbox: &Outbox,
-        mut poll: impl FnMut(Socket<'_>, &mut Cx<'_>) -> Poll<Result<(), Error>>,
-    ) -> Result<(), WriteError> {
-        let write_timeout = self.write_timeout;
-        let step = self.poll(&mut poll);
-        tokio::pin!(step);
-        if let Poll::Ready(done) = futures_util::poll!(&mut step) {
-            return done;
-        }
-        let limit = tokio::select! {
-            done = &mut step => return done,
-            () = tokio::time::sleep(write_timeout) => return Err(WriteError::TimedOut),
-            () = outbox.ending() => CLOSE_LIMIT.min(write_timeout),
-        };
-        if outbox.is_cut() {
-            return Err(WriteError::Cut);
-        }
-        tokio::time::timeout(limit, step).await.unwrap_or(Err(WriteError::TimedOut))
-    }
-}
-
-type Socket<'a> = Pin<&'a mut WebSocketStream<Fragments<TokioIo<Upgraded>>>>;
-type Cx<'a> = std::task::Context<'a>;
-
-/// The bytes are shared with all other receivers; they were text when they were encoded.
-fn text(frame: Utf8Bytes) -> Message {
-    Message::Frame(Frame::message(Bytes::from(frame), OpCode::Data(Data::Text), true))
 }
 
 fn incoming(read: Option<Result<Message, Error>>) -> Incoming {
@@ -276,11 +283,6 @@ fn broken(error: &Error) -> Option<Fault> {
         Error::Io(error) if error.kind() == ErrorKind::InvalidData => Some(Fault::Protocol),
         _ => None,
     }
-}
-
-/// A close frame has room for 123 bytes of reason.
-fn cut(reason: &str) -> &str {
-    &reason[..reason.floor_char_boundary(123)]
 }
 
 #[cfg(test)]

@@ -31,11 +31,8 @@ pub(super) async fn talk(socket: &mut Socket, opened: Opened, early: Option<Byte
         let _ = lanes.add(group, Job::Restore { since });
     }
     let mut talk = Talk { socket, client, lanes, changes: Some(changes) };
-    let over = talk.run(early).await;
-    match over {
-        Err(Some(ending)) => talk.socket.last_words(ending).await,
-        Err(None) => None,
-        Ok(over) => over,
+    match talk.run(early).await {
+        Ok(over) | Err(over) => over,
     }
 }
 
@@ -47,8 +44,7 @@ struct Talk<'a> {
 }
 
 impl Talk<'_> {
-    /// Until the connection ends: by what was written, or (the error) by what the client sent, before which what is queued
-    /// is still written.
+    /// Until the connection ends: by what was written, or (the error) by what the client sent.
     async fn run(&mut self, early: Option<Bytes>) -> Result<Over, Over> {
         if let Some(text) = early {
             self.frame(&text)?;

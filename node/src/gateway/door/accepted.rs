@@ -27,12 +27,11 @@ use crate::metrics::{Limit, Metrics};
 pub struct Accepted {
     pub(super) place: Place,
     asked: AtomicBool,
-    upgraded: AtomicBool,
 }
 
 impl Accepted {
     pub(super) fn new(place: Place) -> Arc<Self> {
-        Arc::new(Self { place, asked: AtomicBool::default(), upgraded: AtomicBool::default() })
+        Arc::new(Self { place, asked: AtomicBool::default() })
     }
 
     /// The address that it counts for; none where that is a proxy's.
@@ -49,30 +48,29 @@ impl Accepted {
     pub(super) fn has_asked(&self) -> bool {
         self.asked.load(Ordering::Relaxed)
     }
-
-    /// It is no HTTP any more: whoever writes to it looks after its time itself.
-    pub fn note_upgrade(&self) {
-        self.upgraded.store(true, Ordering::Relaxed);
-    }
 }
 
 /// The socket under HTTP. A client that takes nothing of an answer for the limit is given up. There is a timer only while
 /// something waits to be taken.
-pub(super) struct AnswerStream {
+pub struct AnswerStream {
     stream: TcpStream,
-    accepted: Arc<Accepted>,
     limit: Duration,
     stuck: Option<Pin<Box<Sleep>>>,
     metrics: Arc<Metrics>,
 }
 
 impl AnswerStream {
-    pub(super) fn new(stream: TcpStream, accepted: Arc<Accepted>, limit: Duration, metrics: Arc<Metrics>) -> Self {
-        Self { stream, accepted, limit, stuck: None, metrics }
+    pub(super) fn new(stream: TcpStream, limit: Duration, metrics: Arc<Metrics>) -> Self {
+        Self { stream, limit, stuck: None, metrics }
+    }
+
+    /// The socket itself, for who serves no HTTP on it any more.
+    pub fn into_socket(self) -> TcpStream {
+        self.stream
     }
 
     fn timed<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if written.is_ready() || self.accepted.upgraded.load(Ordering::Relaxed) {
+        if written.is_ready() {
             self.stuck = None;
             return written;
         }

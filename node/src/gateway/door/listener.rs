@@ -236,7 +236,7 @@ impl Inner {
                 Ok::<_, Infallible>(response)
             }
         });
-        let stream = AnswerStream::new(stream, accepted.clone(), self.write_limit, self.metrics.clone());
+        let stream = AnswerStream::new(stream, self.write_limit, self.metrics.clone());
         let mut builder = http1::Builder::new();
         builder.timer(TokioTimer::new()).header_read_timeout(self.head_limit).max_buf_size(64 << 10);
         let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service).with_upgrades());

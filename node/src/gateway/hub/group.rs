@@ -3,11 +3,10 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use tokio::sync::oneshot;
-use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use super::{Entered, HubMetrics, JoinOutcome, Page, add};
 use crate::{
-    gateway::client::outbox::{Offered, Outbox},
+    gateway::client::outbox::{Outbox, Queued},
     id::{Epoch, GroupName, Position, SlotId},
     logic::{
         entry::Message,
@@ -17,6 +16,7 @@ use crate::{
     },
     wire::{
         command::{ClientError, Event, RequestId},
+        frame::Frame,
         plain,
         reason::Reason,
     },
@@ -60,6 +60,26 @@ pub(super) struct Around<'a> {
     pub(super) counters: &'a HubMetrics,
     /// What the core is to hear before its next input: who had no room, and who takes nothing more.
     pub(super) back: &'a mut Vec<Input>,
+    pub(super) unwritten: &'a mut Unwritten,
+}
+
+/// Outboxes that have something, and nobody else to write it.
+#[derive(Default)]
+pub(super) struct Unwritten(pub(super) Vec<Arc<Outbox>>);
+
+impl Unwritten {
+    /// Whether it reaches the connection.
+    pub(super) fn append(&mut self, outbox: &Arc<Outbox>, frame: Frame) -> bool {
+        let queued = outbox.append(frame);
+        self.note(outbox, queued);
+        queued != Queued::Ended
+    }
+
+    fn note(&mut self, outbox: &Arc<Outbox>, queued: Queued) {
+        if queued == Queued::First {
+            self.0.push(outbox.clone());
+        }
+    }
 }
 
 impl Group {
@@ -157,12 +177,12 @@ impl Group {
             if let Some(report) = listener.report.take() {
                 let _ = report.send(Err(error));
             }
-            listener.outbox.push(frame);
+            around.unwritten.append(&listener.outbox, frame);
         }
     }
 
     /// Counts a frame once, in however many outboxes it is to wait.
-    fn counted(&self, frame: Utf8Bytes) -> Utf8Bytes {
+    fn counted(&self, frame: Frame) -> Frame {
         match self.listeners.values().next() {
             Some(listener) => listener.outbox.counted(frame),
             None => frame,
@@ -210,7 +230,7 @@ impl Group {
     }
 
     /// The group is not heard: they are to know it also while nothing may be delivered to them.
-    fn tell_stale(&mut self, except: &[Subscriber], frame: &Utf8Bytes, around: &mut Around<'_>) {
+    fn tell_stale(&mut self, except: &[Subscriber], frame: &Frame, around: &mut Around<'_>) {
         let live = self
             .listeners
             .iter()
@@ -229,7 +249,7 @@ impl Group {
         &mut self,
         except: &[Subscriber],
         before: Option<Position>,
-        frame: &Utf8Bytes,
+        frame: &Frame,
         hears: impl Fn(&Listener) -> bool,
         around: &mut Around<'_>,
     ) {
@@ -240,14 +260,15 @@ impl Group {
             if !except.is_empty() && except.contains(subscriber) {
                 continue;
             }
-            match lags {
-                Some(before) => match listener.outbox.offer(frame.clone(), None) {
-                    Offered::Queued => reached += 1,
-                    Offered::Full => full.push((*subscriber, before)),
-                    Offered::Ended => lost.push(*subscriber),
-                },
-                None if listener.outbox.push(frame.clone()) => reached += 1,
-                None => lost.push(*subscriber),
+            let queued = match lags {
+                Some(_) => listener.outbox.offer(frame.clone(), None),
+                None => listener.outbox.append(frame.clone()),
+            };
+            around.unwritten.note(&listener.outbox, queued);
+            match (queued, lags) {
+                (Queued::First | Queued::Later, _) => reached += 1,
+                (Queued::Full, Some(before)) => full.push((*subscriber, before)),
+                (Queued::Full | Queued::Ended, _) => lost.push(*subscriber),
             }
         }
         if before.is_some() {
@@ -267,15 +288,17 @@ impl Group {
 
     /// A message for one that was missed. What does not fit is told later, whatever the namespace says of slow consumers:
     /// it is the node that sets the pace of a replay.
-    fn replay(&mut self, subscriber: Subscriber, before: Position, frame: Utf8Bytes, around: &mut Around<'_>) {
+    fn replay(&mut self, subscriber: Subscriber, before: Position, frame: Frame, around: &mut Around<'_>) {
         let Some(listener) = self.listeners.get_mut(&subscriber) else { return };
         if listener.state != ListenerState::Live {
             return;
         }
-        match listener.outbox.offer(frame, listener.page.as_mut()) {
-            Offered::Queued => add(&around.counters.deliveries, 1),
-            Offered::Full => self.park(subscriber, before, around),
-            Offered::Ended => self.drop_listener(subscriber, around),
+        let queued = listener.outbox.offer(frame, listener.page.as_mut());
+        around.unwritten.note(&listener.outbox, queued);
+        match queued {
+            Queued::First | Queued::Later => add(&around.counters.deliveries, 1),
+            Queued::Full => self.park(subscriber, before, around),
+            Queued::Ended => self.drop_listener(subscriber, around),
         }
     }
 
@@ -288,8 +311,9 @@ impl Group {
         }
     }
 
-    pub(super) fn tell_one(&mut self, subscriber: Subscriber, frame: Utf8Bytes, around: &mut Around<'_>) {
-        if self.listeners.get(&subscriber).is_some_and(|listener| !listener.outbox.push(frame)) {
+    pub(super) fn tell_one(&mut self, subscriber: Subscriber, frame: Frame, around: &mut Around<'_>) {
+        let there = self.listeners.get(&subscriber);
+        if there.is_some_and(|listener| !around.unwritten.append(&listener.outbox, frame)) {
             self.drop_listener(subscriber, around);
         }
     }
@@ -328,12 +352,12 @@ fn refusal(id: RequestId, group: &GroupName, error: &SlotError) -> ClientError {
 /// Messages as frames, while clients catch up: after a node's death thousands ask for the same ones.
 #[derive(Default)]
 struct Frames {
-    frames: BTreeMap<(Epoch, u64), Utf8Bytes>,
+    frames: BTreeMap<(Epoch, u64), Frame>,
     bytes: usize,
 }
 
 impl Frames {
-    fn get(&mut self, group: &GroupName, epoch: Epoch, message: Message, outbox: Option<&Outbox>) -> Utf8Bytes {
+    fn get(&mut self, group: &GroupName, epoch: Epoch, message: Message, outbox: Option<&Outbox>) -> Frame {
         let key = (epoch, message.offset);
         if let Some(frame) = self.frames.get(&key) {
             return frame.clone();

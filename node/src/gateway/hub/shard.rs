@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::{
     Counts, HubMetrics, Input, Join, add,
-    group::{Around, Group},
+    group::{Around, Group, Unwritten},
     requests::Requests,
 };
 use crate::{
@@ -35,6 +35,8 @@ use crate::{
 
 /// Inputs taken from a queue at once.
 const BATCH: usize = 256;
+/// Connections that are written to before others get a turn.
+const WRITES: usize = 64;
 
 /// What a shard takes from.
 pub(super) struct Inboxes {
@@ -60,6 +62,7 @@ pub(super) struct Shard {
     /// Both kept for their memory; empty between uses.
     out: Vec<Output>,
     back: Vec<following::Input>,
+    unwritten: Unwritten,
     /// Who was told a join or a page last, and may be told more of it.
     answered: Option<(GroupName, Subscriber)>,
 }
@@ -103,6 +106,7 @@ impl Shard {
             counters,
             out: Vec::new(),
             back: Vec::new(),
+            unwritten: Unwritten::default(),
             answered: None,
         };
         shard.view_changed();
@@ -144,7 +148,20 @@ impl Shard {
                 self.handle(following::Input::Tick);
             }
             self.flush();
+            self.write().await;
         }
+    }
+
+    /// Each connection's frames in one write, whatever number of inputs they came from.
+    async fn write(&mut self) {
+        let mut unwritten = std::mem::take(&mut self.unwritten.0);
+        for (at, outbox) in unwritten.drain(..).enumerate() {
+            if at % WRITES == WRITES - 1 {
+                tokio::task::yield_now().await;
+            }
+            outbox.flush();
+        }
+        self.unwritten.0 = unwritten;
     }
 
     fn arrived(&mut self, arrival: Arrival) {
@@ -203,7 +220,7 @@ impl Shard {
     fn leave(
         &mut self,
         slot: SlotId,
-        outbox: &Outbox,
+        outbox: &Arc<Outbox>,
         (id, by): (RequestId, LeftBy),
         group: GroupName,
         presence: Option<(SessionId, AttachmentNumber)>,
@@ -211,7 +228,7 @@ impl Shard {
         let (subscriber, leave) = (outbox.connection, presence);
         self.handle(following::Input::Unsubscribe { slot, group: group.clone(), subscriber, leave });
         // Where the connection takes nothing more there is nobody to tell.
-        outbox.push(plain::encode(&Event::Left { id, group, by }));
+        self.unwritten.append(outbox, plain::encode(&Event::Left { id, group, by }));
     }
 
     fn view_changed(&mut self) {
@@ -284,9 +301,9 @@ impl Shard {
                     self.with(&group, |there, _| there.is_behind(subscriber));
                 }
                 Output::Tell { group, to, notice } => {
-                    let (groups, counters, back) = (&mut self.groups, &self.counters, &mut self.back);
+                    let Self { groups, counters, back, unwritten, .. } = self;
                     if let Some(there) = groups.get_mut(&group) {
-                        there.tell(group, to, notice, &mut Around { counters, back });
+                        there.tell(group, to, notice, &mut Around { counters, back, unwritten });
                     }
                 }
                 Output::Ended { group, subscriber } => self.ended(&group, subscriber),
@@ -311,8 +328,9 @@ impl Shard {
     }
 
     fn with(&mut self, group: &GroupName, act: impl FnOnce(&mut Group, &mut Around<'_>)) {
-        if let Some(there) = self.groups.get_mut(group) {
-            act(there, &mut Around { counters: &self.counters, back: &mut self.back });
+        let Self { groups, counters, back, unwritten, .. } = self;
+        if let Some(there) = groups.get_mut(group) {
+            act(there, &mut Around { counters, back, unwritten });
         }
     }
 

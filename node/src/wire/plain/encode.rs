@@ -1,28 +1,34 @@
 //! Events → frames. Written by hand: this is the hot path of a delivery, and `data` goes in as the text that it is.
 
 use bytes::Bytes;
-use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use crate::{
     id::{Epoch, GroupName},
     logic::entry::{Message, Presence},
-    wire::command::{ClientError, Event, RequestId},
+    wire::{
+        command::{ClientError, Event, RequestId},
+        frame::{Frame, HEADER_ROOM},
+    },
 };
 
 /// Writes an event as one frame. Made once for all receivers of a delivery: the bytes are shared.
-pub fn encode(event: &Event) -> Utf8Bytes {
-    let mut frame = Frame { out: Vec::with_capacity(size_hint(event)) };
-    frame.event(event);
-    frame.out.push(b'}');
-    finish(frame.out)
+pub fn encode(event: &Event) -> Frame {
+    let mut text = Text { out: Vec::with_capacity(HEADER_ROOM + size_hint(event)) };
+    text.out.resize(HEADER_ROOM, 0);
+    text.event(event);
+    text.out.push(b'}');
+    finish(text.out)
 }
 
 /// Nothing but `data` and `info` could be other than UTF-8, and the gateway that took them in has checked them; should a
 /// peer send others all the same, the broken bytes are replaced rather than the connection lost.
-fn finish(out: Vec<u8>) -> Utf8Bytes {
-    match String::from_utf8(out) {
-        Ok(text) => Utf8Bytes::from(text),
-        Err(error) => Utf8Bytes::from(String::from_utf8_lossy(error.as_bytes()).into_owned()),
+fn finish(out: Vec<u8>) -> Frame {
+    match std::str::from_utf8(&out[HEADER_ROOM..]) {
+        Ok(_) => Frame::of_text(out),
+        Err(_) => {
+            let mended = String::from_utf8_lossy(&out[HEADER_ROOM..]);
+            Frame::of_text([&out[..HEADER_ROOM], mended.as_bytes()].concat())
+        }
     }
 }
 
@@ -38,12 +44,12 @@ fn size_hint(event: &Event) -> usize {
     }
 }
 
-/// A frame under construction; everything but the closing brace.
-struct Frame {
+/// A frame's text under construction; everything but the closing brace.
+struct Text {
     out: Vec<u8>,
 }
 
-impl Frame {
+impl Text {
     fn event(&mut self, event: &Event) {
         match event {
             Event::Welcome { id, session, user, token, node, heartbeat_s, groups } => {
@@ -55,7 +61,7 @@ impl Frame {
                 }
                 self.text("node", node);
                 self.number("heartbeat_s", *heartbeat_s);
-                self.list("groups", groups, |frame, group| frame.quoted(group.as_str()));
+                self.list("groups", groups, |text, group| text.quoted(group.as_str()));
             }
             Event::Joined { id, group, epoch, offset, recovered } => {
                 self.begin("joined", id);
@@ -86,19 +92,19 @@ impl Frame {
                     }
                 }
                 self.bool("complete", *complete);
-                self.list("messages", messages, |frame, message| {
-                    frame.out.push(b'{');
-                    frame.message(message);
-                    frame.out.push(b'}');
+                self.list("messages", messages, |text, message| {
+                    text.out.push(b'{');
+                    text.message(message);
+                    text.out.push(b'}');
                 });
             }
             Event::Members { id, group, members, more } => {
                 self.begin("members", id);
                 self.text("group", group.as_str());
-                self.list("members", members, |frame, member| {
-                    frame.out.push(b'{');
-                    frame.presence(member);
-                    frame.out.push(b'}');
+                self.list("members", members, |text, member| {
+                    text.out.push(b'{');
+                    text.presence(member);
+                    text.out.push(b'}');
                 });
                 self.bool("more", *more);
             }

@@ -2,17 +2,31 @@ use std::{net::SocketAddr, sync::Arc};
 
 use axum::{Router, extract::State, response::IntoResponse, routing::any};
 use futures_util::{FutureExt, SinkExt, future::BoxFuture};
-use tokio::{
-    io::AsyncWriteExt,
-    net::{TcpListener, TcpStream},
-    sync::mpsc,
+use tokio::{io::AsyncWriteExt, net::TcpListener, sync::mpsc};
+use tokio_tungstenite::{
+    MaybeTlsStream, connect_async,
+    tungstenite::protocol::frame::{
+        Frame as AnyFrame,
+        coding::{Data, OpCode},
+    },
 };
-use tokio_tungstenite::{MaybeTlsStream, connect_async};
 
 use super::*;
-use crate::{gateway::client::outbox::Closing, memory::Ledger, tasks::Tasks, wire::reason::Reason};
+use crate::{
+    config::Config,
+    gateway::{
+        client::outbox::Closing,
+        door::listener::{Door, DoorInputs},
+    },
+    memory::Ledger,
+    metrics::Metrics,
+    open_files::OpenFiles,
+    tasks::Tasks,
+    wire::reason::Reason,
+};
 
 const FRAME_BYTES: usize = 128 << 10;
+const OUTBOX_BYTES: usize = 1 << 28;
 
 type Handler = Arc<dyn Fn(ClientStream) -> BoxFuture<'static, ()> + Send + Sync>;
 
@@ -25,9 +39,9 @@ async fn accept(State((tasks, handler)): State<(Tasks, Handler)>, request: Reque
     match Upgrade::accept(request, FRAME_BYTES) {
         Ok((upgrade, response)) => {
             tasks.clone().spawn_detached("connection", async move {
-                if let Some(stream) = upgrade.finish(Duration::from_millis(300)).await {
-                    handler(stream).await;
-                }
+                let bare = upgrade.finish().await.unwrap();
+                let outbox = Arc::new(Outbox::new(1, OUTBOX_BYTES, Ledger::new(1 << 30)));
+                handler(ClientStream::open(bare, outbox, Duration::from_millis(300)).await).await;
             });
             response
         }
@@ -41,7 +55,8 @@ impl Server {
         let (address, tasks) = (listener.local_addr().unwrap(), Tasks::new());
         let handler: Handler = Arc::new(handler);
         let routes = Router::new().route("/", any(accept)).with_state((tasks.clone(), handler));
-        tasks.spawn_detached("server", async move { axum::serve(listener, routes).await.unwrap() });
+        let (config, files) = (Config::default(), OpenFiles::of(128).unwrap());
+        Door::open(listener, DoorInputs { config: &config, files, routes, metrics: Metrics::new(), tasks: &tasks });
         Self { address, tasks }
     }
 
@@ -54,15 +69,23 @@ impl Server {
     }
 }
 
+fn outbox(stream: &ClientStream) -> Arc<Outbox> {
+    stream.web.get_ref().stream.outbox.clone()
+}
+
+async fn end(stream: ClientStream, text: &str, code: u16, reason: &str) {
+    let last = [Frame::text(text), Frame::close(code, reason)];
+    outbox(&stream).last(last, Closing::new(Reason::BadFrame));
+    stream.end().await;
+}
+
 /// Ends each connection as soon as a frame is broken, by a last frame that names the fault and its close code.
 fn tell_fault(mut stream: ClientStream) -> BoxFuture<'static, ()> {
     async move {
         loop {
             match stream.next().await {
                 Incoming::Broken(fault) => {
-                    return stream
-                        .end(vec![format!("{fault:?}").into()], fault.close_code(), "see the last frame")
-                        .await;
+                    return end(stream, &format!("{fault:?}"), fault.close_code(), "see the last frame").await;
                 }
                 Incoming::Gone => return,
                 Incoming::Text(_) | Incoming::Control | Incoming::Fragments(_) => {}
@@ -106,7 +129,8 @@ async fn each_fault_has_its_close_code() {
         assert_eq!(until_closed(&mut client).await, (vec![fault.to_owned()], Some(code)));
     }
     let server = Server::start(tell_fault).await;
-    let raw = |data: Data, bytes: &'static [u8], last| Message::Frame(Frame::message(bytes, OpCode::Data(data), last));
+    let raw =
+        |data: Data, bytes: &'static [u8], last| Message::Frame(AnyFrame::message(bytes, OpCode::Data(data), last));
     check(&server, vec![Message::binary(vec![1, 2])], "Binary", 1003).await;
     check(&server, vec![raw(Data::Text, b"\xff\xfe", true)], "NotUtf8", 1007).await;
     check(&server, vec![raw(Data::Continue, b"a", true)], "Protocol", 1002).await;
@@ -145,16 +169,29 @@ async fn garbage_and_vanished_clients_end_the_connection() {
 }
 
 #[tokio::test]
-async fn a_batch_arrives_whole_and_in_order() {
+async fn what_is_queued_arrives_whole_and_in_order_whoever_writes_it() {
     let server = Server::start(|mut stream| {
         async move {
-            let outbox = Outbox::new(1, 1 << 20, Ledger::new(1 << 30));
-            for batch in 0..10 {
-                let frames =
-                    (0..1_000).map(|at| Utf8Bytes::from(format!("{} {}", batch * 1_000 + at, "x".repeat(at % 500))));
-                stream.write(&outbox, frames.collect()).await.unwrap();
+            let outbox = outbox(&stream);
+            let hub = tokio::task::spawn_blocking({
+                let outbox = outbox.clone();
+                move || {
+                    for at in 0..10_000 {
+                        outbox.append(Frame::text(&format!("{at} {}", "x".repeat(at % 500))));
+                        if at % 7 == 0 {
+                            outbox.flush();
+                        }
+                    }
+                    outbox.flush();
+                }
+            });
+            while outbox.queued_bytes() > 0 || !hub.is_finished() {
+                tokio::select! {
+                    () = outbox.ready() => drop(stream.write().await.unwrap()),
+                    () = tokio::time::sleep(Duration::from_millis(1)) => {}
+                }
             }
-            stream.end(vec![Utf8Bytes::from_static("10000 last")], 4001, "done").await;
+            end(stream, "10000 last", 4_001, "done").await;
         }
         .boxed()
     })
@@ -166,25 +203,54 @@ async fn a_batch_arrives_whole_and_in_order() {
     server.stop().await;
 }
 
+/// Queues far more than a client takes, and writes it.
+async fn write_much(stream: &mut ClientStream) -> Result<Written, WriteError> {
+    let outbox = outbox(stream);
+    for _ in 0..1_000 {
+        outbox.append(Frame::text(&"x".repeat(60_000)));
+    }
+    outbox.flush();
+    assert!(outbox.queued_bytes() > 1 << 20, "it does not read");
+    stream.write().await
+}
+
 #[tokio::test]
-async fn a_client_that_does_not_read_is_given_up_and_one_that_is_cut_off_gets_no_more() {
+async fn a_client_that_does_not_read_is_given_up() {
     let (done, mut ended) = mpsc::channel(8);
-    let outbox = Arc::new(Outbox::new(1, 1 << 30, Ledger::new(1 << 30)));
-    let shared = outbox.clone();
     let server = Server::start(move |mut stream| {
-        let (done, outbox) = (done.clone(), shared.clone());
+        let done = done.clone();
+        async move { done.send(write_much(&mut stream).await.unwrap_err()).await.unwrap() }.boxed()
+    })
+    .await;
+    let _idle = server.connect().await;
+    assert_eq!(ended.recv().await.unwrap(), WriteError::TimedOut);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn who_is_cut_off_gets_the_frame_that_was_begun_and_the_last_word() {
+    let server = Server::start(move |mut stream| {
         async move {
-            let frames = std::iter::repeat_n(Utf8Bytes::from("x".repeat(60_000)), 1_000).collect();
-            done.send(stream.write(&outbox, frames).await).await.unwrap();
+            let outbox = outbox(&stream);
+            let cut = async {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                outbox.cut_with(Frame::text("displaced"), Closing::new(Reason::Displaced));
+            };
+            let (written, ()) = tokio::join!(write_much(&mut stream), cut);
+            let closing = written.unwrap().closing;
+            assert_eq!(closing.map(|closing| closing.reason), Some(Reason::Displaced));
+            outbox.append(Frame::text("never"));
+            end(stream, "bye", 4_001, "displaced").await;
         }
         .boxed()
     })
     .await;
-    let _idle = server.connect().await;
-    assert_eq!(ended.recv().await.unwrap(), Err(WriteError::TimedOut));
-    outbox.cut(Closing::new(Reason::Displaced));
-    let _cut = server.connect().await;
-    assert_eq!(ended.recv().await.unwrap(), Err(WriteError::Cut));
+    let mut client = server.connect().await;
+    tokio::time::sleep(Duration::from_millis(150)).await;
+    let (texts, code) = until_closed(&mut client).await;
+    let (before, last) = texts.split_at(texts.len() - 2);
+    assert!(before.len() < 1_000 && before.iter().all(|text| text.len() == 60_000), "{} came", before.len());
+    assert_eq!((last, code), (&["displaced".to_owned(), "bye".to_owned()][..], Some(4_001)));
     server.stop().await;
 }
 
@@ -206,19 +272,19 @@ async fn parts_of_a_message_are_told_though_it_never_ends() {
                     Incoming::Fragments(more) => parts += more,
                     Incoming::Text(text) => {
                         let told = format!("{} in {parts} more", text.len());
-                        return stream.end(vec![told.into()], 1_000, "").await;
+                        return end(stream, &told, 1_000, "").await;
                     }
                     other => panic!("{other:?}"),
                 }
                 if parts > 5_000 {
-                    return stream.end(vec!["too many".into()], 4_005, "").await;
+                    return end(stream, "too many", 4_005, "").await;
                 }
             }
         }
         .boxed()
     };
     let server = Server::start(count).await;
-    let part = |kind, bytes: &'static [u8], last| Message::Frame(Frame::message(bytes, OpCode::Data(kind), last));
+    let part = |kind, bytes: &'static [u8], last| Message::Frame(AnyFrame::message(bytes, OpCode::Data(kind), last));
     let mut client = server.connect().await;
     client.send(part(Data::Text, b"a", false)).await.unwrap();
     for _ in 0..100 {

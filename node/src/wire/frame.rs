@@ -1,0 +1,133 @@
+//! WebSocket frames that are ready to be written: the header before the payload in one piece of memory, made once and shared by
+//! all who receive it.
+
+use bytes::{Buf, Bytes};
+use tokio_tungstenite::tungstenite::protocol::frame::{
+    FrameHeader,
+    coding::{Control, Data, OpCode},
+};
+
+/// What a frame's maker leaves free before the payload: a server's longest header.
+pub const HEADER_ROOM: usize = 10;
+
+/// A close frame has room for this number of bytes of a reason.
+const REASON_BYTES: usize = 123;
+
+/// One frame to a client. Cheap to clone.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Frame(Bytes);
+
+/// Bytes, and what lives as long as they do.
+struct Kept<K> {
+    bytes: Bytes,
+    _with: K,
+}
+
+impl<K> AsRef<[u8]> for Kept<K> {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Frame {
+    /// A whole message of text, which begins after [`HEADER_ROOM`] bytes.
+    ///
+    /// # Panics
+    /// Without that room.
+    pub fn of_text(room_and_text: Vec<u8>) -> Self {
+        Self::of(OpCode::Data(Data::Text), room_and_text)
+    }
+
+    /// The end of the connection. A reason that is too long is cut.
+    pub fn close(code: u16, reason: &str) -> Self {
+        let mut bytes = vec![0; HEADER_ROOM];
+        bytes.extend(code.to_be_bytes());
+        bytes.extend(&reason.as_bytes()[..reason.floor_char_boundary(REASON_BYTES)]);
+        Self::of(OpCode::Control(Control::Close), bytes)
+    }
+
+    /// One or several whole frames, as another has written them.
+    pub fn whole(bytes: Bytes) -> Self {
+        Self(bytes)
+    }
+
+    fn of(kind: OpCode, mut bytes: Vec<u8>) -> Self {
+        assert!(bytes.len() >= HEADER_ROOM, "there is room for the header");
+        let header = FrameHeader { opcode: kind, ..FrameHeader::default() };
+        let length = (bytes.len() - HEADER_ROOM) as u64;
+        let first = HEADER_ROOM - header.len(length);
+        header.format(length, &mut &mut bytes[first..HEADER_ROOM]).expect("its length fits");
+        let mut bytes = Bytes::from(bytes);
+        bytes.advance(first);
+        Self(bytes)
+    }
+
+    /// The same, with something that is dropped when nobody has the bytes any more.
+    #[must_use]
+    pub fn kept_with<K: Send + 'static>(self, with: K) -> Self {
+        Self(Bytes::from_owner(Kept { bytes: self.0, _with: with }))
+    }
+
+    /// As they are written.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// How many bytes are written, the header's among them.
+    #[expect(clippy::len_without_is_empty, reason = "there is always a header")]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+}
+
+#[cfg(any(test, fuzzing))]
+impl Frame {
+    /// A message of text, for tests.
+    pub fn text(text: &str) -> Self {
+        Self::of_text([&[0; HEADER_ROOM], text.as_bytes()].concat())
+    }
+
+    /// What is in it.
+    ///
+    /// # Panics
+    /// Where it is not one frame of text.
+    pub fn as_str(&self) -> &str {
+        let mut rest = std::io::Cursor::new(self.as_bytes());
+        let (header, length) = FrameHeader::parse(&mut rest).unwrap().unwrap();
+        let payload = &self.as_bytes()[rest.position() as usize..];
+        assert_eq!((header.opcode, payload.len() as u64), (OpCode::Data(Data::Text), length));
+        std::str::from_utf8(payload).unwrap()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_is_as_long_as_its_payload_asks_for() {
+        for (length, header) in [(0, 2), (125, 2), (126, 4), (65_535, 4), (65_536, 10)] {
+            let text = "x".repeat(length);
+            let frame = Frame::text(&text);
+            assert_eq!((frame.len(), frame.as_str()), (header + length, text.as_str()));
+        }
+    }
+
+    #[test]
+    fn the_reason_of_a_close_is_cut_between_letters() {
+        let frame = Frame::close(4_001, &"ü".repeat(100));
+        assert_eq!(frame.as_bytes()[..4], [0x88, 2 + 122, 0x0f, 0xa1]);
+        assert_eq!(frame.len(), 2 + 2 + 122);
+    }
+
+    #[test]
+    fn what_is_kept_with_a_frame_goes_with_its_last_copy() {
+        let kept = std::sync::Arc::new(());
+        let frame = Frame::text("a").kept_with(kept.clone());
+        let other = frame.clone();
+        drop(frame);
+        assert_eq!((std::sync::Arc::strong_count(&kept), other.as_str()), (2, "a"));
+        drop(other);
+        assert_eq!(std::sync::Arc::strong_count(&kept), 1);
+    }
+}
