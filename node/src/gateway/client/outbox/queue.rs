@@ -69,7 +69,7 @@ impl Queue {
 
     /// Whether there is something that may be delivered.
     pub(super) fn is_due(&self, may: bool) -> bool {
-        self.part.is_some() || !self.asides.is_empty() || may && !self.frames.is_empty()
+        self.due(may) > 0
     }
 
     /// Whether whoever queued this has to see to it that it is written: nothing else was there.
@@ -102,14 +102,16 @@ impl Queue {
     /// Writes what may be delivered, until that is all or the socket takes nothing more.
     pub(super) fn write(&mut self, may: bool, mut write: impl FnMut(&[IoSlice<'_>]) -> io::Result<usize>) -> Wrote {
         while !self.broken {
-            let mut slices = [IoSlice::new(&[]); GATHERED];
-            let count = self.gather(may, &mut slices);
-            if count == 0 {
-                self.blocked = false;
-                self.give_back();
-                return Wrote::All;
-            }
-            match write(&slices[..count]) {
+            let taken = match self.due(may) {
+                0 => {
+                    self.blocked = false;
+                    self.give_back();
+                    return Wrote::All;
+                }
+                1 => self.gather::<1>(may, &mut write),
+                _ => self.gather::<GATHERED>(may, &mut write),
+            };
+            match taken {
                 Ok(0) => self.broken = true,
                 Ok(written) => self.wrote(written),
                 Err(error) => match error.kind() {
@@ -127,16 +129,26 @@ impl Queue {
         Wrote::Broken
     }
 
-    fn gather<'a>(&'a self, may: bool, slices: &mut [IoSlice<'a>; GATHERED]) -> usize {
+    /// How many frames may be delivered.
+    fn due(&self, may: bool) -> usize {
+        usize::from(self.part.is_some()) + self.asides.len() + if may { self.frames.len() } else { 0 }
+    }
+
+    /// Writes the first few frames that may be delivered.
+    fn gather<const COUNT: usize>(
+        &self,
+        may: bool,
+        mut write: impl FnMut(&[IoSlice<'_>]) -> io::Result<usize>,
+    ) -> io::Result<usize> {
         let part = self.part.iter().map(|(frame, written)| &frame.as_bytes()[*written..]);
-        let frames = self.frames.iter().take(if may { GATHERED } else { 0 });
+        let frames = self.frames.iter().take(if may { COUNT } else { 0 });
         let due = part.chain(self.asides.iter().chain(frames).map(Frame::as_bytes));
-        let mut count = 0;
+        let (mut slices, mut count) = ([IoSlice::new(&[]); COUNT], 0);
         for (slice, bytes) in slices.iter_mut().zip(due) {
             *slice = IoSlice::new(bytes);
             count += 1;
         }
-        count
+        write(&slices[..count])
     }
 
     /// The socket has taken this number of bytes of what was gathered.
