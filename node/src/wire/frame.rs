@@ -93,10 +93,10 @@ impl Frame {
     /// Where it is not one frame of text.
     pub fn as_str(&self) -> &str {
         let mut rest = std::io::Cursor::new(self.as_bytes());
-        let (header, length) = FrameHeader::parse(&mut rest).unwrap().unwrap();
+        let (header, length) = FrameHeader::parse(&mut rest).ok().flatten().expect("it has a header");
         let payload = &self.as_bytes()[rest.position() as usize..];
         assert_eq!((header.opcode, payload.len() as u64), (OpCode::Data(Data::Text), length));
-        std::str::from_utf8(payload).unwrap()
+        std::str::from_utf8(payload).expect("it is text")
     }
 }
 

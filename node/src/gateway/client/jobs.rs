@@ -186,9 +186,10 @@ impl Client {
         }
     }
 
-    /// Queues an event for the client.
+    /// Queues an event for the client. Only the connection's task does that, and writes before it waits again.
     pub(super) fn tell(&self, event: &Event) {
-        self.outbox.push(self.outbox.counted(plain::encode(event)));
+        // Where the connection is ending there is nobody to tell.
+        let _ = self.outbox.append(self.outbox.counted(plain::encode(event)));
     }
 
     /// Queues an event that the client is told also while nothing may be delivered to it.

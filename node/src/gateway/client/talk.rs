@@ -50,8 +50,12 @@ impl Talk<'_> {
             self.frame(&text)?;
         }
         loop {
+            self.client.outbox.flush();
             self.lanes.start(&self.client);
             tokio::select! {
+                // What the task was woken for is most often found first, and the socket is not read in vain.
+                biased;
+                () = self.lanes.finished(), if self.lanes.is_busy() => {}
                 () = self.client.outbox.ready() => match self.socket.write().await {
                     Ok(behind) => {
                         for group in behind {
@@ -61,13 +65,12 @@ impl Talk<'_> {
                     }
                     Err(over) => return Ok(over),
                 },
+                () = changed(&mut self.changes) => self.record_changed().await,
                 heard = self.socket.next() => {
                     if let Heard::Frame(text) = heard? {
                         self.frame(&text)?;
                     }
                 }
-                () = self.lanes.finished(), if self.lanes.is_busy() => {}
-                () = changed(&mut self.changes) => self.record_changed().await,
             }
         }
     }
