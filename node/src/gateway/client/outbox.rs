@@ -91,6 +91,8 @@ struct State {
     closing: Option<Closing>,
     /// What is queued is the last that the client is told, and needs no permit.
     cut: bool,
+    /// The close frame is queued.
+    finished: bool,
     /// Nobody writes any more.
     over: bool,
 }
@@ -384,7 +386,8 @@ impl Outbox {
     }
 
     /// Writes what is due, waiting for the socket where it takes nothing: `patience` at most for each time, and less in
-    /// all where the connection ends. Where it ends, what may not be delivered is dropped. Only the owner's task.
+    /// all where the connection ends. Where it ends, what may not be delivered is dropped; where it is cut off, nobody waits before
+    /// the close frame is queued. Only the owner's task.
     pub async fn write(&self, socket: &dyn RawSocket, patience: Duration) -> Result<Written, WriteError> {
         let mut last = None;
         loop {
@@ -397,7 +400,13 @@ impl Outbox {
             tokio::select! {
                 writable = poll_fn(|cx| socket.poll_writable(cx)) => writable.map_err(|_| WriteError::Gone)?,
                 () = tokio::time::sleep_until(until) => return Err(WriteError::TimedOut),
-                () = self.ending(), if last.is_none() => last = Some(clock::deadline(patience.min(CLOSE_LIMIT))),
+                () = self.ending(), if last.is_none() => {
+                    let state = self.lock();
+                    if state.cut && !state.finished {
+                        return Ok(Written { behind: Vec::new(), closing: state.closing.clone() });
+                    }
+                    last = Some(clock::deadline(patience.min(CLOSE_LIMIT)));
+                }
             }
         }
     }
@@ -451,7 +460,7 @@ impl Outbox {
         for frame in frames {
             state.queue.push(frame);
         }
-        state.cut = true;
+        (state.cut, state.finished) = (true, true);
         state.closing.get_or_insert(closing);
     }
 
