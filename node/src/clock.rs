@@ -25,31 +25,47 @@ pub fn mono_us() -> u64 {
     since_start().as_micros() as u64
 }
 
-/// Milliseconds since 1970; 0 on a machine that believes to live before that. Never goes back and never leaps, but for a
-/// correction: when the machine's clock is set, this one follows it a tenth faster or slower, so that nobody's hour is over
-/// at once.
+/// Milliseconds since 1970; 0 on a machine that believes to live before that. Never goes back and never leaps, but where
+/// other clocks say that it is to ([`correct_wall`]): when the machine's clock is set, this one follows it a tenth faster or
+/// slower, so that nobody's hour is over at once.
 pub fn wall_ms() -> u64 {
-    let (shown_ms, correction_ms) = look(|_| {});
-    shown_ms.saturating_add_signed(correction_ms)
+    let (uncorrected, correction_ms) = look(|_, _| ());
+    uncorrected.followed_ms.saturating_add_signed(correction_ms)
 }
 
-/// The same as the machine says it, without a correction.
-pub fn uncorrected_wall_ms() -> u64 {
-    look(|_| {}).0
+/// The same without a correction, in milliseconds since 1970, for comparison with other clocks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Uncorrected {
+    /// What the machine's clock shows, without its leaps.
+    pub followed_ms: u64,
+    /// What it shows.
+    pub machine_ms: u64,
 }
 
-/// From now on this is added to what the machine says.
-pub fn correct_wall(by_ms: i64) {
-    look(|correction_ms| *correction_ms = by_ms);
+/// What is shown before it is corrected.
+pub fn uncorrected_wall() -> Uncorrected {
+    look(|_, _| ()).0
 }
 
-/// What the machine's clock shows now, without its leaps, and the correction.
-fn look(correct: impl FnOnce(&mut i64)) -> (u64, i64) {
+/// From now on this is added to what the machine's clock shows. `at_once`: a leap of that clock is not followed slowly.
+pub fn correct_wall(by_ms: i64, at_once: bool) {
+    look(|wall, right| {
+        wall.correction_ms = by_ms;
+        if at_once {
+            wall.follower = right;
+        }
+    });
+}
+
+/// `correct` is given the clock, and a follower that shows what the machine does.
+fn look(correct: impl FnOnce(&mut Wall, Follower)) -> (Uncorrected, i64) {
     let (mono_ms, machine_ms) = (mono_ms(), machine_ms());
+    let right = Follower { mono_ms, shown_ms: machine_ms };
     let mut clock = WALL.lock().unwrap_or_else(PoisonError::into_inner);
-    let wall = clock.get_or_insert(Wall { follower: Follower { mono_ms, shown_ms: machine_ms }, correction_ms: 0 });
-    correct(&mut wall.correction_ms);
-    (wall.follower.at(mono_ms, machine_ms), wall.correction_ms)
+    let wall = clock.get_or_insert(Wall { follower: right, correction_ms: 0 });
+    let followed_ms = wall.follower.at(mono_ms, machine_ms);
+    correct(wall, right);
+    (Uncorrected { followed_ms, machine_ms }, wall.correction_ms)
 }
 
 static WALL: Mutex<Option<Wall>> = Mutex::new(None);
@@ -64,6 +80,7 @@ fn machine_ms() -> u64 {
 }
 
 /// A clock that follows another one without its leaps.
+#[derive(Clone, Copy)]
 struct Follower {
     mono_ms: u64,
     shown_ms: u64,

@@ -3,6 +3,10 @@
 //!
 //! Nothing ends by a clock that differs by more than a bound from most of what is heard. Where the store's differs so from
 //! the machine's, and the others do not contradict it, the store's is used: all nodes hear that one.
+//!
+//! A process follows its machine's clock slowly where that is set, since it may be set wrong. What is compared is the clock
+//! that the process goes by. Where that differs from most and the machine's does not, it was set right: then the process
+//! follows at once.
 
 use std::collections::BTreeMap;
 
@@ -23,13 +27,13 @@ pub enum Voice {
 pub struct Verdict {
     /// Something may end by this node's clock.
     pub trusted: bool,
-    /// What is added to the machine's clock.
+    /// What is added to the clock that follows the machine's.
     pub correction_ms: i64,
     /// By how much this node's clock, corrected, is ahead of each that differs by more than the bound.
     pub differing: Vec<(Voice, i64)>,
 }
 
-/// See the module. The wall clock that it is told is the machine's, without the correction.
+/// See the module. The wall clock that it is told is the one that the process goes by, without the correction.
 #[derive(Debug)]
 pub struct Clocks {
     bound_ms: u64,
@@ -40,7 +44,7 @@ pub struct Clocks {
 /// What was heard of a clock last.
 #[derive(Clone, Copy, Debug)]
 struct Heard {
-    /// The machine's is ahead of it by this.
+    /// The process's, without the correction, is ahead of it by this.
     ahead_ms: i64,
     /// Give or take this: half of the time that the answer took.
     slack_ms: u64,
@@ -48,7 +52,7 @@ struct Heard {
 }
 
 impl Heard {
-    /// The machine's clock, corrected by this, is ahead by this much, where that is beyond the bound.
+    /// The process's clock, corrected by this, is ahead by this much, where that is beyond the bound.
     fn differs(&self, correction_ms: i64, bound_ms: u64) -> Option<i64> {
         let ahead_ms = self.ahead_ms.saturating_add(correction_ms);
         (ahead_ms.unsigned_abs() > bound_ms.saturating_add(self.slack_ms)).then_some(ahead_ms)
@@ -67,14 +71,25 @@ impl Clocks {
         &self.verdict
     }
 
-    /// A clock was asked at `asked_ms`, by this node's monotonic clock, and has answered now.
-    pub fn hear(&mut self, now: Now, voice: Voice, theirs_ms: u64, asked_ms: u64) {
+    /// A clock was asked at `asked_ms`, by this node's monotonic clock, and has answered now. Whether the process is to go by
+    /// its machine's clock at once: that was set right.
+    pub fn hear(&mut self, (now, machine_ms): (Now, u64), voice: Voice, theirs_ms: u64, asked_ms: u64) -> bool {
         let slack_ms = now.mono_ms.saturating_sub(asked_ms) / 2;
-        let ahead_ms = i128::from(now.wall_ms) - i128::from(theirs_ms) - i128::from(slack_ms);
-        let ahead_ms = ahead_ms.clamp(i128::from(i64::MIN / 2), i128::from(i64::MAX / 2)) as i64;
+        let ahead_ms = bounded(i128::from(now.wall_ms) - i128::from(theirs_ms) - i128::from(slack_ms));
         self.heard.insert(voice, Heard { ahead_ms, slack_ms, at_ms: now.mono_ms });
         self.heard.retain(|_, heard| heard.at_ms + FRESH_MS >= now.mono_ms);
+        let leap_ms = bounded(i128::from(machine_ms) - i128::from(now.wall_ms));
+        let was_set_right = !self.fits(0) && self.fits(leap_ms);
+        if was_set_right {
+            self.heard.values_mut().for_each(|heard| heard.ahead_ms = heard.ahead_ms.saturating_add(leap_ms));
+        }
         self.judge();
+        was_set_right
+    }
+
+    /// Corrected by this it agrees with at least half of what is heard.
+    fn fits(&self, correction_ms: i64) -> bool {
+        self.differing(correction_ms).count() * 2 <= self.heard.len()
     }
 
     fn judge(&mut self) {
@@ -84,8 +99,7 @@ impl Clocks {
             Some(self.verdict.correction_ms),
             self.heard.get(&Voice::Store).map(|store| store.ahead_ms.saturating_neg()),
         ];
-        let fits = |correction_ms: &i64| self.differing(*correction_ms).count() * 2 <= self.heard.len();
-        let fitting = candidates.into_iter().flatten().find(fits);
+        let fitting = candidates.into_iter().flatten().find(|correction_ms| self.fits(*correction_ms));
         let correction_ms = fitting.unwrap_or(0);
         let differing = self.differing(correction_ms).collect();
         self.verdict = Verdict { trusted: fitting.is_some(), correction_ms, differing };
@@ -97,6 +111,11 @@ impl Clocks {
         };
         self.heard.iter().filter_map(differs)
     }
+}
+
+/// Far from where sums of two would not fit.
+fn bounded(ms: i128) -> i64 {
+    ms.clamp(i128::from(i64::MIN / 2), i128::from(i64::MAX / 2)) as i64
 }
 
 #[cfg(test)]
@@ -111,7 +130,7 @@ mod tests {
         Voice::Node(NodeId::parse(&format!("n{number}")).unwrap())
     }
 
-    /// The machine's clock is right by `WALL`; the others' are ahead of it by this.
+    /// The node's clock is right by `WALL`; the others' are ahead of it by this.
     fn judged(others: &[(Voice, i64)]) -> Verdict {
         let mut clocks = Clocks::new(BOUND);
         hear(&mut clocks, 1_000, others);
@@ -121,8 +140,24 @@ mod tests {
     fn hear(clocks: &mut Clocks, mono_ms: u64, others: &[(Voice, i64)]) {
         for (voice, by_ms) in others {
             let now = Now { mono_ms, wall_ms: WALL + mono_ms };
-            clocks.hear(now, voice.clone(), now.wall_ms.saturating_add_signed(*by_ms), mono_ms);
+            clocks.hear((now, now.wall_ms), voice.clone(), now.wall_ms.saturating_add_signed(*by_ms), mono_ms);
         }
+    }
+
+    /// The node's machine has a clock that is set to what differs by `set_ms` from the one that the process goes by; the others'
+    /// differ from that one by this. Whether one of these has it go by the machine's.
+    fn set(clocks: &mut Clocks, mono_ms: u64, set_ms: i64, others: &[(Voice, i64)]) -> bool {
+        let wall_ms = WALL + mono_ms;
+        let machine_ms = wall_ms.saturating_add_signed(set_ms);
+        let hear = |(voice, by_ms): &(Voice, i64)| {
+            clocks.hear(
+                (Now { mono_ms, wall_ms }, machine_ms),
+                voice.clone(),
+                wall_ms.saturating_add_signed(*by_ms),
+                mono_ms,
+            )
+        };
+        others.iter().map(hear).fold(false, |any, one| any | one)
     }
 
     #[test]
@@ -169,6 +204,36 @@ mod tests {
     }
 
     #[test]
+    fn a_clock_that_is_set_right_is_gone_by_at_once() {
+        // Nobody's clock could be used meanwhile, or the store's was.
+        for voices in [[node(2), node(3)], [Voice::Store, node(2)]] {
+            let [one, other] = voices;
+            let mut clocks = Clocks::new(BOUND);
+            let off = [(one.clone(), -DAY), (other.clone(), -DAY + 40)];
+            hear(&mut clocks, 1_000, &off);
+            assert_ne!(clocks.verdict(), &Clocks::new(BOUND).verdict, "it is said that something is wrong");
+            assert!(!set(&mut clocks, 2_000, 0, &off));
+            assert!(!set(&mut clocks, 3_000, DAY, &off), "it was set, but not right");
+            assert!(set(&mut clocks, 4_000, -DAY + 30, &off[..1]));
+            assert_eq!(clocks.verdict(), &Clocks::new(BOUND).verdict, "also of what was heard before");
+            // From then on the process goes by it.
+            hear(&mut clocks, 5_000, &[(one, -30), (other, 10)]);
+            assert_eq!(clocks.verdict(), &Clocks::new(BOUND).verdict);
+        }
+    }
+
+    #[test]
+    fn a_clock_that_is_set_is_followed_slowly_while_nobody_contradicts() {
+        let agree = [(Voice::Store, DAY), (node(2), 30), (node(3), -20)];
+        let mut clocks = Clocks::new(BOUND);
+        hear(&mut clocks, 500, &agree[1..]);
+        assert!(!set(&mut clocks, 1_000, DAY, &agree), "all machines were set, and all processes follow them slowly");
+        assert_eq!((clocks.verdict().trusted, clocks.verdict().correction_ms), (true, 0));
+        let differ = [(node(2), DAY), (node(3), DAY)];
+        assert!(!set(&mut clocks, 2_000, -DAY, &differ), "what was set agrees with nobody");
+    }
+
+    #[test]
     fn what_is_not_heard_again_counts_no_more() {
         let mut clocks = Clocks::new(BOUND);
         hear(&mut clocks, 0, &[(node(2), DAY), (node(3), DAY)]);
@@ -182,9 +247,9 @@ mod tests {
     fn an_answer_that_took_long_is_no_better_than_that() {
         let mut clocks = Clocks::new(BOUND);
         let now = Now { mono_ms: 60_000, wall_ms: WALL };
-        clocks.hear(now, node(2), WALL - 35_000, 0);
+        clocks.hear((now, WALL), node(2), WALL - 35_000, 0);
         assert!(clocks.verdict().trusted, "it was read at some time of a whole minute");
-        clocks.hear(now, node(2), WALL - 75_000, 0);
+        clocks.hear((now, WALL), node(2), WALL - 75_000, 0);
         assert!(!clocks.verdict().trusted);
     }
 
@@ -192,11 +257,13 @@ mod tests {
     fn no_time_that_somebody_says_does_harm() {
         for theirs_ms in [0, 1, u64::MAX] {
             for now in [Now { mono_ms: 0, wall_ms: 0 }, Now { mono_ms: u64::MAX / 2, wall_ms: u64::MAX }] {
-                let mut clocks = Clocks::new(u64::MAX);
-                clocks.hear(now, Voice::Store, theirs_ms, u64::MAX);
-                clocks.hear(now, node(2), theirs_ms, 0);
-                let mut clocks = Clocks::new(0);
-                clocks.hear(now, Voice::Store, theirs_ms, 0);
+                for machine_ms in [0, u64::MAX] {
+                    let mut clocks = Clocks::new(u64::MAX);
+                    clocks.hear((now, machine_ms), Voice::Store, theirs_ms, u64::MAX);
+                    clocks.hear((now, machine_ms), node(2), theirs_ms, 0);
+                    let mut clocks = Clocks::new(0);
+                    clocks.hear((now, machine_ms), Voice::Store, theirs_ms, 0);
+                }
             }
         }
     }

@@ -23,19 +23,28 @@ impl ClockWatch {
 
     /// A clock that was asked at `asked_ms`, by [`clock::mono_ms`], has just answered.
     pub fn heard(&self, voice: Voice, theirs_ms: u64, asked_ms: u64) {
-        let now = Now { mono_ms: clock::mono_ms(), wall_ms: clock::uncorrected_wall_ms() };
-        let (before, after) = {
+        let (before, after, was_set) = {
+            // Until it is corrected nobody compares it again.
             let mut clocks = self.lock();
             let before = clocks.verdict().clone();
-            clocks.hear(now, voice, theirs_ms, asked_ms);
-            (before, clocks.verdict().clone())
+            let clock::Uncorrected { followed_ms, machine_ms } = clock::uncorrected_wall();
+            let now = Now { mono_ms: clock::mono_ms(), wall_ms: followed_ms };
+            let was_set = clocks.hear((now, machine_ms), voice, theirs_ms, asked_ms);
+            let after = clocks.verdict().clone();
+            if was_set || after.correction_ms != before.correction_ms {
+                clock::correct_wall(after.correction_ms, was_set);
+            }
+            (before, after, was_set)
         };
-        if after.correction_ms != before.correction_ms {
+        if was_set {
+            tracing::info!(
+                "this machine's clock was set, and agrees with most of those that are heard: it is used at once"
+            );
+        } else if after.correction_ms != before.correction_ms {
             tracing::warn!(
                 by_ms = after.correction_ms,
                 "this machine's clock differs from the store's: the store's is used; set the machine's right"
             );
-            clock::correct_wall(after.correction_ms);
         }
         match (before.trusted, after.trusted) {
             (true, false) => tracing::error!(

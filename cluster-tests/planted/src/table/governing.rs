@@ -68,8 +68,9 @@ pub(super) const TABLE: &[Planted] = &[
         60,
         &[edit(
             "logic/clocks.rs",
-            "let fitting = candidates.into_iter().flatten().find(fits);",
-            r#"let fitting = candidates.into_iter().flatten().find(|by| planted!("ExpiresByAWrongClock") || fits(by));"#,
+            "let fitting = candidates.into_iter().flatten().find(|correction_ms| self.fits(*correction_ms));",
+            r#"let fits = |by: &i64| planted!("ExpiresByAWrongClock") || self.fits(*by);
+        let fitting = candidates.into_iter().flatten().find(fits);"#,
         )],
     ),
     bug(

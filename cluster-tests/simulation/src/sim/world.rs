@@ -452,7 +452,8 @@ impl World {
         let clocks = &mut self.process(node).clocks;
         let before = clocks.verdict().clone();
         for (voice, theirs_ms) in heard {
-            clocks.hear(now, voice, theirs_ms, now.mono_ms);
+            // What was set is followed at once here: there is nothing to make up for.
+            clocks.hear((now, machine_ms), voice, theirs_ms, now.mono_ms);
         }
         let after = clocks.verdict().clone();
         self.ledger.count_if(before.correction_ms == 0 && after.correction_ms != 0, "clocks corrected by the store's");
