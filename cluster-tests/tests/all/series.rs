@@ -65,6 +65,7 @@ const ELSEWHERE: &[(&str, &str, &str)] = &[
     ),
     ("roost_peer_refused_nodes", "node/src/node/tests.rs", "a_ghost_of_another_store_is_told_why_and_takes_nothing"),
     ("roost_peer_other_keyrings", "node/src/node/tests.rs", "other_keys_are_told_and_refuse_nobody"),
+    ("roost_peer_nodes_outside", "node/src/node/tests.rs", "who_is_up_and_is_never_taken_in_is_told"),
     (r#"roost_memory_bytes{account="links"}"#, "cluster-tests/tests/all/slow_consumers.rs", SLOW),
     (r#"roost_memory_bytes{account="outboxes"}"#, "node/src/memory.rs", "a_frame_counts_once_wherever_it_is"),
     (r#"roost_memory_bytes{account="requests"}"#, "node/src/memory.rs", "what_is_held_counts_until_it_is_given_back"),

@@ -25,12 +25,13 @@ use std::{
 
 pub use self::{
     pace::Pace,
-    picture::{Picture, Says, Seen, SharedPicture, Standing},
+    picture::{Outside, Picture, Says, Seen, SharedPicture, Standing},
 };
 use crate::{
     Now,
     id::{Generation, Member, NodeId},
     map::{ClusterMap, SharedMap},
+    plan::Life,
 };
 
 /// Looks in a row without a sign of life before a node is not among the living any more.
@@ -115,6 +116,7 @@ pub struct Liveness {
     stored: BTreeMap<NodeId, Generation>,
     /// The newest start of each node that gossip tells of, where neither the map nor the store does.
     unproven: BTreeMap<NodeId, Generation>,
+    outside: BTreeMap<NodeId, Outside>,
     pace: Pace,
     doubts: u32,
     few: u32,
@@ -157,6 +159,7 @@ impl Liveness {
             named: BTreeMap::new(),
             stored: BTreeMap::new(),
             unproven: BTreeMap::new(),
+            outside: BTreeMap::new(),
             doubts: 0,
             few: 0,
             alive,
@@ -230,8 +233,31 @@ impl Liveness {
         mine.max(self.named.get(node).copied()).max(self.stored.get(node).copied())
     }
 
+    /// Who lives, has a link with this node and is not about to leave, while the map names no start of it that lives. Where there is
+    /// no map, nobody is outside of it.
+    fn look_outside(&mut self, signs: &[Sign], now_ms: u64) {
+        let is_there = |sign: &&Sign| sign.member == self.me || (sign.live && sign.linked);
+        let is_member = |sign: &Sign| self.members.get(&sign.member.node) == Some(&sign.member.generation);
+        let mut outside: BTreeMap<NodeId, Outside> = BTreeMap::new();
+        let mut settled = BTreeSet::new();
+        for sign in signs.iter().filter(is_there) {
+            let Member { node, generation } = &sign.member;
+            if self.members.is_empty() || is_member(sign) || sign.says.life == Life::Draining {
+                settled.insert(node);
+            }
+            let before = self.outside.get(node).filter(|before| before.generation == *generation);
+            let since_ms = before.map_or(now_ms, |before| before.since_ms);
+            if outside.get(node).is_none_or(|other| other.generation < *generation) {
+                outside.insert(node.clone(), Outside { generation: *generation, since_ms });
+            }
+        }
+        outside.retain(|node, _| !settled.contains(node));
+        self.outside = outside;
+    }
+
     /// What the signs tell, and the map; gives the nodes that are there.
     fn take_in(&mut self, signs: Vec<Sign>, now_ms: u64) -> BTreeSet<NodeId> {
+        self.look_outside(&signs, now_ms);
         let mut told: BTreeMap<NodeId, Generation> = BTreeMap::new();
         for sign in &signs {
             let newest = told.entry(sign.member.node.clone()).or_default();
@@ -284,6 +310,7 @@ impl Liveness {
             me: self.me.clone(),
             nodes: self.nodes.iter().map(|(node, known)| (node.clone(), known.seen())).collect(),
             unproven: self.unproven.clone(),
+            outside: self.outside.clone(),
             doubts: self.doubts > 0,
             few: self.few,
             quiet_ms: self.settings.quiet_ms,

@@ -196,6 +196,7 @@ pub(crate) fn claims(bytes: &[u8]) {
         clock: ClockView::default(),
         refused: Vec::new(),
         other_keys: BTreeSet::new(),
+        outside: Vec::new(),
     };
     let report = health::report(Some(&ClusterMap::first(&me, 4)), &ClusterView { me, nodes }, &facts);
     assert!(serde_json::to_string(&report).is_ok(), "the report has no JSON form");

@@ -15,6 +15,9 @@ use crate::{
 /// A certificate with fewer days than this left makes the cluster yellow.
 pub const CERTIFICATE_WARNING_DAYS: i64 = 14;
 
+/// A node that lives and that no map names for longer makes the cluster yellow: a start and a take-over take less.
+pub const OUTSIDE_WARNING_MS: u64 = 10_000;
+
 /// The whole cluster in one word.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
@@ -44,6 +47,19 @@ pub struct LocalFacts {
     pub refused: Vec<RefusedNode>,
     /// The peers whose keyrings have other keys than its own.
     pub other_keys: BTreeSet<NodeId>,
+    /// The living nodes that no map has named for [`OUTSIDE_WARNING_MS`], itself perhaps.
+    pub outside: Vec<OutsideNode>,
+}
+
+/// A node that lives, and that the cluster map does not name.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct OutsideNode {
+    /// The start of it that lives.
+    pub member: Member,
+    /// For this number of seconds.
+    pub for_s: u64,
+    /// It was read in the store that this start was allotted.
+    pub is_allotted: bool,
 }
 
 /// A node that wants to join and may not, as it does not belong to this cluster.
@@ -182,6 +198,7 @@ pub fn report(map: Option<&ClusterMap>, view: &ClusterView, facts: &LocalFacts) 
     judge_certificate(facts.certificate_days_left, &mut findings);
     judge_clock(&facts.clock, &mut findings);
     judge_strangers(facts, view, &mut findings);
+    judge_outside(&facts.outside, &view.me, &mut findings);
 
     let status = findings.0.iter().map(|(status, _)| *status).max().unwrap_or(Status::Green);
     // Stable: within one colour the order of the judges stays.
@@ -447,6 +464,25 @@ fn judge_strangers(facts: &LocalFacts, view: &ClusterView, findings: &mut Findin
              are changed that is so until every node has both; otherwise give all nodes the same file (auth.keyring)",
             names(other)
         ));
+    }
+}
+
+/// Nodes that could hold slots, and are given none.
+fn judge_outside(outside: &[OutsideNode], me: &Member, findings: &mut Findings) {
+    for OutsideNode { member, for_s, is_allotted } in outside {
+        let Member { node, generation } = member;
+        let named =
+            format!("no cluster map has named it for {for_s} s (generation {generation}), so it holds no slots");
+        findings.yellow(if member == me {
+            format!("this node is up, and {named}: unless the store is away or the others do not hear it, start it again")
+        } else if *is_allotted {
+            format!("node {node} is up, and {named}: unless the store is away or links are down, start it again")
+        } else {
+            format!(
+                "node {node} is up, and {named}: this node has not read in the store that it was allotted that generation. Unless the \
+                 store is away, start it again"
+            )
+        });
     }
 }
 

@@ -72,6 +72,8 @@ pub struct PeerMetrics {
     pub refused_nodes: Gauge,
     /// Peers whose keyrings have other keys than this node's.
     pub other_keyrings: Gauge,
+    /// Nodes that live and that no map has named for 10 s, this one among them.
+    pub nodes_outside: Gauge,
     link_resets: Family<ReasonLabel, Counter>,
     gossip_dropped: Family<ReasonLabel, Counter>,
 }
@@ -88,6 +90,7 @@ impl PeerMetrics {
         let mut gauge = |name: &str, help: &str, gauge: &Gauge| registry.register(name, help, gauge.clone());
         gauge("peer_refused_nodes", "Nodes that tried to join lately and do not belong here", &self.refused_nodes);
         gauge("peer_other_keyrings", "Peers whose keyrings have other keys than this node's", &self.other_keyrings);
+        gauge("peer_nodes_outside", "Nodes that are up and that no cluster map names for long", &self.nodes_outside);
         registry.register("peer_link_resets", "Links to peers that were reset", self.link_resets.clone());
         registry.register("gossip_dropped", "Gossip messages that were dropped", self.gossip_dropped.clone());
         // They start at zero, so that a first one is a change that an alert sees.

@@ -227,6 +227,7 @@ fn control_of(
         slots: slots.clone(),
         steward: steward.clone(),
         view: ground.gossip.view(),
+        pictures: ground.gossip.pictures(),
         probes: probes.clone(),
         clocks: ground.clocks.clone(),
         deaf: AtomicBool::new(false),

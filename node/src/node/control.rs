@@ -18,12 +18,13 @@ use crate::{
     clock,
     cluster::{
         clocks::ClockWatch,
-        health::{self, LocalFacts, RefusedNode},
+        health::{self, LocalFacts, OUTSIDE_WARNING_MS, OutsideNode, RefusedNode},
         steward::Steward,
         view::{NodeState, SharedView},
     },
     gateway::http::api::{ClusterControl, GroupPage, NotDrained},
     id::{Member, NodeId},
+    logic::liveness::{Outside, SharedPicture},
     metrics::PeerMetrics,
     peer::{SendError, mesh::Mesh},
     router::Router,
@@ -48,6 +49,7 @@ pub(super) struct Control {
     pub(super) slots: Slots,
     pub(super) steward: Steward,
     pub(super) view: tokio::sync::watch::Receiver<SharedView>,
+    pub(super) pictures: tokio::sync::watch::Receiver<SharedPicture>,
     pub(super) probes: Arc<Probes>,
     pub(super) clocks: ClockWatch,
     pub(super) deaf: AtomicBool,
@@ -118,8 +120,22 @@ impl Control {
         refused.collect()
     }
 
-    /// Tells the metrics how many nodes are refused, and how many have other keys.
+    /// Who lives, and has not been named by a map for long.
+    fn outside(&self) -> Vec<OutsideNode> {
+        let (picture, now_ms) = (self.pictures.borrow().clone(), clock::mono_ms());
+        let for_ms = |outside: &Outside| now_ms.saturating_sub(outside.since_ms);
+        let lasting = picture.outside.iter().filter(|(_, outside)| for_ms(outside) >= OUTSIDE_WARNING_MS);
+        let told = lasting.map(|(node, outside)| OutsideNode {
+            member: Member { node: node.clone(), generation: outside.generation },
+            for_s: for_ms(outside) / 1_000,
+            is_allotted: picture.generation(node) == Some(outside.generation),
+        });
+        told.collect()
+    }
+
+    /// Tells the metrics how many nodes are refused, have other keys, or are not taken in.
     pub(super) fn count_strangers(&self, metrics: &PeerMetrics) {
+        metrics.nodes_outside.set(self.outside().len() as i64);
         metrics.refused_nodes.set(self.mesh.refused().len() as i64);
         metrics.other_keyrings.set(self.mesh.with_other_keys().len() as i64);
     }
@@ -220,6 +236,7 @@ impl ClusterControl for Control {
             clock: self.clocks.view(),
             refused: self.refused(),
             other_keys: self.mesh.with_other_keys(),
+            outside: self.outside(),
         }
     }
 }

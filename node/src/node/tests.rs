@@ -261,6 +261,24 @@ async fn other_keys_are_told_and_refuse_nobody() {
     serves(&[&one, &two]).await;
 }
 
+/// `n3` is there, its start is allotted, and it never says that it serves.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_up_and_is_never_taken_in_is_told() {
+    let (cluster, one, two) = Cluster::of_two().await;
+    let mut three = Liar::join(&cluster, &[&one, &two]).await;
+    let told = |node: &Node| node.0.gateway.metrics.peer.nodes_outside.get();
+    assert_eq!((told(&one), told(&two)), (0, 0), "it may be about to be");
+    let until = clock::deadline(LIMIT);
+    while (told(&one), told(&two)) != (1, 1) {
+        assert!(clock::deadline(Duration::ZERO) < until, "nobody says that n3 is not taken in");
+        three.gossips(&[&one, &two], &[]);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(!map_of(&one).members.contains_key(&id("n3")));
+    drop(three);
+    wait_until("it is gone", || (told(&one), told(&two)) == (0, 0)).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn starts_and_heartbeats_that_a_member_makes_up_remove_nobody() {
     let (cluster, one, two) = Cluster::of_two().await;

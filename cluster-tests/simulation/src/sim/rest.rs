@@ -93,6 +93,9 @@ impl World {
             if known != map.version {
                 return Some(format!("{} knows the map {known}, there is {}", node.id, map.version));
             }
+            if let Some((outside, _)) = process.liveness.shown().outside.first_key_value() {
+                return Some(format!("{} finds {outside} there and in no map", node.id));
+            }
         }
         let unrest = self.sessions.iter().find_map(|client| self.session_unrest(client));
         unrest.or_else(|| self.overfull())

@@ -52,6 +52,15 @@ pub struct Seen {
     pub(super) packet_ms: Option<u64>,
 }
 
+/// A node that is there, and that the map does not name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Outside {
+    /// Its newest start that lives.
+    pub generation: Generation,
+    /// Since when this has been so, by this node's monotonic clock.
+    pub since_ms: u64,
+}
+
 /// The cluster as one node judges it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Picture {
@@ -63,6 +72,9 @@ pub struct Picture {
     /// The newest starts that gossip tells of, where neither the map nor the store does. They prove nothing: the store is to
     /// be asked.
     pub unproven: BTreeMap<NodeId, Generation>,
+    /// Nodes that are there and that the map does not name in that start, this one perhaps: none that leave, and none that are
+    /// there by hearsay alone.
+    pub outside: BTreeMap<NodeId, Outside>,
     /// The node has stood still, and does not trust what it sees for a while.
     pub doubts: bool,
     /// Looks in a row that found fewer than half of those that the map names.
@@ -83,6 +95,7 @@ impl Picture {
             me: me.clone(),
             nodes: BTreeMap::new(),
             unproven: BTreeMap::new(),
+            outside: BTreeMap::new(),
             doubts: false,
             few: 0,
             quiet_ms: 0,

@@ -364,3 +364,33 @@ fn who_sends_no_packets_is_not_heard() {
     assert!(!may(listens("packets7", "packets8", 200)), "both are");
     assert!(may(listens("packets1", "packets8", 200)), "a new connection to one of them");
 }
+
+/// Looks with what they show, and who is outside after them, since when.
+#[test]
+fn who_is_there_and_no_map_names_is_told() {
+    let mut judge = Judge::new();
+    judge.is_allotted = false;
+    let outside = |picture: &Picture| -> Vec<String> {
+        let told = picture.outside.iter();
+        told.map(|(node, outside)| format!("{node}#{} {}", outside.generation, outside.since_ms)).collect()
+    };
+    assert_eq!(outside(&judge.looks("n1#1 n2#1")), [""; 0], "there is no map");
+    judge.learns(&map("n1#1 n2#1"));
+    let all = "n1#1 n2#1 n3#1 n4#1:draining n5#1:unlinked n6#1:dead n7#1:starting";
+    assert_eq!(
+        outside(&judge.looks(all)),
+        ["n3#1 400", "n7#1 400"],
+        "who leaves and who is hearsay are not to be there"
+    );
+    assert_eq!(outside(&judge.looks(all)), ["n3#1 400", "n7#1 400"]);
+    assert_eq!(
+        outside(&judge.looks("n1#1 n2#1:dead n2#2 n3#1")),
+        ["n2#2 800", "n3#1 400"],
+        "the map names another start"
+    );
+    assert_eq!(outside(&judge.looks("n1#1 n2#1 n2#2 n3#2")), ["n3#2 1000"], "the start that the map names lives");
+    judge.learns(&map("n2#2 n3#2"));
+    assert_eq!(outside(&judge.glances("n1#1 n2#2 n3#2")), ["n1#1 1000"], "this node itself");
+    judge.learns(&map("n1#1 n2#2 n3#2"));
+    assert_eq!(outside(&judge.looks("n1#1 n2#2 n3#2")), [""; 0]);
+}

@@ -13,6 +13,7 @@ const FACTS: LocalFacts = LocalFacts {
     clock: ClockView { distrusted: false, correction_ms: 0, differing: Vec::new() },
     refused: Vec::new(),
     other_keys: BTreeSet::new(),
+    outside: Vec::new(),
 };
 const SLOTS: u16 = 12;
 
@@ -397,4 +398,28 @@ fn other_keys_are_a_warning_for_as_long_as_their_node_is_there() {
         &["the keyring of this node has other keys than that of n2:"],
     );
     check("a node that has gone", |_, _, facts| facts.other_keys = [id("n8")].into(), Status::Green, &[]);
+}
+
+#[test]
+fn yellow_for_a_node_that_lives_and_that_no_map_names() {
+    let check = |name: &str, is_allotted, words: &[&str]| {
+        let (mut map, mut view) = cluster(&["n1", "n2", "n3"]);
+        map.members.remove(&id(name));
+        for slot in &mut map.slots {
+            let others: Vec<_> = ["n1", "n2", "n3"].into_iter().filter(|other| *other != name).map(member).collect();
+            (slot.primary, slot.in_sync) = (others[0].clone(), others);
+        }
+        view.me = member("n1");
+        assert_eq!(report(Some(&map), &view, &FACTS).status, Status::Green, "it may be about to be named");
+        let outside = vec![OutsideNode { member: member(name), for_s: 37, is_allotted }];
+        let health = report(Some(&map), &view, &LocalFacts { outside, ..FACTS });
+        assert_eq!((health.status, health.reasons.len()), (Status::Yellow, 1), "{:?}", health.reasons);
+        for words in words {
+            assert!(health.reasons[0].contains(words), "{words:?} is not in {:?}", health.reasons);
+        }
+    };
+    let always = "no cluster map has named it for 37 s (generation 1), so it holds no slots";
+    check("n1", true, &["this node is up, and", always, "start it again"]);
+    check("n2", true, &["node n2 is up, and", always, "links are down, start it again"]);
+    check("n2", false, &["node n2 is up, and", always, "not read in the store", "start it again"]);
 }

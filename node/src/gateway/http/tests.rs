@@ -104,6 +104,7 @@ impl ClusterControl for FakeControl {
             clock: ClockView::default(),
             refused: Vec::new(),
             other_keys: BTreeSet::new(),
+            outside: Vec::new(),
         }
     }
 }
