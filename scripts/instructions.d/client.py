@@ -66,8 +66,8 @@ class Client:
         if frame is None:
             return False
         if frame["type"] != "message":
-            # Of itself a node tells of the session's own group, and of what is wrong.
-            if "id" in frame or frame["type"] != "joined":
+            # Of itself a node tells of the session's own group, of what is late on a busy machine, and of what is wrong.
+            if "id" in frame or frame["type"] not in ("joined", "stale", "live"):
                 self.answers.append(frame)
             return False
         group, offset = frame["group"], frame["offset"]
@@ -86,8 +86,9 @@ class Client:
         while len(self.answers) < count:
             self.take()
         answers, self.answers = self.answers, []
-        if len(answers) != count or any(answer["type"] != kind for answer in answers):
-            raise RuntimeError(f"{answers} instead of {count} times {kind}")
+        others = [answer for answer in answers if answer["type"] != kind]
+        if others or len(answers) != count:
+            raise RuntimeError(f"{len(answers)} answers, {others} among them, instead of {count} times {kind}")
         return answers
 
     def ask(self, frame, kind):

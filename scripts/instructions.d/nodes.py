@@ -17,15 +17,11 @@ LOOK_S = 3
 SETTINGS = {
     # One thread does what a node does: how threads wake each other is no part of what is counted.
     "TOKIO_WORKER_THREADS": "1",
-    # Waiting shall cost little: few partitions, and nodes that say little to each other while nothing happens.
-    "ROOST_CLUSTER__SLOTS": "16",
-    "ROOST_TIMING__GOSSIP_INTERVAL_MS": "2000",
-    "ROOST_TIMING__KEEP_ALIVE_MS": "1000",
-    "ROOST_TIMING__STALE_AFTER_MS": "5000",
-    "ROOST_TIMING__STEWARD_INTERVAL_MS": "2000",
+    "ROOST_CLUSTER__SLOTS": "64",
     # Under valgrind, on a busy machine, a node is slow; that is no reason to act.
     "ROOST_TIMING__REPLICA_TIMEOUT_MS": "20000",
     "ROOST_LIMITS__REQUEST_MS": "60000",
+    "ROOST_LIMITS__IDLE_S": "3600",
     "ROOST_NODE__WATCHDOG_MS": "0",
     # Publishers are no subscribers, and nobody is told who comes.
     "ROOST_NAMESPACES__DEFAULT__PUBLISH": "any",
@@ -37,6 +33,14 @@ SETTINGS = {
     "ROOST_LOG": "error",
     "NO_COLOR": "1",
 }
+# Waiting shall cost little: few partitions, and nodes that say little to each other while nothing happens.
+SELDOM = {
+    "ROOST_CLUSTER__SLOTS": "6",
+    "ROOST_TIMING__GOSSIP_INTERVAL_MS": "2000",
+    "ROOST_TIMING__KEEP_ALIVE_MS": "1000",
+    "ROOST_TIMING__STALE_AFTER_MS": "5000",
+    "ROOST_TIMING__STEWARD_INTERVAL_MS": "2000",
+}
 
 
 class Failed(Exception):
@@ -46,7 +50,7 @@ class Failed(Exception):
 class Nodes:
     """`roost dev` under callgrind, in a folder of its own. It ends with the `with` that holds it."""
 
-    def __init__(self, roost, count, folder):
+    def __init__(self, roost, count, folder, settings):
         self.folder, self.dumps, self.log = folder, 0, folder / "log"
         self.ports = free_ports(count)
         # Pipes in the folder, so that they go with it.
@@ -54,11 +58,15 @@ class Nodes:
         callgrind = ["valgrind", "--tool=callgrind", "--collect-systime=yes", self.prefix]
         callgrind += [f"--callgrind-out-file={folder}/counts"]
         dev = ["dev", "--nodes", count, "--port", self.ports[0], "--data", folder / "data"]
-        settings = {name: value for name, value in os.environ.items() if not name.startswith("ROOST_")} | SETTINGS
+        others = {name: value for name, value in os.environ.items() if not name.startswith("ROOST_")}
         try:
             with open(self.log, "wb") as log:
                 self.process = subprocess.Popen(
-                    [*callgrind, roost, *map(str, dev)], env=settings, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                    [*callgrind, roost, *map(str, dev)],
+                    env=others | SETTINGS | settings,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
                 )
         except FileNotFoundError:
             raise Failed("valgrind is missing: scripts/setup installs it") from None

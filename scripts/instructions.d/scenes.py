@@ -1,6 +1,7 @@
 """What is played: on nodes that are warm, by clients outside of them, on the first node and the last."""
 
 import dataclasses
+import time
 from collections.abc import Callable
 
 from client import Client
@@ -21,6 +22,8 @@ class Scene:
     nodes: int = 1
     # How many times the margin its ceilings get.
     loose: int = 1
+    # Waiting itself is what is counted: nothing is taken off for it, and the nodes' timers are as they come.
+    waits: bool = False
 
 
 def fan_out(subscribers, burst):
@@ -91,6 +94,17 @@ def connects(ports):
     return play
 
 
+def waiting(ports):
+    """A session in a group, and nothing happens, for a second a round."""
+    client = Client(ports[0], ["hall"])
+
+    def play(rounds):
+        time.sleep(rounds)
+        client.ask({"type": "heartbeat"}, "heartbeat")
+
+    return play
+
+
 def publish(group, number):
     return {"type": "publish", "group": group, "data": DATA, "id": number}
 
@@ -102,4 +116,5 @@ SCENES = {
     "groups": Scene("30 groups of 10, each with a publisher", "delivery", 300, 30, groups(30, 10)),
     "connect": Scene("a connection, a new session, a join; its rows in the store", "connect", 1, 100, connects),
     "cluster": Scene("64 groups over three nodes, two copies, one delivery each", "publish", 64, 20, many_groups(64), 3, 3),
+    "idle": Scene("a node with 64 slots to which nothing happens", "second", 1, 5, waiting, loose=2, waits=True),
 }
