@@ -1,5 +1,5 @@
 //! The one judge of who is alive. It is shown what there is of each node (what gossip tells, whether its heartbeat moves,
-//! whether there is a link, whether packets come) and says who is alive, who is missing, who is dead, and whether this node
+//! whether there is a link, whether it answers) and says who is alive, who is missing, who is dead, and whether this node
 //! hears enough of the others to change the map. All others act upon its [`Picture`] and count nothing themselves.
 //!
 //! - Life shows at once. Death takes looks in a row: [`GONE_LOOKS`] until a node is not among the living any more, and
@@ -55,7 +55,7 @@ const CUT_OFF_MS: u64 = 1_000;
 pub struct LivenessSettings {
     /// Between looks, in milliseconds.
     pub look_ms: u64,
-    /// A peer from which no packet comes for this many milliseconds is not heard: its link ends only later, and the
+    /// A peer from which no answer comes for this many milliseconds is not heard: its link ends only later, and the
     /// primaries here lose patience in between.
     pub quiet_ms: u64,
 }
@@ -73,9 +73,9 @@ pub struct Sign {
     pub live: bool,
     /// There is a link to it or from it.
     pub linked: bool,
-    /// The packets that have come so far by the link to it, where that is up. A peer that is there answers each
-    /// keep-alive: where the number stands still, nothing comes through.
-    pub packets: Option<u64>,
+    /// Changes with each answer that comes by the link to it, where that is up. A peer that is there answers each keep-alive:
+    /// where the number stands still, nothing comes through, there or back.
+    pub answers: Option<u64>,
 }
 
 /// What it is shown.
@@ -136,8 +136,8 @@ struct Known {
     heartbeat_ms: u64,
     /// Since when there is no link.
     unlinked_ms: Option<u64>,
-    /// How many packets had come, and when there was one more.
-    packets: Option<(u64, u64)>,
+    /// What the last answer left, and when it came.
+    answers: Option<(u64, u64)>,
     is_alive: bool,
     /// It was, at some time.
     was_found: bool,
@@ -280,7 +280,7 @@ impl Liveness {
         for sign in signs {
             let is_me = sign.member == self.me;
             let Some(known) = self.nodes.get_mut(&sign.member.node) else { continue };
-            known.hear_packets(sign.packets, now_ms);
+            known.hear_answers(sign.answers, now_ms);
             // Another start than the one that counts says nothing about it.
             if known.generation != sign.member.generation {
                 continue;
@@ -338,8 +338,8 @@ impl Liveness {
 fn start(nodes: &mut BTreeMap<NodeId, Known>, node: &NodeId, (generation, is_proven): (Generation, bool), now_ms: u64) {
     let known = nodes.entry(node.clone()).or_insert_with(|| Known::new(generation, now_ms));
     if known.generation != generation {
-        // Nothing of another start counts, but the packets come from the same place.
-        *known = Known { packets: known.packets, ..Known::new(generation, now_ms) };
+        // Nothing of another start counts, but the answers come from the same place.
+        *known = Known { answers: known.answers, ..Known::new(generation, now_ms) };
     }
     known.is_proven = is_proven;
 }
@@ -353,18 +353,18 @@ impl Known {
             heartbeat: 0,
             heartbeat_ms: now_ms,
             unlinked_ms: None,
-            packets: None,
+            answers: None,
             is_alive: false,
             was_found: false,
             missed: 0,
         }
     }
 
-    fn hear_packets(&mut self, packets: Option<u64>, now_ms: u64) {
-        if let Some(count) = packets
-            && self.packets.is_none_or(|(known, _)| known != count)
+    fn hear_answers(&mut self, answers: Option<u64>, now_ms: u64) {
+        if let Some(count) = answers
+            && self.answers.is_none_or(|(known, _)| known != count)
         {
-            self.packets = Some((count, now_ms));
+            self.answers = Some((count, now_ms));
         }
     }
 
@@ -390,14 +390,14 @@ impl Known {
             missed if missed >= enough => Standing::Dead,
             _ => Standing::Missing,
         };
-        let packet_ms = self.packets.map(|(_, last_ms)| last_ms);
+        let answer_ms = self.answers.map(|(_, last_ms)| last_ms);
         Seen {
             generation: self.generation,
             is_proven: self.is_proven,
             is_linked: self.says.is_some() && self.unlinked_ms.is_none(),
             standing,
             says: self.says.clone(),
-            packet_ms,
+            answer_ms,
         }
     }
 }

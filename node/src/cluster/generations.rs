@@ -123,7 +123,7 @@ mod tests {
             heartbeat: 1,
             live: true,
             linked: false,
-            packets: None,
+            answers: None,
         };
         liveness.handle(now, LivenessInput::Look(told.iter().map(sign).collect()), &mut Vec::new());
         liveness.shown().clone()

@@ -218,7 +218,7 @@ impl Observer {
 
     /// What there is of each node; whether they say something new.
     async fn read(&mut self, chitchat: &ChitchatHandle, changed: &mut bool) -> Vec<Sign> {
-        let (links, packets) = (self.mesh.links(), self.mesh.packets_received());
+        let (links, answers) = (self.mesh.links(), self.mesh.answers());
         let now_ms = clock::mono_ms();
         let shared = chitchat.chitchat();
         let state = shared.lock().await;
@@ -241,7 +241,7 @@ impl Observer {
                     heartbeat: heartbeat.wrapping_add(said.map_or(0, |said| said.heartbeat)),
                     live: live.contains(heard.chitchat_id()) || said.is_some_and(|said| said.speaks(now_ms)),
                     linked: link.sends || link.hears,
-                    packets: packets.get(&node).copied(),
+                    answers: answers.get(&node).copied(),
                     member: member.clone(),
                 };
                 if generation != shown {

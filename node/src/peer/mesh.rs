@@ -308,11 +308,13 @@ impl Mesh {
         self.0.heard.with_other_keys()
     }
 
-    /// How many packets have come in over each link that is up. A peer that is there answers each keep-alive: where the number
-    /// stands still, nothing comes through.
-    pub fn packets_received(&self) -> BTreeMap<NodeId, u64> {
-        let received = |link: &Link| Some(link.up()?.connection.stats().udp_rx.datagrams);
-        self.0.links.all().iter().filter_map(|link| Some((link.peer.clone(), received(link)?))).collect()
+    /// For each link that is up a number that changes with each answer: the estimate of the round trip, which quinn makes anew
+    /// from each acknowledgement of something that was not acknowledged before. A peer that is there answers each keep-alive:
+    /// where the number stands still, nothing comes through, there or back. Packets tell less: a peer has keep-alives of its own,
+    /// and says in them again what it acknowledged last, also while nothing reaches it.
+    pub fn answers(&self) -> BTreeMap<NodeId, u64> {
+        let mark = |link: &Link| Some(link.up()?.connection.rtt().as_nanos() as u64);
+        self.0.links.all().iter().filter_map(|link| Some((link.peer.clone(), mark(link)?))).collect()
     }
 
     /// Says goodbye to all peers and frees the port.

@@ -3,7 +3,10 @@
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -519,4 +522,67 @@ async fn nothing_is_heard_and_nothing_lost_before_the_entrance_opens() {
     assert_eq!(inbox.nonces(), [2]);
     let heard = tokio::time::timeout(LIMIT, gossip.next()).await.expect("the gossip has waited");
     assert_eq!(heard, Some((a.member.clone(), Bytes::from_static(b"gossip"))));
+}
+
+/// Sits between a node and the one that it dials: both ways are open until [`Way::mute`] is set.
+#[derive(Default)]
+struct Way {
+    /// Nothing of the dialling node gets there any more.
+    mute: AtomicBool,
+    /// Datagrams that came back since.
+    back: AtomicU64,
+}
+
+impl Way {
+    /// Goes on until the test's runtime ends. Gives where to dial.
+    async fn open(self: Arc<Self>, tasks: &Tasks, to: SocketAddr) -> SocketAddr {
+        let front = tokio::net::UdpSocket::bind(ANY_PORT).await.unwrap();
+        let behind = tokio::net::UdpSocket::bind(ANY_PORT).await.unwrap();
+        behind.connect(to).await.unwrap();
+        let addr = front.local_addr().unwrap();
+        tasks.spawn_detached("way", async move {
+            let (mut there, mut here, mut dialler) = (vec![0; 65_536], vec![0; 65_536], None);
+            loop {
+                tokio::select! {
+                    Ok((length, from)) = front.recv_from(&mut there) => {
+                        dialler = Some(from);
+                        if !self.mute.load(Ordering::Relaxed) {
+                            behind.send(&there[..length]).await.unwrap();
+                        }
+                    }
+                    Ok(length) = behind.recv(&mut here) => {
+                        let Some(dialler) = dialler else { continue };
+                        front.send_to(&here[..length], dialler).await.unwrap();
+                        let mute = self.mute.load(Ordering::Relaxed);
+                        self.back.fetch_add(u64::from(mute), Ordering::Relaxed);
+                    }
+                }
+            }
+        });
+        addr
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_not_heard_gets_no_answers_although_it_hears() {
+    let ca = ClusterCa::generate().unwrap();
+    let settings = MeshSettings { keep_alive: Duration::from_millis(500), ..SETTINGS };
+    let start = |name: &str| {
+        Node::start_as(Arc::new(ca.identity(&node_id(name)).unwrap()), 1, ANY_PORT, "test", settings).unwrap()
+    };
+    let (a, b) = (start("a"), start("b"));
+    let way = Arc::new(Way::default());
+    let addr = way.clone().open(&a.tasks, b.mesh.local_addr()).await;
+    a.mesh.set_peers(BTreeMap::from([(b.member.node.clone(), (1, addr))]));
+    let answers = || a.mesh.answers().get(&b.member.node).copied();
+    wait_until("the link", || answers().is_some()).await;
+    let first = answers();
+    wait_until("keep-alives to be answered", || answers() != first).await;
+    way.mute.store(true, Ordering::Relaxed);
+    // What is on its way arrives.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let (before, back) = (answers(), way.back.load(Ordering::Relaxed));
+    wait_until("the other's own keep-alive", || way.back.load(Ordering::Relaxed) > back).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(answers(), before, "the link is up, and nothing was answered");
 }

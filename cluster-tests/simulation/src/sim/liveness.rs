@@ -35,9 +35,9 @@ pub(super) struct Heard {
     heartbeat: u64,
     heard_ms: u64,
     silent_rounds: u32,
-    packets: u64,
+    answers: u64,
     /// When one came last, or the judge was first shown that none has: it takes that for a beginning.
-    packet_ms: Option<u64>,
+    answer_ms: Option<u64>,
     /// When the judge was shown nothing of it last, and may have forgotten it.
     unshown_ms: u64,
     /// Wrongly believed dead until then.
@@ -46,7 +46,7 @@ pub(super) struct Heard {
 
 impl Heard {
     /// Whether nothing that a judge may go by tells that the node is there. One that had forgotten the node takes the number
-    /// of packets that it is shown first for a new one.
+    /// of answers that it is shown first for a new one.
     fn is_unheard(&self, now: u64, quiet_ms: u64) -> bool {
         let was_forgotten = self.unshown_ms + quiet_ms >= now;
         self.silent_rounds >= SILENT_ROUNDS || (!was_forgotten && self.is_quiet(now, quiet_ms))
@@ -59,7 +59,7 @@ impl Heard {
     }
 
     fn is_quiet(&self, now: u64, quiet_ms: u64) -> bool {
-        self.packet_ms.is_some_and(|last_ms| last_ms + quiet_ms < now)
+        self.answer_ms.is_some_and(|last_ms| last_ms + quiet_ms < now)
     }
 }
 
@@ -138,7 +138,7 @@ impl World {
         for other in 0..self.nodes.len() {
             if other == node {
                 let (member, says) = (self.process(node).member.clone(), self.says(node));
-                signs.push(Sign { member, says, heartbeat: now, live: true, linked: true, packets: None });
+                signs.push(Sign { member, says, heartbeat: now, live: true, linked: true, answers: None });
                 continue;
             }
             let comes_through = self.comes_through(node, other);
@@ -148,9 +148,9 @@ impl World {
             let process = self.process(node);
             let counts = process.liveness.proven(&id);
             let heard = &mut process.heard_of[other];
-            heard.packets += u64::from(comes_through);
-            if comes_through || (sends && heard.packet_ms.is_none()) {
-                heard.packet_ms = Some(now);
+            heard.answers += u64::from(comes_through);
+            if comes_through || (sends && heard.answer_ms.is_none()) {
+                heard.answer_ms = Some(now);
             }
             let live = heard.generation > 0 && heard.heard_ms + silent_ms >= now && heard.slandered_until <= now;
             heard.silent_rounds = if live { 0 } else { heard.silent_rounds.saturating_add(1) };
@@ -162,16 +162,16 @@ impl World {
             if generation == 0 {
                 heard.unshown_ms = now;
             } else {
-                let packets = sends.then_some(heard.packets);
+                let answers = sends.then_some(heard.answers);
                 let member = Member { node: id.clone(), generation };
                 let heartbeat = heard.heartbeat;
-                signs.push(Sign { member, says: says.clone(), heartbeat, live, linked, packets });
+                signs.push(Sign { member, says: says.clone(), heartbeat, live, linked, answers });
             }
             if let Some((generation, _)) = heard.lied.filter(|(_, until_ms)| now < *until_ms) {
                 // It looks as well as can be, and is said to know a map that nobody made.
                 let says = Says { life: Life::Serving, store_up: true, map_version: u64::MAX / 2, ..says };
                 let member = Member { node: id, generation };
-                signs.push(Sign { member, says, heartbeat: now, live: true, linked: true, packets: None });
+                signs.push(Sign { member, says, heartbeat: now, live: true, linked: true, answers: None });
                 self.ledger.count("starts gossiped that never were");
             }
         }

@@ -48,8 +48,8 @@ pub struct Seen {
     pub standing: Standing,
     /// What it said of itself last; nothing where only the map tells of it.
     pub says: Option<Says>,
-    /// When packets came from the node last, by this node's monotonic clock; nothing where none were ever counted.
-    pub(super) packet_ms: Option<u64>,
+    /// When an answer came from the node last, by this node's monotonic clock; nothing where none were ever counted.
+    pub(super) answer_ms: Option<u64>,
 }
 
 /// A node that is there, and that the map does not name.
@@ -79,7 +79,7 @@ pub struct Picture {
     pub doubts: bool,
     /// Looks in a row that found fewer than half of those that the map names.
     pub(super) few: u32,
-    /// From whom nothing has come for longer is not heard.
+    /// From whom no answer has come for longer is not heard.
     pub(super) quiet_ms: u64,
     /// Later it is worth nothing: there should have been other looks.
     pub(super) good_until_ms: u64,
@@ -186,7 +186,7 @@ impl Picture {
 
     /// Fewer than half of those that the map names, this node included. A start that only gossip tells of is nobody.
     pub(super) fn hears_few(&self, members: &BTreeMap<NodeId, Generation>, now_ms: u64) -> bool {
-        let is_quiet = |seen: &Seen| seen.packet_ms.is_some_and(|last_ms| last_ms + self.quiet_ms < now_ms);
+        let is_quiet = |seen: &Seen| seen.answer_ms.is_some_and(|last_ms| last_ms + self.quiet_ms < now_ms);
         let is_there = |seen: &Seen| seen.is_proven && seen.standing == Standing::Alive && !is_quiet(seen);
         let hears = |node: &&NodeId| self.nodes.get(*node).is_some_and(is_there);
         members.keys().filter(hears).count() * 2 < members.len()
@@ -222,7 +222,7 @@ impl Picture {
 impl Seen {
     /// One that only a map tells of.
     fn unheard(generation: Generation) -> Self {
-        Self { generation, is_proven: true, is_linked: false, standing: Standing::Missing, says: None, packet_ms: None }
+        Self { generation, is_proven: true, is_linked: false, standing: Standing::Missing, says: None, answer_ms: None }
     }
 
     fn facts(&self) -> NodeFacts {

@@ -13,7 +13,7 @@ fn at(mono_ms: u64) -> Now {
     Now { mono_ms, wall_ms: 0 }
 }
 
-/// `n1#1` is there and serves; `:dead`, `:starting`, `:draining`, `:nostore`, `:unlinked`, `:map7`, `:packets9`.
+/// `n1#1` is there and serves; `:dead`, `:starting`, `:draining`, `:nostore`, `:unlinked`, `:map7`, `:answers9`.
 fn sign(text: &str) -> Sign {
     let mut parts = text.split(':');
     let mut sign = Sign {
@@ -22,7 +22,7 @@ fn sign(text: &str) -> Sign {
         heartbeat: 0,
         live: true,
         linked: true,
-        packets: None,
+        answers: None,
     };
     for part in parts {
         match part {
@@ -32,9 +32,9 @@ fn sign(text: &str) -> Sign {
             "nostore" => sign.says.store_up = false,
             "unlinked" => sign.linked = false,
             "beats" => sign.heartbeat = 1,
-            _ => match (part.strip_prefix("map"), part.strip_prefix("packets")) {
+            _ => match (part.strip_prefix("map"), part.strip_prefix("answers")) {
                 (Some(version), _) => sign.says.map_version = version.parse().unwrap(),
-                (_, Some(count)) => sign.packets = Some(count.parse().unwrap()),
+                (_, Some(count)) => sign.answers = Some(count.parse().unwrap()),
                 _ => panic!("{part}"),
             },
         }
@@ -345,9 +345,9 @@ fn who_hears_fewer_than_half_lets_the_others_go_first() {
     assert!(judge.may_change(&map("n1#1 n2#1"), "n1#1"));
 }
 
-/// Gossip still takes them for alive, but nothing comes from them any more.
+/// Gossip still takes them for alive, but no answer comes from them any more.
 #[test]
-fn who_sends_no_packets_is_not_heard() {
+fn who_does_not_answer_is_not_heard() {
     let three = map("n1#1 n2#1 n3#1");
     let mut judge = Judge::of("n1#1 n2#1 n3#1");
     let mut listens = |two: &str, three_: &str, after_ms: u64| {
@@ -356,13 +356,13 @@ fn who_sends_no_packets_is_not_heard() {
         (picture, judge.now_ms)
     };
     let may = |(picture, now_ms): (SharedPicture, u64)| picture.may_change(&three, now_ms);
-    assert!(may(listens("packets7", "packets7", 200)));
-    assert!(may(listens("packets7", "packets8", 600)));
-    assert!(may(listens("packets7", "packets8", 600)), "one is quiet");
-    let (picture, now_ms) = listens("packets7", "packets8", 0);
+    assert!(may(listens("answers7", "answers7", 200)));
+    assert!(may(listens("answers7", "answers8", 600)));
+    assert!(may(listens("answers7", "answers8", 600)), "one is quiet");
+    let (picture, now_ms) = listens("answers7", "answers8", 0);
     assert!(!picture.may_change(&three, now_ms + 1), "both are, before the next look tells");
-    assert!(!may(listens("packets7", "packets8", 200)), "both are");
-    assert!(may(listens("packets1", "packets8", 200)), "a new connection to one of them");
+    assert!(!may(listens("answers7", "answers8", 200)), "both are");
+    assert!(may(listens("answers1", "answers8", 200)), "a new connection to one of them");
 }
 
 /// Looks with what they show, and who is outside after them, since when.

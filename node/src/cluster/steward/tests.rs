@@ -121,7 +121,7 @@ fn signs(nodes: &str) -> Vec<Sign> {
             _ => Life::Serving,
         };
         let says = Says { life, zone: String::new(), store_up: rest != "nostore", map_version: 0 };
-        Sign { member: member(name), says, heartbeat: 0, live: rest != "dead", linked: true, packets: None }
+        Sign { member: member(name), says, heartbeat: 0, live: rest != "dead", linked: true, answers: None }
     };
     nodes.split_whitespace().map(sign).collect()
 }
