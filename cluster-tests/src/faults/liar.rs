@@ -45,6 +45,8 @@ use crate::{cluster::Cluster, network::HOME, ports::free_block, process::LIMIT, 
 
 /// The liar's name.
 const NAME: &str = "n9";
+/// One that never was.
+const NOBODY: &str = "n0";
 const NODES: usize = 3;
 const FAR: u64 = 1 << 40;
 /// Between two rounds of lies.
@@ -90,6 +92,13 @@ pub(super) async fn lies(scene: &mut Scene<'_>) -> Result<()> {
         map.version
     ));
     liar.mesh.shut_down().await;
+    // Then those whom only the liar has named are forgotten, and so is the liar.
+    let api = scene.cluster.api(0);
+    let is_missed = async || {
+        let reasons = api.health().await.map(|health| health["reasons"].to_string());
+        reasons.is_ok_and(|reasons| reasons.contains(NOBODY) && reasons.contains(NAME))
+    };
+    wait_until("the liar and whom it has named to be missed", LIMIT, is_missed).await?;
     Ok(())
 }
 
@@ -262,7 +271,7 @@ impl Liar {
 /// an hour.
 fn starts_and_heartbeats(victims: &[(NodeId, SocketAddr)], map: &ClusterMap, round: u64) -> Vec<Said> {
     let nowhere = SocketAddr::from(([127, 0, 0, 1], 9));
-    let mut all = vec![("n0".to_owned(), 7, nowhere, 1_000 + round)];
+    let mut all = vec![(NOBODY.to_owned(), 7, nowhere, 1_000 + round)];
     for (node, address) in victims {
         let (name, start) = (node.to_string(), map.members[node]);
         all.push((name.clone(), FAR, *address, 1_000 + round));

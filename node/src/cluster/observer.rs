@@ -16,7 +16,7 @@ use super::{
     gossip_settings::GossipSettings,
     seeds,
     spoken::Spoken,
-    view::{ClusterView, NodeView, SharedView},
+    view::{ClusterView, NodeState, NodeView, SharedView},
 };
 use crate::{
     clock,
@@ -29,7 +29,8 @@ use crate::{
 /// What changes all the time is published this often.
 const GATHER_MS: u64 = 1_500;
 
-/// A node keeps its link for this time after it was last alive: it may come back.
+/// A node keeps its link for this time after it was last alive: it may come back. One that has never served is shown for as long:
+/// whoever is named by hearsay alone may not be there at all.
 const LINK_KEPT_MS: u64 = 30_000;
 
 /// A seed is spoken to once in this time although others are known, so that halves of a cluster find each other again.
@@ -61,6 +62,7 @@ struct Known {
     version: u64,
     view: NodeView,
     alive_ms: u64,
+    is_shown: bool,
 }
 
 /// What an observer tells the rest of the node, and what it is told.
@@ -209,6 +211,8 @@ impl Observer {
             if alive {
                 known.alive_ms = now_ms;
             }
+            let is_shown = known.is_to_show(now_ms);
+            changed |= std::mem::replace(&mut known.is_shown, is_shown) != is_shown;
         }
         if changed {
             self.tell();
@@ -281,7 +285,8 @@ impl Observer {
     }
 
     fn tell(&self) {
-        let nodes = self.known.iter().map(|(node, known)| (node.clone(), known.view.clone())).collect();
+        let shown = self.known.iter().filter(|(_, known)| known.is_shown);
+        let nodes = shown.map(|(node, known)| (node.clone(), known.view.clone())).collect();
         let view = ClusterView { me: self.me.clone(), nodes };
         self.view.send_if_modified(|shown| {
             let differs = **shown != view;
@@ -294,9 +299,10 @@ impl Observer {
 
     /// The mesh has links to whoever is alive, or was lately.
     fn link_up(&mut self, now_ms: u64) {
-        let wanted = self.known.values().filter(|known| {
-            known.view.member.node != self.me.node && now_ms.saturating_sub(known.alive_ms) < LINK_KEPT_MS
-        });
+        let wanted = self
+            .known
+            .values()
+            .filter(|known| known.view.member.node != self.me.node && known.was_alive_lately(now_ms));
         let peer = |known: &Known| (known.view.member.node.clone(), (known.view.member.generation, known.view.addr));
         let peers: BTreeMap<_, _> = wanted.map(peer).collect();
         if peers != self.peers {
@@ -341,7 +347,16 @@ impl Known {
             version: heard.max_version(),
             view: read(member, heard, false),
             alive_ms: now_ms,
+            is_shown: true,
         }
+    }
+
+    fn was_alive_lately(&self, now_ms: u64) -> bool {
+        now_ms.saturating_sub(self.alive_ms) < LINK_KEPT_MS
+    }
+
+    fn is_to_show(&self, now_ms: u64) -> bool {
+        self.view.state != NodeState::Starting || self.was_alive_lately(now_ms)
     }
 
     /// Takes in what the node says; whether that differs from before.
