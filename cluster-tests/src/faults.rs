@@ -13,6 +13,7 @@ mod judge;
 mod liar;
 mod links;
 mod machine;
+mod memory;
 mod mix;
 mod processes;
 mod repeats;

@@ -12,6 +12,7 @@ pub mod cluster;
 pub mod datagrams;
 pub mod faults;
 pub mod gauges;
+pub mod greed;
 pub mod latency;
 pub mod ledger;
 pub mod load;

@@ -451,8 +451,17 @@ replication = {{ datacenter1 = {store_copies} }}
 
 /// A process's memory at the moment, in MB.
 pub fn resident_mb(id: u32) -> Result<u64> {
+    status_mb(id, "VmRSS:")
+}
+
+/// The most that a process has mapped so far, in MB.
+pub fn mapped_mb(id: u32) -> Result<u64> {
+    status_mb(id, "VmPeak:")
+}
+
+fn status_mb(id: u32, key: &str) -> Result<u64> {
     let status = fs::read_to_string(format!("/proc/{id}/status")).with_context(|| format!("process {id} is gone"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+    let line = status.lines().find_map(|line| line.strip_prefix(key)).with_context(|| format!("no {key}"))?;
     let kb: u64 = line.trim().trim_end_matches(" kB").parse()?;
     Ok(kb / 1_024)
 }

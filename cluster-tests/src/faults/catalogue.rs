@@ -4,7 +4,7 @@ use anyhow::Result;
 use futures_util::future::LocalBoxFuture;
 
 use super::{
-    connections, demand, idlers, liar, links, machine, mix, processes, scene::Scene, store, strangers, vanished,
+    connections, demand, idlers, liar, links, machine, memory, mix, processes, scene::Scene, store, strangers, vanished,
 };
 use crate::network::Lost;
 
@@ -241,6 +241,13 @@ pub const ALL: &[Fault] = &[
     }),
     fault("hot-group", "one group gets nine of ten messages, for 12 s", |s| Box::pin(demand::hot_group(s)))
         .bystanders_within(1_000),
+    fault(
+        "memory-pressure",
+        "a node may map 640 MB and each hold 64 MB for clients; one client publishes ever new groups full, as fast as it can",
+        |s| Box::pin(memory::pressure(s)),
+    )
+    .with(memory::SETTINGS)
+    .bystanders_within(1_000),
     fault("starved", "a node is bound to a core that busy processes of niceness -20 have, for 12 s", |s| {
         Box::pin(machine::starved(s))
     }),

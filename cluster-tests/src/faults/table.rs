@@ -46,7 +46,8 @@ pub fn document(played: &[Played], cores: usize, minutes: u64) -> String {
     let mut text = format!(
         "# Faults of real processes, and what was seen\n\n\
          {} faults were played one after the other, each on a cluster under load, and then healed. \
-         Made by `scripts/faults --table cluster-tests/FAULTS.md` in {minutes} minutes; `scripts/faults NAME` plays one again. \
+         Made by `scripts/faults --table cluster-tests/FAULTS.md` in {minutes} minutes; `scripts/faults NAME` plays one again, \
+         and `scripts/faults --mix SEED` three at once, as the seed draws them. \
          Unless a fault says otherwise there are three nodes, each a process in a network namespace, over one real Cassandra, on \
          {cores} cores that nodes, clients and Cassandra share. \
          *S1–S8 hold* means that every publish was answered, and that in what all clients saw no acknowledged message is \

@@ -1,21 +1,15 @@
 //! A greedy client: it publishes messages as large as there may be, each to a group that is not there yet, as fast as it can.
 //! The node's memory stays within its bound, and whoever else is there gets everything that it was told is published.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use cluster_tests::{
     api::Api,
     client::{Client, ClientOptions},
+    greed::{Greed, MESSAGE_BYTES},
     process::Program,
     servers::resident_mb,
-    socket::{Received, Socket},
     turn,
     wait::wait_until,
 };
@@ -33,7 +27,6 @@ const MARGIN_MB: u64 = 32;
 const ENOUGH: u64 = 4;
 /// Between two messages of the bystander.
 const PAUSE: Duration = Duration::from_millis(20);
-const MESSAGE_BYTES: u64 = 60_000;
 
 /// Nothing but the budget bounds the client; `open:…` may be published to without joining.
 const SCENE: &str = "
@@ -59,7 +52,7 @@ async fn a_greedy_client_does_not_take_the_nodes_memory() -> Result<()> {
     let (mut most_mb, mut sent, mut slowest_ms) = (before_mb, 0_u64, 0);
     let mut yellow = Value::Null;
     let until_ms = mono_ms() + LIMIT_MS;
-    while mono_ms() < until_ms && greedy.try_join_next().is_none() && (yellow.is_null() || !greed.had_enough()) {
+    while mono_ms() < until_ms && greedy.try_join_next().is_none() && (yellow.is_null() || !had_enough(&greed)) {
         let asked_ms = mono_ms();
         publish(&api, sent).await?;
         (sent, slowest_ms) = (sent + 1, slowest_ms.max(mono_ms() - asked_ms));
@@ -73,12 +66,12 @@ async fn a_greedy_client_does_not_take_the_nodes_memory() -> Result<()> {
     }
     ensure!(!greedy.is_empty(), "the greedy client has ended by itself");
     greedy.shutdown().await;
-    let (taken, refused) = (greed.taken.load(Ordering::Relaxed), greed.refused.load(Ordering::Relaxed));
+    let (taken, refused) = (greed.taken(), greed.refused());
     eprintln!(
         "{taken} messages of {MESSAGE_BYTES} bytes taken, {refused} refused; {before_mb} MB before, {most_mb} MB at most; \
          the bystander's slowest publish of {sent} took {slowest_ms} ms; {yellow}"
     );
-    ensure!(greed.had_enough(), "only {taken} were taken in {LIMIT:?}: no greed at all");
+    ensure!(had_enough(&greed), "only {taken} were taken in {LIMIT:?}: no greed at all");
     ensure!(most_mb <= before_mb + BUDGET_MB + MARGIN_MB, "{most_mb} MB, and {before_mb} MB before");
     let all = |state: &cluster_tests::client::State| state.received.values().sum::<u64>() == sent;
     bystander.wait("get all that was published", LIMIT, all).await?;
@@ -90,6 +83,11 @@ async fn a_greedy_client_does_not_take_the_nodes_memory() -> Result<()> {
     Ok(())
 }
 
+/// Whether what was taken proves something.
+fn had_enough(greed: &Greed) -> bool {
+    greed.taken_bytes() > ENOUGH * (BUDGET_MB << 20)
+}
+
 /// As a backend does it: what is refused is repeated with its key.
 async fn publish(api: &Api, number: u64) -> Result<()> {
     let key = format!("key-{number}");
@@ -99,46 +97,6 @@ async fn publish(api: &Api, number: u64) -> Result<()> {
             Ok(_) => return Ok(()),
             Err(error) if until_ms < mono_ms() => return Err(error),
             Err(_) => tokio::time::sleep(PAUSE).await,
-        }
-    }
-}
-
-/// What became of what the greedy client has sent.
-#[derive(Default)]
-struct Greed {
-    taken: AtomicU64,
-    refused: AtomicU64,
-}
-
-impl Greed {
-    /// Whether this proves something.
-    fn had_enough(&self) -> bool {
-        self.taken.load(Ordering::Relaxed) * MESSAGE_BYTES > ENOUGH * (BUDGET_MB << 20)
-    }
-
-    /// Publishes as fast as the node answers, without end.
-    async fn publish(self: Arc<Self>, url: String) -> Result<()> {
-        let mut socket = Socket::connect(&url).await?;
-        socket.send(&json!({"type": "hello"})).await?;
-        socket.frame_of("welcome").await?;
-        let data = "x".repeat(MESSAGE_BYTES as usize);
-        let (mut number, mut under_way) = (0_u64, 0);
-        loop {
-            while under_way < 32 {
-                (number, under_way) = (number + 1, under_way + 1);
-                let publish = format!(r#"{{"type":"publish","id":{number},"group":"open:{number}","data":"{data}"}}"#);
-                socket.feed(publish).await?;
-            }
-            socket.flush().await?;
-            let Received::Text(text) = socket.next().await else { return Ok(()) };
-            let answer: Value = serde_json::from_str(&text)?;
-            let count = match answer["type"].as_str() {
-                Some("published") => &self.taken,
-                Some("error") => &self.refused,
-                _ => continue,
-            };
-            count.fetch_add(1, Ordering::Relaxed);
-            under_way -= 1;
         }
     }
 }
