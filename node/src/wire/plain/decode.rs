@@ -53,7 +53,7 @@ pub fn decode(text: &str, limits: &Limits) -> Result<Command, ClientError> {
 }
 
 fn command(id: RequestId, object: Object<'_>, limits: &Limits, faults: &mut Faults) -> Option<Command> {
-    let mut fields = Fields { object, path: Vec::new(), known: vec!["type", "id"] };
+    let mut fields = Fields { object, within: None, known: vec!["type", "id"] };
     let kind = fields.required("type", faults, string)?;
     let command = match &*kind {
         "hello" => {
@@ -199,36 +199,54 @@ impl<'a> Visitor<'a> for Filler<'_, 'a> {
     }
 }
 
+/// The way to a field. It is told only where something is wrong.
+#[derive(Clone, Copy)]
+struct At<'p> {
+    within: Option<&'p At<'p>>,
+    name: &'p str,
+}
+
+impl At<'_> {
+    fn loc(&self) -> Vec<String> {
+        let mut loc = self.within.map_or_else(Vec::new, At::loc);
+        loc.push(excerpt(self.name));
+        loc
+    }
+}
+
 /// Takes the fields of an object one by one; what is left at the end is unknown.
-struct Fields<'a> {
+struct Fields<'a, 'p> {
     object: Object<'a>,
-    path: Vec<String>,
+    within: Option<&'p At<'p>>,
     known: Vec<&'static str>,
 }
 
-impl<'a> Fields<'a> {
+impl<'a, 'p> Fields<'a, 'p> {
     /// The fields of a nested object.
-    fn nested(path: &[String], raw: &'a RawValue, faults: &mut Faults) -> Option<Self> {
+    fn nested(at: &'p At<'p>, raw: &'a RawValue, faults: &mut Faults) -> Option<Self> {
         let mut object = Object::default();
         // The whole text was read once: it is JSON, so that only its type can be wrong, or the escapes of a name.
         match object.read(raw.get(), FIELDS_MAX) {
-            Ok(()) => Some(Self { object, path: path.to_vec(), known: Vec::new() }),
+            Ok(()) => Some(Self { object, within: Some(at), known: Vec::new() }),
             Err(_) => {
-                wrong_type(path, raw, "an object", faults);
+                wrong_type(at, raw, "an object", faults);
                 None
             }
         }
     }
 
-    fn at(&self, name: &str) -> Vec<String> {
-        self.path.iter().cloned().chain([excerpt(name)]).collect()
+    fn at<'n>(&self, name: &'n str) -> At<'n>
+    where
+        'p: 'n,
+    {
+        At { within: self.within, name }
     }
 
     fn required<T>(
         &mut self,
         name: &'static str,
         faults: &mut Faults,
-        read: impl FnOnce(&[String], &'a RawValue, &mut Faults) -> Option<T>,
+        read: impl FnOnce(&At<'_>, &'a RawValue, &mut Faults) -> Option<T>,
     ) -> Option<T> {
         if !self.known.contains(&name) {
             self.known.push(name);
@@ -236,7 +254,7 @@ impl<'a> Fields<'a> {
         match self.object.take(name) {
             Some(raw) => read(&self.at(name), raw, faults),
             None => {
-                faults.add(self.at(name), "this field is required".to_owned(), "missing");
+                faults.add(self.at(name).loc(), "this field is required".to_owned(), "missing");
                 None
             }
         }
@@ -247,7 +265,7 @@ impl<'a> Fields<'a> {
         &mut self,
         name: &'static str,
         faults: &mut Faults,
-        read: impl FnOnce(&[String], &'a RawValue, &mut Faults) -> Option<T>,
+        read: impl FnOnce(&At<'_>, &'a RawValue, &mut Faults) -> Option<T>,
     ) -> Option<Option<T>> {
         self.known.push(name);
         match self.object.take(name) {
@@ -258,7 +276,11 @@ impl<'a> Fields<'a> {
 
     fn end(self, faults: &mut Faults) {
         for name in &self.object.repeated {
-            faults.add(self.at(name), "this field is there twice: which one is meant?".to_owned(), "duplicate_field");
+            faults.add(
+                self.at(name).loc(),
+                "this field is there twice: which one is meant?".to_owned(),
+                "duplicate_field",
+            );
         }
         for (name, _) in &self.object.fields {
             let msg = format!(
@@ -266,7 +288,7 @@ impl<'a> Fields<'a> {
                 nearest(name, &self.known),
                 self.known.join(", ")
             );
-            faults.add(self.at(name), msg, "unknown_field");
+            faults.add(self.at(name).loc(), msg, "unknown_field");
         }
     }
 }
@@ -274,20 +296,20 @@ impl<'a> Fields<'a> {
 /// The mark's own text, where it is one that may be echoed.
 fn request_id(raw: Option<&RawValue>, faults: &mut Faults) -> RequestId {
     let raw = raw.filter(|raw| raw.get() != "null")?;
-    let loc = ["id".to_owned()];
+    let at = At { within: None, name: "id" };
     let text = raw.get();
     if !text.starts_with(|c: char| c == '"' || c == '-' || c.is_ascii_digit()) {
-        wrong_type(&loc, raw, "a number or a string", faults);
+        wrong_type(&at, raw, "a number or a string", faults);
         return None;
     }
     if text.len() > ID_MAX_BYTES {
-        faults.add(loc.into(), format!("an id has at most {ID_MAX_BYTES} bytes, this has {}", text.len()), "too_long");
+        faults.add(at.loc(), format!("an id has at most {ID_MAX_BYTES} bytes, this has {}", text.len()), "too_long");
         return None;
     }
     Some(text.into())
 }
 
-fn string<'a>(at: &[String], raw: &'a RawValue, faults: &mut Faults) -> Option<Cow<'a, str>> {
+fn string<'a>(at: &At<'_>, raw: &'a RawValue, faults: &mut Faults) -> Option<Cow<'a, str>> {
     if !raw.get().starts_with('"') {
         wrong_type(at, raw, "a string", faults);
         return None;
@@ -295,44 +317,44 @@ fn string<'a>(at: &[String], raw: &'a RawValue, faults: &mut Faults) -> Option<C
     match serde_json::from_str::<Key<'a>>(raw.get()) {
         Ok(Key(text)) => Some(text),
         Err(error) => {
-            faults.add(at.to_vec(), format!("this string is not valid Unicode: {error}"), "value_error");
+            faults.add(at.loc(), format!("this string is not valid Unicode: {error}"), "value_error");
             None
         }
     }
 }
 
-fn parsed<T>(at: &[String], result: Result<T, String>, faults: &mut Faults) -> Option<T> {
-    result.map_err(|msg| faults.add(at.to_vec(), msg, "value_error")).ok()
+fn parsed<T>(at: &At<'_>, result: Result<T, String>, faults: &mut Faults) -> Option<T> {
+    result.map_err(|msg| faults.add(at.loc(), msg, "value_error")).ok()
 }
 
-fn group(at: &[String], raw: &RawValue, faults: &mut Faults) -> Option<GroupName> {
+fn group(at: &At<'_>, raw: &RawValue, faults: &mut Faults) -> Option<GroupName> {
     let text = string(at, raw, faults)?;
     parsed(at, GroupName::parse(&text), faults)
 }
 
-fn session(at: &[String], raw: &RawValue, faults: &mut Faults) -> Option<SessionId> {
+fn session(at: &At<'_>, raw: &RawValue, faults: &mut Faults) -> Option<SessionId> {
     let text = string(at, raw, faults)?;
     let read = Uuid::try_parse(&text).map(SessionId).map_err(|_| "a session id is a UUID, as in `members`".to_owned());
     parsed(at, read, faults)
 }
 
-fn key(at: &[String], raw: &RawValue, faults: &mut Faults) -> Option<String> {
+fn key(at: &At<'_>, raw: &RawValue, faults: &mut Faults) -> Option<String> {
     let text = string(at, raw, faults)?;
     if text.is_empty() || text.len() > ID_MAX_BYTES {
         let msg = format!("a key has 1 to {ID_MAX_BYTES} bytes, this has {}", text.len());
-        faults.add(at.to_vec(), msg, "value_error");
+        faults.add(at.loc(), msg, "value_error");
         return None;
     }
     Some(text.into_owned())
 }
 
-fn limit(at: &[String], raw: &RawValue, faults: &mut Faults) -> Option<u32> {
+fn limit(at: &At<'_>, raw: &RawValue, faults: &mut Faults) -> Option<u32> {
     let number = whole(at, raw, faults)?;
     let read = u32::try_from(number).ok().filter(|limit| (1..=LIMIT_MAX).contains(limit));
     parsed(at, read.ok_or_else(|| format!("a limit is 1 to {LIMIT_MAX}, not {number}")), faults)
 }
 
-fn whole(at: &[String], raw: &RawValue, faults: &mut Faults) -> Option<u64> {
+fn whole(at: &At<'_>, raw: &RawValue, faults: &mut Faults) -> Option<u64> {
     let text = raw.get();
     if !text.starts_with(|c: char| c == '-' || c.is_ascii_digit()) {
         wrong_type(at, raw, "a whole number", faults);
@@ -343,7 +365,7 @@ fn whole(at: &[String], raw: &RawValue, faults: &mut Faults) -> Option<u64> {
     parsed(at, read.ok_or_else(wrong), faults)
 }
 
-fn position(at: &[String], raw: &RawValue, faults: &mut Faults) -> Option<Position> {
+fn position(at: &At<'_>, raw: &RawValue, faults: &mut Faults) -> Option<Position> {
     let mut fields = Fields::nested(at, raw, faults)?;
     let epoch = fields.required("epoch", faults, |at, raw, faults| {
         let text = string(at, raw, faults)?;
@@ -354,7 +376,7 @@ fn position(at: &[String], raw: &RawValue, faults: &mut Faults) -> Option<Positi
     Some(Position { epoch: epoch?, offset: offset? })
 }
 
-fn positions(at: &[String], raw: &RawValue, faults: &mut Faults) -> Option<BTreeMap<GroupName, Position>> {
+fn positions(at: &At<'_>, raw: &RawValue, faults: &mut Faults) -> Option<BTreeMap<GroupName, Position>> {
     // Bounded by the frame; looked up by a map, since there may be thousands.
     let Ok(entries) = serde_json::from_str::<Entries<'_>>(raw.get()) else {
         wrong_type(at, raw, "an object of the form {group: {epoch, offset}}", faults);
@@ -362,11 +384,11 @@ fn positions(at: &[String], raw: &RawValue, faults: &mut Faults) -> Option<BTree
     };
     let mut positions = BTreeMap::new();
     for (name, raw) in entries.0 {
-        let at = [at, &[excerpt(&name)]].concat();
+        let at = At { within: Some(at), name: &name };
         let Some(group) = parsed(&at, GroupName::parse(&name), faults) else { continue };
         let Some(position) = position(&at, raw, faults) else { continue };
         if positions.insert(group, position).is_some() {
-            faults.add(at, "this group is there twice: which position is meant?".to_owned(), "duplicate_field");
+            faults.add(at.loc(), "this group is there twice: which position is meant?".to_owned(), "duplicate_field");
         }
     }
     Some(positions)
@@ -398,15 +420,15 @@ impl<'a> Deserialize<'a> for Entries<'a> {
 }
 
 /// A copy of its own, so that a kept message does not keep the frame and the read buffer that it came in.
-fn data(at: &[String], raw: &RawValue, limits: &Limits, faults: &mut Faults) -> Option<Bytes> {
+fn data(at: &At<'_>, raw: &RawValue, limits: &Limits, faults: &mut Faults) -> Option<Bytes> {
     let text = raw.get();
     if text.len() > limits.message_bytes {
         let msg = format!("data has at most {} bytes of JSON text, this has {}", limits.message_bytes, text.len());
-        faults.add(at.to_vec(), msg, "too_long");
+        faults.add(at.loc(), msg, "too_long");
         return None;
     }
     if depth(text) > DEPTH_MAX {
-        faults.add(at.to_vec(), format!("data nests deeper than {DEPTH_MAX} levels"), "too_deep");
+        faults.add(at.loc(), format!("data nests deeper than {DEPTH_MAX} levels"), "too_deep");
         return None;
     }
     Some(Bytes::copy_from_slice(text.as_bytes()))
@@ -432,8 +454,8 @@ fn depth(json: &str) -> usize {
     deepest
 }
 
-fn wrong_type(at: &[String], raw: &RawValue, wanted: &str, faults: &mut Faults) {
-    faults.add(at.to_vec(), format!("this is {}, not {wanted}", json_type(raw.get())), "type_error");
+fn wrong_type(at: &At<'_>, raw: &RawValue, wanted: &str, faults: &mut Faults) {
+    faults.add(at.loc(), format!("this is {}, not {wanted}", json_type(raw.get())), "type_error");
 }
 
 fn json_type(text: &str) -> &'static str {
