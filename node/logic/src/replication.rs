@@ -381,10 +381,12 @@ impl Replica {
         if first > held.last() + 1 {
             return Some((sync, held.last(), true));
         }
+        // What only tells the commit brings nothing that could be acknowledged.
+        let brings = !entries.is_empty() || reconcile.is_some();
         held.extend(first, entries);
         held.apply_to(commit, |_, _| {});
         held.release(held.applied);
-        Some((sync, held.last(), false))
+        brings.then(|| (sync, held.last(), false))
     }
 
     fn on_ack(&mut self, now: Now, from: &Member, (term, sync, index, gap): (Term, u64, Index, bool)) {
