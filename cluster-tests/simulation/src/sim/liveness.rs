@@ -40,6 +40,8 @@ pub(super) struct Heard {
     answer_ms: Option<u64>,
     /// When the judge was shown nothing of it last, and may have forgotten it.
     unshown_ms: u64,
+    /// The start of it of which the judge was shown a number of answers: without a link it is shown none.
+    answers_of: Generation,
     /// Wrongly believed dead until then.
     pub(super) slandered_until: u64,
 }
@@ -49,7 +51,8 @@ impl Heard {
     /// of answers that it is shown first for a new one.
     fn is_unheard(&self, now: u64, quiet_ms: u64) -> bool {
         let was_forgotten = self.unshown_ms + quiet_ms >= now;
-        self.silent_rounds >= SILENT_ROUNDS || (!was_forgotten && self.is_quiet(now, quiet_ms))
+        let is_counted = self.answers_of == self.generation && !was_forgotten;
+        self.silent_rounds >= SILENT_ROUNDS || (is_counted && self.is_quiet(now, quiet_ms))
     }
 
     /// Whether all that a judge may go by tells that this start of the node is there, or a newer one.
@@ -160,8 +163,9 @@ impl World {
             let generation = heard.generation;
             heard.counted = counts.unwrap_or(generation);
             if generation == 0 {
-                heard.unshown_ms = now;
+                (heard.unshown_ms, heard.answers_of) = (now, 0);
             } else {
+                heard.answers_of = if sends { generation } else { heard.answers_of };
                 let answers = sends.then_some(heard.answers);
                 let member = Member { node: id.clone(), generation };
                 let heartbeat = heard.heartbeat;
