@@ -202,7 +202,7 @@ impl<'a> Visitor<'a> for Filler<'_, 'a> {
 /// The way to a field. It is told only where something is wrong.
 #[derive(Clone, Copy)]
 struct At<'p> {
-    within: Option<&'p At<'p>>,
+    within: Option<&'p Self>,
     name: &'p str,
 }
 
