@@ -110,7 +110,8 @@ async fn a_full_disk_under_the_store() -> Result<()> {
 
     fs::remove_file(&filler)?;
     drop(file);
-    wait_until("sessions to be taken", LIMIT, async || api.create_session("after").await.is_ok()).await?;
+    let taken = wait_until("sessions to be taken", LIMIT, async || api.create_session("after").await.is_ok()).await;
+    taken.with_context(|| format!("it said: {:#?}", program.complaints()))?;
     wait_until("the store to be well", LIMIT, async || database().await == "up").await?;
     client.publish_now("chat:1", "after").await?;
     let complaints = program.complaints();
