@@ -379,7 +379,10 @@ impl Outbox {
         if state.queue.is_blocked() {
             return;
         }
-        let wrote = state.socket.clone().map(|socket| state.write(self.may_deliver(), &*socket));
+        // Taken out for the while of the write: a count of its holders would be changed for each delivery.
+        let socket = state.socket.take();
+        let wrote = socket.as_deref().map(|socket| state.write(self.may_deliver(), socket));
+        state.socket = socket;
         if wrote != Some(Wrote::All) {
             self.wake.notify_one();
         }

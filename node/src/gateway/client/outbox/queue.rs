@@ -89,7 +89,7 @@ impl Queue {
     /// Drops all but what is partly written.
     pub(super) fn clear(&mut self) {
         self.asides.clear();
-        self.drop_frames();
+        self.frames = VecDeque::new();
         self.bytes = self.part.as_ref().map_or(0, |(frame, _)| frame.len());
     }
 
