@@ -9,11 +9,22 @@ import { createServer } from "node:http";
 import { chromium } from "playwright-core";
 
 const LIMIT_MS = 30_000;
+const SILENCE_MS = 1_500 * Number(process.env.ROOST_LIMITS__IDLE_S ?? 120);
 const [nodeA, nodeB] = process.argv.slice(2);
 const group = `chat:page-${process.pid}`;
 
+/** The page that the README has, with the nodes and the group of this test. */
+const ofReadme = await readFile(new URL("../../README.md", import.meta.url), "utf8").then((text) => {
+  const [, page] = text.match(/```html\n([^]*?)```/);
+  const ports = [nodeA, nodeB].map((node) => new URL(node).port);
+  const [nodes, name] = ["[8000, 8001, 8002]", '"chat:lobby"'];
+  assert(page.includes(nodes) && page.includes(name), "the README's page names its nodes and its group");
+  return page.replace(nodes, `[${ports}]`).replace(name, JSON.stringify(group));
+});
 const html = await readFile(new URL("page.html", import.meta.url));
-const server = createServer((_, response) => response.setHeader("content-type", "text/html").end(html));
+const server = createServer(({ url }, response) =>
+  response.setHeader("content-type", "text/html").end(url.startsWith("/readme") ? ofReadme : html),
+);
 await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
 const browser = await chromium.launch({
   executablePath: process.env.ROOST_CHROMIUM ?? "/usr/bin/chromium",
@@ -89,7 +100,45 @@ try {
   await hasState(a, "resumed");
   await send(b, [50]);
   await shows(a, 51);
-  console.log(JSON.stringify({ messages: 51, reloads: 5 }));
+
+  // The README's page, which goes on by itself at the other node.
+  const readme = await (await browser.newContext()).newPage();
+  readme.setDefaultTimeout(LIMIT_MS);
+  readme.on("pageerror", (error) => assert.fail(error));
+  await readme.goto(`http://localhost:${server.address().port}/readme?0`);
+  const logged = async (type) => {
+    const lines = (await readme.textContent("#log")).split("\n").filter((line) => line);
+    return lines.map((line) => JSON.parse(line)).filter((frame) => frame.type === type);
+  };
+  const hasLogged = async (type, count) => {
+    const deadline = Date.now() + LIMIT_MS;
+    while ((await logged(type)).length < count) {
+      assert(Date.now() < deadline, `the README's page has not got ${count} × ${type}: ${await readme.textContent("#log")}`);
+      await new Promise((resolve) => setTimeout(resolve, 50));
+    }
+  };
+  await hasLogged("joined", 1);
+  await send(b, [51]);
+  await hasLogged("message", 1);
+  await readme.evaluate("socket.close()");
+  await send(b, [52, 53]);
+  await hasLogged("message", 3);
+  await readme.fill("input", "message 54");
+  await readme.press("input", "Enter");
+  await hasLogged("message", 4);
+  const [first, second] = await logged("welcome");
+  assert.equal(first.session, second.session);
+  assert.notEqual(first.node, second.node);
+
+  // Their programs say nothing for longer than a silent connection lives: the browser answers pings.
+  await new Promise((resolve) => setTimeout(resolve, SILENCE_MS));
+  await send(b, [55]);
+  await shows(a, 56);
+  await hasLogged("message", 5);
+  assert.equal((await logged("welcome")).length, 2);
+  const texts = (await logged("message")).map((frame) => frame.data);
+  assert.deepEqual(texts, [51, 52, 53, 54, 55].map((number) => `message ${number}`));
+  console.log(JSON.stringify({ messages: 56, reloads: 5 }));
 } finally {
   await browser.close();
   server.close();

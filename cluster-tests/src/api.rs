@@ -189,6 +189,11 @@ impl Api {
     }
 }
 
+/// Of a health report, the first reason that has the word in it.
+pub fn reason<'a>(health: &'a Value, word: &str) -> Option<&'a str> {
+    health["reasons"].as_array()?.iter().filter_map(Value::as_str).find(|reason| reason.contains(word))
+}
+
 /// The position that an answer names.
 pub fn position(body: &Value) -> Result<Position> {
     let offset = body["offset"].as_u64().with_context(|| format!("no offset in {body}"))?;

@@ -57,7 +57,7 @@ enum Command {
     Store(store::StoreCommand),
     /// Say all that is wrong with a configuration
     CheckConfig(check_config::CheckConfigArgs),
-    /// Measure the time from a publish to its delivery on another node
+    /// Load a cluster with clients: what they see, and what it costs the nodes
     Bench(bench::BenchArgs),
     /// Show the health of the cluster
     Status(status::StatusArgs),
@@ -174,7 +174,10 @@ mod tests {
             "publish chat:1 -5",
             "check-config",
             "check-config config/node.toml",
-            "bench --groups 2 --subscribers 3 --messages 10 --rate 0",
+            "bench",
+            "bench fanout groups --urls http://a:1,http://b:2 --members 50 --window 16 --seconds 3 --json",
+            "bench latency --via http --rate 50 --api-key k",
+            "bench resume --clients 300 --missed 20 --pid 1,2 --html bench.html",
             "status --url http://127.0.0.1:8001",
             "drain n2",
             "drain n2 --force --url http://127.0.0.1:8001",

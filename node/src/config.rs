@@ -225,7 +225,7 @@ pub struct LimitsConfig {
     pub request_head_ms: u64,
     /// A connection that has not said hello by then is closed.
     pub handshake_ms: u64,
-    /// The client is asked to send something at least once in this time.
+    /// The client is asked to send something at least once in this time, and pinged where it does not.
     pub heartbeat_s: u64,
     /// A connection that is silent for this time is closed.
     pub idle_s: u64,

@@ -52,13 +52,15 @@ impl fmt::Debug for Gateway {
 }
 
 impl Gateway {
-    /// Closes the connections that have been silent for too long, for as long as the node runs. One look at all of them
-    /// now and then, so that a connection at rest has no timer of its own.
-    pub async fn close_idle(self: Arc<Self>) {
+    /// Pings the connections that are silent and closes those that have been so for too long, for as long as the node runs.
+    /// One look at all of them now and then, so that a connection at rest has no timer of its own.
+    pub async fn look_after_silent(self: Arc<Self>) {
         let limits = &self.config.limits;
-        let look_every = Duration::from_millis((limits.idle_s.saturating_mul(1_000) / 16).clamp(50, 5_000));
+        let (heartbeat_ms, idle_ms) = (limits.heartbeat_s.saturating_mul(1_000), limits.idle_s.saturating_mul(1_000));
+        let look_every = Duration::from_millis((heartbeat_ms / 4).min(idle_ms / 16).clamp(50, 5_000));
         loop {
             tokio::time::sleep(look_every).await;
+            self.connections.ping_silent(limits, &self.metrics).await;
             self.connections.close_idle(limits, &self.metrics);
             self.allowances.tidy();
         }

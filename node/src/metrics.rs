@@ -199,6 +199,8 @@ pub struct Metrics {
     registry: Registry,
     /// Connected clients.
     pub connections: Gauge,
+    /// Pings sent to clients that were silent.
+    pub pings: Counter,
     /// Connections refused before `welcome`, by reason.
     pub connects_refused: Family<ReasonLabel, Counter>,
     /// Sessions in memory, of the slots that this node is primary of.
@@ -249,6 +251,7 @@ impl Metrics {
         let mut metrics = Self {
             registry: Registry::with_prefix("roost"),
             connections: Gauge::default(),
+            pings: Counter::default(),
             connects_refused: Family::default(),
             sessions: Gauge::default(),
             hub: HubMetrics::default(),
@@ -287,6 +290,11 @@ impl Metrics {
     fn register(&mut self) {
         let Self { registry, .. } = self;
         registry.register("connections", "Connected clients", self.connections.clone());
+        registry.register(
+            "pings",
+            "WebSocket pings to clients that were silent for limits.heartbeat_s",
+            self.pings.clone(),
+        );
         registry.register("connects_refused", "Connections refused before welcome", self.connects_refused.clone());
         registry.register(
             "sessions",

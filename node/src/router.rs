@@ -95,7 +95,7 @@ impl Router {
     ) -> Answer {
         let mut maps = self.shared.maps.clone();
         let mut asking = Asking::new(clock::mono_ms(), deadline.as_millis() as u64, rand::random());
-        let mut under_way: Option<BoxFuture<'_, Input<SlotAnswer>>> = None;
+        let mut under_way: Option<BoxFuture<'_, Input>> = None;
         let (mut out, mut is_over) = (Vec::new(), over.is_some_and(CancellationToken::is_cancelled));
         if is_over {
             asking.handle(clock::mono_ms(), Input::Over, &mut out);
@@ -132,7 +132,7 @@ impl Router {
     }
 
     /// Nobody waits for the answer for longer than `wait_ms`, nor may the request be carried out later.
-    async fn attempt(&self, slot: SlotId, asked: Asked, request: SlotRequest) -> Input<SlotAnswer> {
+    async fn attempt(&self, slot: SlotId, asked: Asked, request: SlotRequest) -> Input {
         let Asked { attempt, to, term, wait_ms } = asked;
         let answered = |answer: Result<Answer, _>| match answer {
             Ok(result) => Input::Answered { attempt, result },
@@ -198,7 +198,7 @@ impl Router {
 type Maps = watch::Receiver<Option<SharedMap>>;
 
 /// What the newest map says of a slot.
-fn map_of(maps: &mut Maps, slot: SlotId) -> Input<SlotAnswer> {
+fn map_of(maps: &mut Maps, slot: SlotId) -> Input {
     let map = maps.borrow_and_update();
     let assignment = map.as_ref().and_then(|map| map.slot(slot));
     let primary = assignment.map(|assignment| (assignment.primary.clone(), assignment.term));
@@ -213,7 +213,7 @@ async fn newer(maps: &mut Maps) {
 }
 
 /// Waits for what becomes of the attempt that is under way; for ever where there is none. Cancel-safe.
-async fn outcome(under_way: &mut Option<BoxFuture<'_, Input<SlotAnswer>>>) -> Input<SlotAnswer> {
+async fn outcome(under_way: &mut Option<BoxFuture<'_, Input>>) -> Input {
     match under_way {
         Some(attempt) => {
             let input = attempt.await;

@@ -43,16 +43,27 @@ mod memory;
 mod pieces;
 #[path = "table/rights.rs"]
 mod rights;
+#[path = "table/sessions.rs"]
+mod sessions;
 
 /// All of them.
 pub const TABLE: &[Planted] = &all();
 
-const PARTS: [&[Planted]; 7] =
-    [OTHERS, groups::TABLE, governing::TABLE, rights::TABLE, leases::TABLE, memory::TABLE, pieces::TABLE];
+const PARTS: [&[Planted]; 8] = [
+    OTHERS,
+    groups::TABLE,
+    governing::TABLE,
+    rights::TABLE,
+    sessions::TABLE,
+    leases::TABLE,
+    memory::TABLE,
+    pieces::TABLE,
+];
 const COUNT: usize = OTHERS.len()
     + groups::TABLE.len()
     + governing::TABLE.len()
     + rights::TABLE.len()
+    + sessions::TABLE.len()
     + leases::TABLE.len()
     + memory::TABLE.len()
     + pieces::TABLE.len();
@@ -71,7 +82,7 @@ const fn all() -> [Planted; COUNT] {
     all
 }
 
-/// In replication, the map, slots and sessions.
+/// In replication, the map, slots and requests.
 const OTHERS: &[Planted] = &[
     bug(
         "CommitsAlone",
@@ -408,63 +419,6 @@ const OTHERS: &[Planted] = &[
         )],
     ),
     bug(
-        "DisplacesLazily",
-        "S7: an attach is answered before the earlier connection is cut off",
-        10,
-        &[edit(
-            "logic/primary/sessions.rs",
-            "if displacing.earlier.keys().any(|gateway| !self.is_gone(gateway)) {",
-            r#"if displacing.earlier.keys().any(|gateway| !self.is_gone(gateway)) && !planted!("DisplacesLazily") {"#,
-        )],
-    ),
-    bug(
-        "ForgetsToDisplace",
-        "S7: the gateway of the earlier connection is never told",
-        10,
-        &[edit(
-            "logic/primary/sessions.rs",
-            "        self.push(to, Push::Session(session, push), out);",
-            r#"        if planted!("ForgetsToDisplace") && matches!(push, SessionPush::Displace { .. }) {
-            return;
-        }
-        self.push(to, Push::Session(session, push), out);"#,
-        )],
-    ),
-    bug(
-        "EndsWithoutTheStore",
-        "sessions: an end is answered before the store has it",
-        20,
-        &[edit(
-            "logic/primary/sessions.rs",
-            "            (Some(SessionPending::End(ticket)), None | Some(SlotError::SessionEnded(_))) => {",
-            r#"            (Some(SessionPending::End(ticket)), None) if planted!("EndsWithoutTheStore") => {
-                out.push(SlotOutput::Answer { ticket, result: Ok(SlotAnswer::Done(Done)) });
-            }
-            (Some(SessionPending::End(ticket)), None | Some(SlotError::SessionEnded(_))) => {"#,
-        )],
-    ),
-    bug(
-        "OldSaveWins",
-        "sessions: an earlier write that comes late takes the place of a later one",
-        220,
-        &[edit(
-            "sim/store.rs",
-            "if row.record.is_some() && (ended || later) {",
-            r#"if row.record.is_some() && (ended || later || planted!("OldSaveWins")) {"#,
-        )],
-    ),
-    bug(
-        "FailedSaveCounts",
-        "sessions: a write that failed is taken for done",
-        400,
-        &[edit(
-            "logic/primary/sessions.rs",
-            "        if result.is_ok() {\n            self.order_once(session, SessionEntry::Saved",
-            r#"        if result.is_ok() || planted!("FailedSaveCounts") {
-            self.order_once(session, SessionEntry::Saved"#,
-        )],
-    ),
-    bug(
         "ReconcilesByLength",
         "rule 5: a member that holds more than the new primary keeps what it has",
         50,
@@ -478,89 +432,9 @@ const OTHERS: &[Planted] = &[
         )],
     ),
     bug(
-        "OrdersWritesWithoutTheTerm",
-        "sessions: a write of a slot that has started again loses to one from before",
-        40,
-        &[edit(
-            "logic/primary/sessions.rs",
-            "out.push(SlotOutput::Save { record, ended, term: self.term, index });",
-            r#"let term = if planted!("OrdersWritesWithoutTheTerm") { 0 } else { self.term };
-        out.push(SlotOutput::Save { record, ended, term, index });"#,
-        )],
-    ),
-    bug(
-        "EndsInMemory",
-        "sessions: an end is never written to the store",
-        20,
-        &[edit(
-            "logic/slot/sessions.rs",
-            "            session.mark_changed(index);\n            return SessionEffect::Ended",
-            r#"            session.mark_changed(if planted!("EndsInMemory") { session.saved } else { index });
-            return SessionEffect::Ended"#,
-        )],
-    ),
-    bug(
-        "AnswersTheSecondEnd",
-        "sessions: who asks for an end that another has asked for is answered before the store has it",
-        700,
-        &[edit(
-            "logic/primary/sessions.rs",
-            "if self.state().and_then(|state| state.session(session)).is_some_and(Session::is_unsaved) {",
-            r#"let told = planted!("AnswersTheSecondEnd") && self.sessions.writes.contains(&session);
-        if !told && self.state().and_then(|state| state.session(session)).is_some_and(Session::is_unsaved) {"#,
-        )],
-    ),
-    bug(
-        "JoinsInMemory",
-        "sessions: a client's join is never written to the store",
-        500,
-        &[edit(
-            "logic/slot/sessions.rs",
-            "            Ok(is_new) => is_new,",
-            r#"            Ok(is_new) => is_new && !planted!("JoinsInMemory"),"#,
-        )],
-    ),
-    bug(
-        "ForgetsWhoIsOpen",
-        "S7: a new primary does not know which earlier connections may be open",
-        2200,
-        &[edit(
-            "logic/session.rs",
-            "self.open.insert(earlier.gateway, earlier.number);",
-            r#"if planted!("ForgetsWhoIsOpen") {
-                self.open.clear();
-            }
-            self.open.insert(earlier.gateway, earlier.number);"#,
-        )],
-    ),
-    bug(
-        "TrustsTheSuspicion",
-        "S7: an attachment whose gateway is believed dead counts as closed, also when that is not so",
-        400,
-        &[edit(
-            "logic/session.rs",
-            "            self.closed |= self.last.as_ref().is_some_and(is_it);\n        }",
-            r#"            self.closed |= self.last.as_ref().is_some_and(is_it);
-        } else if planted!("TrustsTheSuspicion") {
-            self.closed |= self.last.as_ref().is_some_and(is_it);
-        }"#,
-        )],
-    ),
-    bug(
-        "UndoesTooEarly",
-        "sessions: a goodbye is answered while the session is being loaded for the attach that it undoes",
-        1_500,
-        &[edit(
-            "logic/primary/sessions.rs",
-            "if self.sessions.loading.contains_key(&session) || self.sessions.renewals.contains_key(&session) =>",
-            r#"if !planted!("UndoesTooEarly")
-                    && (self.sessions.loading.contains_key(&session) || self.sessions.renewals.contains_key(&session)) =>"#,
-        )],
-    ),
-    bug(
         "RefusesWhatWasLost",
         "S3: a publish is said to be refused, although an earlier attempt at it was carried out",
-        400,
+        1_300,
         &[edit(
             "logic/asking.rs",
             "SlotError::NotEnoughCopies { .. })\n                if self.may_be_done =>",
@@ -592,16 +466,6 @@ const OTHERS: &[Planted] = &[
         )],
     ),
     bug(
-        "GivesToTheSlow",
-        "S7: an attach that was slow on its way displaces the connection that its client has opened since",
-        460,
-        &[edit(
-            "logic/primary/sessions.rs",
-            "if self.later_stays(session, (&gateway, connection), since_ms) {",
-            r#"if self.later_stays(session, (&gateway, connection), since_ms) && !planted!("GivesToTheSlow") {"#,
-        )],
-    ),
-    bug(
         "GivesNumbersAgain",
         "S3: the answer to an attempt that was given up is taken for the answer to another request",
         100,
@@ -612,36 +476,6 @@ const OTHERS: &[Planted] = &[
             true => (1..).find(|number| !self.asked.contains_key(number)).unwrap_or(0),
             false => self.last + 1,
         };"#,
-        )],
-    ),
-    bug(
-        "LosesGoodbyes",
-        "sessions: a goodbye that was not heard is not said again, and the session stays attached",
-        1_400,
-        &[edit(
-            "logic/attachments/goodbyes.rs",
-            "        if is_heard(result) {",
-            r#"        if is_heard(result) || planted!("LosesGoodbyes") {"#,
-        )],
-    ),
-    bug(
-        "LeavesUnknownAttaches",
-        "sessions: an attach of unknown outcome is not undone, and its client is gone",
-        1_000,
-        &[edit(
-            "logic/attachments.rs",
-            "if error == SlotError::Unknown {",
-            r#"if error == SlotError::Unknown && !planted!("LeavesUnknownAttaches") {"#,
-        )],
-    ),
-    bug(
-        "ForgetsNews",
-        "S7: that an attachment is displaced is forgotten when it is heard before the answer that made it",
-        400,
-        &[edit(
-            "logic/attachments.rs",
-            "news.displaced = news.displaced.max(number);",
-            r#"news.displaced = if planted!("ForgetsNews") { 0 } else { news.displaced.max(number) };"#,
         )],
     ),
     bug(

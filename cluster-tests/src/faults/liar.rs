@@ -41,7 +41,7 @@ use super::{
     scene::{STAY, Scene},
     strangers::members,
 };
-use crate::{cluster::Cluster, network::HOME, ports::free_block, process::LIMIT, wait::wait_until};
+use crate::{api, cluster::Cluster, network::HOME, ports::free_block, process::LIMIT, wait::wait_until};
 
 /// The liar's name.
 const NAME: &str = "n9";
@@ -95,8 +95,8 @@ pub(super) async fn lies(scene: &mut Scene<'_>) -> Result<()> {
     // Then those whom only the liar has named are forgotten, and so is the liar.
     let api = scene.cluster.api(0);
     let is_missed = async || {
-        let reasons = api.health().await.map(|health| health["reasons"].to_string());
-        reasons.is_ok_and(|reasons| reasons.contains(NOBODY) && reasons.contains(NAME))
+        let health = api.health().await;
+        health.is_ok_and(|health| [NOBODY, NAME].iter().all(|name| api::reason(&health, name).is_some()))
     };
     wait_until("the liar and whom it has named to be missed", LIMIT, is_missed).await?;
     Ok(())

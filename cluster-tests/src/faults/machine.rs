@@ -12,7 +12,7 @@ use serde_json::json;
 use tokio::process::{Child, Command};
 
 use super::scene::{ONE, STAY, Scene};
-use crate::{process::LIMIT, socket::Socket, wait::wait_for};
+use crate::{api, process::LIMIT, socket::Socket, wait::wait_for};
 
 /// Sessions that a clock which is days ahead would end, and how long they are to live.
 const SHORT_SESSIONS: usize = 20;
@@ -80,8 +80,7 @@ pub(super) async fn clock_at_start(scene: &mut Scene<'_>, offset: &str) -> Resul
     let api = scene.cluster.api(ONE);
     let says = async || {
         let health = api.health().await.ok()?;
-        let mut reasons = health["reasons"].as_array()?.iter().filter_map(|reason| reason.as_str());
-        Some(reasons.find(|reason| reason.contains("clock")).map(str::to_owned))
+        Some(api::reason(&health, "clock").map(str::to_owned))
     };
     let says_it = async || says().await.flatten();
     let (said, after) = wait_for("the node to say that its clock is wrong", CLOCK_SAID, says_it).await?;

@@ -7,7 +7,7 @@ use roost::clock::mono_ms;
 use tokio::task::JoinSet;
 
 use super::scene::{ONE, Scene};
-use crate::{greed::Greed, process::LIMIT, servers::mapped_mb};
+use crate::{api, greed::Greed, process::LIMIT, servers::mapped_mb};
 
 /// What clients may make each node hold.
 const BUDGET_MB: u64 = 64;
@@ -93,8 +93,7 @@ impl Seen {
         ensure!(live.status == 200, "/livez: {live:?}");
         self.probes += 1;
         let health = api.health().await?;
-        let mut reasons = health["reasons"].as_array().into_iter().flatten().filter_map(|reason| reason.as_str());
-        let short = reasons.any(|reason| reason.contains("limits.memory_bytes"));
+        let short = api::reason(&health, "limits.memory_bytes").is_some();
         ensure!(!short || health["status"] == "yellow", "memory is short, and health is {health}");
         self.said |= short;
         Ok(())

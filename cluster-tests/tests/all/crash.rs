@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::{Result, ensure};
 use cluster_tests::{
-    api::Api,
+    api::{self, Api},
     client::{Client, State},
     cluster::{Cluster, Kind},
     history::{History, Summary},
@@ -136,8 +136,7 @@ async fn noticed(api: &Api, dead: usize) -> Result<String> {
     let what = format!("{} to report that {name} is gone", api.base());
     let look = async || {
         let health = api.health().await.ok()?;
-        let reasons = health["reasons"].as_array()?.iter().filter_map(Value::as_str);
-        let reason = reasons.into_iter().find(|reason| reason.contains(&name))?;
+        let reason = api::reason(&health, &name)?;
         (health["status"] != "green").then(|| format!("{}: {reason}", health["status"]))
     };
     Ok(wait_for(&what, HEALTH_LIMIT, look).await?.0)

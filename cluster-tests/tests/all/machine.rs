@@ -111,7 +111,7 @@ async fn a_full_disk_under_the_store() -> Result<()> {
     fs::remove_file(&filler)?;
     drop(file);
     let taken = wait_until("sessions to be taken", LIMIT, async || api.create_session("after").await.is_ok()).await;
-    taken.with_context(|| format!("it said: {:#?}", program.complaints()))?;
+    taken.with_context(|| format!("it said: {:#?}", program.output()))?;
     wait_until("the store to be well", LIMIT, async || database().await == "up").await?;
     client.publish_now("chat:1", "after").await?;
     let complaints = program.complaints();

@@ -2,6 +2,7 @@
 //! file; those of different files take turns ([`cluster_tests::turn`]).
 
 mod bad_input;
+mod bench;
 mod crash;
 mod drain;
 mod elsewhere;

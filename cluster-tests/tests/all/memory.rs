@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use cluster_tests::{
-    api::Api,
+    api::{self, Api},
     client::{Client, ClientOptions},
     greed::{Greed, MESSAGE_BYTES},
     process::Program,
@@ -59,8 +59,7 @@ async fn a_greedy_client_does_not_take_the_nodes_memory() -> Result<()> {
         most_mb = most_mb.max(resident_mb(id)?);
         if yellow.is_null() {
             let health = api.get("/v1/cluster/health").await?.body;
-            let is_it = |reason: &&Value| reason.as_str().is_some_and(|reason| reason.contains("limits.memory_bytes"));
-            yellow = health["reasons"].as_array().and_then(|all| all.iter().find(is_it)).cloned().unwrap_or_default();
+            yellow = api::reason(&health, "limits.memory_bytes").map(Value::from).unwrap_or_default();
         }
         tokio::time::sleep(PAUSE).await;
     }

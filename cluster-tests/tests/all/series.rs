@@ -275,8 +275,11 @@ async fn at_the_door(seen: &Seen) -> Result<()> {
     let (url, api) = (&program.http_url(0), &Api::new(program.http_url(0)));
     let large = |bytes: usize| json!({"type": "publish", "id": "large", "group": "g", "data": "x".repeat(bytes)});
 
-    seen.until(&[&limit("heartbeat_s"), &limit("idle_s"), "roost_connections", "roost_sessions"], || async {
+    let (late, gone) = (limit("heartbeat_s"), limit("idle_s"));
+    seen.until(&[&late, &gone, "roost_connections", "roost_sessions", "roost_pings_total"], || async {
         let mut silent = attached(url).await?;
+        // Whoever reads answers pings, and stays.
+        tokio::time::sleep(Duration::from_secs(4)).await;
         silent.until_closed().await.map(drop)
     })
     .await?;

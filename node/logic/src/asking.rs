@@ -12,7 +12,10 @@ mod outstanding;
 mod tests;
 
 pub use self::outstanding::Outstanding;
-use super::{chance::Chance, request::SlotError};
+use super::{
+    chance::Chance,
+    request::{SlotAnswer, SlotError},
+};
 use crate::id::{Member, Term};
 
 /// An attempt at a primary that is believed to be there lasts at most this long, in milliseconds.
@@ -26,9 +29,9 @@ const PAUSE_MAX_MS: u64 = 200;
 /// Counts the attempts of one request, from 1.
 pub type Attempt = u32;
 
-/// What happens to a request. `A` is its answer.
+/// What happens to a request.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Input<A> {
+pub enum Input {
     /// What the newest confirmed map says of the slot: given first of all, and again with each map.
     Map {
         /// The map's version; 0 where there is none.
@@ -41,7 +44,7 @@ pub enum Input<A> {
         /// To which attempt.
         attempt: Attempt,
         /// What it says.
-        result: Result<A, SlotError>,
+        result: Result<SlotAnswer, SlotError>,
     },
     /// Nobody was asked: there is no way to the primary now.
     NotSent { attempt: Attempt },
@@ -53,9 +56,9 @@ pub enum Input<A> {
     Due,
 }
 
-/// What a request wants done. `A` is its answer.
+/// What a request wants done.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Output<A> {
+pub enum Output {
     /// Ask. The earlier attempt, where there is one, is given up: nobody waits for its answer.
     Send {
         /// For the answer.
@@ -75,7 +78,7 @@ pub enum Output<A> {
         /// The version that is known here.
         newer_than: u64,
     },
-    Done(Result<A, SlotError>),
+    Done(Result<SlotAnswer, SlotError>),
 }
 
 /// A request that is being asked. See the module.
@@ -131,7 +134,7 @@ impl Asking {
     /// # Panics
     ///
     /// Where it would end twice, which is a fault of this core.
-    pub fn handle<A>(&mut self, now_ms: u64, input: Input<A>, out: &mut Vec<Output<A>>) {
+    pub fn handle(&mut self, now_ms: u64, input: Input, out: &mut Vec<Output>) {
         match input {
             Input::Map { version, primary } => self.on_map(now_ms, version, primary, out),
             Input::Answered { attempt, result } if self.is_under_way(attempt) => self.on_answer(now_ms, result, out),
@@ -164,7 +167,7 @@ impl Asking {
         self.attempts == attempt && matches!(self.stage, Stage::UnderWay { .. })
     }
 
-    fn on_map<A>(&mut self, now_ms: u64, version: u64, primary: Option<(Member, Term)>, out: &mut Vec<Output<A>>) {
+    fn on_map(&mut self, now_ms: u64, version: u64, primary: Option<(Member, Term)>, out: &mut Vec<Output>) {
         if self.stage == Stage::Done || version < self.version {
             return;
         }
@@ -181,7 +184,7 @@ impl Asking {
         self.attempt(now_ms, out);
     }
 
-    fn on_answer<A>(&mut self, now_ms: u64, result: Result<A, SlotError>, out: &mut Vec<Output<A>>) {
+    fn on_answer(&mut self, now_ms: u64, result: Result<SlotAnswer, SlotError>, out: &mut Vec<Output>) {
         match result {
             Err(SlotError::NotPrimary { map_version, ordered }) => {
                 self.may_be_done |= ordered;
@@ -198,6 +201,7 @@ impl Asking {
             {
                 self.pause(now_ms, out);
             }
+            Ok(answer) if self.may_be_done && answer.refused_part().is_some() => self.pause(now_ms, out),
             Err(SlotError::StoreUnavailable(_) | SlotError::TooManyGroups | SlotError::TooLong { done: false })
                 if self.may_be_done =>
             {
@@ -207,7 +211,7 @@ impl Asking {
         }
     }
 
-    fn on_due<A>(&mut self, now_ms: u64, out: &mut Vec<Output<A>>) {
+    fn on_due(&mut self, now_ms: u64, out: &mut Vec<Output>) {
         match self.stage {
             Stage::Pausing { until_ms } if until_ms <= now_ms => self.attempt(now_ms, out),
             Stage::UnderWay { until_ms, .. } if until_ms <= now_ms => {
@@ -218,7 +222,7 @@ impl Asking {
         }
     }
 
-    fn attempt<A>(&mut self, now_ms: u64, out: &mut Vec<Output<A>>) {
+    fn attempt(&mut self, now_ms: u64, out: &mut Vec<Output>) {
         if self.is_over || self.until_ms <= now_ms {
             return self.give_up(out);
         }
@@ -233,7 +237,7 @@ impl Asking {
     }
 
     /// Between half of the pause and all of it: those who were refused together do not come back together.
-    fn pause<A>(&mut self, now_ms: u64, out: &mut Vec<Output<A>>) {
+    fn pause(&mut self, now_ms: u64, out: &mut Vec<Output>) {
         if self.is_over || self.until_ms <= now_ms {
             return self.give_up(out);
         }
@@ -243,11 +247,11 @@ impl Asking {
         self.stage = Stage::Pausing { until_ms: self.until_ms.min(now_ms + pause_ms) };
     }
 
-    fn give_up<A>(&mut self, out: &mut Vec<Output<A>>) {
+    fn give_up(&mut self, out: &mut Vec<Output>) {
         self.end(Err(if self.may_be_done { SlotError::Unknown } else { SlotError::Unavailable }), out);
     }
 
-    fn end<A>(&mut self, result: Result<A, SlotError>, out: &mut Vec<Output<A>>) {
+    fn end(&mut self, result: Result<SlotAnswer, SlotError>, out: &mut Vec<Output>) {
         assert!(self.stage != Stage::Done, "a request that has ended ends again");
         self.stage = Stage::Done;
         out.push(Output::Done(result));

@@ -294,7 +294,11 @@ impl Attachments {
             }
             Ok((number, record)) => match (news.ended, self.is_displaced(slot, session, number, &news)) {
                 (Some(reason), _) => self.cut_unattached(connection, Cut::Ended(reason), out),
-                (None, true) => self.cut_unattached(connection, Cut::Displaced, out),
+                (None, true) => {
+                    self.cut_unattached(connection, Cut::Displaced, out);
+                    // A slot that lost all of its copies may count from a lower number, and knows nothing of the later one.
+                    self.goodbyes.add(slot, Goodbye::Detach(session, number));
+                }
                 (None, false) => {
                     let later = news.record.filter(|news| news.revision > record.revision);
                     let record = later.unwrap_or(record);

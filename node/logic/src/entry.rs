@@ -15,6 +15,7 @@ const PRESENCE_BYTES: usize = 250;
 pub(crate) const SESSION_BYTES: usize = 1_000;
 pub(crate) const NAMED_BYTES: usize = 100;
 const ENTRY_BYTES: usize = 256;
+const NEW_MESSAGE_BYTES: usize = 64;
 
 /// How long a group keeps its messages, and the keys of its publishes; decided by the gateway from the namespace and written into each publish.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -36,6 +37,15 @@ pub struct Retention {
 pub struct Publisher {
     pub session: SessionId,
     pub user: String,
+}
+
+/// A message that has no place yet.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct NewMessage {
+    /// Repeats with it get the same place.
+    pub key: PublishKey,
+    /// JSON text, checked by the gateway that took it in.
+    pub data: Bytes,
 }
 
 /// A message of a group, as every copy and every gateway holds it.
@@ -223,9 +233,11 @@ impl Entry {
     /// What it takes in a log, in bytes, about.
     pub fn held_bytes(&self) -> u64 {
         let carried = match self {
-            Self::Group(_, GroupEntry::Publish { data, from, .. }) => {
-                data.len() + from.as_ref().map_or(0, |from| from.user.len())
+            Self::Group(_, GroupEntry::Publish { messages, from, .. }) => {
+                let data = messages.iter().map(|message| NEW_MESSAGE_BYTES + message.data.len());
+                data.sum::<usize>() + from.as_ref().map_or(0, |from| from.user.len())
             }
+            Self::Group(_, GroupEntry::Recall { keys }) => size_of_val(keys.as_slice()),
             Self::Group(_, GroupEntry::MemberJoin { member, .. }) => member.user.len() + member.info.len(),
             Self::Session(_, SessionEntry::Put { record, .. }) => record.held_bytes() as usize,
             Self::Session(_, SessionEntry::Change { change, .. }) => change.held_bytes(),
@@ -243,15 +255,14 @@ pub enum GroupEntry {
         /// Its epoch if it is new.
         epoch: Epoch,
     },
-    /// Appends a message, unless the key was seen in the window.
+    /// Appends messages, one after the other, but those whose keys were seen in the window. What one request asks for is one
+    /// entry: all of it is committed at once, and no take-over leaves a part of it.
     Publish {
         /// Its epoch if it is new.
         epoch: Epoch,
-        /// Repeats with this key get the first one's offset.
-        key: PublishKey,
-        /// JSON text.
-        data: Bytes,
-        /// The client that published it.
+        /// In their order.
+        messages: Vec<NewMessage>,
+        /// The client that published them.
         from: Option<Publisher>,
         /// When, in milliseconds since 1970.
         #[serde(deserialize_with = "crate::id::number")]
@@ -259,10 +270,10 @@ pub enum GroupEntry {
         /// What the group keeps from now on.
         retention: Retention,
     },
-    /// Finds the place of an earlier publish with this key, and changes nothing.
+    /// Finds the places of earlier publishes with these keys, and changes nothing.
     Recall {
-        /// The key of the publish.
-        key: PublishKey,
+        /// The keys of the publishes.
+        keys: Vec<PublishKey>,
     },
     /// Someone is present.
     MemberJoin {

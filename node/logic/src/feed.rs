@@ -30,7 +30,7 @@ use super::{
     entry::{Message, Presence},
     request::{JoinPoint, SlotError},
 };
-use crate::id::{AttachmentNumber, Epoch, NUMBER_MAX, Position, SessionId, Term};
+use crate::id::{Epoch, NUMBER_MAX, Position, Seat, Term};
 
 /// Numbers the requests of one feed.
 pub type Attempt = u64;
@@ -100,7 +100,7 @@ pub enum Input {
     Unsubscribe {
         subscriber: Subscriber,
         /// Whose presence is to end with it; nothing where it goes on for a while (the socket dropped).
-        leave: Option<(SessionId, AttachmentNumber)>,
+        leave: Option<Seat>,
     },
     /// To [`Output::AskJoin`].
     JoinAnswer {
@@ -192,9 +192,8 @@ pub enum Output {
         attempt: Attempt,
         /// Which connection it was.
         subscriber: Subscriber,
-        session: SessionId,
-        /// Up to this attachment.
-        attachment: AttachmentNumber,
+        /// And with it those of the client's earlier attachments.
+        seat: Seat,
     },
     /// The client has joined and is live from now on; messages for it alone may follow.
     Joined {
@@ -334,8 +333,7 @@ enum JoinStage {
 /// A presence that is being taken back.
 #[derive(Debug)]
 struct Departing {
-    session: SessionId,
-    attachment: AttachmentNumber,
+    seat: Seat,
     /// The join that it has to wait for, else the leave that was asked.
     waits_for: Attempt,
     asked: bool,

@@ -26,7 +26,7 @@ pub use requests::{Answer, Ask, Asked};
 use crate::{
     entry::{Message, Presence},
     feed::{self, Attempt, Feed, FeedSettings, Mark, Notice, Subscriber, To},
-    id::{AttachmentNumber, Epoch, GroupName, Member, Position, SessionId, SlotId, Term},
+    id::{Epoch, GroupName, Member, Position, Seat, SessionId, SlotId, Term},
     map::SharedMap,
     request::{Join, Leave, SlotError},
 };
@@ -95,7 +95,7 @@ pub enum Input {
         group: GroupName,
         subscriber: Subscriber,
         /// Whose presence is to end with it; nothing where it goes on for a while.
-        leave: Option<(SessionId, AttachmentNumber)>,
+        leave: Option<Seat>,
     },
     /// A connection is gone: it leaves all its groups, and its presence goes on for a while.
     Gone { subscriber: Subscriber },
@@ -115,7 +115,7 @@ pub enum Input {
         group: GroupName,
         subscriber: Subscriber,
     },
-    /// A primary pushed a message.
+    /// A primary pushed messages.
     Deliver {
         /// The group's slot.
         slot: SlotId,
@@ -123,7 +123,8 @@ pub enum Input {
         term: Term,
         group: GroupName,
         epoch: Epoch,
-        message: Message,
+        /// In the order of their offsets.
+        messages: Vec<Message>,
     },
     /// A primary pushed a change of the presence.
     Member {
@@ -251,9 +252,11 @@ impl Following {
             Input::Room { slot, group, subscriber } => {
                 self.step(now_ms, slot, &group, feed::Input::Room { subscriber }, out);
             }
-            Input::Deliver { slot, term, group, epoch, message } => {
-                // Where nobody here follows the group, its primary is to know.
-                self.step_opening(now_ms, slot, &group, feed::Input::Deliver { epoch, message, term }, out);
+            Input::Deliver { slot, term, group, epoch, messages } => {
+                for message in messages {
+                    // Where nobody here follows the group, its primary is to know.
+                    self.step_opening(now_ms, slot, &group, feed::Input::Deliver { epoch, message, term }, out);
+                }
             }
             Input::Member { slot, group, joined, member } => {
                 self.step(now_ms, slot, &group, feed::Input::Member { joined, member }, out);
@@ -291,7 +294,7 @@ impl Following {
         slot: SlotId,
         group: &GroupName,
         subscriber: Subscriber,
-        leave: Option<(SessionId, AttachmentNumber)>,
+        leave: Option<Seat>,
         out: &mut Vec<Output>,
     ) {
         self.ended(slot, group, subscriber, out);
@@ -440,9 +443,9 @@ impl Following {
                 let asked = Asked { slot, group, attempt };
                 self.requests.single(Ask::Join { asked, subscriber, request: Join { member, since } });
             }
-            feed::Output::AskLeave { attempt, subscriber, session, attachment } => {
+            feed::Output::AskLeave { attempt, subscriber, seat } => {
                 let asked = Asked { slot, group, attempt };
-                let request = Leave { session, attachment };
+                let request = Leave { session: seat.session, attachment: seat.attachment };
                 self.requests.single(Ask::Leave { asked, subscriber, request, tries: 1 });
             }
             feed::Output::AskRegister { attempt, since } => self.requests.register(slot, group, attempt, since),

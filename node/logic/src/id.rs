@@ -1,10 +1,14 @@
 //! The names of things. Plain values that print, compare and travel; no behaviour beyond making one from outside text.
 
+mod client;
+
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use serde::{Deserialize, Deserializer, Serialize, de::Error};
 use uuid::Uuid;
 use xxhash_rust::xxh3::xxh3_64;
+
+pub use self::client::{CLIENT_ID_MAX_BYTES, ClientId, ClientKey, Seat};
 
 /// The highest offset, index, term, version, generation, attachment number and time: the highest number that every reader of
 /// JSON holds exactly. None gets near it, and one above it is not read from a peer, a client or the store, so that whoever

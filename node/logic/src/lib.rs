@@ -3,6 +3,7 @@
 
 pub mod asking;
 pub mod attachments;
+pub mod batch;
 mod chance;
 pub mod clocks;
 pub mod encoded;

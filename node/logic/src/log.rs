@@ -163,11 +163,6 @@ impl GroupLog {
         self.window.offset(key)
     }
 
-    /// The same with the epoch.
-    pub fn place(&self, key: PublishKey) -> Option<Position> {
-        Some(Position { epoch: self.epoch, offset: self.seen(key)? })
-    }
-
     /// Appends a message, or finds that it is a repeat: then the first one's offset and no message.
     pub fn append(
         &mut self,

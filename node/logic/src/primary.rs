@@ -297,6 +297,11 @@ impl SlotCore {
                 }
             }
         }
+        if self.reign.as_ref().is_some_and(|reign| reign.groups.delivering.is_some())
+            && let Some(mut reigning) = self.reigning(now)
+        {
+            reigning.deliver(out);
+        }
     }
 
     /// Begins or ends being the primary. Whoever waits for what the old term was about to do is told to ask the new one.

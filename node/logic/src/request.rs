@@ -67,8 +67,8 @@ impl SlotRequest {
 pub enum SlotAnswer {
     /// One for each interest, in their order.
     Registered(Vec<JoinPoint>),
-    /// A message has its place.
-    Published(Published),
+    /// One for each message, in their order. A request none of which is taken or known is refused as a whole.
+    Published(Vec<Result<Published, SlotError>>),
     /// The gateway follows the group.
     Joined(JoinPoint),
     /// Messages.
@@ -84,6 +84,16 @@ pub enum SlotAnswer {
     Renewed(Renewed),
     /// Done; nothing to tell.
     Done(Done),
+}
+
+impl SlotAnswer {
+    /// Why a part of what was asked is certainly not done by this attempt, where there is one.
+    pub fn refused_part(&self) -> Option<&SlotError> {
+        match self {
+            Self::Published(published) => published.iter().find_map(|one| one.as_ref().err()),
+            _ => None,
+        }
+    }
 }
 
 /// The sessions of a [`Renew`] whose attachments the slot has as the gateway says.

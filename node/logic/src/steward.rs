@@ -14,7 +14,11 @@ mod asked;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeSet, fmt, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::Arc,
+};
 
 use self::asked::Asked;
 use crate::{
@@ -22,7 +26,7 @@ use crate::{
     id::{Generation, Member, NodeId},
     liveness::SharedPicture,
     map::{ClusterMap, MapChange, MapRequest, SharedMap, SlotAssignment},
-    plan::{PlanInput, plan},
+    plan::{NodeFacts, PlanInput, plan},
 };
 
 /// Changes that come within this time are looked at together.
@@ -150,6 +154,8 @@ pub struct Steward {
     map: Option<SharedMap>,
     asked: Asked,
     forgotten: BTreeSet<Member>,
+    /// From this no next map came, and none will: a plan is made of nothing else.
+    settled: Option<Considered>,
     is_retired: bool,
     under_way: Option<UnderWay>,
     /// Nothing is proposed before the map has been read.
@@ -159,6 +165,15 @@ pub struct Steward {
     back_off_ms: u64,
     not_before_ms: u64,
     wake_at_ms: Option<u64>,
+}
+
+/// What a plan is made from; the rest are settings.
+#[derive(PartialEq, Debug)]
+struct Considered {
+    map: SharedMap,
+    nodes: BTreeMap<NodeId, NodeFacts>,
+    requests: Vec<MapRequest>,
+    forgotten: BTreeSet<Member>,
 }
 
 /// What the store was asked and has not answered.
@@ -178,6 +193,7 @@ impl Steward {
             map: None,
             asked: Asked::default(),
             forgotten: BTreeSet::new(),
+            settled: None,
             is_retired: false,
             under_way: None,
             must_read: true,
@@ -298,15 +314,22 @@ impl Steward {
             return None;
         }
         self.asked.prune(&map, now_ms);
+        let (nodes, requests) = (picture.facts(&map), self.asked.list());
+        let considered = Considered { map, nodes, requests, forgotten: self.forgotten.clone() };
+        if self.settled.as_ref() == Some(&considered) {
+            return None;
+        }
         let next = plan(&PlanInput {
-            map: &map,
-            nodes: &picture.facts(&map),
-            requests: &self.asked.list(),
-            forgotten: &self.forgotten,
+            map: &considered.map,
+            nodes: &considered.nodes,
+            requests: &considered.requests,
+            forgotten: &considered.forgotten,
             copies: self.settings.copies,
             max_moves: self.settings.max_moves,
-        })?;
-        Some((map.version, next))
+        });
+        let version = considered.map.version;
+        self.settled = next.is_none().then_some(considered);
+        Some((version, next?))
     }
 
     fn read(&mut self, result: Result<Option<ClusterMap>, String>, now_ms: u64, out: &mut Vec<StewardOutput>) {

@@ -1,330 +1,199 @@
-//! `roost bench`: the time from a publish on one node to its delivery on another, and whether everything arrived.
-//!
-//! All clients are in this process, so that one clock stamps both ends. A message is stamped when it is due, not when the
-//! publisher gets to it: a cluster that stalls the publisher is not flattered by it.
+//! `roost bench`: loads a cluster with clients, and says what they saw and what that cost the nodes. The load itself is in
+//! the crate `roost-bench`; all clients are in this process.
 
-mod clients;
-
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{path::PathBuf, sync::Arc};
 
 use anyhow::{Context, ensure};
-use indicatif::{ProgressBar, ProgressStyle};
-use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use futures_util::future::BoxFuture;
+use roost_bench::{Backend, Plan, Report, Scenario, Target, roost::Roost};
 
-use self::clients::{Published, Publisher, Received, Subscriber};
-use super::{api::ApiArgs, print, url::NodeUrl};
-use crate::{clock, tasks::Tasks};
+use super::{
+    api::{Api, ApiArgs},
+    print,
+};
 
-/// How long nothing may arrive before the rest is counted as missing.
-const PATIENCE_MS: u64 = 5_000;
-const SETUP_LIMIT: Duration = Duration::from_secs(60);
-
-/// Arguments of `roost bench`.
+/// Arguments of `roost bench`. What is not given is the scenario's own.
 #[derive(Debug, clap::Args)]
 pub(super) struct BenchArgs {
-    /// The nodes, separated by commas; a group's publisher is on one, its subscribers are on the others
+    /// What to measure; everything but `cluster` unless given, and that too where several nodes are named
+    #[arg(value_parser = PossibleValuesParser::new(Scenario::ALL.map(Scenario::name))
+        .map(|name| name.parse::<Scenario>().expect("it is one of the names")))]
+    scenarios: Vec<Scenario>,
+    /// The nodes, separated by commas; those of `roost dev` unless given
     #[arg(
         long,
         value_delimiter = ',',
         default_value = "http://127.0.0.1:8000,http://127.0.0.1:8001,http://127.0.0.1:8002"
     )]
     urls: Vec<String>,
+    /// The processes of the nodes, separated by commas; found by their ports where they are on this machine
+    #[arg(long, value_delimiter = ',')]
+    pid: Vec<u32>,
     /// Groups, each with a publisher
-    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
-    groups: u32,
-    /// Subscribers of each group
-    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
-    subscribers: u32,
-    /// Messages in all
-    #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u64).range(1..))]
-    messages: u64,
-    /// Messages per second in all; 0 for as many as are answered
-    #[arg(long, default_value_t = 200)]
-    rate: u64,
-    /// Bytes of data in each message
-    #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u32).range(64..=1_000_000))]
-    bytes: u32,
-    /// How to publish
+    #[arg(long)]
+    groups: Option<u32>,
+    /// Members of each group, its publisher among them (fanout, groups, cluster, latency)
+    #[arg(long)]
+    members: Option<u32>,
+    /// Clients in all (connect, idle, resume)
+    #[arg(long)]
+    clients: Option<u32>,
+    /// Messages under way in all (fanout, groups, cluster)
+    #[arg(long)]
+    window: Option<u32>,
+    /// Messages a second in all (latency)
+    #[arg(long)]
+    rate: Option<u32>,
+    /// Bytes of JSON in each message
+    #[arg(long)]
+    bytes: Option<u32>,
+    /// Messages of each group that a client misses (resume)
+    #[arg(long)]
+    missed: Option<u32>,
+    /// Clients that connect at once
+    #[arg(long)]
+    at_once: Option<u32>,
+    /// How long each scenario is measured
+    #[arg(long)]
+    seconds: Option<f64>,
+    /// How to publish (fanout, groups, cluster, latency, resume)
     #[arg(long, value_enum, default_value_t = Via::Ws)]
     via: Via,
-    /// A line of JSON instead of a table
-    #[arg(long)]
-    json: bool,
     /// The key for the HTTP API, for --via http
     #[arg(long, env = "ROOST_API_KEY", hide_env_values = true, default_value = "dev-key")]
     api_key: String,
+    /// A line of JSON for each scenario instead of text
+    #[arg(long)]
+    json: bool,
+    /// A page with plots, written to this file
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
 }
 
-/// How the publisher publishes.
+/// How a group's messages are published.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
 enum Via {
-    /// As a client, over its WebSocket
+    /// By a member of the group, over its WebSocket
     Ws,
-    /// As a server, over HTTP
+    /// By a server, over HTTP: each message of a group after the one before is answered
     Http,
 }
 
-/// What all clients touch.
-#[derive(Debug, Default)]
-struct Progress {
-    delivered: AtomicU64,
-    answered: AtomicU64,
+/// A server that publishes over HTTP, through each of the nodes.
+#[derive(Debug)]
+struct Http {
+    nodes: Vec<Api>,
+}
+
+impl Http {
+    fn of(urls: &[String], api_key: &str) -> anyhow::Result<Self> {
+        let api = |url: &String| Api::new(&ApiArgs { url: url.clone(), api_key: api_key.to_owned() });
+        Ok(Self { nodes: urls.iter().map(api).collect::<Result<_, _>>()? })
+    }
+}
+
+impl Backend for Http {
+    fn publish<'a>(&'a self, node: usize, group: &'a str, data: String) -> BoxFuture<'a, Result<(), String>> {
+        let path = ["v1", "groups", group, "messages"];
+        let body = format!(r#"{{"data":{data}}}"#);
+        Box::pin(async move {
+            let answer = self.nodes[node].post(&path, body).await;
+            answer.map(drop).map_err(|refusal| refusal.to_string())
+        })
+    }
+}
+
+impl BenchArgs {
+    fn scenarios(&self) -> Vec<Scenario> {
+        let all = || Scenario::ALL.into_iter().filter(|one| *one != Scenario::Cluster || self.urls.len() > 1).collect();
+        if self.scenarios.is_empty() { all() } else { self.scenarios.clone() }
+    }
+
+    fn plan(&self, scenario: Scenario) -> Plan {
+        let of = Plan::of(scenario);
+        // A scenario that has no use for a size leaves it at 0.
+        let size = |given: Option<u32>, own: u32| if own == 0 { 0 } else { given.unwrap_or(own) };
+        let clients = size(self.clients, of.clients);
+        let at_once = if scenario == Scenario::Resume { clients } else { of.at_once };
+        Plan {
+            groups: self.groups.unwrap_or(of.groups),
+            members: size(self.members, of.members),
+            clients,
+            window: size(self.window, of.window),
+            rate: size(self.rate, of.rate),
+            bytes: self.bytes.unwrap_or(of.bytes),
+            missed: size(self.missed, of.missed),
+            at_once: self.at_once.unwrap_or(at_once),
+            seconds: if of.seconds > 0.0 { self.seconds.unwrap_or(of.seconds) } else { 0.0 },
+            ..of
+        }
+    }
 }
 
 pub(super) async fn run(args: BenchArgs) -> anyhow::Result<()> {
-    ensure!(!args.urls.is_empty(), "name the nodes with --urls");
-    for url in &args.urls {
-        NodeUrl::parse(url, "http")?;
-    }
-    if args.urls.len() == 1 {
-        print::note(format_args!("only one node is named: this measures deliveries within it, not between nodes"));
-    }
-    let tasks = Tasks::new();
-    let outcome = Box::pin(measure(&args, &tasks)).await;
-    tasks.shut_down(Duration::from_secs(5)).await;
-    let outcome = outcome?;
-    print::line(if args.json { outcome.json(&args) } else { outcome.table(&args) })?;
-    let (missing, disorder) = (outcome.missing(), outcome.received.disorder);
-    ensure!(missing == 0 && disorder == 0, "{missing} deliveries are missing, {disorder} came out of order");
-    Ok(())
-}
-
-async fn measure(args: &BenchArgs, tasks: &Tasks) -> anyhow::Result<Outcome> {
-    let progress = Arc::new(Progress::default());
-    let run: u32 = rand::random();
-    let nodes = args.urls.len();
-    let clients = (args.groups * args.subscribers) as usize;
-    let (received_in, mut received_out) = mpsc::channel(clients);
-    let (published_in, mut published_out) = mpsc::channel(args.groups as usize);
-    let enough = CancellationToken::new();
-    let mut due = Vec::new();
-    let bar = bar(u64::from(args.groups) * u64::from(args.subscribers + 1), "connecting");
-    for group in 0..args.groups {
-        let name = format!("bench-{run:08x}-{group}");
-        let home = group as usize % nodes;
-        for number in 0..args.subscribers as usize {
-            // Never the publisher's own node, where there is another.
-            let node = if nodes == 1 { 0 } else { (home + 1 + number % (nodes - 1)) % nodes };
-            let expected = share(args.messages, args.groups, group);
-            let subscriber =
-                tokio::time::timeout(SETUP_LIMIT, Box::pin(Subscriber::join(&args.urls[node], &name, expected)))
-                    .await
-                    .context("a subscriber did not get to join in time")??;
-            let (progress, done) = (progress.clone(), received_in.clone());
-            tasks.spawn_detached("bench subscriber", Box::pin(subscriber.run(progress, enough.clone(), done)));
-            bar.inc(1);
-        }
-        let api = ApiArgs { url: args.urls[home].clone(), api_key: args.api_key.clone() };
-        let publisher =
-            tokio::time::timeout(SETUP_LIMIT, Box::pin(Publisher::join(api, name, args.via, args.bytes as usize)))
-                .await
-                .context("a publisher did not get to join in time")??;
-        let (queue, queued) = mpsc::channel(1_024);
-        due.push(queue);
-        tasks.spawn_detached(
-            "bench publisher",
-            Box::pin(publisher.run(queued, progress.clone(), enough.clone(), published_in.clone())),
+    let plans: Vec<Plan> = args.scenarios().into_iter().map(|scenario| args.plan(scenario)).collect();
+    for plan in &plans {
+        plan.check().with_context(|| format!("scenario {}", plan.scenario))?;
+        ensure!(
+            plan.scenario != Scenario::Cluster || args.urls.len() > 1,
+            "scenario cluster needs several nodes: name them with --urls"
         );
-        bar.inc(1);
     }
-    bar.finish_and_clear();
-    drop((received_in, published_in));
-
-    let start_us = clock::mono_us();
-    let watch = watch(args, &progress);
-    let pace = async {
-        pace(args, &due).await;
-        drop(due);
-        std::future::pending::<()>().await;
+    let backend: Option<Arc<dyn Backend>> = match args.via {
+        Via::Ws => None,
+        Via::Http => Some(Arc::new(Http::of(&args.urls, &args.api_key)?)),
     };
-    tokio::select! {
-        () = watch => {}
-        () = pace => {}
-    }
-    let took_us = clock::mono_us() - start_us;
-    // What has not arrived by now is missing: the subscribers report what they have.
-    enough.cancel();
-    let (mut received, mut published) = (Received::default(), Published::default());
-    while let Some(one) = received_out.recv().await {
-        received.add(one);
-    }
-    while let Some(one) = published_out.recv().await {
-        published.add(one);
-    }
-    received.latency_us.sort_unstable();
-    published.answer_us.sort_unstable();
-    Ok(Outcome { expected: args.messages * u64::from(args.subscribers), took_us, received, published })
-}
-
-/// How many of the messages are this group's: dealt out in turn.
-fn share(messages: u64, groups: u32, group: u32) -> u64 {
-    messages / u64::from(groups) + u64::from(u64::from(group) < messages % u64::from(groups))
-}
-
-/// Hands each message to its publisher when it is due. Waits where a publisher is behind by its whole queue.
-async fn pace(args: &BenchArgs, due: &[mpsc::Sender<u64>]) {
-    let start_us = clock::mono_us();
-    for number in 0..args.messages {
-        if let Some(at_us) = number.saturating_mul(1_000_000).checked_div(args.rate) {
-            let now_us = clock::mono_us() - start_us;
-            if at_us > now_us {
-                tokio::time::sleep(Duration::from_micros(at_us - now_us)).await;
-            }
+    let target = Target { urls: args.urls, dialect: Arc::new(Roost), backend, pids: args.pid };
+    let mut reports: Vec<Report> = Vec::new();
+    for plan in plans {
+        let report = Box::pin(roost_bench::run(&target, plan)).await?;
+        if args.json {
+            print::line(report.json())?;
+        } else {
+            print::line(&report)?;
         }
-        let publisher = &due[(number % due.len() as u64) as usize];
-        if publisher.send(clock::mono_us()).await.is_err() {
-            return;
+        reports.push(report);
+        // What was measured before a failure is on the page.
+        if let Some(path) = &args.html {
+            std::fs::write(path, roost_bench::page(&reports)).with_context(|| format!("{}", path.display()))?;
         }
     }
-}
-
-/// Shows the deliveries, until all are there or none has come for a while.
-async fn watch(args: &BenchArgs, progress: &Progress) {
-    let expected = args.messages * u64::from(args.subscribers);
-    let bar = bar(expected, "deliveries");
-    let (mut last, mut since_ms) = ((0, 0), clock::mono_ms());
-    loop {
-        let now = (progress.delivered.load(Ordering::Relaxed), progress.answered.load(Ordering::Relaxed));
-        bar.set_position(now.0);
-        if now != last {
-            (last, since_ms) = (now, clock::mono_ms());
-        }
-        let slowest_ms = 1_000 / args.rate.max(1) + PATIENCE_MS;
-        let all = now.0 >= expected && now.1 >= args.messages;
-        if all || clock::mono_ms() - since_ms > slowest_ms {
-            bar.finish_and_clear();
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
-/// To standard error; hidden where that is no terminal.
-fn bar(length: u64, what: &'static str) -> ProgressBar {
-    let style =
-        ProgressStyle::with_template("{msg:12} {bar:40} {pos}/{len} {per_sec} {eta}").expect("the template is right");
-    ProgressBar::new(length).with_style(style).with_message(what)
-}
-
-struct Outcome {
-    expected: u64,
-    took_us: u64,
-    received: Received,
-    published: Published,
-}
-
-impl Outcome {
-    fn missing(&self) -> u64 {
-        self.expected.saturating_sub(self.received.latency_us.len() as u64)
-    }
-
-    fn per_second(&self, count: usize) -> f64 {
-        count as f64 * 1e6 / self.took_us.max(1) as f64
-    }
-
-    fn table(&self, args: &BenchArgs) -> String {
-        let Self { expected, received, published, .. } = self;
-        let (delivery, answer) = (Percentiles::of(&received.latency_us), Percentiles::of(&published.answer_us));
-        format!(
-            "{} groups of {} subscribers, {} messages of {} bytes, on {} nodes\n\
-             delivered   {} of {expected}, {} missing, {} out of order\n\
-             latency     {delivery}   from publish to delivery\n\
-             answered    {} of {}, {} refused\n\
-             answer      {answer}   from publish to answer\n\
-             throughput  {:.0} publishes/s, {:.0} deliveries/s",
-            args.groups,
-            args.subscribers,
-            args.messages,
-            args.bytes,
-            args.urls.len(),
-            received.latency_us.len(),
-            self.missing(),
-            received.disorder,
-            published.answer_us.len(),
-            args.messages,
-            published.refused,
-            self.per_second(published.answer_us.len()),
-            self.per_second(received.latency_us.len()),
-        )
-    }
-
-    fn json(&self, args: &BenchArgs) -> String {
-        let Self { expected, received, published, .. } = self;
-        serde_json::json!({
-            "nodes": args.urls.len(), "groups": args.groups, "subscribers": args.subscribers, "messages": args.messages,
-            "expected": expected, "delivered": received.latency_us.len(), "missing": self.missing(),
-            "out_of_order": received.disorder, "refused": published.refused,
-            "delivery_us": Percentiles::of(&received.latency_us).json(),
-            "answer_us": Percentiles::of(&published.answer_us).json(),
-            "publishes_per_s": self.per_second(published.answer_us.len()),
-            "deliveries_per_s": self.per_second(received.latency_us.len()),
-        })
-        .to_string()
-    }
-}
-
-/// Of sorted microseconds.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Percentiles {
-    p50: u64,
-    p90: u64,
-    p99: u64,
-    max: u64,
-}
-
-impl Percentiles {
-    fn of(sorted: &[u64]) -> Self {
-        // The smallest value that at least this share of all does not exceed.
-        let at =
-            |percent: usize| sorted.get((sorted.len() * percent).div_ceil(100).saturating_sub(1)).copied().unwrap_or(0);
-        Self { p50: at(50), p90: at(90), p99: at(99), max: at(100) }
-    }
-
-    fn json(self) -> serde_json::Value {
-        serde_json::json!({ "p50": self.p50, "p90": self.p90, "p99": self.p99, "max": self.max })
-    }
-}
-
-impl std::fmt::Display for Percentiles {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let ms = |us: u64| us as f64 / 1_000.0;
-        let Self { p50, p90, p99, max } = *self;
-        write!(f, "p50 {:.2} ms  p90 {:.2} ms  p99 {:.2} ms  max {:.2} ms", ms(p50), ms(p90), ms(p99), ms(max))
-    }
+    let failed = reports.iter().filter(|report| !report.is_whole()).map(|report| report.plan.scenario.name());
+    let failed: Vec<_> = failed.collect();
+    ensure!(failed.is_empty(), "not everything arrived once and in order, or was let in: {}", failed.join(", "));
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
 
-    #[test]
-    fn percentiles_are_of_the_nearest_rank() {
-        let check = |sorted: &[u64], expected: [u64; 4]| {
-            let Percentiles { p50, p90, p99, max } = Percentiles::of(sorted);
-            assert_eq!([p50, p90, p99, max], expected, "of {sorted:?}");
-        };
-        check(&[], [0; 4]);
-        check(&[7], [7; 4]);
-        check(&[1, 2], [1, 2, 2, 2]);
-        check(&(1..=100).collect::<Vec<_>>(), [50, 90, 99, 100]);
-        check(&(1..=1_000).collect::<Vec<_>>(), [500, 900, 990, 1_000]);
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        bench: BenchArgs,
+    }
+
+    fn parse(line: &str) -> BenchArgs {
+        Line::try_parse_from(std::iter::once("bench").chain(line.split_whitespace())).unwrap().bench
     }
 
     #[test]
-    fn every_message_has_a_group() {
-        for (messages, groups) in [(10, 3), (2, 5), (7, 7), (1, 1)] {
-            assert_eq!((0..groups).map(|group| share(messages, groups, group)).sum::<u64>(), messages);
-            for group in 0..groups {
-                let dealt = (0..messages).filter(|number| number % u64::from(groups) == u64::from(group)).count();
-                assert_eq!(share(messages, groups, group), dealt as u64);
-            }
-        }
+    fn a_scenario_keeps_the_sizes_that_are_not_given() {
+        let args = parse("fanout resume --members 10 --clients 300 --seconds 2 --rate 7");
+        let fanout = args.plan(Scenario::Fanout);
+        assert_eq!((fanout.members, fanout.clients, fanout.window, fanout.rate, fanout.seconds), (10, 0, 1, 0, 2.0));
+        let resume = args.plan(Scenario::Resume);
+        assert_eq!((resume.members, resume.clients, resume.at_once, resume.seconds), (0, 300, 300, 0.0));
+        assert_eq!(args.scenarios(), [Scenario::Fanout, Scenario::Resume]);
+    }
+
+    #[test]
+    fn one_node_is_no_cluster() {
+        assert!(!parse("--urls http://a").scenarios().contains(&Scenario::Cluster));
+        assert!(parse("--urls http://a,http://b").scenarios().contains(&Scenario::Cluster));
     }
 }

@@ -86,7 +86,7 @@ async fn until_told(
     terminate: &mut signal::unix::Signal,
 ) -> anyhow::Result<()> {
     tokio::select! {
-        healthy = wait_until_green(cluster) => healthy?,
+        () = wait_until_green(cluster) => {}
         _ = signal::ctrl_c() => return Ok(()),
         _ = terminate.recv() => return Ok(()),
     }
@@ -191,25 +191,36 @@ async fn status(cluster: &DevCluster) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn wait_until_green(cluster: &DevCluster) -> anyhow::Result<()> {
+async fn wait_until_green(cluster: &DevCluster) {
     let green = async {
         while health(cluster).await.map_or(true, |health| health["status"] != "green") {
             tokio::time::sleep(LOOK_AGAIN).await;
         }
     };
     if tokio::time::timeout(READY_LIMIT, green).await.is_err() {
-        print::note(format_args!("the cluster is not healthy yet: {}", health(cluster).await?["reasons"]));
+        match health(cluster).await {
+            Ok(health) => print::note(format_args!("the cluster is not healthy yet: {}", health["reasons"])),
+            Err(error) => print::note(format_args!("the cluster does not say yet how it is: {error:#}")),
+        }
     }
-    Ok(())
+}
+
+/// The token of a session to try things with.
+async fn first_session(cluster: &DevCluster, api_key: &str) -> anyhow::Result<String> {
+    let created = api(cluster, 1, api_key)?.post(&["v1", "sessions"], json!({"user": "ann"}).to_string()).await?;
+    let created: Value = serde_json::from_str(&created)?;
+    Ok(created["token"].as_str().context("the answer has no token")?.to_owned())
 }
 
 /// What to try next, with a session to try it with.
 async fn introduce(cluster: &DevCluster, args: &DevArgs) -> anyhow::Result<()> {
     let (first, last) = (cluster.http_url(1), cluster.http_url(cluster.len()));
     let key = &args.api_key;
-    let created = api(cluster, 1, key)?.post(&["v1", "sessions"], json!({"user": "ann"}).to_string()).await?;
-    let created: Value = serde_json::from_str(&created)?;
-    let token = created["token"].as_str().context("the first session could not be created")?;
+    // The cluster serves all the same: a full disk, for one, is over some time.
+    let token = match first_session(cluster, key).await {
+        Ok(token) => format!("{token}   (user ann)"),
+        Err(error) => format!("none: the first session could not be created: {error:#}"),
+    };
     print::note(format_args!(""));
     for number in cluster.running() {
         print::line(format_args!("node n{number}  {}", cluster.http_url(number)))?;
@@ -217,7 +228,7 @@ async fn introduce(cluster: &DevCluster, args: &DevArgs) -> anyhow::Result<()> {
     print::line(format_args!(
         "
 API key        {key}
-a token        {token}   (user ann)
+a token        {token}
 documentation  {first}/docs
 health         {first}/v1/cluster/health
 
@@ -234,4 +245,29 @@ try, in other terminals:
         print::note(format_args!("here: kill 2 · start 2 · drain 2 · add · status · quit"));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_cluster_whose_first_session_is_refused_is_introduced_all_the_same() -> anyhow::Result<()> {
+        let data = tempfile::tempdir()?;
+        let cluster = DevCluster::start(DevOptions {
+            nodes: 1,
+            http_port: 0,
+            data: data.path().to_owned(),
+            api_key: "its-key".to_owned(),
+            settings: Config::load(None)?,
+            configure: |config| config.cluster.copies = 1,
+        });
+        let cluster = Box::pin(cluster).await?;
+        let args = DevArgs { nodes: 1, port: 0, data: None, api_key: "another-key".to_owned() };
+        let refused = first_session(&cluster, &args.api_key).await;
+        assert!(refused.is_err(), "{refused:?}");
+        introduce(&cluster, &args).await?;
+        cluster.shut_down().await;
+        Ok(())
+    }
 }

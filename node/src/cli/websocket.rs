@@ -5,7 +5,7 @@ use std::{borrow::Cow, time::Duration};
 use anyhow::{Context, anyhow};
 use futures_util::{SinkExt, StreamExt};
 use serde::Deserialize;
-use serde_json::{Value, value::RawValue};
+use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio_tungstenite::{
     MaybeTlsStream, WebSocketStream,
@@ -38,8 +38,6 @@ pub(super) struct Frame<'a> {
     pub epoch: Cow<'a, str>,
     pub offset: u64,
     pub recovered: bool,
-    #[serde(borrow)]
-    pub data: Option<&'a RawValue>,
     /// A number in `gap`, the publisher in `message`.
     pub from: Option<Value>,
     pub to: u64,

@@ -9,7 +9,7 @@ use crate::{
     id::{Epoch, GroupName, Member, NodeId, Position, PublishKey, SessionId, SlotId},
     logic::{
         entry::{
-            Entry, Grant, GroupEntry, Message, Presence, Publisher, Retention, SessionChange, SessionEntry,
+            Entry, Grant, GroupEntry, Message, NewMessage, Presence, Publisher, Retention, SessionChange, SessionEntry,
             SessionRecord,
         },
         lease::LeaseMessage,
@@ -89,9 +89,13 @@ fn message(offset: u64) -> Message {
     Message { offset, data: Bytes::from_static(b"[1]"), from, at_ms: 9 }
 }
 
+fn new_message(key: u128, data: &'static [u8]) -> NewMessage {
+    NewMessage { key: PublishKey(key), data: Bytes::from_static(data) }
+}
+
 fn publish() -> GroupEntry {
-    let data = Bytes::from_static(b"{}");
-    GroupEntry::Publish { epoch: Epoch(3), key: PublishKey(4), data, from: None, at_ms: 5, retention: KEEP }
+    let messages = vec![new_message(4, b"{}"), new_message(6, b"[]"), new_message(4, b"{}")];
+    GroupEntry::Publish { epoch: Epoch(3), messages, from: None, at_ms: 5, retention: KEEP }
 }
 
 fn entries() -> Vec<Arc<Entry>> {
@@ -99,7 +103,7 @@ fn entries() -> Vec<Arc<Entry>> {
     let of_group = [
         GroupEntry::Open { epoch: Epoch(3) },
         publish(),
-        GroupEntry::Recall { key: PublishKey(4) },
+        GroupEntry::Recall { keys: vec![PublishKey(4), PublishKey(6)] },
         GroupEntry::MemberJoin { epoch: Epoch(3), member: presence() },
         GroupEntry::MemberLeave { session: SESSION, attachment },
         GroupEntry::Trim { at_ms: 9, remove: true },
@@ -174,8 +178,12 @@ fn requests(slot: SlotId) -> Vec<PeerFrame> {
         leave: vec![group("g")],
         ..SessionChange::default()
     };
-    let publish =
-        Publish { key: PublishKey(4), data: Bytes::from_static(b"2"), from: None, retention: KEEP, min_copies: 1 };
+    let publish = Publish {
+        messages: vec![new_message(4, b"2"), new_message(5, b"3")],
+        from: None,
+        retention: KEEP,
+        min_copies: 1,
+    };
     let of_group = [
         GroupRequest::Publish(publish),
         GroupRequest::Join(Join { member: Some(presence()), since }),
@@ -223,7 +231,7 @@ fn answers() -> Vec<PeerFrame> {
         Ok(SlotAnswer::Registered(vec![point.clone()])),
         Ok(SlotAnswer::Joined(point)),
         Ok(SlotAnswer::Done(Done)),
-        Ok(SlotAnswer::Published(Published { position, copies: 2 })),
+        Ok(SlotAnswer::Published(vec![Ok(Published { position, copies: 2 }), Err(SlotError::Full)])),
         Ok(SlotAnswer::History(History { position: Some(position), complete: true, messages: vec![message(2)] })),
         Ok(SlotAnswer::Attached(Attached { record: record(), attachment: 3 })),
         Err(SlotError::NotPrimary { map_version: 9, ordered: false }),
@@ -234,8 +242,8 @@ fn answers() -> Vec<PeerFrame> {
 
 fn pushes(slot: SlotId) -> Vec<PeerFrame> {
     let pushes = [
-        Push::Group(group("g"), GroupPush::Deliver { epoch: Epoch(3), message: message(1) }),
-        Push::Group(group("g"), GroupPush::Deliver { epoch: Epoch(3), message: message(4) }),
+        Push::Group(group("g"), GroupPush::Deliver { epoch: Epoch(3), messages: vec![message(1)] }),
+        Push::Group(group("g"), GroupPush::Deliver { epoch: Epoch(3), messages: vec![message(4), message(5)] }),
         Push::Group(group("g"), GroupPush::Member { joined: true, member: presence() }),
         Push::Session(SESSION, SessionPush::Displace { attachment: 3 }),
         Push::Session(SESSION, SessionPush::Changed { record: record() }),

@@ -194,9 +194,11 @@ impl World {
 
     fn pushed(&mut self, slot: SlotId, term: u64, push: Push) {
         match push {
-            Push::Group(group, GroupPush::Deliver { epoch, message }) => {
-                let _ = plain::encode(&Event::Message { group: group.clone(), epoch, message: message.clone() });
-                self.follow(following::Input::Deliver { slot, term, group, epoch, message });
+            Push::Group(group, GroupPush::Deliver { epoch, messages }) => {
+                for message in &messages {
+                    let _ = plain::encode(&Event::Message { group: group.clone(), epoch, message: message.clone() });
+                }
+                self.follow(following::Input::Deliver { slot, term, group, epoch, messages });
             }
             Push::Group(group, GroupPush::Member { joined, member }) => {
                 let _ = plain::encode(&Event::Member { group: group.clone(), joined, member: member.clone() });

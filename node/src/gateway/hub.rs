@@ -31,7 +31,7 @@ use crate::{
     cluster::view::SharedView,
     config::Config,
     deliveries::Arrival,
-    id::{AttachmentNumber, GroupName, Position, SessionId, SlotId},
+    id::{GroupName, Position, Seat, SlotId},
     logic::{entry::Presence, following, map::SharedMap, request::SlotError},
     metrics::HubMetrics,
     tasks::Tasks,
@@ -140,13 +140,7 @@ impl Hub {
 
     /// Leaves a group. The connection is told `left`, to which request or by whose word, and nothing of the group after it. `presence` is taken out of the
     /// group, after any join of it that is still under way.
-    pub async fn leave(
-        &self,
-        outbox: Arc<Outbox>,
-        why: (RequestId, LeftBy),
-        group: GroupName,
-        presence: Option<(SessionId, AttachmentNumber)>,
-    ) {
+    pub async fn leave(&self, outbox: Arc<Outbox>, why: (RequestId, LeftBy), group: GroupName, presence: Option<Seat>) {
         let slot = self.shards.slot_of(&group);
         self.shards.send(slot, Input::Leave { slot, outbox, why, group, presence }).await;
     }
@@ -245,7 +239,7 @@ enum Input {
         outbox: Arc<Outbox>,
         why: (RequestId, LeftBy),
         group: GroupName,
-        presence: Option<(SessionId, AttachmentNumber)>,
+        presence: Option<Seat>,
     },
     LeftAll {
         connection: u64,

@@ -19,8 +19,9 @@ use crate::{
     config::{Config, NamespaceConfig},
     id::{GroupName, Position, SessionId},
     logic::{
-        entry::{Grant, Publisher},
-        request::{GroupInfo, History, MemberPage, Publish, Published, ReadGroup, ReadHistory, ReadMembers},
+        batch,
+        entry::{self, Grant, Publisher},
+        request::{GroupInfo, History, MemberPage, Publish, Published, ReadGroup, ReadHistory, ReadMembers, SlotError},
     },
     memory::{Account, Ledger},
     metrics::Metrics,
@@ -56,7 +57,14 @@ pub struct NewMessage {
     pub data: Bytes,
     /// Repeats by the same publisher with it are one publish.
     pub key: Option<String>,
-    /// Refused where fewer nodes would hold it, answered when that number do; the namespace's own bound holds in any case.
+}
+
+/// Messages to be published to one group, one after the other.
+#[derive(Clone, Debug)]
+pub struct Publication {
+    /// One, or as many as [`Service::fitting`] says.
+    pub messages: Vec<NewMessage>,
+    /// Refused where fewer nodes would hold them, answered when that number do; the namespace's own bound holds in any case.
     pub min_copies: u8,
 }
 
@@ -103,36 +111,82 @@ impl Service {
         self.config.namespace(group.namespace())
     }
 
-    /// Publishes, and counts what came of it.
-    pub async fn publish(&self, by: &By<'_>, group: &GroupName, message: NewMessage) -> Result<Published, Refused> {
-        let _held = self.ledger.hold(Account::Requests, message.data.len());
+    /// How many of the messages that wait for a group go in one request, by the bytes of each; one at least.
+    pub fn fitting(&self, group: &GroupName, waiting: impl IntoIterator<Item = usize>) -> usize {
+        batch::fitting(waiting, &self.options(group).retention())
+    }
+
+    /// Publishes one message; see [`Service::publish`].
+    pub async fn publish_one(
+        &self,
+        by: &By<'_>,
+        group: &GroupName,
+        message: NewMessage,
+        min_copies: u8,
+    ) -> Result<Published, Refused> {
+        let publication = Publication { messages: vec![message], min_copies };
+        let published = self.publish(by, group, publication).await;
+        published.into_iter().next().unwrap_or_else(|| Err(SlotError::Unknown.into()))
+    }
+
+    /// Publishes, and counts what came of it: of each message, in their order.
+    pub async fn publish(
+        &self,
+        by: &By<'_>,
+        group: &GroupName,
+        publication: Publication,
+    ) -> Vec<Result<Published, Refused>> {
+        let bytes = publication.messages.iter().map(|message| message.data.len()).sum();
+        let _held = self.ledger.hold(Account::Requests, bytes);
         let span = tracing::trace_span!("publish", %group);
-        let published = self.try_publish(by, group, message).instrument(span).await;
-        self.metrics.publish_outcome(match &published {
-            Ok(_) => "accepted",
-            Err(refused) if refused.reason == Reason::UnknownOutcome => "unknown",
-            Err(_) => "refused",
-        });
+        let published = self.try_publish(by, group, publication).instrument(span).await;
+        for published in &published {
+            self.metrics.publish_outcome(match published {
+                Ok(_) => "accepted",
+                Err(refused) if refused.reason == Reason::UnknownOutcome => "unknown",
+                Err(_) => "refused",
+            });
+        }
         published
     }
 
-    async fn try_publish(&self, by: &By<'_>, group: &GroupName, message: NewMessage) -> Result<Published, Refused> {
+    async fn try_publish(
+        &self,
+        by: &By<'_>,
+        group: &GroupName,
+        publication: Publication,
+    ) -> Vec<Result<Published, Refused>> {
+        let Publication { messages, min_copies } = publication;
+        let count = messages.len();
+        if count == 0 {
+            return Vec::new();
+        }
         let options = self.options(group);
         let from = match by {
             By::Server => None,
             By::Client(caller) => {
-                access::may_publish(&options, &caller.grants, caller.member, group)?;
+                if let Err(denied) = access::may_publish(&options, &caller.grants, caller.member, group) {
+                    return vec![Err(denied.into()); count];
+                }
                 Some(Publisher { session: caller.session, user: caller.user.to_owned() })
             }
         };
-        let request = Publish {
-            key: publish_key(from.as_ref().map(|from| from.session), message.key.as_deref()),
-            data: message.data,
-            from,
-            retention: options.retention(),
-            min_copies: options.min_copies.max(message.min_copies),
+        let session = from.as_ref().map(|from| from.session);
+        let new = |NewMessage { data, key }: NewMessage| entry::NewMessage {
+            key: publish_key(session, key.as_deref()),
+            data,
         };
-        Ok(self.ask.of_group(group, request).await?)
+        let messages = messages.into_iter().map(new).collect();
+        let (retention, min_copies) = (options.retention(), options.min_copies.max(min_copies));
+        let publish = Publish { messages, from, retention, min_copies };
+        match self.ask.of_group(group, publish).await {
+            Ok(published) if published.len() == count => {
+                published.into_iter().map(|result| result.map_err(Refused::from)).collect()
+            }
+            // A mistake of the node that sent it, which says nothing about what was done.
+            Ok(_) => vec![Err(SlotError::Unknown.into()); count],
+            Err(error) => vec![Err(error.into()); count],
+        }
     }
 
     /// Reads messages after `since`, or from the oldest kept.

@@ -204,7 +204,7 @@ impl Built {
         idle_steward.start();
         idle_hints.start(tasks);
         running.door.serve(gateway::routes(gateway.clone(), api));
-        tasks.spawn("idle connections", gateway.clone().close_idle());
+        tasks.spawn("silent connections", gateway.clone().look_after_silent());
         spread.start(map_requests, tasks);
         tasks.spawn("memory", pressed.run());
         report.start(tasks);

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
-use tokio::{net::TcpListener, sync::watch};
+use tokio::sync::watch;
 
 use super::STOP_LIMIT;
 use crate::{
@@ -15,7 +15,7 @@ use crate::{
     },
     config::Config,
     gateway::{
-        door::listener::{Door, DoorInputs},
+        door::listener::{Door, DoorInputs, listen},
         http::starting,
     },
     id::{Member, NodeId},
@@ -128,7 +128,7 @@ impl Ground {
             return Err(StartError::Certificate { certificate: identity.node().clone(), configured: id });
         }
         let address = config.node.http_listen;
-        let listener = TcpListener::bind(address).await.map_err(|error| StartError::Http { address, error })?;
+        let listener = listen(address).await.map_err(|error| StartError::Http { address, error })?;
         let http = listener.local_addr().map_err(|error| StartError::Http { address, error })?;
         let metrics = Metrics::new();
         let (waiting, words) = watch::channel("the store has not been asked yet".to_owned());

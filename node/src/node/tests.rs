@@ -123,8 +123,8 @@ async fn serves(nodes: &[&Node]) {
     for node in nodes {
         for number in 0..4 * SLOTS {
             let group = GroupName::parse(&format!("g{number}")).unwrap();
-            let message = NewMessage { data: "1".into(), key: None, min_copies: 2 };
-            let published = node.0.gateway.service.publish(&By::Server, &group, message).await;
+            let message = NewMessage { data: "1".into(), key: None };
+            let published = node.0.gateway.service.publish_one(&By::Server, &group, message, 2).await;
             assert_eq!(published.unwrap().copies, 2);
         }
         assert!(!node.failed().is_cancelled(), "{} has ended", node.member());

@@ -10,7 +10,7 @@ use crate::{
     deliveries::{self, Arrival, Arrivals},
     id::PublishKey,
     logic::{
-        entry::Retention,
+        entry::{NewMessage, Retention},
         map::ClusterMap,
         request::{Ask, GroupPush, Interest, Publish, Published},
         slot::SlotSnapshot,
@@ -49,8 +49,7 @@ fn group() -> GroupName {
 
 fn publish(key: u128) -> SlotRequest {
     let publish = Publish {
-        key: PublishKey(key),
-        data: "1".into(),
+        messages: vec![NewMessage { key: PublishKey(key), data: "1".into() }],
         from: None,
         retention: Retention { messages: 10, bytes: 1_000, age_ms: 10_000, window_ms: 10_000, window_publishes: 100 },
         min_copies: 1,
@@ -147,7 +146,11 @@ async fn a_message_is_ordered_replicated_and_delivered_under_these_names() {
     let register = SlotRequest::Register { interests: vec![Interest { group: group(), since: None }] };
     bench.slots.request(0, member("q"), 1, register, ReplyTo::Here(reply)).await;
     assert!(registered.await.unwrap().is_ok());
-    assert!(matches!(bench.ask(publish(1)).await, Ok(SlotAnswer::Published(Published { copies: 1, .. }))));
+    let published = bench.ask(publish(1)).await;
+    assert!(
+        matches!(&published, Ok(SlotAnswer::Published(all)) if matches!(all[..], [Ok(Published { copies: 1, .. })])),
+        "{published:?}"
+    );
     let arrived = tokio::time::timeout(LIMIT, bench.arrivals.shards[0].recv()).await.unwrap();
     assert!(
         matches!(arrived, Some(Arrival::Push { group: name, push: GroupPush::Deliver { .. }, .. }) if name == group())
@@ -225,7 +228,8 @@ async fn what_no_copy_could_be_sent_is_not_ordered() {
     bench.show_map(|_| {}).await;
     let (group, data) = (group(), vec![b'1'; REQUEST_MAX_BYTES].into());
     let retention = Retention { messages: 1, bytes: 1, age_ms: 1, window_ms: 1, window_publishes: 1 };
-    let large = Publish { key: PublishKey(1), data, from: None, retention, min_copies: 1 };
+    let messages = vec![NewMessage { key: PublishKey(1), data }];
+    let large = Publish { messages, from: None, retention, min_copies: 1 };
     assert_eq!(bench.ask((group, large).into_request()).await, Err(SlotError::TooLong { done: false }));
     assert!(bench.ask(publish(1)).await.is_ok());
 }

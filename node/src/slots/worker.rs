@@ -353,14 +353,15 @@ impl Worker {
     fn answer(&mut self, slot: SlotId, ticket: u64, result: Result<SlotAnswer, SlotError>) {
         let Some(Asker { reply, publish_since_us }) = self.tickets.remove(&ticket) else { return };
         let is_full = |core: &SlotCore| core.replica().uncommitted() >= self.inputs.settings.queue;
-        if matches!(result, Err(SlotError::Busy)) && self.slots.get(&slot).is_some_and(is_full) {
+        let refusal = result.as_ref().map_or_else(Some, SlotAnswer::refused_part);
+        if matches!(refusal, Some(SlotError::Busy)) && self.slots.get(&slot).is_some_and(is_full) {
             self.inputs.metrics.limit_hit(Limit::SlotQueue);
         }
-        if matches!(result, Err(SlotError::Full)) {
+        if matches!(refusal, Some(SlotError::Full)) {
             self.inputs.metrics.limit_hit(Limit::MemoryBytes);
         }
-        if let (Some(since_us), Ok(_)) = (publish_since_us, &result) {
-            self.inputs.metrics.publishes_ordered.inc();
+        if let (Some(since_us), Ok(SlotAnswer::Published(published))) = (publish_since_us, &result) {
+            self.inputs.metrics.publishes_ordered.inc_by(published.iter().flatten().count() as u64);
             self.inputs.metrics.commit_seconds.observe((clock::mono_us() - since_us) as f64 / 1e6);
         }
         match reply {

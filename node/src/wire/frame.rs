@@ -46,6 +46,12 @@ impl Frame {
         Self::of(OpCode::Control(Control::Close), bytes)
     }
 
+    /// Asks the client's WebSocket for a sign of life, without a payload.
+    pub const fn ping() -> Self {
+        // The last frame of its message, a ping; no bytes follow.
+        Self(Bytes::from_static(&[0x89, 0]))
+    }
+
     /// One or several whole frames, as another has written them.
     pub fn whole(bytes: Bytes) -> Self {
         Self(bytes)
@@ -118,6 +124,14 @@ mod tests {
         let frame = Frame::close(4_001, &"ü".repeat(100));
         assert_eq!(frame.as_bytes()[..4], [0x88, 2 + 122, 0x0f, 0xa1]);
         assert_eq!(frame.len(), 2 + 2 + 122);
+    }
+
+    #[test]
+    fn a_ping_is_a_frame_that_asks_for_a_pong() {
+        let mut read = std::io::Cursor::new(Frame::ping().as_bytes().to_vec());
+        let (header, length) = FrameHeader::parse(&mut read).ok().flatten().expect("it has a header");
+        assert_eq!((header.opcode, header.is_final, length), (OpCode::Control(Control::Ping), true, 0));
+        assert_eq!(read.position() as usize, Frame::ping().len());
     }
 
     #[test]

@@ -256,7 +256,9 @@ mod tests {
         id::{Epoch, GroupName, NUMBER_MAX, NodeId, Position, SessionId},
         logic::{
             encoded,
-            entry::{Entry, GroupEntry, Message, Presence, Publisher, Retention, SessionEntry, SessionRecord},
+            entry::{
+                Entry, GroupEntry, Message, NewMessage, Presence, Publisher, Retention, SessionEntry, SessionRecord,
+            },
             map::ClusterMap,
             replication::Reconcile,
             request::{GroupPush, Interest, JoinPoint, Renewal},
@@ -300,7 +302,8 @@ mod tests {
         let (epoch, user) = (Epoch(1), || "somebody".to_owned());
         let member = Presence { session, user: user(), info: Bytes::from_static(b"{}"), attachment: 3 };
         let from = Some(Publisher { session, user: user() });
-        let (key, data) = (crate::id::PublishKey(5), Bytes::from_static(b"1"));
+        let message = |key| NewMessage { key: crate::id::PublishKey(key), data: Bytes::from_static(b"1") };
+        let messages = vec![message(5), message(6)];
         let record = SessionRecord {
             id: session,
             user: user(),
@@ -317,7 +320,7 @@ mod tests {
         };
         let mut state = SlotState::default();
         let entries = [
-            Entry::Group(group.clone(), GroupEntry::Publish { epoch, key, data, from, at_ms: 1, retention }),
+            Entry::Group(group.clone(), GroupEntry::Publish { epoch, messages, from, at_ms: 1, retention }),
             Entry::Group(group, GroupEntry::MemberJoin { epoch, member }),
             Entry::Session(session, SessionEntry::Put { record, stored: true }),
         ];
@@ -393,7 +396,8 @@ mod tests {
             PeerFrame::Response { id: u64::MAX, voters: 1, result: Ok(SlotAnswer::Joined(point)) }
         };
         let deliver = |numbers: [u64; 4]| {
-            let push = GroupPush::Deliver { epoch: Epoch(u64::MAX), message: message(numbers[1], numbers[2]) };
+            let messages = vec![message(1, 1), message(numbers[1], numbers[2])];
+            let push = GroupPush::Deliver { epoch: Epoch(u64::MAX), messages };
             PeerFrame::Push { slot: 1, term: numbers[0], voters: numbers[3], push: Push::Group(group(), push) }
         };
         let request = |numbers: [u64; 3]| {

@@ -87,7 +87,7 @@ reasons! {
     HelloTimeout           "hello_timeout"           -    4002  -      "no `hello` came in time";
     HelloFirst             "hello_first"             -    -     -      "the first frame is `hello`: {\"type\":\"hello\"}";
     HelloAgain             "hello_again"             -    -     -      "this connection has said hello already: open another one for another session";
-    Idle                   "idle"                    -    4003  -      "nothing was heard for too long: send a heartbeat now and then";
+    Idle                   "idle"                    -    4003  -      "nothing was heard for too long: answer pings, or send a heartbeat now and then";
     SlowConsumer           "slow_consumer"           -    4004  -      "too much was waiting for this connection: read faster, or join fewer groups";
     RateLimited            "rate_limited"            -    4005  5_000  "far more operations than limits.operations_per_s allows: wait for answers, and slow down";
     Displaced              "displaced"               -    4100  -      "this session has attached from another connection";

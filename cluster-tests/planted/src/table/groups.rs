@@ -15,16 +15,89 @@ pub(super) const TABLE: &[Planted] = &[
         )],
     ),
     bug(
+        "AcknowledgesBeforeTheLast",
+        "S3: messages that were published together are answered before the last of them is committed",
+        30,
+        &[
+            edit(
+                "logic/primary/reign.rs",
+                "    pub(super) delivering: Option<Delivering>,\n",
+                r#"    pub(super) delivering: Option<Delivering>,
+    /// For planted!("AcknowledgesBeforeTheLast").
+    pub(super) late: Vec<(Ticket, GroupName, GroupEntry)>,
+"#,
+            ),
+            edit(
+                "logic/primary/reign.rs",
+                "delivering: _, interests: _,",
+                r#"delivering: _, late: _, /* for planted!("AcknowledgesBeforeTheLast") */ interests: _,"#,
+            ),
+            edit(
+                "logic/primary/groups.rs",
+                "        let entry = GroupEntry::Publish { epoch, messages, from, at_ms: now.wall_ms, retention };\n",
+                r#"        let mut messages = messages;
+        if planted!("AcknowledgesBeforeTheLast") && messages.len() > 1 {
+            let (at_ms, from) = (now.wall_ms, from.clone());
+            let last = messages.split_off(messages.len() - 1);
+            let entry = GroupEntry::Publish { epoch, messages: last, from, at_ms, retention };
+            self.groups.late.push((ticket, group.clone(), entry));
+        }
+        let entry = GroupEntry::Publish { epoch, messages, from, at_ms: now.wall_ms, retention };
+"#,
+            ),
+            edit(
+                "logic/primary/groups.rs",
+                "                let Some((epoch, offsets)) = placed else { unreachable!(\"a publish has come to no place\") };\n",
+                r#"                let Some((epoch, mut offsets)) = placed else { unreachable!("a publish has come to no place") };
+                if planted!("AcknowledgesBeforeTheLast")
+                    && let Some(at) = self.groups.late.iter().position(|(of, ..)| *of == ticket)
+                {
+                    let (_, group, entry) = self.groups.late.remove(at);
+                    let next = offsets.last().map(|last| last + 1);
+                    offsets.extend(next);
+                    self.order_group(group, entry, None);
+                }
+"#,
+            ),
+        ],
+    ),
+    bug(
+        "ReordersTheRest",
+        "S5: where some of the messages that are published together are repeats, the others come to stand in another order",
+        30,
+        &[
+            edit(
+                "logic/slot/groups.rs",
+                "                for NewMessage { key, data } in new {\n",
+                r#"                let mut new = new;
+                let turns = planted!("ReordersTheRest") && new.iter().any(|message| log.seen(message.key).is_some());
+                if turns {
+                    new.reverse();
+                }
+                for NewMessage { key, data } in new {
+"#,
+            ),
+            edit(
+                "logic/slot/groups.rs",
+                "                GroupEffect::Published { epoch: log.epoch(), offsets, messages }\n",
+                r#"                if turns && planted!("ReordersTheRest") {
+                    offsets.reverse();
+                }
+                GroupEffect::Published { epoch: log.epoch(), offsets, messages }
+"#,
+            ),
+        ],
+    ),
+    bug(
         "DeniesTheKnownKey",
         "S4: a repeat is told that it was not done, because there are fewer copies now than it asks for",
         150,
         &[edit(
             "logic/primary/groups.rs",
-            "                Some(position) => self.answer_publish(now, (ticket, min_copies), position, out),\n                None => out.push(",
-            r#"                Some(position) if !planted!("DeniesTheKnownKey") => {
-                    self.answer_publish(now, (ticket, min_copies), position, out);
-                }
-                Some(_) | None => out.push("#,
+            "                self.answer_recalled(now, (ticket, min_copies), recalled, refusal, out);\n",
+            r#"                let recalled = recalled.filter(|_| !planted!("DeniesTheKnownKey"));
+                self.answer_recalled(now, (ticket, min_copies), recalled, refusal, out);
+"#,
         )],
     ),
     bug(

@@ -43,7 +43,7 @@ pub(super) const TABLE: &[Planted] = &[
     bug(
         "SparesOnlyItself",
         "memory: a primary looks at its own memory and not at that of the others which hold the slot",
-        100,
+        400,
         &[edit(
             "logic/memory.rs",
             "holders.filter_map(said).fold(self.own, Level::max)",

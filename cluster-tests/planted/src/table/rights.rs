@@ -8,7 +8,7 @@ pub(super) const TABLE: &[Planted] = &[
         "rights: a gateway that was not reached when a session changed is not told when it renews",
         820,
         &[edit(
-            "logic/primary/sessions.rs",
+            "logic/primary/sessions/renewals.rs",
             "if revision < known.record.revision {",
             r#"if revision < known.record.revision && !planted!("TellsOfChangesOnce") {"#,
         )],

@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 use roost_logic::{
     Now,
-    entry::{Entry, GroupEntry, Retention},
+    entry::{Entry, GroupEntry, NewMessage, Retention},
     id::{Epoch, GroupName, Index, Member, NodeId, PublishKey, Term},
     map::{MapRequest, SlotAssignment},
     replication::{Replica, ReplicaLimits, ReplicaOutput, ReplicationMessage},
@@ -235,8 +235,7 @@ fn group() -> GroupName {
 fn entry(message: u8) -> Entry {
     let publish = GroupEntry::Publish {
         epoch: Epoch(1),
-        key: PublishKey(u128::from(message)),
-        data: Bytes::copy_from_slice(&[message]),
+        messages: vec![NewMessage { key: PublishKey(u128::from(message)), data: Bytes::copy_from_slice(&[message]) }],
         from: None,
         at_ms: 1,
         retention: Retention { messages: 100, bytes: 1_000, age_ms: 1_000, window_ms: 1_000, window_publishes: 100 },
@@ -246,7 +245,7 @@ fn entry(message: u8) -> Entry {
 
 fn message_of(entry: &Entry) -> u8 {
     match entry {
-        Entry::Group(_, GroupEntry::Publish { data, .. }) => data[0],
+        Entry::Group(_, GroupEntry::Publish { messages, .. }) => messages[0].data[0],
         other => unreachable!("nobody ordered {other:?}"),
     }
 }
@@ -254,7 +253,7 @@ fn message_of(entry: &Entry) -> u8 {
 /// The message in what an entry came to.
 fn published(effect: &Effect) -> u8 {
     match effect {
-        Effect::Group(_, GroupEffect::Published { message: Some(message), .. }) => message.data[0],
+        Effect::Group(_, GroupEffect::Published { messages, .. }) if messages.len() == 1 => messages[0].data[0],
         other => unreachable!("each message is published once, and this is {other:?}"),
     }
 }

@@ -3,7 +3,7 @@
 use roost_logic::{
     asking::{Asking, Attempt, Input, Output},
     attachments, following,
-    id::{GroupName, Member, NodeId, Position, PublishKey, SessionId, SlotId, Term},
+    id::{GroupName, Member, NodeId, Position, SessionId, SlotId, Term},
     request::{Answer, Ask as Question, History, Renewed, SlotAnswer, SlotError, SlotRequest},
 };
 
@@ -16,10 +16,9 @@ pub(super) const GIVE_UP_MS: u64 = 5_000;
 pub(super) enum Purpose {
     /// What is asked of the groups that this gateway follows.
     Follow(following::Ask),
+    /// What is under way of a publisher's connection.
     Publish {
-        publisher: usize,
-        key: PublishKey,
-        sending: usize,
+        connection: u64,
     },
     Create {
         session: usize,
@@ -93,7 +92,7 @@ impl World {
         }
     }
 
-    fn map_for(&self, node: usize, slot: SlotId) -> Input<SlotAnswer> {
+    fn map_for(&self, node: usize, slot: SlotId) -> Input {
         let map = self.nodes[node].process.as_ref().and_then(|process| process.map.as_ref());
         Input::Map { version: map.map_or(0, |map| map.version), primary: self.primary(node, slot) }
     }
@@ -130,7 +129,7 @@ impl World {
         }
     }
 
-    fn asking(&mut self, node: usize, id: u64, input: Input<SlotAnswer>) {
+    fn asking(&mut self, node: usize, id: u64, input: Input) {
         let now = self.now;
         let mut out = Vec::new();
         let Some(ask) = self.process(node).asks.get_mut(&id) else { return };
@@ -177,7 +176,7 @@ impl World {
         let Some(Ask { purpose, .. }) = self.process(node).asks.remove(&id) else { return };
         match purpose {
             Purpose::Follow(ask) => self.follow(node, following::Input::Answered(follow_answer(ask, result))),
-            Purpose::Publish { publisher, key, sending } => self.published(publisher, (key, sending), read(result)),
+            Purpose::Publish { connection } => self.lane_answered(node, connection, read(result)),
             Purpose::Create { session, id } => self.created(session, id, &result),
             Purpose::End { session } => self.ended(session, &result),
             Purpose::NewToken { session } => self.has_new_token(session, result),

@@ -284,8 +284,9 @@ impl World {
 
     pub(super) fn pushed(&mut self, node: usize, slot: SlotId, term: Term, push: Push) {
         match push {
-            Push::Group(group, GroupPush::Deliver { epoch, message }) => {
-                self.follow(node, Input::Deliver { slot, term, group, epoch, message });
+            Push::Group(group, GroupPush::Deliver { epoch, messages }) => {
+                self.ledger.count_if(messages.len() > 1, "pushes with several messages");
+                self.follow(node, Input::Deliver { slot, term, group, epoch, messages });
             }
             Push::Group(group, GroupPush::Member { joined, member }) => {
                 self.follow(node, Input::Member { slot, group, joined, member });

@@ -14,7 +14,11 @@ impl World {
         let (me, before) = (process.member.clone(), std::mem::replace(&mut process.pressed, level));
         if before != level {
             self.ledger.count_if(level == Level::Full, "memories full");
-            self.all_slots(node, |_| SlotInput::Memory { of: me.clone(), level });
+            for slot in 0..self.profile.slots {
+                // What an earlier slot commits when it is told may have changed it.
+                let level = self.process(node).pressed;
+                self.slot_input(node, slot, SlotInput::Memory { of: me.clone(), level });
+            }
         }
     }
 

@@ -11,10 +11,10 @@ use roost_logic::{
     asking::Outstanding,
     attachments::{self, Attachments},
     clocks::Clocks,
-    entry::{EndReason, Entry, GroupEntry, SessionRecord},
+    entry::{EndReason, Entry, GroupEntry, NewMessage, SessionRecord},
     following::{self, Following},
     hints::HintInput,
-    id::{GroupName, Index, Member, SessionId, SlotId, Term},
+    id::{GroupName, Index, Member, PublishKey, SessionId, SlotId, Term},
     lease::{self, Ahead, Lease, LeaseInput},
     liveness::{Liveness, Says},
     map::{Leads, MapChange, SlotAssignment},
@@ -32,6 +32,7 @@ use roost_logic::{
 use super::{
     asks::{Ask, Asked, Purpose},
     checks::{Life, Publish, Seen},
+    clients::{Lane, Sent},
     heard::HeardPrimaries,
     hints::HintsOf,
     liveness::Heard,
@@ -84,6 +85,12 @@ pub(super) enum Input {
     StoreSilent(u64),
     StewardWake,
     WatchStore,
+    /// A publisher sends a message, or is gone.
+    Publish {
+        connection: u64,
+        sent: Sent,
+    },
+    Hangup(u64),
     /// A client asks its gateway for something.
     Client(Purpose, SlotId, SlotRequest),
     Follow(following::Input),
@@ -115,8 +122,8 @@ pub(super) struct Asker {
     from: Member,
     id: u64,
     request: SlotRequest,
-    /// It is a publish whose key stood in the log here when it came.
-    known: bool,
+    /// The keys of those publishes of it that stood in the log here when it came.
+    known: BTreeSet<PublishKey>,
     /// When it came this node had no memory left.
     full: bool,
 }
@@ -137,6 +144,8 @@ pub(super) struct Process {
     pub(super) alive: Arc<BTreeSet<Member>>,
     tickets: BTreeMap<Ticket, Asker>,
     next_ticket: Ticket,
+    /// What publishers have sent here, by their connections.
+    pub(super) lanes: BTreeMap<u64, Lane>,
     pub(super) asks: BTreeMap<u64, Ask>,
     pub(super) next_ask: u64,
     pub(super) outstanding: Outstanding<Asked>,
@@ -196,6 +205,7 @@ impl World {
             alive: Arc::new(alive),
             tickets: BTreeMap::new(),
             next_ticket: 0,
+            lanes: BTreeMap::new(),
             asks: BTreeMap::new(),
             next_ask: 0,
             outstanding: Outstanding::default(),
@@ -275,6 +285,8 @@ impl World {
             Input::WatchStore => self.watch_store(node),
             Input::HintsWake => self.hints_wake(node),
             Input::Held { from, frame, until_ms } => self.hold(node, from, frame, until_ms),
+            Input::Publish { connection, sent } => self.publish_comes(node, connection, sent),
+            Input::Hangup(connection) => drop(self.process(node).lanes.remove(&connection)),
             Input::Client(purpose, slot, request) => self.ask_slot(node, purpose, slot, request),
             Input::Connect { session, connection } => self.connect(node, session, connection),
             Input::Disconnect(connection) => self.disconnect(node, connection),
@@ -339,7 +351,7 @@ impl World {
                 let process = self.process(node);
                 process.next_ticket += 1;
                 let ticket = process.next_ticket;
-                let known = is_known(process.cores[usize::from(slot)].replica(), &request);
+                let known = known(process.cores[usize::from(slot)].replica(), &request);
                 let full = process.pressed == Level::Full;
                 process.tickets.insert(ticket, Asker { from: from.clone(), id, request: request.clone(), known, full });
                 self.slot_input(node, slot, SlotInput::Request { ticket, from, term, request });
@@ -392,7 +404,7 @@ impl World {
         }
     }
 
-    fn slot_input(&mut self, node: usize, slot: SlotId, input: SlotInput) {
+    pub(super) fn slot_input(&mut self, node: usize, slot: SlotId, input: SlotInput) {
         let now = self.clock(node);
         let mut out = Vec::new();
         self.process(node).cores[usize::from(slot)].handle(now, input, &mut out);
@@ -423,8 +435,8 @@ impl World {
                 SlotOutput::Answer { ticket, result } => self.answer(node, slot, ticket, result),
                 SlotOutput::Push { to, term, push } => {
                     match &push {
-                        Push::Group(group, GroupPush::Deliver { epoch, message }) => {
-                            self.ledger.saw(group, *epoch, message);
+                        Push::Group(group, GroupPush::Deliver { epoch, messages }) => {
+                            messages.iter().for_each(|message| self.ledger.saw(group, *epoch, message));
                         }
                         Push::Session(session, SessionPush::Displace { attachment }) => {
                             self.check_displaced((node, slot), *session, *attachment, term);
@@ -475,20 +487,40 @@ impl World {
         let lineage = process.cores[usize::from(slot)].replica().lineage().unwrap_or(0);
         match (&result, &asker.request) {
             (
-                Ok(SlotAnswer::Published(Published { position, copies })),
-                SlotRequest::Group(group, GroupRequest::Publish(request::Publish { key, data, min_copies, .. })),
+                Ok(SlotAnswer::Published(published)),
+                SlotRequest::Group(group, GroupRequest::Publish(request::Publish { messages, min_copies, .. })),
             ) => {
-                if asker.full && !asker.known {
-                    self.ledger.fail(format!("L3: {key:?} of {group} is taken by a node that has no memory left"));
+                if published.len() != messages.len() {
+                    self.ledger.fail(format!("S3: {} publishes of {group} are answered {published:?}", messages.len()));
                 }
-                let (group, data) = (group.clone(), data.clone());
-                let publish = Publish { group, key: *key, data, min_copies: *min_copies };
+                for (NewMessage { key, .. }, outcome) in messages.iter().zip(published) {
+                    match (outcome, asker.known.contains(key)) {
+                        (Ok(_), false) if asker.full => {
+                            let what = "is taken by a node that has no memory left";
+                            self.ledger.fail(format!("L3: {key:?} of {group} {what}"));
+                        }
+                        (Err(_), true) => {
+                            let what = "which stands in the log, is told";
+                            self.ledger.fail(format!("S4: a repeat of {key:?} of {group}, {what} {outcome:?}"));
+                        }
+                        (Ok(_) | Err(_), _) => {}
+                    }
+                }
                 let known = process.map.as_ref().and_then(|map| map.slot(slot));
                 self.ledger.held_by((slot, lineage), known.map_or(&[], |assignment| &assignment.in_sync));
-                self.ledger.acknowledged(self.now, &publish, *position, *copies, (slot, lineage));
-                self.check_holders(node, slot, *copies);
+                for (NewMessage { key, data }, outcome) in messages.iter().zip(published) {
+                    let Ok(Published { position, copies }) = outcome else { continue };
+                    let (group, data) = (group.clone(), data.clone());
+                    let publish = Publish { group, key: *key, data, min_copies: *min_copies };
+                    self.ledger.acknowledged(self.now, &publish, *position, *copies, (slot, lineage));
+                }
+                if let Some(Published { copies, .. }) = published.iter().flatten().next() {
+                    self.check_holders(node, slot, *copies);
+                }
             }
-            (Err(SlotError::NotEnoughCopies { .. } | SlotError::Full | SlotError::Busy), request) if asker.known => {
+            (Err(SlotError::NotEnoughCopies { .. } | SlotError::Full | SlotError::Busy), request)
+                if !asker.known.is_empty() =>
+            {
                 self.ledger.fail(format!("S4: a repeat of what stands in the log is told {result:?}: {request:?}"));
             }
             (Ok(SlotAnswer::Attached(Attached { record, attachment })), _) => {
@@ -551,15 +583,17 @@ impl World {
     }
 }
 
-/// Whether a publish with the key of this one stands in the log of this copy.
-fn is_known(replica: &Replica, request: &SlotRequest) -> bool {
-    let SlotRequest::Group(group, GroupRequest::Publish(request::Publish { key, .. })) = request else {
-        return false;
+/// The keys of those of these publishes that stand in the log of this copy.
+fn known(replica: &Replica, request: &SlotRequest) -> BTreeSet<PublishKey> {
+    let SlotRequest::Group(group, GroupRequest::Publish(request::Publish { messages, .. })) = request else {
+        return BTreeSet::new();
     };
-    let is_it = |entry: &Entry| match entry {
-        Entry::Group(name, GroupEntry::Publish { key: other, .. }) => (name, other) == (group, key),
-        Entry::Group(..) | Entry::Session(..) | Entry::Shed { .. } => false,
-    };
-    let there = replica.state().and_then(|state| state.group(group));
-    there.is_some_and(|group| group.log.seen(*key).is_some()) || replica.uncommitted_entries().any(is_it)
+    let log = replica.state().and_then(|state| state.group(group)).map(|there| &there.log);
+    let ordered = replica.uncommitted_entries().filter_map(|entry| match entry {
+        Entry::Group(name, GroupEntry::Publish { messages, .. }) if name == group => Some(messages),
+        Entry::Group(..) | Entry::Session(..) | Entry::Shed { .. } => None,
+    });
+    let ordered: BTreeSet<_> = ordered.flatten().map(|message| message.key).collect();
+    let keys = messages.iter().map(|message| message.key);
+    keys.filter(|key| ordered.contains(key) || log.is_some_and(|log| log.seen(*key).is_some())).collect()
 }

@@ -103,7 +103,7 @@ impl World {
 
     /// Who waits for an answer, or for a message.
     pub(super) fn undelivered(&self) -> Option<String> {
-        if let Some(publisher) = self.publishers.iter().find(|publisher| publisher.waiting) {
+        if let Some(publisher) = self.publishers.iter().find(|publisher| publisher.waits()) {
             return Some(format!("a publish is not answered: {publisher:?}"));
         }
         for listener in &self.listeners {

@@ -22,7 +22,7 @@ pub(super) struct ClientLog {
     /// The last connection of each listener.
     last: BTreeMap<usize, usize>,
     publishes: BTreeMap<PublishKey, usize>,
-    sendings: u32,
+    sendings: u64,
 }
 
 impl ClientLog {
@@ -31,8 +31,14 @@ impl ClientLog {
         Self { history, last: BTreeMap::new(), publishes: BTreeMap::new(), sendings: 0 }
     }
 
-    /// A publisher sends, for the first time or again. Which sending of this publish it is.
-    pub(super) fn sends(&mut self, now: u64, publisher: usize, group: &GroupName, key: PublishKey) -> usize {
+    /// A publisher sends by a connection, for the first time or again. Which sending of this publish it is.
+    pub(super) fn sends(
+        &mut self,
+        now: u64,
+        (publisher, connection): (usize, u64),
+        group: &GroupName,
+        key: PublishKey,
+    ) -> usize {
         self.sendings += 1;
         let publishes = &mut self.history.publishes;
         let index = *self.publishes.entry(key).or_insert_with(|| {
@@ -45,11 +51,10 @@ impl ClientLog {
             });
             publishes.len() - 1
         });
-        // Each by another node, so by a connection of its own.
-        let (connection, at_us) = (self.sendings, now * 1_000);
+        let (connection, sequence, at_us) = (connection as u32, self.sendings, now * 1_000);
         let attempts = &mut self.history.publishes[index].attempts;
         let outcome = Outcome::Unknown;
-        attempts.push(Attempt { connection, sequence: 0, sent_us: at_us, answered_us: at_us, outcome });
+        attempts.push(Attempt { connection, sequence, sent_us: at_us, answered_us: at_us, outcome });
         attempts.len() - 1
     }
 

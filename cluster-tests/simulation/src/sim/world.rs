@@ -34,8 +34,9 @@ use super::{
 /// The wall clock at the begin of a run.
 const WALL_MS: u64 = 1_700_000_000_000;
 pub(super) const DAY_MS: u64 = 86_400_000;
-/// After the faults, everything has to be well again within this time.
-const REST_MS: u64 = 60_000;
+/// After the faults, everything has to be well again within this time. To copy a slot takes most of it where a run has pieces of a
+/// few bytes, one under way at a time.
+const REST_MS: u64 = 120_000;
 /// What a gateway has to tell a slot of its connections is told within this time after the last fault. The slot lets go by
 /// itself of what is not renewed, but later.
 const GOODBYE_MS: u64 = 15_000;

@@ -1,16 +1,21 @@
 //! One request, told what happens to it step by step.
 
 use super::*;
-use crate::id::NodeId;
+use crate::{
+    id::{Epoch, NodeId, Position},
+    request::{Done, Published},
+};
 
-type Answer = Result<&'static str, SlotError>;
+type Answer = Result<SlotAnswer, SlotError>;
+
+const DONE: Answer = Ok(SlotAnswer::Done(Done));
 
 const LIMIT_MS: u64 = 5_000;
 
 struct Bench {
     asking: Asking,
     now_ms: u64,
-    out: Vec<Output<&'static str>>,
+    out: Vec<Output>,
 }
 
 fn member(name: &str) -> Member {
@@ -30,7 +35,7 @@ impl Bench {
         bench
     }
 
-    fn handle(&mut self, input: Input<&'static str>) {
+    fn handle(&mut self, input: Input) {
         self.asking.handle(self.now_ms, input, &mut self.out);
     }
 
@@ -70,7 +75,7 @@ impl Bench {
 #[test]
 fn the_first_answer_ends_it_refusals_too() {
     let refusals = [SlotError::Busy, SlotError::Unavailable, SlotError::NoSession, SlotError::TooManyGroups];
-    for answer in refusals.into_iter().map(Err).chain([Ok("done")]) {
+    for answer in refusals.into_iter().map(Err).chain([DONE]) {
         let mut bench = Bench::new();
         bench.answer(1, answer.clone());
         bench.done(answer);
@@ -94,8 +99,8 @@ fn it_asks_again_whom_a_newer_map_names() {
     bench.sent(2, "q", 2, 5);
     bench.map(2, "p", 1);
     bench.waits();
-    bench.answer(2, Ok("done"));
-    bench.done(Ok("done"));
+    bench.answer(2, DONE);
+    bench.done(DONE);
 }
 
 #[test]
@@ -104,12 +109,12 @@ fn a_primary_that_is_replaced_is_not_waited_for_and_its_late_word_does_not_count
     bench.now_ms = 700;
     bench.map(2, "q", 2);
     bench.sent(2, "q", 2, 700);
-    for late in [Err(SlotError::Busy), not_primary(2, false), Ok("done")] {
+    for late in [Err(SlotError::Busy), not_primary(2, false), DONE] {
         bench.answer(1, late);
         bench.waits();
     }
-    bench.answer(2, Ok("done"));
-    bench.done(Ok("done"));
+    bench.answer(2, DONE);
+    bench.done(DONE);
 }
 
 #[test]
@@ -142,8 +147,27 @@ fn not_done_is_not_said_when_an_earlier_attempt_may_have_been_carried_out() {
 }
 
 #[test]
+fn nor_is_it_said_of_a_part() {
+    let published = Published { position: Position { epoch: Epoch(1), offset: 7 }, copies: 2 };
+    let answer = |second| Ok(SlotAnswer::Published(vec![Ok(published), second]));
+    let mut bench = Bench::new();
+    bench.answer(1, answer(Err(SlotError::Full)));
+    bench.done(answer(Err(SlotError::Full)));
+    let mut bench = Bench::new();
+    bench.handle(Input::Lost { attempt: 1 });
+    bench.sleep();
+    bench.out.clear();
+    bench.answer(2, answer(Err(SlotError::Full)));
+    bench.waits();
+    bench.sleep();
+    bench.out.clear();
+    bench.answer(3, answer(Ok(published)));
+    bench.done(answer(Ok(published)));
+}
+
+#[test]
 fn at_the_deadline_it_is_refused_if_nobody_was_reached_and_unknown_otherwise() {
-    let check = |fails: fn(Attempt) -> Input<&'static str>, expected: SlotError| {
+    let check = |fails: fn(Attempt) -> Input, expected: SlotError| {
         let mut bench = Bench::new();
         let mut attempt = 1;
         while bench.asking.wake_ms().is_some() {
@@ -176,8 +200,8 @@ fn once_its_asker_is_gone_nothing_is_tried_again() {
     let mut bench = Bench::new();
     bench.handle(Input::Over);
     bench.waits();
-    bench.answer(1, Ok("done"));
-    bench.done(Ok("done"));
+    bench.answer(1, DONE);
+    bench.done(DONE);
     let fails = [Input::Lost { attempt: 1 }, Input::Answered { attempt: 1, result: not_primary(1, true) }];
     for input in fails {
         let mut bench = Bench::new();
@@ -199,13 +223,13 @@ fn pauses_grow_differ_and_begin_anew_with_another_primary() {
     let pauses = |seed: u64| {
         let mut asking = Asking::new(0, LIMIT_MS, seed);
         let (mut now_ms, mut pauses, mut out) = (0, Vec::new(), Vec::new());
-        asking.handle::<&str>(0, Input::Map { version: 1, primary: Some((member("p"), 1)) }, &mut out);
+        asking.handle(0, Input::Map { version: 1, primary: Some((member("p"), 1)) }, &mut out);
         for attempt in 1..=8 {
-            asking.handle::<&str>(now_ms, Input::NotSent { attempt }, &mut out);
+            asking.handle(now_ms, Input::NotSent { attempt }, &mut out);
             let until_ms = asking.wake_ms().unwrap();
             pauses.push(until_ms - now_ms);
             now_ms = until_ms;
-            asking.handle::<&str>(now_ms, Input::Due, &mut out);
+            asking.handle(now_ms, Input::Due, &mut out);
         }
         pauses
     };

@@ -121,7 +121,7 @@ fn a_later_attachment_here_displaces_the_earlier_in_whatever_order_they_come() {
         .chain([Output::Attached { connection: 2, number: 5, record: record(10) }, confirmed(2)])
         .collect();
     bench.answer(2, 5, &expected);
-    bench.answer(3, 3, &[cut(3, Cut::Displaced)]);
+    bench.answer(3, 3, &[cut(3, Cut::Displaced), say(1, Goodbye::Detach(SESSION, 3))]);
     assert_eq!((bench.core.len(), bench.core.connections().next()), (1, Some((2, SESSION, Some(5)))));
 }
 
@@ -130,7 +130,7 @@ fn news_that_overtakes_the_attachment_counts() {
     let mut bench = Bench::default();
     bench.open(1);
     bench.gives(displaced(4), &[say(1, Goodbye::Confirm(SESSION, 4))]);
-    bench.answer(1, 4, &[cut(1, Cut::Displaced)]);
+    bench.answer(1, 4, &[cut(1, Cut::Displaced), say(2, Goodbye::Detach(SESSION, 4))]);
     for (connection, used_ms, latest_ms) in [(2, 9, 10), (3, 11, 11)] {
         bench.open(connection);
         bench.gives(Input::Changed { slot: SLOT, record: record(used_ms) }, &[]);

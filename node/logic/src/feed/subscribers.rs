@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     feed::Attempt,
-    id::{AttachmentNumber, Position, SessionId},
+    id::{ClientKey, Position, Seat},
     request::{JoinPoint, SlotError},
 };
 
@@ -33,7 +33,7 @@ impl Feed {
         &mut self,
         now_ms: u64,
         subscriber: Subscriber,
-        leave: Option<(SessionId, AttachmentNumber)>,
+        leave: Option<Seat>,
         out: &mut Vec<Output>,
     ) {
         let was_live = self.live.remove(&subscriber);
@@ -43,12 +43,12 @@ impl Feed {
         if !was_live && !was_behind && joining.is_none() {
             return;
         }
-        if let Some((session, attachment)) = leave {
+        if let Some(seat) = leave {
             let asked = joining.and_then(|joining| match joining.stage {
                 JoinStage::Asked(attempt) => Some(attempt),
                 JoinStage::Paused { .. } | JoinStage::AfterLeave => None,
             });
-            self.depart(subscriber, session, attachment, asked, out);
+            self.depart(subscriber, seat, asked, out);
         }
         self.joining_changed();
         if !self.has_subscribers() {
@@ -82,23 +82,16 @@ impl Feed {
     }
 
     /// Takes a presence back; after the join that is to enter it, where that one is under way.
-    pub(super) fn depart(
-        &mut self,
-        subscriber: Subscriber,
-        session: SessionId,
-        attachment: AttachmentNumber,
-        join: Option<Attempt>,
-        out: &mut Vec<Output>,
-    ) {
+    pub(super) fn depart(&mut self, subscriber: Subscriber, seat: Seat, join: Option<Attempt>, out: &mut Vec<Output>) {
         if self.departing.contains_key(&subscriber) {
             // The one under way ends this presence too: no join of it was asked in between.
             return;
         }
         let asked = join.is_none();
         let waits_for = join.unwrap_or_else(|| self.next_attempt());
-        self.departing.insert(subscriber, Departing { session, attachment, waits_for, asked });
+        self.departing.insert(subscriber, Departing { seat, waits_for, asked });
         if asked {
-            out.push(Output::AskLeave { attempt: waits_for, subscriber, session, attachment });
+            out.push(Output::AskLeave { attempt: waits_for, subscriber, seat });
         }
     }
 
@@ -109,12 +102,7 @@ impl Feed {
             departing.asked = true;
             departing.waits_for = next;
             self.last_attempt = next;
-            out.push(Output::AskLeave {
-                attempt: next,
-                subscriber,
-                session: departing.session,
-                attachment: departing.attachment,
-            });
+            out.push(Output::AskLeave { attempt: next, subscriber, seat: departing.seat });
         }
     }
 
@@ -178,7 +166,8 @@ impl Feed {
                 JoinStage::Paused { .. } | JoinStage::AfterLeave => None,
             };
             // Whoever is told that it has not joined is not to be seen by others either.
-            self.depart(subscriber, member.session, member.attachment, asked, out);
+            let seat = Seat { session: member.session, client: ClientKey::ONLY, attachment: member.attachment };
+            self.depart(subscriber, seat, asked, out);
         }
         out.push(Output::JoinFailed { subscriber, request: joining.request, error });
         self.joining_changed();

@@ -5,7 +5,7 @@ use uuid::Uuid;
 use super::*;
 use crate::{
     entry::Message,
-    id::{GroupName, SessionId},
+    id::{ClientKey, GroupName, Seat, SessionId},
 };
 
 const E1: Epoch = Epoch(1);
@@ -109,7 +109,10 @@ fn subscribe(subscriber: u64, since: Option<Position>) -> Input {
 }
 
 fn unsubscribe(subscriber: u64) -> Input {
-    Input::Unsubscribe { subscriber, leave: Some((SessionId(Uuid::nil()), 1)) }
+    Input::Unsubscribe {
+        subscriber,
+        leave: Some(Seat { session: SessionId(Uuid::nil()), client: ClientKey::ONLY, attachment: 1 }),
+    }
 }
 
 fn joined(attempt: u64, subscriber: u64, point: JoinPoint) -> Input {

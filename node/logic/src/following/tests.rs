@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    id::NodeId,
+    id::{ClientKey, NodeId},
     map::ClusterMap,
     request::{JoinPoint, Register},
 };
@@ -189,8 +189,8 @@ fn an_answer_to_a_feed_that_is_no_more_means_nothing_to_the_next() {
 #[test]
 fn a_message_that_nobody_here_wants_ends_the_registration() {
     let mut bench = Bench::new(FollowingSettings::default());
-    let message = Message { offset: 1, data: "1".into(), from: None, at_ms: 0 };
-    let deliver = Input::Deliver { slot: SLOT, term: 1, group: group("a"), epoch: EPOCH, message };
+    let messages = vec![Message { offset: 1, data: "1".into(), from: None, at_ms: 0 }];
+    let deliver = Input::Deliver { slot: SLOT, term: 1, group: group("a"), epoch: EPOCH, messages };
     assert_eq!(bench.input(deliver.clone()), []);
     assert!(matches!(bench.flush().as_slice(), [Ask::Unregister { .. }]));
     assert_eq!(bench.input(deliver), []);
@@ -201,7 +201,7 @@ fn a_message_that_nobody_here_wants_ends_the_registration() {
 fn a_leave_is_asked_again_before_the_presence_is_given_up() {
     let mut bench = Bench::new(FollowingSettings::default());
     bench.joined(1, "a");
-    let leave = Some((SessionId(uuid::Uuid::nil()), 4));
+    let leave = Some(Seat { session: SessionId(uuid::Uuid::nil()), client: ClientKey::ONLY, attachment: 4 });
     bench.input(Input::Unsubscribe { slot: SLOT, group: group("a"), subscriber: 1, leave });
     for _ in 1..FollowingSettings::default().leave_tries {
         assert_eq!(bench.answer_all(), []);

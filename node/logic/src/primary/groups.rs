@@ -3,15 +3,18 @@
 //! A publish may ask for a number of copies. While there are fewer, new ones are refused. One that is in the log already,
 //! because copies were lost after it was ordered or because it is a repeat, is answered when enough copies have it. It is
 //! delivered when it is committed all the same: a message that waits would hold up those that follow it in the group.
+//!
+//! What one request publishes is one entry, and has one answer. What is committed of a group in one step goes to each gateway
+//! in one push.
 
-use std::{collections::BTreeMap, mem};
+use std::{collections::BTreeSet, mem};
 
 use super::{SlotOutput, Ticket, joins::Following, reign::Reigning};
 use crate::{
     Now,
     asking::ATTEMPT_MS,
-    entry::GroupEntry,
-    id::{GroupName, Member, Position, PublishKey},
+    entry::{Entry, GroupEntry, Message},
+    id::{Epoch, GroupName, Member, Position},
     memory::Level,
     request::{
         Done, GroupInfo, GroupPush, GroupRequest, History, Join, Leave, MemberPage, Publish, Published, Push,
@@ -23,17 +26,18 @@ use crate::{
 /// The answer to a history has about this many bytes of messages; who wants what follows asks again.
 const HISTORY_BYTES: usize = 4 << 20;
 
+/// A push has about this many bytes of messages, unless those of one entry have more.
+const PUSH_BYTES: usize = 256 << 10;
+
 /// What waits for an entry of a group to be committed.
 #[derive(Debug)]
 pub(super) enum GroupPending {
     /// To be answered when this number of copies have it.
     Publish {
         ticket: Ticket,
-        group: GroupName,
-        key: PublishKey,
         min_copies: u8,
     },
-    /// A publish that is not taken now: answered if it is a repeat, else refused for this reason.
+    /// Publishes that are not taken now: those that are repeats are told their places, the others this reason.
     Recall {
         ticket: Ticket,
         min_copies: u8,
@@ -58,14 +62,27 @@ impl GroupPending {
     }
 }
 
-/// A publish that is committed, and whose answer waits for more copies.
+/// Where the messages of one request stand: the log, and the offset of each, or why it was not taken.
+type Places = (Epoch, Vec<Result<u64, SlotError>>);
+
+/// Publishes that are committed, and whose answer waits for more copies.
 #[derive(Debug)]
 pub(super) struct Held {
     pub(super) ticket: Ticket,
-    position: Position,
+    places: Places,
     min_copies: u8,
     /// Its gateway asks again by then.
     until_ms: u64,
+}
+
+/// Messages of a group that were committed in this step, and are about to be pushed.
+#[derive(Debug)]
+pub(super) struct Delivering {
+    group: GroupName,
+    epoch: Epoch,
+    messages: Vec<Message>,
+    /// Of their data.
+    bytes: usize,
 }
 
 impl Reigning<'_> {
@@ -92,7 +109,7 @@ impl Reigning<'_> {
     }
 
     fn publish(&mut self, now: Now, ticket: Ticket, group: GroupName, publish: Publish) {
-        let Publish { key, data, from, retention, min_copies } = publish;
+        let Publish { messages, from, retention, min_copies } = publish;
         let copies = self.replica.copies();
         let refusal = match self.memory {
             Level::Full => Some(SlotError::Full),
@@ -103,16 +120,16 @@ impl Reigning<'_> {
         if let Some(refusal) = refusal {
             // What is ordered and not committed counts as well, so the log is asked, in its order.
             let pending = GroupPending::Recall { ticket, min_copies, refusal };
-            return self.order_group(group, GroupEntry::Recall { key }, Some(pending));
+            let keys = messages.iter().map(|message| message.key).collect();
+            return self.order_group(group, GroupEntry::Recall { keys }, Some(pending));
         }
         let epoch = self.new_epoch();
-        let entry = GroupEntry::Publish { epoch, key, data, from, at_ms: now.wall_ms, retention };
-        let pending = GroupPending::Publish { ticket, group: group.clone(), key, min_copies };
-        self.order_group(group, entry, Some(pending));
+        let entry = GroupEntry::Publish { epoch, messages, from, at_ms: now.wall_ms, retention };
+        self.order_group(group, entry, Some(GroupPending::Publish { ticket, min_copies }));
     }
 
-    /// A publish for which the queue has no room. A repeat needs none: it is told its place, or comes again while the publish
-    /// that it repeats is under way. Any other is refused.
+    /// Publishes for which the queue has no room. Repeats need none: they are told their places, and the others are refused. While
+    /// what one of them repeats is under way they all come again.
     pub(super) fn publish_beyond_queue(
         &mut self,
         now: Now,
@@ -120,40 +137,63 @@ impl Reigning<'_> {
         (group, publish): (&GroupName, &Publish),
         out: &mut Vec<SlotOutput>,
     ) {
-        let there = self.state().and_then(|state| state.group(group));
-        if let Some(position) = there.and_then(|there| there.log.place(publish.key)) {
-            return self.answer_publish(now, (ticket, publish.min_copies), position, out);
-        }
-        let is_it = |pending: &GroupPending| match pending {
-            GroupPending::Publish { group: other, key, .. } => (other, *key) == (group, publish.key),
-            GroupPending::Recall { .. } | GroupPending::Follow(_) | GroupPending::Leave(_) | GroupPending::Forget => {
-                false
+        let log = self.state().and_then(|state| state.group(group)).map(|there| &there.log);
+        let keys = || publish.messages.iter().map(|message| message.key);
+        let offsets: Vec<_> = keys().map(|key| log.and_then(|log| log.seen(key))).collect();
+        let unknown: BTreeSet<_> =
+            keys().zip(&offsets).filter(|(_, offset)| offset.is_none()).map(|(key, _)| key).collect();
+        let known = log.map(|log| (log.epoch(), offsets));
+        let is_under_way = |entry: &Entry| match entry {
+            Entry::Group(other, GroupEntry::Publish { messages, .. }) => {
+                other == group && messages.iter().any(|message| unknown.contains(&message.key))
             }
+            Entry::Group(..) | Entry::Session(..) | Entry::Shed { .. } => false,
         };
-        if self.groups.pending.values().any(is_it) {
+        if !unknown.is_empty() && self.replica.uncommitted_entries().any(is_under_way) {
             return self.leave_open(ticket, out);
         }
-        out.push(SlotOutput::Answer { ticket, result: Err(SlotError::Busy) });
+        self.answer_recalled(now, (ticket, publish.min_copies), known, SlotError::Busy, out);
     }
 
-    /// Answers a publish that is committed. All in-sync members hold what is committed: where these are too few, the answer
+    /// Answers publishes that are not taken: with their places those that are known, with the refusal the others.
+    fn answer_recalled(
+        &mut self,
+        now: Now,
+        asked: (Ticket, u8),
+        known: Option<(Epoch, Vec<Option<u64>>)>,
+        refusal: SlotError,
+        out: &mut Vec<SlotOutput>,
+    ) {
+        match known {
+            Some((epoch, offsets)) if offsets.iter().any(Option::is_some) => {
+                let place = |offset: Option<u64>| offset.ok_or_else(|| refusal.clone());
+                let places = (epoch, offsets.into_iter().map(place).collect());
+                self.answer_publish(now, asked, places, out);
+            }
+            Some(_) | None => out.push(SlotOutput::Answer { ticket: asked.0, result: Err(refusal) }),
+        }
+    }
+
+    /// Answers publishes that are committed. All in-sync members hold what is committed: where these are too few, the answer
     /// waits until a map names more.
     fn answer_publish(
         &mut self,
         now: Now,
         (ticket, min_copies): (Ticket, u8),
-        position: Position,
+        places: Places,
         out: &mut Vec<SlotOutput>,
     ) {
         let copies = self.replica.copies();
         if min_copies <= copies {
-            let published = Published { position, copies };
+            let (epoch, offsets) = places;
+            let published = |offset| Published { position: Position { epoch, offset }, copies };
+            let published = offsets.into_iter().map(|offset| offset.map(published)).collect();
             return out.push(SlotOutput::Answer { ticket, result: Ok(SlotAnswer::Published(published)) });
         }
         if self.groups.held.len() >= self.settings.queue {
             return self.leave_open(ticket, out);
         }
-        self.groups.held.push(Held { ticket, position, min_copies, until_ms: now.mono_ms + ATTEMPT_MS });
+        self.groups.held.push(Held { ticket, places, min_copies, until_ms: now.mono_ms + ATTEMPT_MS });
     }
 
     /// Answers those that enough copies have now. Whoever has waited for too long does not know what became of it.
@@ -161,7 +201,7 @@ impl Reigning<'_> {
         let copies = self.replica.copies();
         for held in mem::take(&mut self.groups.held) {
             if held.min_copies <= copies {
-                self.answer_publish(now, (held.ticket, held.min_copies), held.position, out);
+                self.answer_publish(now, (held.ticket, held.min_copies), held.places, out);
             } else if held.until_ms <= now.mono_ms {
                 self.leave_open(held.ticket, out);
             } else {
@@ -201,29 +241,29 @@ impl Reigning<'_> {
         pending: Option<GroupPending>,
         out: &mut Vec<SlotOutput>,
     ) {
-        let position = match effect {
-            GroupEffect::Published { position, message } => {
-                if let Some(message) = message {
-                    self.tell_followers(&group, &GroupPush::Deliver { epoch: position.epoch, message }, out);
-                }
-                Some(position)
+        let (mut placed, mut recalled) = (None, None);
+        match effect {
+            GroupEffect::Published { epoch, offsets, messages } => {
+                self.gather(&group, epoch, messages, out);
+                placed = Some((epoch, offsets));
             }
+            GroupEffect::Recalled { epoch, offsets } => recalled = Some((epoch, offsets)),
             GroupEffect::Member { joined, member } => {
-                self.tell_followers(&group, &GroupPush::Member { joined, member }, out);
-                None
+                self.deliver(out);
+                self.tell_followers(group.clone(), GroupPush::Member { joined, member }, out);
             }
-            GroupEffect::Quiet => None,
-        };
+            GroupEffect::Quiet => {}
+        }
         match pending {
             None => {}
-            Some(GroupPending::Publish { ticket, min_copies, .. }) => {
-                let Some(position) = position else { unreachable!("a publish has come to no position") };
-                self.answer_publish(now, (ticket, min_copies), position, out);
+            Some(GroupPending::Publish { ticket, min_copies }) => {
+                let Some((epoch, offsets)) = placed else { unreachable!("a publish has come to no place") };
+                let places = (epoch, offsets.into_iter().map(Ok).collect());
+                self.answer_publish(now, (ticket, min_copies), places, out);
             }
-            Some(GroupPending::Recall { ticket, min_copies, refusal }) => match position {
-                Some(position) => self.answer_publish(now, (ticket, min_copies), position, out),
-                None => out.push(SlotOutput::Answer { ticket, result: Err(refusal) }),
-            },
+            Some(GroupPending::Recall { ticket, min_copies, refusal }) => {
+                self.answer_recalled(now, (ticket, min_copies), recalled, refusal, out);
+            }
             Some(GroupPending::Follow(following)) => self.follow(now, following, out),
             Some(GroupPending::Leave(ticket)) => {
                 out.push(SlotOutput::Answer { ticket, result: Ok(SlotAnswer::Done(Done)) });
@@ -236,9 +276,42 @@ impl Reigning<'_> {
         }
     }
 
-    fn tell_followers(&self, group: &GroupName, push: &GroupPush, out: &mut Vec<SlotOutput>) {
-        for gateway in self.groups.interests.get(group).into_iter().flat_map(BTreeMap::keys) {
-            self.push(gateway, Push::Group(group.clone(), push.clone()), out);
+    /// Committed messages wait for others of their group that are committed in the same step.
+    fn gather(&mut self, group: &GroupName, epoch: Epoch, messages: Vec<Message>, out: &mut Vec<SlotOutput>) {
+        if messages.is_empty() || !self.groups.interests.contains_key(group) {
+            return;
+        }
+        let bytes = |messages: &[Message]| messages.iter().map(|message| message.data.len()).sum::<usize>();
+        match &mut self.groups.delivering {
+            Some(Delivering { group: other, epoch: of, messages: gathered, bytes: sum })
+                if other == group && *of == epoch && *sum + bytes(&messages) <= PUSH_BYTES =>
+            {
+                *sum += bytes(&messages);
+                gathered.extend(messages);
+            }
+            _ => {
+                self.deliver(out);
+                let (group, bytes) = (group.clone(), bytes(&messages));
+                self.groups.delivering = Some(Delivering { group, epoch, messages, bytes });
+            }
+        }
+    }
+
+    /// What has been gathered goes to those who follow the group now: called at the end of a step, and before anything else is
+    /// told of groups, or others follow them.
+    pub(super) fn deliver(&mut self, out: &mut Vec<SlotOutput>) {
+        if let Some(Delivering { group, epoch, messages, bytes: _ }) = self.groups.delivering.take() {
+            let contiguous = |pair: &[Message]| pair[0].offset + 1 == pair[1].offset;
+            assert!(messages.windows(2).all(contiguous), "what is delivered follows each other");
+            self.tell_followers(group, GroupPush::Deliver { epoch, messages }, out);
+        }
+    }
+
+    fn tell_followers(&self, group: GroupName, push: GroupPush, out: &mut Vec<SlotOutput>) {
+        let Some(gateways) = self.groups.interests.get(&group) else { return };
+        let push = Push::Group(group, push);
+        for gateway in gateways.keys() {
+            self.push(gateway, push.clone(), out);
         }
     }
 

@@ -86,6 +86,7 @@ impl Reigning<'_> {
             assert!(earlier.is_none(), "one waits for an entry");
             return;
         }
+        self.deliver(out);
         let (ticket, answer) = match following {
             Following::Register { ticket, gateway, interests } => {
                 let mut budget = REPLAY_BYTES;

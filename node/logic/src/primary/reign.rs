@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     SlotOutput, SlotSettings, Ticket,
-    groups::{GroupPending, Held},
+    groups::{Delivering, GroupPending, Held},
     sessions::SessionPending,
 };
 use crate::{
@@ -39,6 +39,8 @@ pub(super) struct GroupsReign {
     pub(super) pending: BTreeMap<Index, GroupPending>,
     /// Publishes whose answers wait for more copies: at most as many as may wait for their commit.
     pub(super) held: Vec<Held>,
+    /// Committed messages that are not pushed yet; nothing between steps.
+    pub(super) delivering: Option<Delivering>,
     /// Who follows what, and when it last said so.
     pub(super) interests: BTreeMap<GroupName, BTreeMap<Member, u64>>,
     /// Groups that could be forgotten, and since when that is seen to be so in this term: a new primary does not know yet who
@@ -133,7 +135,7 @@ impl Reign {
     /// what it asked may be ordered: the next primary may have taken the entry over, and then it is done.
     pub(super) fn into_tickets(self) -> Vec<(Ticket, bool)> {
         let Self { term: _, since_ms: _, committed: _, shed_at: _, groups, sessions } = self;
-        let GroupsReign { pending, held, interests: _, idle: _, forgetting: _, tidied: _ } = groups;
+        let GroupsReign { pending, held, delivering: _, interests: _, idle: _, forgetting: _, tidied: _ } = groups;
         let of_groups = pending.into_values().filter_map(GroupPending::into_ticket);
         let mut tickets: Vec<Ticket> = held.into_iter().map(|held| held.ticket).collect();
         let SessionsReign {

@@ -2,6 +2,7 @@
 //! test is about what passes from one primary to the next.
 
 mod attaches;
+mod batches;
 mod clock;
 mod floor;
 mod full;
@@ -15,7 +16,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::{
-    entry::{EndReason, Retention, SessionChange},
+    entry::{EndReason, NewMessage, Retention, SessionChange},
     id::{Epoch, NodeId, Position, PublishKey},
     request::{
         Ask, Attach, Attached, ChangeSession, ConfirmDisplaced, CreateSession, Detach, Done, EndSession, GroupPush,
@@ -59,10 +60,27 @@ fn record() -> SessionRecord {
 }
 
 fn publish(key: u128) -> (GroupName, Publish) {
-    (
-        group(),
-        Publish { key: PublishKey(key), data: Bytes::from_static(b"1"), from: None, retention: KEEP, min_copies: 1 },
-    )
+    publish_all([key])
+}
+
+fn publish_all<const N: usize>(keys: [u128; N]) -> (GroupName, Publish) {
+    let messages = keys.map(|key| NewMessage { key: PublishKey(key), data: Bytes::from_static(b"1") }).to_vec();
+    (group(), Publish { messages, from: None, retention: KEEP, min_copies: 1 })
+}
+
+/// The answer to a publish: where each message stands and how many have it, or why it was not taken.
+fn outcomes(answer: &Result<SlotAnswer, SlotError>) -> Vec<Result<(u64, u8), SlotError>> {
+    let place = |published: Published| (published.position.offset, published.copies);
+    match answer {
+        Ok(SlotAnswer::Published(published)) => published.iter().map(|one| one.clone().map(place)).collect(),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The same where all of them stand.
+fn places(answer: &Result<SlotAnswer, SlotError>) -> Vec<(u64, u8)> {
+    let place = |outcome: Result<_, _>| outcome.unwrap_or_else(|refusal| panic!("{refusal:?}"));
+    outcomes(answer).into_iter().map(place).collect()
 }
 
 fn register() -> Register {
@@ -236,16 +254,17 @@ fn a_publish_is_answered_and_delivered_when_it_is_committed_and_a_repeat_gets_th
     assert_eq!(bench.pushes("g1").len(), 0);
     bench.acknowledge();
     let position = match bench.answer(first) {
-        Some(Ok(SlotAnswer::Published(Published { position, copies: 2 }))) => *position,
+        Some(Ok(SlotAnswer::Published(published))) => published[0].clone().unwrap().position,
         other => panic!("{other:?}"),
     };
     assert_eq!(position.offset, 1);
     assert_eq!(bench.pushes("g1").len(), 1);
     bench.map("p", &["p"]);
-    assert_eq!(bench.answer_to("g2", publish(5)), Ok(SlotAnswer::Published(Published { position, copies: 1 })));
+    let one = |position| Ok(SlotAnswer::Published(vec![Ok(Published { position, copies: 1 })]));
+    assert_eq!(bench.answer_to("g2", publish(5)), one(position));
     assert_eq!(bench.pushes("g1").len(), 0, "a repeat is no message");
     let next = Position { offset: 2, ..position };
-    assert_eq!(bench.answer_to("g2", publish(6)), Ok(SlotAnswer::Published(Published { position: next, copies: 1 })));
+    assert_eq!(bench.answer_to("g2", publish(6)), one(next));
 }
 
 /// Asks for page after page; the sizes of the pages, in messages.
@@ -254,8 +273,8 @@ fn pages(bytes_each: usize, messages: u64) -> Vec<usize> {
     let retention = Retention { messages: 10_000, bytes: 1 << 30, ..KEEP };
     for key in 1..=messages {
         let data = vec![b'1'; bytes_each].into();
-        let (group, key) = (group(), PublishKey(key.into()));
-        let publish = (group, Publish { key, data, from: None, retention, min_copies: 1 });
+        let messages = vec![NewMessage { key: PublishKey(key.into()), data }];
+        let publish = (group(), Publish { messages, from: None, retention, min_copies: 1 });
         assert!(bench.answer_to("g", publish).is_ok());
     }
     let Ok(SlotAnswer::Joined(JoinPoint { epoch, head, .. })) =

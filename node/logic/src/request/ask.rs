@@ -1,7 +1,8 @@
 //! A request names its answer: whoever asks gets that kind or an error, and no other.
 
 use super::{
-    Done, GroupInfo, GroupRequest, Interest, JoinPoint, Renewed, SessionRequest, SessionView, SlotAnswer, SlotRequest,
+    Done, GroupInfo, GroupRequest, Interest, JoinPoint, Renewed, SessionRequest, SessionView, SlotAnswer, SlotError,
+    SlotRequest,
     group::{History, Join, Leave, MemberPage, Publish, Published, ReadGroup, ReadHistory, ReadMembers},
     session::{
         Attach, Attached, ChangeSession, ConfirmDisplaced, CreateSession, Detach, EndSession, ReadSession, RecordJoin,
@@ -101,7 +102,7 @@ macro_rules! asks {
 }
 
 asks!(AskGroup, GroupRequest:
-    Publish => Published,
+    Publish => Vec<Result<Published, SlotError>>,
     Join => JoinPoint,
     Leave => Done,
     ReadHistory => History,
@@ -142,7 +143,7 @@ macro_rules! answers {
 
 answers! {
     Registered(Vec<JoinPoint>),
-    Published(Published),
+    Published(Vec<Result<Published, SlotError>>),
     Joined(JoinPoint),
     History(History),
     Members(MemberPage),

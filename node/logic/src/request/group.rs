@@ -1,17 +1,16 @@
 //! What is asked about one group, and what is told of it.
 
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    entry::{Message, Presence, Publisher, Retention},
-    id::{AttachmentNumber, Epoch, GroupName, NUMBER_MAX, Position, PublishKey, SessionId},
+    entry::{Message, NewMessage, Presence, Publisher, Retention},
+    id::{AttachmentNumber, Epoch, GroupName, NUMBER_MAX, Position, SessionId},
 };
 
 /// Asked about one group.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum GroupRequest {
-    /// → [`Published`]
+    /// → [`Published`] or a refusal, one for each message
     Publish(Publish),
     /// → [`JoinPoint`]
     Join(Join),
@@ -25,13 +24,12 @@ pub enum GroupRequest {
     ReadGroup(ReadGroup),
 }
 
-/// Orders a message.
+/// Orders messages of one publisher, one after the other. Those that are repeats get their first places, whatever is said of the
+/// others, which are all ordered or all refused. What is said of all is so at one point of the log.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Publish {
-    /// Repeats with it get the same answer.
-    pub key: PublishKey,
-    /// JSON text.
-    pub data: Bytes,
+    /// In their order. What goes in one request is bounded by [`crate::batch`].
+    pub messages: Vec<NewMessage>,
     /// The client that publishes.
     pub from: Option<Publisher>,
     /// What the group keeps.
@@ -163,8 +161,8 @@ pub struct GroupInfo {
 /// Told of one group by its slot's primary, unasked.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum GroupPush {
-    /// A committed message.
-    Deliver { epoch: Epoch, message: Message },
+    /// Committed messages, which follow each other in the log.
+    Deliver { epoch: Epoch, messages: Vec<Message> },
     /// Someone entered the presence, or left it.
     Member {
         /// Entered, or left.

@@ -138,7 +138,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        entry::{Entry, GroupEntry, Presence, Retention, SessionEntry, SessionRecord},
+        entry::{Entry, GroupEntry, NewMessage, Presence, Retention, SessionEntry, SessionRecord},
         id::{Epoch, PublishKey},
     };
 
@@ -173,7 +173,8 @@ mod tests {
             }
             _ => {
                 let (key, data) = (PublishKey(number.into()), Bytes::from(vec![b'1'; number as usize % 90]));
-                Entry::Group(group, GroupEntry::Publish { epoch, key, data, from: None, at_ms: 5, retention: KEEP })
+                let messages = vec![NewMessage { key, data }];
+                Entry::Group(group, GroupEntry::Publish { epoch, messages, from: None, at_ms: 5, retention: KEEP })
             }
         }
     }

@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
-    entry::{GroupEntry, Message, Presence},
-    id::{Epoch, GroupName, Position, SessionId},
+    entry::{GroupEntry, Message, NewMessage, Presence},
+    id::{Epoch, GroupName, SessionId},
     log::GroupLog,
     memory::StateBytes,
 };
@@ -50,12 +50,20 @@ impl Group {
 pub enum GroupEffect {
     /// Nothing that anyone is told.
     Quiet,
-    /// A publish has its place; a repeat has the first one's and no message.
+    /// Where earlier publishes stand: nothing for those that are not there.
+    Recalled {
+        /// The log.
+        epoch: Epoch,
+        offsets: Vec<Option<u64>>,
+    },
+    /// Publishes have their places; a repeat has the first one's and no message.
     Published {
-        /// Where it stands.
-        position: Position,
-        /// To be delivered.
-        message: Option<Message>,
+        /// The log.
+        epoch: Epoch,
+        /// Where each stands.
+        offsets: Vec<u64>,
+        /// To be delivered; they follow each other.
+        messages: Vec<Message>,
     },
     /// Someone newly came (`joined`) or went.
     Member {
@@ -88,13 +96,21 @@ impl Groups {
                 self.open(name, epoch);
                 GroupEffect::Quiet
             }
-            GroupEntry::Publish { epoch, key, data, from, at_ms, retention } => {
+            GroupEntry::Publish { epoch, messages: new, from, at_ms, retention } => {
                 let log = &mut self.open(name, epoch).log;
-                let (offset, message) = log.append(key, data, from, at_ms, retention);
-                GroupEffect::Published { position: Position { epoch: log.epoch(), offset }, message }
+                let (mut offsets, mut messages) = (Vec::with_capacity(new.len()), Vec::with_capacity(new.len()));
+                for NewMessage { key, data } in new {
+                    let (offset, message) = log.append(key, data, from.clone(), at_ms, retention);
+                    offsets.push(offset);
+                    messages.extend(message);
+                }
+                GroupEffect::Published { epoch: log.epoch(), offsets, messages }
             }
-            GroupEntry::Recall { key } => match self.0.get(name).and_then(|there| there.log.place(key)) {
-                Some(position) => GroupEffect::Published { position, message: None },
+            GroupEntry::Recall { keys } => match self.0.get(name).map(|there| &there.log) {
+                Some(log) => GroupEffect::Recalled {
+                    epoch: log.epoch(),
+                    offsets: keys.iter().map(|key| log.seen(*key)).collect(),
+                },
                 None => GroupEffect::Quiet,
             },
             GroupEntry::MemberJoin { epoch, member } => self.member_join(name, epoch, member),

@@ -17,9 +17,11 @@ use crate::{
     memory::Ledger,
     metrics::{Limit, Metrics},
     permit::Permit,
-    wire::reason::Reason,
+    wire::{frame::Frame, reason::Reason},
 };
 
+/// Pings at a time: whoever else wants to run does so between them.
+const PINGS_AT_ONCE: usize = 64;
 /// How often a draining node sends some of its clients away.
 const DRAIN_STEP: Duration = Duration::from_millis(50);
 
@@ -37,6 +39,8 @@ pub struct Connection {
     /// What is due to it.
     pub outbox: Arc<Outbox>,
     heard_ms: AtomicU64,
+    /// It has been silent, and was asked for a sign of life.
+    pinged: AtomicBool,
     /// It was silent for longer than it was asked to be, and that was counted.
     late: AtomicBool,
 }
@@ -58,6 +62,7 @@ impl Connection {
     /// The client sent something.
     pub fn heard(&self, now_ms: u64) {
         self.heard_ms.store(now_ms, Ordering::Relaxed);
+        self.pinged.store(false, Ordering::Relaxed);
         self.late.store(false, Ordering::Relaxed);
     }
 
@@ -117,8 +122,9 @@ impl Connections {
         let number = self.last.fetch_add(1, Ordering::Relaxed) + 1;
         let outbox = Outbox::new(number, limits.outbox_bytes, ledger.clone());
         let outbox = Arc::new(outbox.under(self.permit.clone()));
+        let heard_ms = AtomicU64::new(clock::mono_ms());
         let connection =
-            Arc::new(Connection { outbox, heard_ms: AtomicU64::new(clock::mono_ms()), late: AtomicBool::default() });
+            Arc::new(Connection { outbox, heard_ms, pinged: AtomicBool::default(), late: AtomicBool::default() });
         self.lock().insert(number, connection.clone());
         metrics.connections.inc();
         let rate = OperationRate::new(limits.operations_per_s, limits.operations_burst);
@@ -128,6 +134,28 @@ impl Connections {
     /// How many there are.
     pub fn count(&self) -> usize {
         self.lock().len()
+    }
+
+    /// Pings those that have sent nothing for `limits.heartbeat_s`, each once for a silence: the pong is a sign of life, so
+    /// that a client whose program sends nothing stays. One that takes nothing is not pinged.
+    pub async fn ping_silent(&self, limits: &LimitsConfig, metrics: &Metrics) {
+        self.ping_silent_since(clock::mono_ms().saturating_sub(limits.heartbeat_s.saturating_mul(1_000)), metrics)
+            .await;
+    }
+
+    async fn ping_silent_since(&self, since_ms: u64, metrics: &Metrics) {
+        let silent: Vec<_> = {
+            let open = self.lock();
+            let silent = open.values().filter(|connection| connection.silent_since(since_ms));
+            silent.filter(|connection| !connection.pinged.swap(true, Ordering::Relaxed)).cloned().collect()
+        };
+        for some in silent.chunks(PINGS_AT_ONCE) {
+            for connection in some.iter().filter(|connection| !connection.outbox.is_closing()) {
+                metrics.pings.inc();
+                connection.outbox.control_if_room(&Frame::ping());
+            }
+            tokio::task::yield_now().await;
+        }
     }
 
     /// Counts those that are late with a sign of life, each once for a silence, and closes those that have sent nothing for
@@ -148,7 +176,7 @@ impl Connections {
             metrics.limit_hit(Limit::IdleS);
             connection.outbox.close(Closing::saying(
                 Reason::Idle,
-                format!("nothing was heard for {} s: send a heartbeat now and then", limits.idle_s),
+                format!("nothing was heard for {} s: answer pings, or send a heartbeat now and then", limits.idle_s),
             ));
         }
     }
@@ -193,6 +221,31 @@ mod tests {
         assert_eq!((connections.count(), metrics.connections.get()), (2, 2));
         drop(first);
         assert_eq!((connections.count(), metrics.connections.get()), (1, 1));
+    }
+
+    #[tokio::test]
+    async fn who_is_silent_is_pinged_once_for_a_silence() {
+        let (connections, metrics) = (Connections::under(Arc::default()), Metrics::new());
+        let limits = LimitsConfig { outbox_bytes: 100, ..LimitsConfig::default() };
+        let open: [Listed; 4] = std::array::from_fn(|_| connections.open(&limits, &Ledger::new(1 << 30), &metrics));
+        let [silent, heard, closing, full] = &open;
+        for connection in &open {
+            connection.heard(1_000);
+        }
+        heard.heard(2_000);
+        closing.outbox.close(Closing::new(Reason::Draining));
+        assert!(full.outbox.push(Frame::text(&"x".repeat(98))), "it takes a whole outbox");
+        let pings = |listed: &Listed| listed.outbox.take().frames.iter().filter(|seen| seen.is(&Frame::ping())).count();
+
+        connections.ping_silent_since(2_000, &metrics).await;
+        assert!(full.outbox.closing().is_none(), "a ping that has no room closes nobody");
+        assert_eq!(open.each_ref().map(pings), [1, 0, 0, 0]);
+        connections.ping_silent_since(2_000, &metrics).await;
+        assert_eq!(open.each_ref().map(pings), [0; 4], "one ping, and its answer is waited for");
+        silent.heard(3_000);
+        connections.ping_silent_since(4_000, &metrics).await;
+        assert_eq!(open.each_ref().map(pings), [1, 1, 0, 0], "it is silent anew");
+        assert_eq!(metrics.pings.get(), 4, "with the one that had no room");
     }
 
     #[tokio::test]

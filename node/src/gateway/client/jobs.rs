@@ -22,9 +22,9 @@ use crate::{
             reasons::Refused,
         },
         hub::{Entered, JoinOutcome},
-        service::{By, Caller, NewMessage},
+        service::{By, Caller, NewMessage, Publication},
     },
-    id::{AttachmentNumber, GroupName, Position, SessionId},
+    id::{AttachmentNumber, ClientKey, GroupName, Position, Seat, SessionId},
     logic::{
         entry::{Grant, Message, Presence, SessionRecord},
         request::{History, MemberPage, Published, SlotError},
@@ -74,6 +74,14 @@ struct Rights {
     groups: BTreeSet<GroupName>,
 }
 
+/// A message that the client publishes.
+#[derive(Debug)]
+pub(super) struct ToPublish {
+    pub(super) id: RequestId,
+    pub(super) data: Bytes,
+    pub(super) key: Option<String>,
+}
+
 /// Something to do for a group; done one after the other for each group.
 #[derive(Debug)]
 pub(super) enum Job {
@@ -88,7 +96,7 @@ pub(super) enum Job {
     /// As asked by the client.
     Leave { id: RequestId },
     /// As asked by the client.
-    Publish { id: RequestId, data: Bytes, key: Option<String> },
+    Publish(Vec<ToPublish>),
     /// As asked by the client.
     History { id: RequestId, since: Option<Position>, limit: u32 },
     /// As asked by the client.
@@ -96,28 +104,29 @@ pub(super) enum Job {
 }
 
 impl Job {
-    /// Whether the client asked for it, and so has it counted against its bounds.
-    pub(super) fn is_request(&self) -> bool {
-        !matches!(self, Self::Restore { .. } | Self::Replay | Self::Reconcile)
+    /// How many requests of the client it is, which are counted against its bounds.
+    pub(super) fn requests(&self) -> usize {
+        match self {
+            Self::Restore { .. } | Self::Replay | Self::Reconcile => 0,
+            Self::Publish(publishes) => publishes.len(),
+            Self::Join { .. } | Self::Leave { .. } | Self::History { .. } | Self::Members { .. } => 1,
+        }
     }
 
     /// What it holds of the client's data.
     pub(super) fn data_bytes(&self) -> usize {
         match self {
-            Self::Publish { data, .. } => data.len(),
+            Self::Publish(publishes) => publishes.iter().map(|publish| publish.data.len()).sum(),
             _ => 0,
         }
     }
 
-    /// The client's mark.
+    /// The client's mark; of several publishes the first one's.
     pub(super) fn id(&self) -> &RequestId {
         match self {
             Self::Restore { .. } | Self::Replay | Self::Reconcile => &None,
-            Self::Join { id, .. }
-            | Self::Leave { id }
-            | Self::Publish { id, .. }
-            | Self::History { id, .. }
-            | Self::Members { id, .. } => id,
+            Self::Publish(publishes) => publishes.first().map_or(&None, |publish| &publish.id),
+            Self::Join { id, .. } | Self::Leave { id } | Self::History { id, .. } | Self::Members { id, .. } => id,
         }
     }
 }
@@ -182,6 +191,7 @@ impl Client {
             }
             Job::History { .. } => self.history_bytes(),
             Job::Members { limit, .. } => *limit as usize * MESSAGE_OVERHEAD_BYTES,
+            Job::Publish(publishes) => publishes.len() * MESSAGE_OVERHEAD_BYTES,
             _ => MESSAGE_OVERHEAD_BYTES,
         }
     }
@@ -207,7 +217,10 @@ impl Client {
             Job::Reconcile => self.reconcile(group).await,
             Job::Join { since, .. } => self.join(id, group, since).await,
             Job::Leave { .. } => self.leave(id, group).await,
-            Job::Publish { data, key, .. } => self.publish(id, group, data, key).await,
+            Job::Publish(publishes) => {
+                self.publish(group, publishes).await;
+                Ok(())
+            }
             Job::History { since, limit, .. } => self.history(id, group, since, limit).await,
             Job::Members { after, limit, .. } => self.members(id, group, after, limit).await,
         };
@@ -368,25 +381,46 @@ impl Client {
     /// Has the hub deliver the group no more, tell the client so, and take the session out of the group's presence.
     async fn depart(&self, id: RequestId, group: GroupName, by: LeftBy) {
         self.rights().groups.remove(&group);
-        let presence = self.gateway.service.options(&group).presence.then_some((self.session, self.attachment));
+        let seat = Seat { session: self.session, client: ClientKey::ONLY, attachment: self.attachment };
+        let presence = self.gateway.service.options(&group).presence.then_some(seat);
         self.gateway.hub.leave(self.outbox.clone(), (id, by), group, presence).await;
     }
 
-    async fn publish(&self, id: RequestId, group: GroupName, data: Bytes, key: Option<String>) -> Result<(), Refused> {
-        self.allowance.publish(data.len())?;
+    /// How many of the publishes that wait for a group leave together, by the bytes of each; one at least.
+    pub(super) fn fitting(&self, group: &GroupName, waiting: impl IntoIterator<Item = usize>) -> usize {
+        self.gateway.service.fitting(group, waiting)
+    }
+
+    /// Publishes, and tells what came of each in their order.
+    async fn publish(&self, group: GroupName, publishes: Vec<ToPublish>) {
         // Who is in the group was counted when it came.
         let could_begin = !self.is_member(&group);
-        if could_begin {
-            self.allowance.may_begin_group()?;
+        let (mut ids, mut messages) = (Vec::with_capacity(publishes.len()), Vec::with_capacity(publishes.len()));
+        for ToPublish { id, data, key } in publishes {
+            let allowed = self.allowance.publish(data.len());
+            match allowed.and_then(|()| if could_begin { self.allowance.may_begin_group() } else { Ok(()) }) {
+                Ok(()) => messages.push(NewMessage { data, key }),
+                Err(refused) => {
+                    self.tell(&Event::Error(refused.frame(id)));
+                    continue;
+                }
+            }
+            ids.push(id);
         }
-        let message = NewMessage { data, key, min_copies: 1 };
         let by = self.by(&group);
-        let Published { position, copies } = self.gateway.service.publish(&by, &group, message).await?;
-        if could_begin && position.offset == 1 {
-            self.allowance.began_group();
+        let publication = Publication { messages, min_copies: 1 };
+        let published = self.gateway.service.publish(&by, &group, publication).await;
+        for (id, published) in ids.into_iter().zip(published) {
+            match published {
+                Ok(Published { position, copies }) => {
+                    if could_begin && position.offset == 1 {
+                        self.allowance.began_group();
+                    }
+                    self.tell(&Event::Published { id, group: group.clone(), position, copies });
+                }
+                Err(refused) => self.tell(&Event::Error(refused.frame(id))),
+            }
         }
-        self.tell(&Event::Published { id, group, position, copies });
-        Ok(())
     }
 
     async fn history(

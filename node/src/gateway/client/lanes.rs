@@ -1,5 +1,6 @@
 //! The requests of one connection that are under way: one after the other for each group, so that what a client sends is
-//! ordered as it was sent (S5), and side by side for different groups.
+//! ordered as it was sent (S5), and side by side for different groups. Publishes that follow each other and have gathered leave
+//! together (`logic/batch`).
 //!
 //! Bounded three ways: by the number of requests, by the data that they hold, and by what their answers may add to the
 //! outbox. The last keeps a client that resumes many groups from being drowned, and closed, by its own replay: the next
@@ -54,6 +55,29 @@ struct Finished {
     round: u64,
 }
 
+/// Publishes at the front become one job; `fitting` says how many of them, by the bytes of each.
+fn gather(jobs: &mut VecDeque<Job>, fitting: impl FnOnce(Vec<usize>) -> usize) {
+    // What is alone needs no list.
+    if jobs.len() < 2 {
+        return;
+    }
+    let publishes = |job: &Job| if let Job::Publish(_) = job { Some(job.data_bytes()) } else { None };
+    // What was gathered and found no room yet stays as it is.
+    let is_one = |job: &&Job| job.requests() == 1;
+    let waiting: Vec<usize> = jobs.iter().take_while(is_one).map_while(publishes).collect();
+    if waiting.len() < 2 {
+        return;
+    }
+    let count = fitting(waiting);
+    let mut together = Vec::with_capacity(count);
+    for job in jobs.drain(..count) {
+        if let Job::Publish(publishes) = job {
+            together.extend(publishes);
+        }
+    }
+    jobs.push_front(Job::Publish(together));
+}
+
 impl Lanes {
     pub(super) fn new(limits: &LimitsConfig) -> Self {
         Self {
@@ -73,12 +97,12 @@ impl Lanes {
 
     /// Takes a job on, or gives it back where too much is under way.
     pub(super) fn add(&mut self, group: GroupName, job: Job) -> Result<(), Job> {
-        let data_bytes = job.data_bytes();
-        if job.is_request() {
+        let (requests, data_bytes) = (job.requests(), job.data_bytes());
+        if requests > 0 {
             if self.requests >= self.requests_max || self.data_bytes + data_bytes > self.data_bytes_max {
                 return Err(job);
             }
-            self.requests += 1;
+            self.requests += requests;
             self.data_bytes += data_bytes;
         }
         let lane = Lane { restoring: matches!(job, Job::Restore { .. } | Job::Replay), group };
@@ -97,10 +121,12 @@ impl Lanes {
     /// Starts what may start now.
     pub(super) fn start(&mut self, client: &Arc<Client>) {
         while let Some(lane) = self.ready.front() {
-            let Some(job) = self.lanes.get(lane).and_then(VecDeque::front) else {
+            let Some(jobs) = self.lanes.get_mut(lane).filter(|jobs| !jobs.is_empty()) else {
                 self.ready.pop_front();
                 continue;
             };
+            gather(jobs, |waiting| client.fitting(&lane.group, waiting));
+            let Some(job) = jobs.front() else { continue };
             let answer_bytes = client.answer_bytes(job);
             if !self.has_room(client.outbox.queued_bytes(), answer_bytes) {
                 self.patience_until.get_or_insert_with(|| clock::deadline(PATIENCE));
@@ -109,7 +135,7 @@ impl Lanes {
             let Some(lane) = self.ready.pop_front() else { break };
             let Some(job) = self.lanes.get_mut(&lane).and_then(VecDeque::pop_front) else { continue };
             self.answer_bytes += answer_bytes;
-            let (requests, data_bytes, round) = (usize::from(job.is_request()), job.data_bytes(), self.round);
+            let (requests, data_bytes, round) = (job.requests(), job.data_bytes(), self.round);
             let client = client.clone();
             self.running.push(Box::pin(async move {
                 client.perform(lane.group.clone(), job).await;
@@ -156,5 +182,39 @@ impl Lanes {
         self.round += 1;
         self.answer_bytes = 0;
         self.patience_until = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::jobs::ToPublish, *};
+
+    fn publish(data: &'static str) -> Job {
+        Job::Publish(vec![ToPublish { id: None, data: data.into(), key: None }])
+    }
+
+    /// The messages of each job, those of others than publishes as none.
+    fn shape(jobs: &VecDeque<Job>) -> Vec<usize> {
+        let count = |job: &Job| if let Job::Publish(publishes) = job { publishes.len() } else { 0 };
+        jobs.iter().map(count).collect()
+    }
+
+    #[test]
+    fn publishes_that_follow_each_other_become_one_job_and_nothing_overtakes() {
+        let mut jobs =
+            VecDeque::from([publish("1"), publish("22"), publish("3"), Job::Leave { id: None }, publish("4")]);
+        gather(&mut jobs, |waiting| {
+            assert_eq!(waiting, [1, 2, 1]);
+            2
+        });
+        assert_eq!(shape(&jobs), [2, 1, 0, 1]);
+        let Some(Job::Publish(first)) = jobs.front() else { panic!("a job of publishes comes first") };
+        assert_eq!(first.iter().map(|publish| &publish.data[..]).collect::<Vec<_>>(), [&b"1"[..], b"22"]);
+        gather(&mut jobs, |_| panic!("what has gathered and waits for room stays as it is"));
+        jobs.pop_front();
+        gather(&mut jobs, |_| panic!("one alone needs nothing"));
+        jobs.pop_front();
+        gather(&mut jobs, |_| panic!("a leave is no publish"));
+        assert_eq!(shape(&jobs), [0, 1]);
     }
 }

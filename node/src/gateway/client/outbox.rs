@@ -310,17 +310,23 @@ impl Outbox {
     /// What the WebSocket itself answers (a pong, a close): before all else, and at once if the socket takes it. Where the
     /// connection ends it is dropped.
     pub fn control(&self, frame: Frame) {
+        if !self.control_if_room(&frame) {
+            self.push(frame);
+        }
+    }
+
+    /// The same for what the client can do without. False where there was no room.
+    pub fn control_if_room(&self, frame: &Frame) -> bool {
         let mut state = self.lock();
         if state.is_ending() {
-            return;
+            return true;
         }
-        if state.queue.bytes() + frame.len() > self.limit_bytes {
-            drop(state);
-            self.push(frame);
-            return;
+        let fits = state.queue.bytes() + frame.len() <= self.limit_bytes;
+        if fits {
+            state.queue.push_aside(frame.clone());
+            self.write_now(&mut state);
         }
-        state.queue.push_aside(frame);
-        self.write_now(&mut state);
+        fits
     }
 
     /// Queues a frame if it fits into half of the queue, or is alone in it. `page` pays for it where it is of a replay.

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 use super::{
     hello::Opened,
-    jobs::{Client, Job},
+    jobs::{Client, Job, ToPublish},
     lanes::Lanes,
     socket::{Ending, Heard, Over, Socket, read},
 };
@@ -111,7 +111,7 @@ impl Talk<'_> {
             Command::Heartbeat { id } => return self.client.tell_aside(&Event::Heartbeat { id }),
             Command::Join { id, group, since } => (group, Job::Join { id, since }),
             Command::Leave { id, group } => (group, Job::Leave { id }),
-            Command::Publish { id, group, data, key } => (group, Job::Publish { id, data, key }),
+            Command::Publish { id, group, data, key } => (group, Job::Publish(vec![ToPublish { id, data, key }])),
             Command::History { id, group, since, limit } => (group, Job::History { id, since, limit }),
             Command::Members { id, group, after, limit } => (group, Job::Members { id, after, limit }),
         };

@@ -66,6 +66,17 @@ const LINGER: Duration = Duration::from_secs(1);
 const LAST_ATTEMPTS: u32 = 20;
 const LAST_ATTEMPT: Duration = Duration::from_millis(20);
 
+/// Listens at this address, with room for as many who wait as the system allows: when thousands come back at once, who finds none tries
+/// again only after 1 s.
+///
+/// # Errors
+/// The system's.
+pub async fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let listener = TcpListener::bind(address).await?;
+    socket2::SockRef::from(&listener).listen(i32::MAX)?;
+    Ok(listener)
+}
+
 /// What a door is made of.
 #[expect(missing_debug_implementations, reason = "holds routes")]
 pub struct DoorInputs<'a> {

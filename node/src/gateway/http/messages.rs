@@ -1,6 +1,9 @@
 //! Publishing: to a group, to a session or a user, to many groups at once, many messages at once.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
 
 use axum::{
     Json,
@@ -206,73 +209,85 @@ async fn broadcast(State(api): State<Arc<Api>>, JsonBody(body): JsonBody<NewBroa
             Err(msg) => problems.value(loc!["body", "groups", index], msg),
         }
     }
-    let publish = service::NewMessage {
-        data: data(&api, &body.data, || loc!["body"], &mut problems),
-        key: body.key,
-        min_copies: 1,
-    };
+    let publish = service::NewMessage { data: data(&api, &body.data, || loc!["body"], &mut problems), key: body.key };
     check_key(publish.key.as_deref(), || loc!["body"], &mut problems);
     problems.refuse()?;
     let sends = groups.into_iter().map(|group| {
         let (api, publish) = (&api, publish.clone());
-        async move { result(group.clone(), send(api, group, publish).await) }
+        async move { result(group.clone(), send(api, group, (publish, 1)).await) }
     });
     Ok(many(in_order(AT_ONCE, sends).await))
 }
 
-/// Publishes many messages. Those of one group go one after the other, in the batch's order; where one is not accepted, the
-/// later ones of its group are not tried (424), so that a repeat of the batch with the same keys keeps the order.
+/// Publishes many messages. Those of one group keep the batch's order; where one is not accepted, the later ones of its group
+/// are not done either (424, or 504 where that is not known), unless they were done before: a repeat of the batch with the same
+/// keys keeps the order.
 #[utoipa::path(post, path = "/v1/batch", tag = "messages", request_body = NewBatch,
     responses((status = 200, description = "All were accepted", body = PublishResults), (status = 207, description = "Some were not: `status` and `detail` of each say why. Repeat with the same keys.", body = PublishResults)))]
 async fn batch(State(api): State<Arc<Api>>, JsonBody(body): JsonBody<NewBatch>) -> Result<Response, ApiError> {
     let mut problems = Problems::default();
     count(body.publishes.len(), BATCH_MAX, "publishes", &mut problems);
-    let mut by_group: BTreeMap<GroupName, Vec<(usize, service::NewMessage)>> = BTreeMap::new();
+    let mut by_group: BTreeMap<GroupName, VecDeque<(usize, service::NewMessage)>> = BTreeMap::new();
     for (index, Object(item)) in body.publishes.into_iter().take(BATCH_MAX).enumerate() {
         let at = || loc!["body", "publishes", index];
         let data = data(&api, &item.data, at, &mut problems);
         check_key(item.key.as_deref(), at, &mut problems);
         if let Some(group) = problems.take(|| loc!["body", "publishes", index, "group"], group_name(&item.group)) {
-            by_group
-                .entry(group)
-                .or_default()
-                .push((index, service::NewMessage { data, key: item.key, min_copies: 1 }));
+            by_group.entry(group).or_default().push_back((index, service::NewMessage { data, key: item.key }));
         }
     }
     problems.refuse()?;
     let until_ms = clock::mono_ms() + BATCH_DEADLINES * api.config.limits.request_ms;
-    let groups = by_group.into_iter().map(|(group, publishes)| one_by_one(&api, group, publishes, until_ms));
+    let groups = by_group.into_iter().map(|(group, publishes)| in_turn(&api, group, publishes, until_ms));
     let mut results: Vec<(usize, PublishResult)> = in_order(AT_ONCE, groups).await.into_iter().flatten().collect();
     results.sort_by_key(|(index, _)| *index);
     Ok(many(results.into_iter().map(|(_, result)| result).collect()))
 }
 
 /// The publishes of a batch to one group.
-async fn one_by_one(
+async fn in_turn(
     api: &Api,
     group: GroupName,
-    publishes: Vec<(usize, service::NewMessage)>,
+    mut publishes: VecDeque<(usize, service::NewMessage)>,
     until_ms: u64,
 ) -> Vec<(usize, PublishResult)> {
     let mut results = Vec::with_capacity(publishes.len());
-    let mut stopped = None;
-    for (index, publish) in publishes {
-        if stopped.is_none() && clock::mono_ms() > until_ms {
-            stopped = Some("the batch took too long: not done, repeat it with the same keys");
+    let mut not_tried = Reason::NotTried.row().words;
+    while !publishes.is_empty() {
+        if clock::mono_ms() > until_ms {
+            not_tried = "the batch took too long: not done, repeat it with the same keys";
+            break;
         }
-        let outcome = match stopped {
-            Some(why) => Err(ApiError::saying(Reason::NotTried, why)),
-            None => send(api, group.clone(), publish).await,
-        };
-        if outcome.is_err() {
-            stopped.get_or_insert(Reason::NotTried.row().words);
+        let fitting = api.service.fitting(&group, publishes.iter().map(|(_, message)| message.data.len()));
+        let (indexes, messages): (Vec<_>, Vec<_>) = publishes.drain(..fitting).unzip();
+        let publication = service::Publication { messages, min_copies: 1 };
+        let outcomes = api.service.publish(&By::Server, &group, publication).await;
+        let mut stopped = false;
+        for (index, outcome) in indexes.into_iter().zip(outcomes) {
+            // It was refused together with an earlier one.
+            let was_tried = !matches!(&outcome, Err(refused) if stopped && refused.reason != Reason::UnknownOutcome);
+            stopped |= outcome.is_err();
+            let outcome = if was_tried {
+                outcome.map(Published::from).map_err(ApiError::from)
+            } else {
+                Err(ApiError::saying(Reason::NotTried, not_tried))
+            };
+            results.push((index, result(group.clone(), outcome)));
         }
-        results.push((index, result(group.clone(), outcome)));
+        if stopped {
+            break;
+        }
     }
+    let rest = publishes.into_iter().map(|(index, _)| index);
+    results
+        .extend(rest.map(|index| (index, result(group.clone(), Err(ApiError::saying(Reason::NotTried, not_tried))))));
     results
 }
 
-fn checked(api: &Api, message: NewMessage) -> Result<service::NewMessage, ApiError> {
+/// A message, and how many nodes are to hold it at least.
+type Checked = (service::NewMessage, u8);
+
+fn checked(api: &Api, message: NewMessage) -> Result<Checked, ApiError> {
     let mut problems = Problems::default();
     let data = data(api, &message.data, || loc!["body"], &mut problems);
     check_key(message.key.as_deref(), || loc!["body"], &mut problems);
@@ -285,12 +300,17 @@ fn checked(api: &Api, message: NewMessage) -> Result<service::NewMessage, ApiErr
         );
     }
     problems.refuse()?;
-    Ok(service::NewMessage { data, key: message.key, min_copies })
+    Ok((service::NewMessage { data, key: message.key }, min_copies))
 }
 
-async fn send(api: &Api, group: GroupName, message: service::NewMessage) -> Result<Published, ApiError> {
-    let request::Published { position, copies } = api.service.publish(&By::Server, &group, message).await?;
-    Ok(Published { epoch: position.epoch.to_string(), offset: position.offset, copies })
+async fn send(api: &Api, group: GroupName, (message, min_copies): Checked) -> Result<Published, ApiError> {
+    Ok(api.service.publish_one(&By::Server, &group, message, min_copies).await?.into())
+}
+
+impl From<request::Published> for Published {
+    fn from(request::Published { position, copies }: request::Published) -> Self {
+        Self { epoch: position.epoch.to_string(), offset: position.offset, copies }
+    }
 }
 
 fn check_key(key: Option<&str>, at: impl FnOnce() -> Vec<Loc>, problems: &mut Problems) {

@@ -204,7 +204,9 @@ fn obliging(request: &SlotRequest) -> Option<Answer> {
     };
     let view = |record| Ok(SlotAnswer::Session(SessionView { record, attached: true, present: true }));
     Some(match request {
-        SlotRequest::Group(_, GroupRequest::Publish(_)) => Ok(SlotAnswer::Published(Published { position, copies: 2 })),
+        SlotRequest::Group(_, GroupRequest::Publish(Publish { messages, .. })) => {
+            Ok(SlotAnswer::Published(vec![Ok(Published { position, copies: 2 }); messages.len()]))
+        }
         SlotRequest::Session(_, SessionRequest::CreateSession(CreateSession { record })) => view(record.clone()),
         SlotRequest::Session(session, SessionRequest::ReadSession(_) | SessionRequest::ChangeSession(_)) => {
             view(record(*session))

@@ -19,7 +19,7 @@ use crate::{
     config::{Config, SlowConsumer},
     deliveries::Arrival,
     gateway::client::outbox::Outbox,
-    id::{AttachmentNumber, GroupName, Member, SessionId, SlotId},
+    id::{GroupName, Member, Seat, SlotId},
     logic::{
         feed::{FeedSettings, Subscriber},
         following::{self, Following, FollowingSettings, Output},
@@ -166,9 +166,9 @@ impl Shard {
 
     fn arrived(&mut self, arrival: Arrival) {
         match arrival {
-            Arrival::Push { slot, term, group, push: GroupPush::Deliver { epoch, message } } => {
-                let _span = tracing::trace_span!("deliver", slot, %group, offset = message.offset).entered();
-                self.handle(following::Input::Deliver { slot, term, group, epoch, message });
+            Arrival::Push { slot, term, group, push: GroupPush::Deliver { epoch, messages } } => {
+                let _span = tracing::trace_span!("deliver", slot, %group, messages = messages.len()).entered();
+                self.handle(following::Input::Deliver { slot, term, group, epoch, messages });
             }
             Arrival::Push { slot, group, push: GroupPush::Member { joined, member }, .. } => {
                 self.handle(following::Input::Member { slot, group, joined, member });
@@ -223,7 +223,7 @@ impl Shard {
         outbox: &Arc<Outbox>,
         (id, by): (RequestId, LeftBy),
         group: GroupName,
-        presence: Option<(SessionId, AttachmentNumber)>,
+        presence: Option<Seat>,
     ) {
         let (subscriber, leave) = (outbox.connection, presence);
         self.handle(following::Input::Unsubscribe { slot, group: group.clone(), subscriber, leave });

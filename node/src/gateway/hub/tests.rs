@@ -16,7 +16,7 @@ use crate::{
         ask::{self, Primaries},
         client::{outbox::tests::Seen, replays::Replays},
     },
-    id::{Epoch, Member, NodeId},
+    id::{ClientKey, Epoch, Member, NodeId, SessionId},
     logic::{
         entry::Message,
         map::ClusterMap,
@@ -100,7 +100,7 @@ impl Script {
         let message =
             Message { offset, data: format!("\"{offset:0>bytes$}\"").into_bytes().into(), from: None, at_ms: 0 };
         log.push(message.clone());
-        Push::Group(group.clone(), GroupPush::Deliver { epoch: EPOCH, message })
+        Push::Group(group.clone(), GroupPush::Deliver { epoch: EPOCH, messages: vec![message] })
     }
 
     /// Forgets all but the last few.
@@ -331,7 +331,7 @@ async fn nothing_follows_a_leave_and_the_last_one_ends_the_registration() {
             Arc::clone(&a),
             (Some("2".into()), LeftBy::Client),
             chat.clone(),
-            Some((SessionId(uuid::Uuid::nil()), 4)),
+            Some(Seat { session: SessionId(uuid::Uuid::nil()), client: ClientKey::ONLY, attachment: 4 }),
         )
         .await;
     // Messages and what a connection wants come by two ways: there is an order only from here on.

@@ -25,8 +25,8 @@ async fn a_slot_of_more_than_256_mib_moves() {
     wait_until("a primary", || map_of(&one).version > 0 && one.0.maps.current().is_some()).await;
     for number in 0..MESSAGES {
         let data = format!("\"{}\"", char::from(b'a' + (number % 26) as u8).to_string().repeat(MESSAGE_BYTES - 2));
-        let message = NewMessage { data: data.into(), key: None, min_copies: 1 };
-        one.0.gateway.service.publish(&By::Server, &group, message).await.unwrap();
+        let message = NewMessage { data: data.into(), key: None };
+        one.0.gateway.service.publish_one(&By::Server, &group, message, 1).await.unwrap();
     }
     let before = one.0.gateway.service.group(&group).await.unwrap();
     assert_eq!(before.kept, MESSAGES);

@@ -9,10 +9,7 @@ fn safe(key: u128) -> (GroupName, Publish) {
 }
 
 fn place(answer: Option<&Result<SlotAnswer, SlotError>>) -> (u64, u8) {
-    match answer {
-        Some(Ok(SlotAnswer::Published(Published { position, copies }))) => (position.offset, *copies),
-        other => panic!("{other:?}"),
-    }
+    places(answer.expect("an answer"))[0]
 }
 
 /// A slot with the two copies `p` and `q`, in which a publish was under way when `q` died.

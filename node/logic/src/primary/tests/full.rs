@@ -3,10 +3,7 @@
 use super::*;
 
 fn place(answer: Result<SlotAnswer, SlotError>) -> (u64, u8) {
-    match answer {
-        Ok(SlotAnswer::Published(Published { position, copies })) => (position.offset, copies),
-        other => panic!("{other:?}"),
-    }
+    places(&answer)[0]
 }
 
 /// The keys of those that wait for `q`, which is all that the queue takes.
@@ -58,4 +55,19 @@ fn a_repeat_that_too_few_copies_have_waits_though_the_queue_is_full() {
     assert_eq!((bench.answer(thrice), bench.core.held()), (None, 1));
     bench.map("p", &["p", "q", "r"]);
     assert_eq!(place(bench.answer(thrice).unwrap().clone()), (1, 3));
+}
+
+#[test]
+fn of_those_that_come_together_the_known_are_told_their_places_and_the_others_are_refused() {
+    let mut bench = stuck();
+    let last = UNDER_WAY.end - 1;
+    let open = Err(SlotError::NotPrimary { map_version: bench.version, ordered: true });
+    assert_eq!(places(&bench.answer_to("g2", publish_all([5, 5]))), [(1, 2), (1, 2)]);
+    let part = bench.answer_to("g2", publish_all([6, 5, 7]));
+    assert_eq!(outcomes(&part), [Err(SlotError::Busy), Ok((1, 2)), Err(SlotError::Busy)]);
+    assert_eq!(bench.answer_to("g2", publish_all([6, 7])), Err(SlotError::Busy));
+    for with_one_under_way in [[5, last, 6], [6, 5, last], [last, 6, 7]] {
+        assert_eq!(bench.answer_to("g2", publish_all(with_one_under_way)), open, "it may be done");
+    }
+    assert_eq!(bench.core.replica().uncommitted(), SETTINGS.queue, "nothing more is ordered");
 }

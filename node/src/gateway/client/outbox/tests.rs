@@ -22,6 +22,10 @@ impl Seen {
     pub(crate) fn as_str(&self) -> &str {
         self.frame.as_str()
     }
+
+    pub(crate) fn is(&self, frame: &Frame) -> bool {
+        self.frame == *frame
+    }
 }
 
 /// Takes everything, each slice one frame.

@@ -52,6 +52,19 @@ async fn send(stream: &mut TcpStream, path: &str) {
     stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n").as_bytes()).await.unwrap();
 }
 
+#[tokio::test]
+async fn many_may_wait_until_they_are_accepted() {
+    let most = std::fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap().trim().parse().unwrap();
+    let listener = listen(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut waiting = Vec::new();
+    for number in 0..300.min(most) {
+        // Who finds no room is not answered, and asks again after 1 s.
+        let connecting = tokio::time::timeout(Duration::from_millis(900), TcpStream::connect(address)).await;
+        waiting.push(connecting.unwrap_or_else(|_| panic!("{number} wait, and there is no room for more")).unwrap());
+    }
+}
+
 /// Of an answer with a short body; empty where there is none.
 async fn answer(stream: &mut TcpStream) -> String {
     let mut text = Vec::new();

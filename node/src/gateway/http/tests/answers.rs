@@ -36,9 +36,9 @@ async fn a_publish_keeps_its_data_and_key() {
             (200, &json!({"epoch": "0000000000000007", "offset": 3, "copies": 2}))
         );
         match server.asked().pop() {
-            Some(SlotRequest::Group(group, GroupRequest::Publish(Publish { key, data, from, min_copies, .. }))) => {
-                assert_eq!((group.as_str(), from, min_copies), ("chat:a/b", None, 1));
-                (data, key)
+            Some(SlotRequest::Group(group, GroupRequest::Publish(Publish { messages, from, min_copies, .. }))) => {
+                assert_eq!((group.as_str(), from, min_copies, messages.len()), ("chat:a/b", None, 1, 1));
+                (messages[0].data.clone(), messages[0].key)
             }
             other => panic!("{other:?}"),
         }
@@ -67,40 +67,51 @@ async fn a_broadcast_tells_which_groups_took_it() {
     assert_eq!(parts.status, 200);
 }
 
-#[tokio::test]
-async fn a_batch_keeps_the_order_within_a_group() {
-    let server = Server::answering(|request| match request {
-        SlotRequest::Group(group, GroupRequest::Publish(Publish { data, .. }))
-            if group.as_str() == "b" && data == "2" =>
-        {
-            Some(Err(SlotError::Unknown))
+/// What was asked to be published to a group: each request with its messages.
+fn published_to(name: &str, asked: &[SlotRequest]) -> Vec<Vec<bytes::Bytes>> {
+    let publishes = asked.iter().filter_map(|request| match request {
+        SlotRequest::Group(group, GroupRequest::Publish(Publish { messages, .. })) if group.as_str() == name => {
+            Some(messages.iter().map(|message| message.data.clone()).collect())
         }
-        other => obliging(other),
+        _ => None,
     });
+    publishes.collect()
+}
+
+#[tokio::test]
+async fn a_batch_keeps_the_order_within_a_group_and_goes_on_past_nothing_that_was_not_accepted() {
     let body = r#"{"publishes": [
         {"group": "b", "data": 1}, {"group": "a", "data": 1}, {"group": "b", "data": 2}, {"group": "b", "data": 3}, {"group": "a", "data": 2}
     ]}"#;
-    let (parts, answer) = server.call("POST", "/v1/batch", Some(body)).await;
-    assert_eq!(parts.status, 207);
-    let results: Vec<(&str, u64)> = answer["results"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|result| (result["group"].as_str().unwrap(), result["status"].as_u64().unwrap()))
-        .collect();
-    assert_eq!(results, [("b", 200), ("a", 200), ("b", 504), ("b", 424), ("a", 200)]);
-    let of = |name: &str, asked: &[SlotRequest]| -> Vec<bytes::Bytes> {
-        let publishes = asked.iter().filter_map(|request| match request {
-            SlotRequest::Group(group, GroupRequest::Publish(Publish { data, .. })) if group.as_str() == name => {
-                Some(data.clone())
+    let check = async |told_of_b: Option<Answer>, statuses: [u64; 5]| {
+        let server = Server::answering(move |request| match request {
+            SlotRequest::Group(group, GroupRequest::Publish(_)) if group.as_str() == "b" => {
+                told_of_b.clone().or_else(|| obliging(request))
             }
-            _ => None,
+            other => obliging(other),
         });
-        publishes.collect()
+        let (parts, answer) = server.call("POST", "/v1/batch", Some(body)).await;
+        assert_eq!(parts.status, if statuses == [200; 5] { 200 } else { 207 });
+        let results = answer["results"].as_array().unwrap();
+        let told: Vec<_> = results.iter().map(|result| result["status"].as_u64().unwrap()).collect();
+        assert_eq!(told, statuses, "{answer}");
+        let groups: Vec<_> = results.iter().map(|result| result["group"].as_str().unwrap()).collect();
+        assert_eq!(groups, ["b", "a", "b", "b", "a"]);
+        let asked = server.asked();
+        assert_eq!(published_to("a", &asked), [["1", "2"]]);
+        assert_eq!(published_to("b", &asked), [["1", "2", "3"]]);
     };
-    let asked = server.asked();
-    assert_eq!(of("a", &asked), ["1", "2"]);
-    assert_eq!(of("b", &asked), ["1", "2"]);
+    check(None, [200; 5]).await;
+    check(Some(Err(SlotError::Unknown)), [504, 200, 504, 504, 200]).await;
+    check(Some(Err(SlotError::Unavailable)), [503, 200, 424, 424, 200]).await;
+    let position = Position { epoch: Epoch(7), offset: 3 };
+    let known = || Ok(Published { position, copies: 2 });
+    let few = || Err(SlotError::NotEnoughCopies { copies: 1, min_copies: 2 });
+    let all = |all| Some(Ok(SlotAnswer::Published(all)));
+    check(all(vec![known(), few(), few()]), [200, 200, 503, 424, 200]).await;
+    check(all(vec![few(), known(), few()]), [503, 200, 200, 424, 200]).await;
+    // What is no answer to three messages says nothing about them.
+    check(all(vec![known(), few()]), [504, 200, 504, 504, 200]).await;
 }
 
 #[tokio::test]

@@ -1,0 +1,190 @@
+//! An attach, and how it waits for those whose place it takes (S7).
+
+use std::collections::BTreeMap;
+
+use super::{
+    super::{
+        SlotOutput, Ticket,
+        reign::{Displacing, Latest, Reigning},
+    },
+    SessionPending,
+};
+use crate::{
+    Now,
+    entry::SessionEntry,
+    id::{AttachmentNumber, Member, SessionId},
+    request::{Attached, SlotError},
+    session::Session,
+};
+
+/// A gateway that is alive has this much time to cut an earlier attachment off before it is fenced.
+const FENCE_AFTER_MS: u64 = 250;
+/// A new attachment that waits for longer is left open: whoever still wants it asks again, and waits for the same.
+const DISPLACE_MAX_MS: u64 = 10_000;
+
+impl Reigning<'_> {
+    /// The later connection of a client wins, not the later attempt: one that has been on its way for long, and whose client
+    /// may be gone, does not displace one that came after it. Times are those of this node's own clock; what an earlier
+    /// primary's clock said is compared with more care, see [`Session::attach`].
+    pub(super) fn attach(
+        &mut self,
+        now: Now,
+        (ticket, session, token): (Ticket, SessionId, u32),
+        (gateway, connection, waited_ms): (Member, u64, u64),
+        out: &mut Vec<SlotOutput>,
+    ) {
+        let since_ms = now.mono_ms.cast_signed().saturating_sub_unsigned(waited_ms);
+        if self.later_stays(session, (&gateway, connection), since_ms) {
+            return out.push(SlotOutput::Answer { ticket, result: Err(SlotError::Busy) });
+        }
+        let entry = SessionEntry::Attach {
+            gateway: gateway.clone(),
+            connection,
+            since_ms: now.wall_ms.saturating_sub(waited_ms),
+            at_ms: now.wall_ms,
+            token,
+        };
+        if let Some(index) = self.order_session(session, entry, Some(SessionPending::Attach(ticket))) {
+            self.sessions.latest.insert(session, Latest { gateway, connection, since_ms, index });
+        }
+    }
+
+    /// Whether another connection, whose client came later than this, has the session or is about to.
+    fn later_stays(&self, session: SessionId, (gateway, connection): (&Member, u64), since_ms: i64) -> bool {
+        let Some(latest) = self.sessions.latest.get(&session) else { return false };
+        let is_other = latest.gateway != *gateway || latest.connection != connection;
+        is_other && since_ms < latest.since_ms && self.is_there(session, latest)
+    }
+
+    /// Whether it has the session, or is about to, for all that its gateway has said: one that is believed dead may be alive.
+    pub(in super::super) fn is_there(&self, session: SessionId, latest: &Latest) -> bool {
+        let known = self.state().and_then(|state| state.session(session)).filter(|known| !known.closed);
+        let last = known.and_then(|known| known.last.as_ref());
+        self.replica.applied() < latest.index || last.is_some_and(|last| last.is_of(&latest.gateway, latest.connection))
+    }
+
+    /// Earlier attachments are cut off before the new one is answered, or their gateways have to confirm them before they
+    /// deliver again, which is then denied (S7).
+    pub(super) fn attached(
+        &mut self,
+        now: Now,
+        (ticket, session): (Ticket, SessionId),
+        attachment: AttachmentNumber,
+        earlier: BTreeMap<Member, AttachmentNumber>,
+        out: &mut Vec<SlotOutput>,
+    ) {
+        let Some(view) = self.view(session) else {
+            return self.leave_open(ticket, out);
+        };
+        let answer = Attached { record: view.record, attachment };
+        let since_ms = now.mono_ms;
+        let mut displacing = Displacing { answers: Vec::new(), attachment, earlier, since_ms };
+        if let Some(before) = self.sessions.displacing.remove(&session) {
+            // Whom this one displaces waits on: its gateway knows that it is displaced before it hears the answer.
+            displacing.answers = before.answers;
+            if before.attachment == attachment {
+                // A repeat waits for what the first one waits for.
+                displacing.earlier = before.earlier;
+                displacing.since_ms = before.since_ms;
+            }
+        }
+        displacing.answers.push((ticket, answer));
+        let waits_ms = now.mono_ms - displacing.since_ms;
+        self.sessions.displacing.insert(session, displacing);
+        self.fence(session, waits_ms, out);
+        self.answer_if_alone(now, session, out);
+    }
+
+    fn answer_if_alone(&mut self, now: Now, session: SessionId, out: &mut Vec<SlotOutput>) {
+        let Some(displacing) = self.sessions.displacing.get(&session) else { return };
+        if displacing.earlier.keys().any(|gateway| !self.is_gone(gateway)) {
+            return;
+        }
+        for (ticket, answer) in self.sessions.displacing.remove(&session).into_iter().flat_map(|there| there.answers) {
+            let known = self.state().and_then(|state| state.session(session));
+            if let Some(last) = known.and_then(|known| known.last.as_ref()) {
+                self.sessions.confirmed.insert(last.gateway.clone(), now.mono_ms);
+            }
+            out.push(SlotOutput::Answer { ticket, result: Ok(answer.into()) });
+        }
+    }
+
+    /// Whether the gateway has to confirm all that it was confirmed here, or by an earlier primary.
+    fn is_gone(&self, gateway: &Member) -> bool {
+        let confirmed_ms = self.confirmed_ms(gateway);
+        self.sessions.gone.get(gateway).is_some_and(|gone_ms| confirmed_ms < *gone_ms)
+    }
+
+    /// When the gateway was last confirmed something here, or may have been by an earlier primary.
+    pub(in super::super) fn confirmed_ms(&self, gateway: &Member) -> u64 {
+        self.sessions.confirmed.get(gateway).copied().unwrap_or(self.since_ms)
+    }
+
+    /// A gateway that may deliver to a connection of this session that the session remembers.
+    pub(in super::super) fn delivering<'s>(&self, session: &'s Session) -> Option<&'s Member> {
+        if session.ended().is_some() {
+            return None;
+        }
+        let last = session.last.as_ref().filter(|_| !session.closed);
+        let gateways = session.open.keys().chain(last.map(|last| &last.gateway));
+        gateways.into_iter().find(|gateway| !self.is_gone(gateway) && !gateway.has_restarted(self.alive.iter()))
+    }
+
+    /// Has those fenced that have not said for a while that they have cut the session's earlier attachments.
+    fn fence(&self, session: SessionId, waits_ms: u64, out: &mut Vec<SlotOutput>) {
+        let Some(displacing) = self.sessions.displacing.get(&session) else { return };
+        for gateway in displacing.earlier.keys().filter(|gateway| !self.is_gone(gateway)) {
+            let is_silent = !self.alive.is_empty() && !self.alive.contains(gateway);
+            if is_silent || FENCE_AFTER_MS <= waits_ms {
+                let since_ms = self.confirmed_ms(gateway);
+                out.push(SlotOutput::Fence { gateway: gateway.clone(), since_ms });
+            }
+        }
+    }
+
+    /// A gateway has to confirm all that it was confirmed up to this time.
+    pub(in super::super) fn gone(&mut self, now: Now, gateway: Member, since_ms: u64, out: &mut Vec<SlotOutput>) {
+        let known_ms = self.sessions.gone.entry(gateway).or_default();
+        *known_ms = since_ms.max(*known_ms);
+        for session in self.sessions.displacing.keys().copied().collect::<Vec<_>>() {
+            self.answer_if_alone(now, session, out);
+        }
+    }
+
+    /// What waits for gateways to cut earlier attachments off.
+    pub(in super::super) fn displacing_timers(&mut self, now: Now, out: &mut Vec<SlotOutput>) {
+        let waiting = self.sessions.displacing.iter();
+        let waiting: Vec<_> = waiting.map(|(session, there)| (*session, now.mono_ms - there.since_ms)).collect();
+        for (session, waits_ms) in waiting {
+            if waits_ms < DISPLACE_MAX_MS {
+                self.fence(session, waits_ms, out);
+                continue;
+            }
+            for (ticket, _) in self.sessions.displacing.remove(&session).into_iter().flat_map(|there| there.answers) {
+                self.leave_open(ticket, out);
+            }
+        }
+    }
+
+    /// Of gateways whose node has started anew nothing needs to be known.
+    pub(in super::super) fn forget_gateways(&mut self) {
+        self.sessions.confirmed.retain(|gateway, _| !gateway.has_restarted(self.alive.iter()));
+        self.sessions.gone.retain(|gateway, _| !gateway.has_restarted(self.alive.iter()));
+    }
+
+    pub(super) fn confirm_displaced(
+        &mut self,
+        now: Now,
+        session: SessionId,
+        (gateway, attachment): (&Member, AttachmentNumber),
+        out: &mut Vec<SlotOutput>,
+    ) {
+        let Some(displacing) = self.sessions.displacing.get_mut(&session) else {
+            return;
+        };
+        if displacing.earlier.get(gateway).is_some_and(|earlier| *earlier <= attachment) {
+            displacing.earlier.remove(gateway);
+        }
+        self.answer_if_alone(now, session, out);
+    }
+}
