@@ -36,7 +36,9 @@ pub(super) struct Heard {
     heard_ms: u64,
     silent_rounds: u32,
     answers: u64,
-    /// When one came last, or the judge was first shown that none has: it takes that for a beginning.
+    /// The number of them that the judge was shown last.
+    shown: Option<u64>,
+    /// When it was shown another number than before: the first one it takes for a beginning.
     answer_ms: Option<u64>,
     /// When the judge was shown nothing of it last, and may have forgotten it.
     unshown_ms: u64,
@@ -152,9 +154,6 @@ impl World {
             let counts = process.liveness.proven(&id);
             let heard = &mut process.heard_of[other];
             heard.answers += u64::from(comes_through);
-            if comes_through || (sends && heard.answer_ms.is_none()) {
-                heard.answer_ms = Some(now);
-            }
             let live = heard.generation > 0 && heard.heard_ms + silent_ms >= now && heard.slandered_until <= now;
             heard.silent_rounds = if live { 0 } else { heard.silent_rounds.saturating_add(1) };
             let nothing = Says { life: Life::Starting, zone: String::new(), store_up: false, map_version: 0 };
@@ -167,6 +166,9 @@ impl World {
             } else {
                 heard.answers_of = if sends { generation } else { heard.answers_of };
                 let answers = sends.then_some(heard.answers);
+                if sends && heard.shown != answers {
+                    (heard.shown, heard.answer_ms) = (answers, Some(now));
+                }
                 let member = Member { node: id.clone(), generation };
                 let heartbeat = heard.heartbeat;
                 signs.push(Sign { member, says: says.clone(), heartbeat, live, linked, answers });

@@ -84,21 +84,29 @@ impl World {
         if let Some(reason) = self.undelivered() {
             return Some(reason);
         }
+        // Who knows an older map may refuse the last publish, for want of copies.
+        if let Some(reason) = self.unknown_map() {
+            return Some(reason);
+        }
         for node in &self.nodes {
             let Some(process) = &node.process else {
                 return Some(format!("{} does not run", node.id));
             };
-            // Who knows an older map may refuse the last publish, for want of copies.
-            let known = process.map.as_ref().map_or(0, |map| map.version);
-            if known != map.version {
-                return Some(format!("{} knows the map {known}, there is {}", node.id, map.version));
-            }
             if let Some((outside, _)) = process.liveness.shown().outside.first_key_value() {
                 return Some(format!("{} finds {outside} there and in no map", node.id));
             }
         }
         let unrest = self.sessions.iter().find_map(|client| self.session_unrest(client));
         unrest.or_else(|| self.overfull())
+    }
+
+    /// Who does not know the newest map. A change that was long under way can come as late as this.
+    pub(super) fn unknown_map(&self) -> Option<String> {
+        let version = self.store.map.as_ref()?.version;
+        self.nodes.iter().find_map(|node| {
+            let known = node.process.as_ref()?.map.as_ref().map_or(0, |map| map.version);
+            (known != version).then(|| format!("{} knows the map {known}, there is {version}", node.id))
+        })
     }
 
     /// Who waits for an answer, or for a message.

@@ -335,6 +335,8 @@ impl World {
             },
             Some(until) => match self.undelivered() {
                 None => return true,
+                // It was not at rest yet: the map has changed since, and who does not know that yet cannot serve by it.
+                Some(_) if self.unknown_map().is_some() => self.finale = None,
                 Some(reason) if self.now >= until => {
                     self.ledger.fail(format!("{FINALE_MS} ms after the last publish: {reason}"));
                 }

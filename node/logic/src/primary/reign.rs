@@ -14,7 +14,7 @@ use crate::{
     id::{AttachmentNumber, Epoch, GroupName, Index, Member, SessionId, Term},
     memory::Level,
     replication::Replica,
-    request::{Attached, GroupRequest, Push, Renewal, SessionRequest, SlotError, SlotRequest},
+    request::{Attached, GroupRequest, Push, Renewal, SessionRequest, SessionView, SlotError, SlotRequest},
     slot::{Effect, SlotState},
 };
 
@@ -60,7 +60,7 @@ pub(super) struct SessionsReign {
     /// Requests that wait for their session to be loaded, and for what the store has to be committed.
     pub(super) loading: BTreeMap<SessionId, Vec<Asked>>,
     /// Requests answered when the store has the session as of an entry.
-    pub(super) saving: BTreeMap<(SessionId, Index), Vec<(Ticket, Waiting)>>,
+    pub(super) saving: BTreeMap<(SessionId, Index), Vec<Saving>>,
     pub(super) displacing: BTreeMap<SessionId, Displacing>,
     /// When each gateway was last confirmed an attachment, and up to when it is known to have to confirm all again.
     pub(super) confirmed: BTreeMap<Member, u64>,
@@ -111,6 +111,15 @@ pub(super) struct Displacing {
     pub(super) since_ms: u64,
 }
 
+/// A request that is answered when the store has the session.
+#[derive(Debug)]
+pub(super) struct Saving {
+    pub(super) ticket: Ticket,
+    pub(super) waiting: Waiting,
+    /// As it was given to the store: what came later is not there yet, and no answer may say that it is.
+    pub(super) view: SessionView,
+}
+
 /// What is answered when the store has a session.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Waiting {
@@ -155,7 +164,7 @@ impl Reign {
             given_up: _,
         } = sessions;
         tickets.extend(pending.into_values().filter_map(SessionPending::into_ticket));
-        tickets.extend(saving.into_values().flatten().map(|(ticket, _)| ticket));
+        tickets.extend(saving.into_values().flatten().map(|saving| saving.ticket));
         let answers = displacing.into_values().flat_map(|displacing| displacing.answers);
         tickets.extend(answers.map(|(ticket, _)| ticket));
         let waiting = loading.into_values().flatten().map(|asked| (asked.ticket, false));

@@ -16,6 +16,7 @@ use crate::{
         ChangeSession, ConfirmDisplaced, CreateSession, Detach, Done, EndSession, Push, ReadSession, RecordJoin,
         RecordLeave, SessionPush, SessionRequest, SessionView, SlotAnswer, SlotError, Withdraw,
     },
+    session::Session,
     slot::SessionEffect,
 };
 
@@ -93,8 +94,7 @@ impl Reigning<'_> {
                 Some(reason),
             ) => out.push(ended(reason)),
             (SessionRequest::ReadSession(ReadSession), None) => {
-                let result = self.view(session).map(SlotAnswer::Session).ok_or(SlotError::NoSession);
-                out.push(SlotOutput::Answer { ticket, result });
+                out.push(SlotOutput::Answer { ticket, result: Ok(SlotAnswer::Session(view(known))) });
             }
             (SessionRequest::ChangeSession(ChangeSession { change }), None) => {
                 let most = self.settings.groups_per_session + change.leave.len();
@@ -256,15 +256,10 @@ impl Reigning<'_> {
     fn push_session(&self, to: &Member, session: SessionId, push: SessionPush, out: &mut Vec<SlotOutput>) {
         self.push(to, Push::Session(session, push), out);
     }
+}
 
-    fn view(&self, session: SessionId) -> Option<SessionView> {
-        let known = self.state()?.session(session)?;
-        Some(SessionView {
-            record: known.record.clone(),
-            attached: known.attachment().is_some(),
-            present: known.is_present(),
-        })
-    }
+fn view(known: &Session) -> SessionView {
+    SessionView { record: known.record.clone(), attached: known.attachment().is_some(), present: known.is_present() }
 }
 
 fn not_stored() -> SlotError {

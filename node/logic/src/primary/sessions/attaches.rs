@@ -73,10 +73,10 @@ impl Reigning<'_> {
         earlier: BTreeMap<Member, AttachmentNumber>,
         out: &mut Vec<SlotOutput>,
     ) {
-        let Some(view) = self.view(session) else {
+        let Some(known) = self.state().and_then(|state| state.session(session)) else {
             return self.leave_open(ticket, out);
         };
-        let answer = Attached { record: view.record, attachment };
+        let answer = Attached { record: known.record.clone(), attachment };
         let since_ms = now.mono_ms;
         let mut displacing = Displacing { answers: Vec::new(), attachment, earlier, since_ms };
         if let Some(before) = self.sessions.displacing.remove(&session) {

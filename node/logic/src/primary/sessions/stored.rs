@@ -3,9 +3,9 @@
 use super::{
     super::{
         SlotOutput, Ticket,
-        reign::{Asked, Reigning, Waiting},
+        reign::{Asked, Reigning, Saving, Waiting},
     },
-    SessionPending, not_stored,
+    SessionPending, not_stored, view,
 };
 use crate::{
     Now,
@@ -116,21 +116,21 @@ impl Reigning<'_> {
         } else {
             self.sessions.save_again_ms = now.mono_ms + 1_000;
         }
-        let (view, given_up) = (self.view(session), self.is_given_up(session));
-        for (ticket, waiting) in self.sessions.saving.remove(&(session, index)).unwrap_or_default() {
-            let result = match (&result, &view) {
+        let given_up = self.is_given_up(session);
+        for Saving { ticket, waiting, view } in self.sessions.saving.remove(&(session, index)).unwrap_or_default() {
+            let result = match (&result, waiting) {
                 // The write of an earlier attempt failed before this one came through: the session is over.
-                (Ok(()), _) if waiting == Waiting::Create && given_up => Err(not_stored()),
-                (Ok(()), Some(view)) if waiting != Waiting::End => Ok(SlotAnswer::Session(view.clone())),
-                (Ok(()), _) => Ok(SlotAnswer::Done(Done)),
-                (Err(reason), _) if waiting == Waiting::Create => {
+                (Ok(()), Waiting::Create) if given_up => Err(not_stored()),
+                (Ok(()), Waiting::Create | Waiting::Change) => Ok(SlotAnswer::Session(view)),
+                (Ok(()), Waiting::End) => Ok(SlotAnswer::Done(Done)),
+                (Err(reason), Waiting::Create) => {
                     self.sessions.given_up.insert(session);
                     let entry = SessionEntry::End { reason: EndReason::NotStored, at_ms: now.wall_ms };
                     self.order_session(session, entry, Some(SessionPending::GivenUp));
                     Err(SlotError::StoreUnavailable(reason.clone()))
                 }
                 // It stands in the slot's state and is written as soon as the store answers again.
-                (Err(_), _) => Err(SlotError::Unknown),
+                (Err(_), Waiting::Change | Waiting::End) => Err(SlotError::Unknown),
             };
             out.push(SlotOutput::Answer { ticket, result });
         }
@@ -160,10 +160,11 @@ impl Reigning<'_> {
             }
             return;
         };
+        let saving = waiting.map(|(ticket, waiting)| Saving { ticket, waiting, view: view(known) });
         let (record, ended) = (known.record.clone(), known.ended().is_some());
         out.push(SlotOutput::Save { record, ended, term: self.term, index });
         self.sessions.writes.insert(session);
-        self.sessions.saving.entry((session, index)).or_default().extend(waiting);
+        self.sessions.saving.entry((session, index)).or_default().extend(saving);
     }
 
     /// Whether a new session is over because the store did not take it, or will be.
