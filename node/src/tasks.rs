@@ -65,7 +65,8 @@ impl Tasks {
 
     /// Starts a task that may end when it likes (a connection, a request). A panic ends only itself, and is logged.
     pub fn spawn_detached(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
-        let task = AssertUnwindSafe(until_stopped(self.stop.clone(), task)).catch_unwind();
+        // In a box: each future around it that takes it would have room for it twice.
+        let task = AssertUnwindSafe(until_stopped(self.stop.clone(), Box::pin(task))).catch_unwind();
         self.tracker.spawn(async move {
             if task.await.is_err() {
                 tracing::error!(task = name, "a task panicked: what it served has ended");

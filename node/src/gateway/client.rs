@@ -34,7 +34,7 @@ use self::{
     greeting::greet,
     socket::Socket,
     stream::{ClientStream, Upgrade},
-    talk::talk,
+    talk::Talk,
 };
 use super::{
     Gateway,
@@ -85,7 +85,9 @@ async fn serve(gateway: Arc<Gateway>, upgrade: Upgrade, credentials: Credentials
     let mut socket = Socket::new(stream, listed, gateway.metrics.clone());
     let address = places.1.as_ref().and_then(|accepted| accepted.address());
     let over = match Box::pin(greet(&gateway, &mut socket, credentials, address)).await {
-        Ok((opened, early)) => talk(&mut socket, opened, early).await,
+        Ok((opened, early)) => match Talk::begin(&mut socket, opened).run(early).await {
+            Ok(over) | Err(over) => over,
+        },
         Err(over) => {
             if let Some(ending) = &over {
                 gateway.metrics.connect_refused(ending.reason().code());

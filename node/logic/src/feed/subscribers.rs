@@ -1,5 +1,7 @@
 //! The subscribers of a feed: joining, live, and those whose presence is being taken back.
 
+use std::collections::BTreeMap;
+
 use super::{
     BEYOND_HEAD_REPEATS, Departing, Feed, JoinStage, Joining, Notice, Output, Registration, Subscriber, To, backoff,
     contiguous_up_to,
@@ -178,6 +180,8 @@ impl Feed {
 
     pub(super) fn joining_changed(&mut self) {
         if self.joining.is_empty() {
+            // A map that has been emptied keeps its memory, which is more than all else of a group with one subscriber.
+            self.joining = BTreeMap::new();
             self.joins_due_ms = u64::MAX;
             self.recent.restart(self.position.map_or(0, |position| position.offset));
         }

@@ -176,6 +176,10 @@ impl Lanes {
             Some(jobs) if !jobs.is_empty() => self.ready.push_back(lane),
             _ => drop(self.lanes.remove(&lane)),
         }
+        // A map that has been emptied keeps its memory: that of a publisher is soon used again, that of a listener is not.
+        if self.lanes.is_empty() && data_bytes == 0 {
+            self.lanes = BTreeMap::new();
+        }
     }
 
     fn give_room(&mut self) {

@@ -45,7 +45,7 @@ use crate::{
 };
 
 /// Held by every connection; larger frames get a buffer of their own while they arrive.
-const READ_BUFFER_BYTES: usize = 2_048;
+const READ_BUFFER_BYTES: usize = 1_024;
 
 /// How long, and how much, is read and thrown away after the close, for the client to read ours.
 const LINGER: Duration = Duration::from_secs(2);
@@ -192,7 +192,9 @@ impl Upgrade {
             tracing::error!("a connection was upgraded that the door had not accepted");
             return None;
         };
-        Some(Bare { socket: parts.io.into_inner().into_socket(), early: parts.read_buf, frame_bytes: self.frame_bytes })
+        // A copy: hyper's own buffer has room for requests, and would stay as long as the connection.
+        let early = Bytes::copy_from_slice(&parts.read_buf);
+        Some(Bare { socket: parts.io.into_inner().into_socket(), early, frame_bytes: self.frame_bytes })
     }
 }
 

@@ -21,31 +21,30 @@ use crate::{
     },
 };
 
-/// Serves an attached client until the connection ends. `early`: a frame that came before the welcome.
-pub(super) async fn talk(socket: &mut Socket, opened: Opened, early: Option<Bytes>) -> Over {
-    let Opened { client, changes, welcome, restore } = opened;
-    client.tell(&welcome);
-    let mut lanes = Lanes::new(&client.gateway.config.limits);
-    for (group, since) in restore {
-        // Only requests are ever given back.
-        let _ = lanes.add(group, Job::Restore { since });
-    }
-    let mut talk = Talk { socket, client, lanes, changes: Some(changes) };
-    match talk.run(early).await {
-        Ok(over) | Err(over) => over,
-    }
-}
-
-struct Talk<'a> {
+/// A connection whose session is attached.
+pub(super) struct Talk<'a> {
     socket: &'a mut Socket,
     client: Arc<Client>,
     lanes: Lanes,
     changes: Option<watch::Receiver<Arc<SessionRecord>>>,
 }
 
-impl Talk<'_> {
-    /// Until the connection ends: by what was written, or (the error) by what the client sent.
-    async fn run(&mut self, early: Option<Bytes>) -> Result<Over, Over> {
+impl<'a> Talk<'a> {
+    /// Welcomes the client, and is to restore what it was in.
+    pub(super) fn begin(socket: &'a mut Socket, opened: Opened) -> Self {
+        let Opened { client, changes, welcome, restore } = opened;
+        client.tell(&welcome);
+        let mut lanes = Lanes::new(&client.gateway.config.limits);
+        for (group, since) in restore {
+            // Only requests are ever given back.
+            let _ = lanes.add(group, Job::Restore { since });
+        }
+        Self { socket, client, lanes, changes: Some(changes) }
+    }
+
+    /// Until the connection ends: by what was written, or (the error) by what the client sent. `early`: a frame that came
+    /// before the welcome.
+    pub(super) async fn run(&mut self, early: Option<Bytes>) -> Result<Over, Over> {
         if let Some(text) = early {
             self.frame(&text)?;
         }
@@ -65,7 +64,8 @@ impl Talk<'_> {
                     }
                     Err(over) => return Ok(over),
                 },
-                () = changed(&mut self.changes) => self.record_changed().await,
+                // Boxed, as it is rare: a connection at rest holds no room for it.
+                () = changed(&mut self.changes) => Box::pin(self.record_changed()).await,
                 heard = self.socket.next() => {
                     if let Heard::Frame(text) = heard? {
                         self.frame(&text)?;

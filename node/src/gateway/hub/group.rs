@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use indexmap::IndexMap;
 use tokio::sync::oneshot;
 
 use super::{Entered, HubMetrics, JoinOutcome, Page, add};
@@ -32,7 +33,8 @@ pub(super) struct Group {
     name: GroupName,
     /// A connection without room for a message falls behind; otherwise it ends.
     lags: bool,
-    listeners: BTreeMap<Subscriber, Listener>,
+    /// Close together, as each message goes through all of them; in no order that means anything.
+    listeners: IndexMap<Subscriber, Listener>,
     frames: Frames,
 }
 
@@ -84,7 +86,7 @@ impl Unwritten {
 
 impl Group {
     pub(super) fn new(slot: SlotId, name: GroupName, lags: bool) -> Self {
-        Self { slot, name, lags, listeners: BTreeMap::new(), frames: Frames::default() }
+        Self { slot, name, lags, listeners: IndexMap::new(), frames: Frames::default() }
     }
 
     pub(super) fn slot(&self) -> SlotId {
@@ -116,7 +118,7 @@ impl Group {
     }
 
     pub(super) fn remove(&mut self, subscriber: Subscriber) {
-        self.listeners.remove(&subscriber);
+        self.listeners.swap_remove(&subscriber);
     }
 
     /// There is room for a page of what the connection is behind with. Whether it is behind.
@@ -320,7 +322,7 @@ impl Group {
 
     /// The connection takes nothing more.
     fn drop_listener(&mut self, subscriber: Subscriber, around: &mut Around<'_>) {
-        self.listeners.remove(&subscriber);
+        self.listeners.swap_remove(&subscriber);
         add(&around.counters.dropped, 1);
         let (slot, group) = (self.slot, self.name.clone());
         around.back.push(Input::Unsubscribe { slot, group, subscriber, leave: None });
