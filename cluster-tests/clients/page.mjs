@@ -1,31 +1,47 @@
-// A plain page in Chromium, twice: each on another node, no library. What one sends the other shows, and a reload goes on
-// where the page stopped.
+// Pages in Chromium, each in a profile of its own: one that uses our client, in tabs on all nodes, over reloads and the end of a
+// node; the README's; and the one that has nothing but a WebSocket. What one sends all show, once and in order.
 //
-//     node page.mjs http://127.0.0.1:8000 http://127.0.0.1:8001      (Chromium: ROOST_CHROMIUM, or /usr/bin/chromium)
+//     node page.mjs http://127.0.0.1:8000 http://127.0.0.1:8001 http://127.0.0.1:8002
+//
+// It says {"kill": node} and waits for a line. Chromium is ROOST_CHROMIUM, or /usr/bin/chromium; with ROOST_SCREENSHOT=FILE a
+// picture of a tab is taken.
 
 import assert from "node:assert/strict";
 import { readFile } from "node:fs/promises";
 import { createServer } from "node:http";
+import { createInterface } from "node:readline";
 import { chromium } from "playwright-core";
 
 const LIMIT_MS = 30_000;
 const SILENCE_MS = 1_500 * Number(process.env.ROOST_LIMITS__IDLE_S ?? 120);
-const [nodeA, nodeB] = process.argv.slice(2);
+const nodes = process.argv.slice(2);
+const [nodeA, nodeB] = nodes;
 const group = `chat:page-${process.pid}`;
+const orders = createInterface({ input: process.stdin })[Symbol.asyncIterator]();
 
-/** The page that the README has, with the nodes and the group of this test. */
-const ofReadme = await readFile(new URL("../../README.md", import.meta.url), "utf8").then((text) => {
+/** A page that a document has, with the nodes and the group of this test. */
+async function pageOf(document, changes) {
+  const text = await readFile(new URL(`../../${document}`, import.meta.url), "utf8");
   const [, page] = text.match(/```html\n([^]*?)```/);
-  const ports = [nodeA, nodeB].map((node) => new URL(node).port);
-  const [nodes, name] = ["[8000, 8001, 8002]", '"chat:lobby"'];
-  assert(page.includes(nodes) && page.includes(name), "the README's page names its nodes and its group");
-  return page.replace(nodes, `[${ports}]`).replace(name, JSON.stringify(group));
-});
-const html = await readFile(new URL("page.html", import.meta.url));
+  return changes.reduce((page, [from, to]) => {
+    assert(page.includes(from), `the page of ${document} has ${from}`);
+    return page.replaceAll(from, to);
+  }, page);
+}
+const named = ['"chat:lobby"', JSON.stringify(group)];
+const pages = {
+  "/": await readFile(new URL("page.html", import.meta.url), "utf8"),
+  "/readme": await pageOf("README.md", [...nodes.map((node, at) => [`http://localhost:${8000 + at}`, node]), named]),
+  "/plain": await pageOf("node/clients/README.md", [
+    ["[8000, 8001, 8002]", JSON.stringify([nodeA, nodeB].map((node) => new URL(node).port))],
+    named,
+  ]),
+};
 const server = createServer(({ url }, response) =>
-  response.setHeader("content-type", "text/html").end(url.startsWith("/readme") ? ofReadme : html),
+  response.setHeader("content-type", "text/html").end(pages[new URL(url, "http://here").pathname] ?? ""),
 );
 await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
+const here = `http://127.0.0.1:${server.address().port}`;
 const browser = await chromium.launch({
   executablePath: process.env.ROOST_CHROMIUM ?? "/usr/bin/chromium",
   headless: true,
@@ -40,15 +56,15 @@ const browser = await chromium.launch({
   ],
 });
 
-const url = (node) => `http://127.0.0.1:${server.address().port}/?${new URLSearchParams({ node, group })}`;
+const url = (...nodes) =>
+  `${here}/?${new URLSearchParams([...nodes.map((node) => ["node", node]), ["group", group]])}`;
 
 /** A page of its own browser profile, so that neither has the other's session. */
-async function open(node) {
+async function open(url) {
   const page = await (await browser.newContext()).newPage();
   page.setDefaultTimeout(LIMIT_MS);
   page.on("pageerror", (error) => assert.fail(error));
-  await page.goto(url(node));
-  await hasState(page, "joined");
+  await page.goto(url);
   return page;
 }
 
@@ -61,17 +77,33 @@ async function send(page, numbers) {
   }
 }
 
-/** Waits for so many messages and checks that they are all, in order, each once. */
-async function shows(page, count) {
-  await page.waitForFunction((count) => document.querySelectorAll("#messages li").length >= count, count);
+const range = (from, to) => Array.from({ length: to - from }, (_, at) => from + at);
+
+/** Waits until all up to this one are shown, and checks that they are all, in order, each once. */
+async function shows(page, end, first = 0) {
+  const last = (text) => [...document.querySelectorAll("#messages li")].at(-1)?.textContent === text;
+  await page.waitForFunction(last, `message ${end - 1}`);
   const items = await page.$$eval("#messages li", (items) => items.map((item) => [item.value, item.textContent]));
-  assert.deepEqual(items.map(([, text]) => text), Array.from({ length: count }, (_, number) => `message ${number}`));
+  assert.deepEqual(items.map(([, text]) => text), range(first, end).map((number) => `message ${number}`));
   assert.deepEqual(items.map(([offset]) => offset), items.map((_, index) => items[0][0] + index));
 }
 
+/** What a page has written into `#log`: lines that this reads, of one type. */
+const logged = async (page, read) => (await page.textContent("#log")).split("\n").map(read).filter(Boolean);
+async function hasLogged(page, count, read) {
+  const deadline = Date.now() + LIMIT_MS;
+  while ((await logged(page, read)).length < count) {
+    assert(Date.now() < deadline, `the page has not got ${count} × ${read}: ${await page.textContent("#log")}`);
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+}
+const frame = (type) => (line) => line && JSON.parse(line).type === type && JSON.parse(line);
+const line = (type) => (line) => line.startsWith(`${type} `) && JSON.parse(line.slice(type.length));
+
 try {
-  const a = await open(nodeA);
-  const b = await open(nodeB);
+  const [a, b] = await Promise.all([open(url(nodeA)), open(url(nodeB))]);
+  await hasState(a, "joined");
+  await hasState(b, "joined");
   await send(b, [0, 1, 2]);
   await shows(a, 3);
   await send(a, [3, 4]);
@@ -87,7 +119,7 @@ try {
   await shows(a, 10);
 
   // Reloads while the other one sends.
-  const sending = send(b, Array.from({ length: 40 }, (_, number) => 10 + number));
+  const sending = send(b, range(10, 50));
   for (let reload = 0; reload < 3; reload++) {
     await a.reload();
     await hasState(a, "resumed");
@@ -101,45 +133,62 @@ try {
   await send(b, [50]);
   await shows(a, 51);
 
-  // The README's page, which goes on by itself at the other node.
-  const readme = await (await browser.newContext()).newPage();
-  readme.setDefaultTimeout(LIMIT_MS);
-  readme.on("pageerror", (error) => assert.fail(error));
-  await readme.goto(`http://localhost:${server.address().port}/readme?0`);
-  const logged = async (type) => {
-    const lines = (await readme.textContent("#log")).split("\n").filter((line) => line);
-    return lines.map((line) => JSON.parse(line)).filter((frame) => frame.type === type);
-  };
-  const hasLogged = async (type, count) => {
-    const deadline = Date.now() + LIMIT_MS;
-    while ((await logged(type)).length < count) {
-      assert(Date.now() < deadline, `the README's page has not got ${count} × ${type}: ${await readme.textContent("#log")}`);
-      await new Promise((resolve) => setTimeout(resolve, 50));
-    }
-  };
-  await hasLogged("joined", 1);
+  // The page without a library, which goes on by itself at the other node; and the README's.
+  const [plain, readme] = await Promise.all([open(`${here}/plain?0`), open(`${here}/readme`)]);
+  await hasLogged(plain, 1, frame("joined"));
+  await hasLogged(readme, 1, line("connected"));
+  await hasLogged(readme, 1, line("joined"));
   await send(b, [51]);
-  await hasLogged("message", 1);
-  await readme.evaluate("socket.close()");
+  await hasLogged(plain, 1, frame("message"));
+  await hasLogged(readme, 1, line("message"));
+  await plain.evaluate("socket.close()");
   await send(b, [52, 53]);
-  await hasLogged("message", 3);
-  await readme.fill("input", "message 54");
-  await readme.press("input", "Enter");
-  await hasLogged("message", 4);
-  const [first, second] = await logged("welcome");
+  await hasLogged(plain, 3, frame("message"));
+  await plain.fill("input", "message 54");
+  await plain.press("input", "Enter");
+  await hasLogged(plain, 4, frame("message"));
+  const [first, second] = await logged(plain, frame("welcome"));
   assert.equal(first.session, second.session);
   assert.notEqual(first.node, second.node);
+  await readme.reload();
+  await hasLogged(readme, 1, line("joined"));
+  await readme.fill("input", "message 55");
+  await readme.press("input", "Enter");
+  await hasLogged(readme, 1, line("message"));
 
-  // Their programs say nothing for longer than a silent connection lives: the browser answers pings.
+  // Their programs say nothing for longer than a silent connection lives: pings and heartbeats do.
   await new Promise((resolve) => setTimeout(resolve, SILENCE_MS));
-  await send(b, [55]);
-  await shows(a, 56);
-  await hasLogged("message", 5);
-  assert.equal((await logged("welcome")).length, 2);
-  const texts = (await logged("message")).map((frame) => frame.data);
-  assert.deepEqual(texts, [51, 52, 53, 54, 55].map((number) => `message ${number}`));
-  console.log(JSON.stringify({ messages: 56, reloads: 5 }));
+  await send(b, [56]);
+  await shows(a, 57);
+  await hasLogged(plain, 6, frame("message"));
+  await hasLogged(readme, 2, line("message"));
+  assert.equal((await logged(plain, frame("welcome"))).length, 2);
+  assert.equal((await logged(readme, line("connected"))).length, 1);
+  const texts = (await logged(plain, frame("message"))).map((frame) => frame.data);
+  assert.deepEqual(texts, range(51, 57).map((number) => `message ${number}`));
+
+  // Tabs on all nodes. One node is killed, some tabs are reloaded, while one sends.
+  const tabs = [];
+  for (const at of range(0, 9)) {
+    // One after the other: the nodes are on the same machine.
+    tabs.push(await open(url(...nodes.slice(at % 3), ...nodes.slice(0, at % 3))));
+    await hasState(tabs[at], "joined");
+  }
+  const at = await Promise.all(tabs.map((tab) => tab.evaluate("document.body.dataset.node")));
+  const writing = send(tabs[0], range(57, 107));
+  await tabs[1].waitForFunction(() => document.querySelectorAll("#messages li").length >= 3);
+  console.log(JSON.stringify({ kill: at[1] }));
+  await orders.next();
+  await Promise.all([tabs[2].reload(), tabs[3].reload()]);
+  await writing;
+  await Promise.all(tabs.map((tab) => shows(tab, 107, 57)));
+  const now = await Promise.all(tabs.map((tab) => tab.evaluate("document.body.dataset.node")));
+  assert(!now.includes(at[1]), `nobody is at ${at[1]} any more: ${now}`);
+  assert.equal((await logged(readme, line("message"))).length, 52);
+  if (process.env.ROOST_SCREENSHOT) await tabs[1].screenshot({ path: process.env.ROOST_SCREENSHOT });
+  console.log(JSON.stringify({ messages: 107, reloads: 8, tabs: tabs.length }));
 } finally {
   await browser.close();
   server.close();
+  process.stdin.destroy();
 }

@@ -21,6 +21,7 @@ pub mod network;
 pub mod ports;
 pub mod process;
 pub mod relay;
+pub mod scenarios;
 pub mod servers;
 pub mod socket;
 pub mod store_faults;

@@ -1,5 +1,5 @@
 //! Clients that nobody here wrote, against the real program: a stock WebSocket client from Python's registry, one from
-//! npm, and a plain page in a browser.
+//! npm, and a browser, with the pages of our documents.
 
 use std::{
     env,
@@ -11,18 +11,19 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use cluster_tests::{process::Program, turn};
 use serde_json::{Value, json};
-use tokio::process::Command;
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    process::Command,
+};
 
 const LIMIT: Duration = Duration::from_secs(180);
-/// None of these clients sends heartbeats: they stay since they answer pings.
+/// Those without our client send no heartbeats: they stay since they answer pings.
 const SILENCE: [(&str, &str); 2] = [("ROOST_LIMITS__HEARTBEAT_S", "2"), ("ROOST_LIMITS__IDLE_S", "8")];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_python_client() -> Result<()> {
     let _turn = turn::take(module_path!());
-    let python = named_or("ROOST_PYTHON", folder().join("../../target/venv/bin/python"));
-    ensure!(is_there(&python), "{} is missing: scripts/setup makes it, or name one in ROOST_PYTHON", python.display());
-    let told = against_a_cluster(&python, "python_client.py").await?;
+    let told = against_a_cluster(&python()?, "python_client.py").await?;
     ensure!(told == json!({"messages": 15, "resumed": 5}), "{told}");
     Ok(())
 }
@@ -38,15 +39,20 @@ async fn a_node_client() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_page_in_a_browser() -> Result<()> {
     let _turn = turn::take(module_path!());
-    let chromium = named_or("ROOST_CHROMIUM", "/usr/bin/chromium".into());
-    ensure!(chromium.is_file(), "{} is missing: install chromium, or name one in ROOST_CHROMIUM", chromium.display());
+    has_chromium()?;
     let told = against_a_cluster(&node()?, "page.mjs").await?;
-    ensure!(told == json!({"messages": 56, "reloads": 5}), "{told}");
+    ensure!(told == json!({"messages": 107, "reloads": 8, "tabs": 9}), "{told}");
     Ok(())
 }
 
-fn folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("clients")
+/// The top of the repository.
+pub(crate) fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// The folder of programs that are not in Rust.
+pub(crate) fn clients() -> PathBuf {
+    repository().join("cluster-tests/clients")
 }
 
 fn named_or(variable: &str, path: PathBuf) -> PathBuf {
@@ -58,28 +64,63 @@ fn is_there(program: &Path) -> bool {
     program.components().count() == 1 || program.is_file()
 }
 
-fn node() -> Result<PathBuf> {
-    let modules = folder().join("node_modules");
+pub(crate) fn has_chromium() -> Result<()> {
+    let chromium = named_or("ROOST_CHROMIUM", "/usr/bin/chromium".into());
+    ensure!(chromium.is_file(), "{} is missing: install chromium, or name one in ROOST_CHROMIUM", chromium.display());
+    Ok(())
+}
+
+pub(crate) fn python() -> Result<PathBuf> {
+    let python = named_or("ROOST_PYTHON", repository().join("target/venv/bin/python"));
+    ensure!(is_there(&python), "{} is missing: scripts/setup makes it, or name one in ROOST_PYTHON", python.display());
+    Ok(python)
+}
+
+pub(crate) fn node() -> Result<PathBuf> {
+    let modules = clients().join("node_modules");
     ensure!(modules.is_dir(), "{} is missing: scripts/setup installs it (`npm ci` in its folder)", modules.display());
     Ok(named_or("ROOST_NODE", "node".into()))
 }
 
-/// Runs a client against two nodes of a fresh cluster and gives what it prints in the end.
+/// Runs a client against the nodes of a fresh cluster and gives what it prints in the end. A node that it asks for is killed.
 async fn against_a_cluster(interpreter: &Path, script: &str) -> Result<Value> {
-    let program = Program::dev_with(3, &SILENCE).await?;
-    let running = Command::new(interpreter)
-        .arg(folder().join(script))
-        .args([program.http_url(0), program.http_url(1)])
+    let mut program = Program::dev_with(3, &SILENCE).await?;
+    let mut child = Command::new(interpreter)
+        .arg(clients().join(script))
+        .args((0..3).map(|node| program.http_url(node)))
         .envs(SILENCE)
-        .stdin(Stdio::null())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
         .kill_on_drop(true)
-        .output();
-    let output = tokio::time::timeout(LIMIT, running).await.with_context(|| format!("{script} takes too long"))??;
-    let (told, complained) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    ensure!(output.status.success(), "{script} ended with {}: {told}\n{complained}", output.status);
-    ensure!(program.complaints().is_empty(), "the program complains: {:#?}", program.complaints());
+        .spawn()?;
+    let (mut stdin, mut stderr) = child.stdin.take().zip(child.stderr.take()).context("it has its streams")?;
+    let mut lines = BufReader::new(child.stdout.take().context("it has an output")?).lines();
+    let (mut told, mut complained, mut complaints) = (Value::Null, String::new(), None);
+    let talking = async {
+        while let Some(line) = lines.next_line().await? {
+            told = serde_json::from_str(&line).with_context(|| format!("{script} said {line}"))?;
+            if let Some(node) = told["kill"].as_str() {
+                complaints.get_or_insert(program.complaints());
+                let number: usize = node.trim_start_matches('n').parse()?;
+                program.kill(number - 1).await?;
+                stdin.write_all(b"done\n").await?;
+            }
+        }
+        anyhow::Ok(())
+    };
+    let (talked, read) =
+        tokio::time::timeout(LIMIT, async { tokio::join!(talking, stderr.read_to_string(&mut complained)) })
+            .await
+            .with_context(|| format!("{script} takes too long"))?;
+    (talked?, read?);
+    let status = child.wait().await?;
+    ensure!(status.success(), "{script} ended with {status}: {told}\n{complained}");
+    // What is said of a node that was killed is no complaint, nor that a browser takes all of a small machine for a moment.
+    let mut complaints = complaints.unwrap_or_else(|| program.complaints());
+    complaints.retain(|line| !line.contains("this node stood still"));
+    ensure!(complaints.is_empty(), "the program complains: {complaints:#?}");
     let status = program.shut_down().await?;
     ensure!(status.success(), "the program ended with {status}");
-    let last = told.lines().last().with_context(|| format!("{script} said nothing"))?;
-    serde_json::from_str(last).with_context(|| format!("{script} said {last}"))
+    Ok(told)
 }

@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod bench;
+mod clients;
 mod crash;
 mod drain;
 mod elsewhere;

@@ -1,5 +1,5 @@
-//! The OpenAPI document, the pages that show it, and the landing page. Everything comes out of the binary: the pages load
-//! nothing from elsewhere, and say so to the browser.
+//! The OpenAPI document, the pages that show it, the landing page, and our client for JavaScript. Everything comes out of the
+//! binary: the pages load nothing from elsewhere, and say so to the browser.
 
 mod bounds;
 
@@ -8,11 +8,13 @@ use std::sync::{Arc, OnceLock};
 use axum::{
     Json, Router as Routes,
     extract::{Path, State},
-    http::{HeaderName, HeaderValue, header},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     response::{Html, IntoResponse, Redirect, Response},
     routing::get,
 };
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 use utoipa::{
     Modify, OpenApi,
     openapi::{
@@ -38,7 +40,7 @@ const PAGE_POLICY: &str =
 #[openapi(
     info(title = "Roost", description = "Client sessions for a whole cluster: groups, broadcast and resume without a broker.\n\n\
         Every error has the body `{\"detail\": [{\"loc\": […], \"msg\": …, \"type\": …}]}`; `loc` is the way to what is wrong. \
-        `503` and `504` carry `Retry-After`. Clients connect by WebSocket at `/ws`.", license(name = "Apache-2.0", identifier = "Apache-2.0")),
+        `503` and `504` carry `Retry-After`. Clients connect by WebSocket at `/ws`; `/roost.js` is the client for JavaScript, an ES module.", license(name = "Apache-2.0", identifier = "Apache-2.0")),
     paths(
         sessions::create, sessions::read, sessions::change, sessions::end, sessions::renew_token, sessions::join, sessions::leave, sessions::of_user,
         sessions::end_of_user, messages::publish, messages::to_user, messages::to_session, messages::broadcast, messages::batch,
@@ -124,6 +126,7 @@ pub(super) fn pages() -> Routes<Arc<Api>> {
     Routes::new()
         .route("/", get(landing))
         .route("/openapi.json", get(|State(api): State<Arc<Api>>| async move { Json(document(&api.config)) }))
+        .route("/roost.js", get(client))
         .route("/docs", get(|| async { Redirect::permanent("/docs/") }))
         .route("/docs/", get(|| async { asset("index.html") }))
         .route("/docs/{file}", get(|Path(file): Path<String>| async move { asset(&file) }))
@@ -141,6 +144,30 @@ fn asset(file: &str) -> Response {
         }
     };
     page([(header::CONTENT_TYPE, HeaderValue::from_static(content_type))], text)
+}
+
+/// Our client for JavaScript, for pages from anywhere. It has a tag by its content: a browser that has it asks each time, and
+/// gets it again only where this node has another one.
+async fn client(headers: HeaderMap) -> Response {
+    const TEXT: &str = include_str!("../../../clients/js/roost.js");
+    static TAG: OnceLock<HeaderValue> = OnceLock::new();
+    let tag = TAG.get_or_init(|| {
+        let tag = format!("\"{}\"", URL_SAFE_NO_PAD.encode(Sha256::digest(TEXT)));
+        HeaderValue::try_from(tag).expect("letters, digits and hyphens are a header's value")
+    });
+    let known = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
+    let is_known = known.flat_map(|list| list.split(',')).any(|one| {
+        let one = one.trim();
+        one == "*" || one.strip_prefix("W/").unwrap_or(one).as_bytes() == tag.as_bytes()
+    });
+    let headers = [
+        (header::ETAG, tag.clone()),
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
+        (header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*")),
+        (HeaderName::from_static("cross-origin-resource-policy"), HeaderValue::from_static("cross-origin")),
+        (header::CONTENT_TYPE, HeaderValue::from_static("text/javascript; charset=utf-8")),
+    ];
+    if is_known { (StatusCode::NOT_MODIFIED, headers).into_response() } else { (headers, TEXT).into_response() }
 }
 
 async fn landing() -> Response {

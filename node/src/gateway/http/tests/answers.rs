@@ -242,6 +242,30 @@ async fn pages_load_nothing_from_elsewhere() {
     }
 }
 
+/// A page from anywhere may import it, and gets it again only where it is another one.
+#[tokio::test]
+async fn the_client_for_javascript_is_served() {
+    let server = Server::silent();
+    let get = async |known: Option<&str>| {
+        let request = HttpRequest::get("/roost.js");
+        let request = known.into_iter().fold(request, |request, tag| request.header("if-none-match", tag));
+        server.send(request.body(Body::empty()).unwrap()).await
+    };
+    let (parts, body) = get(None).await;
+    assert_eq!(parts.status, 200);
+    assert_eq!(parts.headers["content-type"], "text/javascript; charset=utf-8");
+    assert_eq!(parts.headers["access-control-allow-origin"], "*");
+    assert_eq!(parts.headers["cache-control"], "no-cache");
+    assert_eq!(body, include_bytes!("../../../../clients/js/roost.js"));
+    let tag = parts.headers["etag"].to_str().unwrap();
+    for known in [tag.to_owned(), format!("\"other\", W/{tag}"), "*".to_owned()] {
+        let (parts, body) = get(Some(&known)).await;
+        assert_eq!((parts.status.as_u16(), body.len()), (304, 0), "{known}");
+        assert_eq!(parts.headers["access-control-allow-origin"], "*");
+    }
+    assert_eq!(get(Some("\"other\"")).await.0.status, 200);
+}
+
 /// Whatever the page names beside itself is there.
 #[tokio::test]
 async fn the_page_has_all_its_files() {
