@@ -198,7 +198,7 @@ impl Slots {
     }
 
     /// The presences of a session were taken out of these groups ([`Departure`]).
-    pub async fn departed(&self, slot: SlotId, session: SessionId, groups: Vec<GroupName>) {
+    pub async fn departed(&self, slot: SlotId, session: SessionId, groups: BTreeMap<GroupName, AttachmentNumber>) {
         self.send(slot, WorkerInput::Slot(slot, SlotInput::Departed { session, groups })).await;
     }
 

@@ -3,7 +3,7 @@
 //! done. Everything follows from one number, so that a failure can be looked at again.
 //!
 //! The reading order: [`run`], `world` (the queue of events), `node` (a process around the cores), `network`, `store`,
-//! `liveness`, `memory`, `steward`, `gateway`, `sessions` and `clients`, `faults`, and at last `checks`, `heard` and `rest`: what must
+//! `liveness`, `memory`, `steward`, `gateway`, `sessions`, `joins` and `clients`, `faults`, and at last `checks`, `heard` and `rest`: what must
 //! hold. `schedule` and `shrink` cut a failing run down to what it needs.
 
 mod asks;
@@ -14,6 +14,7 @@ mod faults;
 mod gateway;
 mod heard;
 mod hints;
+mod joins;
 mod liveness;
 mod memory;
 mod mouths;

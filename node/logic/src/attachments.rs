@@ -10,31 +10,26 @@
 //!
 //! What a slot has to hear is said until it answers: that a connection is cut, or gone, or that an attach of unknown outcome
 //! is not wanted any more.
+//!
+//! What a client has joined is noted with its connection: a slot that has lost all of its copies has it from nowhere else, and
+//! wants to be told it before it brings an attachment back.
 
 mod goodbyes;
+mod renewals;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
-use self::goodbyes::Goodbyes;
+use self::{goodbyes::Goodbyes, renewals::Asked};
 use super::{
-    entry::{EndReason, SessionRecord},
-    request::{Renewal, SlotError},
+    entry::{EndReason, Joined},
+    request::{ClientView, Renewal, Renewed, SlotError},
 };
-use crate::id::{AttachmentNumber, SessionId, SlotId};
+use crate::id::{AttachmentNumber, GroupName, SessionId, SlotId};
 
 /// Between two [`Input::Tick`], in milliseconds.
 pub const TICK_MS: u64 = 250;
-/// Every attachment is renewed once in this number of ticks (5 s), the slots one after the other.
-const RENEWAL_TICKS: u16 = 20;
-/// Renewals under way at once. Past it slots wait for their next turn.
-const RENEWALS_AT_ONCE: usize = 128;
-/// Attachments in one renewal.
-const ATTACHMENTS_IN_ONE: usize = 500;
 
 /// Something that a slot has to hear of this gateway.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -62,7 +57,7 @@ pub enum Input {
     /// A client asks for its session.
     Open { connection: u64, session: SessionId, slot: SlotId },
     /// To [`Output::Attach`].
-    Answered { connection: u64, result: Result<(AttachmentNumber, Arc<SessionRecord>), SlotError> },
+    Answered { connection: u64, result: Result<(AttachmentNumber, Arc<ClientView>), SlotError> },
     /// The client is gone, and with it all that it had asked for.
     Gone { connection: u64 },
     /// The session has attached elsewhere: this attachment and earlier ones get nothing more.
@@ -73,8 +68,17 @@ pub enum Input {
     Changed {
         slot: SlotId,
         /// As it is now.
-        record: Arc<SessionRecord>,
+        view: Arc<ClientView>,
     },
+    /// The client of an attached connection joins a group: said before its slot is asked, so that no renewal comes between.
+    Joins {
+        connection: u64,
+        group: GroupName,
+        /// The group's namespace asks for a grant.
+        needs_grant: bool,
+    },
+    /// It is not in the group, or not any more: said when its slot has said so, or has refused the join.
+    Leaves { connection: u64, group: GroupName },
     /// To [`Output::Unsubscribe`].
     Unsubscribed { connection: u64 },
     /// To [`Output::Say`].
@@ -86,8 +90,8 @@ pub enum Input {
     /// To [`Output::Renew`], whatever came of it.
     Renewed {
         number: u64,
-        /// The sessions whose attachments the slot has confirmed.
-        confirmed: Vec<SessionId>,
+        /// What the slot says; nothing where it has not answered.
+        renewed: Renewed,
     },
     /// This gateway has begun another episode, and may deliver in it to whom is confirmed in it; or may deliver again in the
     /// present one.
@@ -108,7 +112,7 @@ pub enum Output {
         connection: u64,
         number: AttachmentNumber,
         /// As far as it is known here.
-        record: Arc<SessionRecord>,
+        view: Arc<ClientView>,
     },
     /// The attachment is there in this episode: what is due to the connection may be delivered to it.
     Confirmed { connection: u64, episode: u64 },
@@ -120,7 +124,7 @@ pub enum Output {
     Changed {
         connection: u64,
         /// As it is now.
-        record: Arc<SessionRecord>,
+        view: Arc<ClientView>,
     },
     /// End the connection's subscriptions.
     Unsubscribe { connection: u64 },
@@ -149,6 +153,8 @@ struct Connection {
     stage: Stage,
     /// The episode in which its session was asked for, or the attachment confirmed.
     episode: u64,
+    /// What the client of an attached one has joined, or is about to; some of it is perhaps its session's by now.
+    joined: Joined,
 }
 
 #[derive(Debug)]
@@ -166,7 +172,7 @@ struct News {
     gone: bool,
     displaced: AttachmentNumber,
     ended: Option<EndReason>,
-    record: Option<Arc<SessionRecord>>,
+    view: Option<Arc<ClientView>>,
 }
 
 /// The attachments of a gateway. See the module.
@@ -189,16 +195,6 @@ pub struct Attachments {
     confirms: bool,
 }
 
-/// A renewal that is under way.
-#[derive(Debug)]
-struct Asked {
-    slot: SlotId,
-    /// What it says is here.
-    attachments: Vec<Renewal>,
-    /// When it was asked for.
-    episode: u64,
-}
-
 impl Attachments {
     /// Takes an input.
     ///
@@ -210,7 +206,8 @@ impl Attachments {
             Input::Open { connection, session, slot } => {
                 let stage = Stage::Opening(News::default());
                 let episode = self.episode;
-                let before = self.connections.insert(connection, Connection { session, slot, stage, episode });
+                let joined = Joined::new();
+                let before = self.connections.insert(connection, Connection { session, slot, stage, episode, joined });
                 assert!(before.is_none(), "connection {connection} opens twice: {before:?}");
                 self.opening.entry(session).or_default().push(connection);
                 out.push(Output::Attach { connection, session, slot });
@@ -219,14 +216,24 @@ impl Attachments {
             Input::Gone { connection } => self.gone(connection, out),
             Input::Displaced { slot, session, number } => self.displaced(slot, session, number, out),
             Input::Ended { slot, session, reason } => self.ended(slot, session, reason, out),
-            Input::Changed { slot, record } => self.changed(slot, &record, out),
+            Input::Changed { slot, view } => self.changed(slot, &view, out),
+            Input::Joins { connection, group, needs_grant } => {
+                if let Some(there) = self.attached_mut(connection) {
+                    there.joined.insert(group, needs_grant);
+                }
+            }
+            Input::Leaves { connection, group } => {
+                if let Some(there) = self.attached_mut(connection) {
+                    there.joined.remove(&group);
+                }
+            }
             Input::Unsubscribed { connection } => {
                 for (slot, goodbye) in self.leaving.remove(&connection).unwrap_or_default() {
                     self.goodbyes.add(slot, goodbye);
                 }
             }
             Input::Said { number, result } => self.goodbyes.said(now_ms, number, &result),
-            Input::Renewed { number, confirmed } => self.renewed(number, &confirmed, out),
+            Input::Renewed { number, renewed } => self.renewed(number, &renewed, out),
             Input::Episode(episode) => {
                 self.episode = episode;
                 let confirmed = self.connections.iter().filter(|(_, there)| there.episode == episode);
@@ -251,6 +258,11 @@ impl Attachments {
             Stage::Attached(number, _) => Some((*connection, there.session, Some(number))),
             Stage::Over => None,
         })
+    }
+
+    /// What the client of the connection has joined, as far as it is noted.
+    pub fn joined(&self, connection: u64) -> Option<&Joined> {
+        self.connections.get(&connection).map(|there| &there.joined)
     }
 
     /// Of the record that the connection was told, where it is attached.
@@ -279,7 +291,7 @@ impl Attachments {
     fn answered(
         &mut self,
         connection: u64,
-        result: Result<(AttachmentNumber, Arc<SessionRecord>), SlotError>,
+        result: Result<(AttachmentNumber, Arc<ClientView>), SlotError>,
         out: &mut Vec<Output>,
     ) {
         let Some(there) = self.connections.get_mut(&connection) else { return };
@@ -292,7 +304,7 @@ impl Attachments {
                 self.connections.remove(&connection);
                 self.goodbyes.add(slot, Goodbye::Detach(session, number));
             }
-            Ok((number, record)) => match (news.ended, self.is_displaced(slot, session, number, &news)) {
+            Ok((number, view)) => match (news.ended, self.is_displaced(slot, session, number, &news)) {
                 (Some(reason), _) => self.cut_unattached(connection, Cut::Ended(reason), out),
                 (None, true) => {
                     self.cut_unattached(connection, Cut::Displaced, out);
@@ -300,10 +312,10 @@ impl Attachments {
                     self.goodbyes.add(slot, Goodbye::Detach(session, number));
                 }
                 (None, false) => {
-                    let later = news.record.filter(|news| news.revision > record.revision);
-                    let record = later.unwrap_or(record);
-                    self.attach((slot, session, number), (connection, record.revision), out);
-                    out.push(Output::Attached { connection, number, record });
+                    let later = news.view.filter(|news| news.record.revision > view.record.revision);
+                    let view = later.unwrap_or(view);
+                    self.attach((slot, session, number), (connection, &view), out);
+                    out.push(Output::Attached { connection, number, view });
                     self.say_confirmed(connection, out);
                 }
             },
@@ -327,7 +339,7 @@ impl Attachments {
     fn attach(
         &mut self,
         (slot, session, number): (SlotId, SessionId, AttachmentNumber),
-        (connection, revision): (u64, u64),
+        (connection, view): (u64, &ClientView),
         out: &mut Vec<Output>,
     ) {
         if let Some((earlier, _)) = self.number_here(slot, session) {
@@ -335,7 +347,8 @@ impl Attachments {
             self.cut(earlier, Cut::Displaced, None, out);
         }
         if let Some(there) = self.connections.get_mut(&connection) {
-            there.stage = Stage::Attached(number, revision);
+            there.stage = Stage::Attached(number, view.record.revision);
+            there.joined.clone_from(&view.joined);
             self.attached.entry(slot).or_default().insert(session, connection);
             self.count += 1;
         }
@@ -385,20 +398,21 @@ impl Attachments {
         }
     }
 
-    fn changed(&mut self, slot: SlotId, record: &Arc<SessionRecord>, out: &mut Vec<Output>) {
-        for connection in self.opening.get(&record.id).into_iter().flatten() {
+    fn changed(&mut self, slot: SlotId, view: &Arc<ClientView>, out: &mut Vec<Output>) {
+        let (session, now) = (view.record.id, view.record.revision);
+        for connection in self.opening.get(&session).into_iter().flatten() {
             if let Some(Connection { stage: Stage::Opening(news), .. }) = self.connections.get_mut(connection) {
-                let newest = news.record.take().filter(|known| known.revision > record.revision);
-                news.record = newest.or_else(|| Some(record.clone()));
+                let newest = news.view.take().filter(|known| known.record.revision > now);
+                news.view = newest.or_else(|| Some(view.clone()));
             }
         }
-        let Some((connection, _)) = self.number_here(slot, record.id) else { return };
+        let Some((connection, _)) = self.number_here(slot, session) else { return };
         let Some(there) = self.connections.get_mut(&connection) else { return };
         if let Stage::Attached(_, revision) = &mut there.stage
-            && *revision < record.revision
+            && *revision < now
         {
-            *revision = record.revision;
-            out.push(Output::Changed { connection, record: record.clone() });
+            *revision = now;
+            out.push(Output::Changed { connection, view: view.clone() });
         }
     }
 
@@ -406,6 +420,7 @@ impl Attachments {
     fn cut(&mut self, connection: u64, why: Cut, goodbye: Option<(SlotId, Goodbye)>, out: &mut Vec<Output>) {
         let Some(there) = self.connections.get_mut(&connection) else { return };
         there.stage = Stage::Over;
+        there.joined.clear();
         let (session, slot) = (there.session, there.slot);
         self.forget_attached(slot, session);
         self.leaving.entry(connection).or_default().extend(goodbye);
@@ -445,91 +460,7 @@ impl Attachments {
         }
     }
 
-    fn renew(&mut self, out: &mut Vec<Output>) {
-        self.ticks = (self.ticks + 1) % RENEWAL_TICKS;
-        let due: Vec<SlotId> =
-            self.attached.keys().copied().filter(|slot| *slot % RENEWAL_TICKS == self.ticks).collect();
-        for slot in due {
-            let here = self.here(slot, |_| true);
-            self.ask(slot, &here, out);
-        }
-    }
-
-    /// The attachments of a slot that are such.
-    fn here(&self, slot: SlotId, is_such: impl Fn(&Connection) -> bool) -> Vec<Renewal> {
-        let sessions = self.attached.get(&slot).into_iter().flatten();
-        let renewal = |(session, connection): (&SessionId, &u64)| {
-            let there = self.connections.get(connection).filter(|there| is_such(there))?;
-            match there.stage {
-                Stage::Attached(attachment, revision) => {
-                    Some(Renewal { session: *session, attachment, connection: *connection, revision })
-                }
-                Stage::Opening(_) | Stage::Over => None,
-            }
-        };
-        sessions.filter_map(renewal).collect()
-    }
-
-    fn ask(&mut self, slot: SlotId, attachments: &[Renewal], out: &mut Vec<Output>) {
-        for attachments in attachments.chunks(ATTACHMENTS_IN_ONE) {
-            if self.renewals.len() >= RENEWALS_AT_ONCE {
-                return;
-            }
-            self.last_renewal += 1;
-            let (number, attachments) = (self.last_renewal, attachments.to_vec());
-            let asked = Asked { slot, attachments: attachments.clone(), episode: self.episode };
-            self.renewals.insert(number, asked);
-            out.push(Output::Renew { number, slot, attachments });
-        }
-    }
-
-    /// Has the slots confirm what is not confirmed in this episode, and not asked for.
-    fn confirm(&mut self, out: &mut Vec<Output>) {
-        self.confirms = false;
-        let episode = self.episode;
-        for slot in self.attached.keys().copied().collect::<Vec<_>>() {
-            let mut left = self.here(slot, |there| there.episode != episode);
-            self.confirms |= !left.is_empty();
-            let under_way = self.renewals.values().filter(|asked| asked.slot == slot && asked.episode == episode);
-            let asked: BTreeSet<u64> =
-                under_way.flat_map(|asked| &asked.attachments).map(|there| there.connection).collect();
-            left.retain(|there| !asked.contains(&there.connection));
-            self.ask(slot, &left, out);
-        }
-    }
-
-    /// Where it is so in this episode; else its slot is asked.
-    fn say_confirmed(&mut self, connection: u64, out: &mut Vec<Output>) {
-        let episode = self.episode;
-        match self.connections.get(&connection) {
-            Some(there) if there.episode == episode => out.push(Output::Confirmed { connection, episode }),
-            Some(_) => self.confirm(out),
-            None => {}
-        }
-    }
-
-    /// A renewal that was under way when an attachment ended may have reached the slot after the goodbye, and brought the
-    /// attachment back there. So the goodbye is said once more.
-    fn renewed(&mut self, number: u64, confirmed: &[SessionId], out: &mut Vec<Output>) {
-        let Some(Asked { slot, attachments, episode }) = self.renewals.remove(&number) else { return };
-        let confirmed: BTreeSet<_> = confirmed.iter().collect();
-        for Renewal { session, attachment, connection, revision: _ } in attachments {
-            if self.number_here(slot, session) == Some((connection, attachment)) {
-                if episode == self.episode
-                    && confirmed.contains(&session)
-                    && let Some(there) = self.connections.get_mut(&connection)
-                    && there.episode != self.episode
-                {
-                    there.episode = self.episode;
-                    out.push(Output::Confirmed { connection, episode: self.episode });
-                }
-                continue;
-            }
-            let goodbye = Goodbye::Detach(session, attachment);
-            match self.leaving.get_mut(&connection) {
-                Some(leaving) => leaving.push((slot, goodbye)),
-                None => self.goodbyes.add(slot, goodbye),
-            }
-        }
+    fn attached_mut(&mut self, connection: u64) -> Option<&mut Connection> {
+        self.connections.get_mut(&connection).filter(|there| matches!(there.stage, Stage::Attached(..)))
     }
 }

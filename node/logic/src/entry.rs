@@ -128,6 +128,10 @@ pub fn are_granted(grants: &[Grant], needs_grant: bool, fits: impl Fn(&Grant) ->
     grants.iter().any(fits) || (grants.is_empty() && !needs_grant)
 }
 
+/// Groups that a client has joined by itself, and that no backend has put its session into; each with whether its namespace
+/// asks for a grant. They last as long as the grants allow them, and are in no store.
+pub type Joined = BTreeMap<GroupName, bool>;
+
 /// A session's record: in its slot's state, and written through to the store.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct SessionRecord {
@@ -146,11 +150,8 @@ pub struct SessionRecord {
     pub last_used_ms: u64,
     /// The application's own, a JSON object as text.
     pub attributes: Bytes,
-    /// The groups it has joined; restored when it attaches.
+    /// The groups that a backend has put it into; restored when it attaches.
     pub groups: BTreeSet<GroupName>,
-    /// Those of `groups` that its client has joined, and that no backend has put it into; each with whether its namespace
-    /// asks for a grant. They last as long as the grants allow them.
-    pub joined: BTreeMap<GroupName, bool>,
     /// What it may do; nothing here means what the namespace allows to everyone.
     pub grants: Vec<Grant>,
     /// Grows with each change over HTTP, also where a slot has lost its memory: at least the time of the change.
@@ -163,8 +164,8 @@ pub struct SessionRecord {
 impl SessionRecord {
     /// What it takes in memory, in bytes, about.
     pub fn held_bytes(&self) -> u64 {
-        let Self { user, attributes, groups, joined, grants, .. } = self;
-        let named = groups.iter().chain(joined.keys()).map(|group| NAMED_BYTES + group.as_str().len());
+        let Self { user, attributes, groups, grants, .. } = self;
+        let named = groups.iter().map(|group| NAMED_BYTES + group.as_str().len());
         let granted = grants.iter().map(|grant| NAMED_BYTES + grant.pattern.len());
         (user.len() + attributes.len() + named.chain(granted).sum::<usize>()) as u64
     }
@@ -241,6 +242,9 @@ impl Entry {
             Self::Group(_, GroupEntry::MemberJoin { member, .. }) => member.user.len() + member.info.len(),
             Self::Session(_, SessionEntry::Put { record, .. }) => record.held_bytes() as usize,
             Self::Session(_, SessionEntry::Change { change, .. }) => change.held_bytes(),
+            Self::Session(_, SessionEntry::Restore { joined, .. }) => {
+                joined.keys().map(|group| NAMED_BYTES + group.as_str().len()).sum()
+            }
             Self::Group(..) | Self::Session(..) | Self::Shed { .. } => 0,
         };
         (ENTRY_BYTES + carried) as u64
@@ -345,6 +349,10 @@ pub enum SessionEntry {
         /// The number that the attachment has.
         #[serde(deserialize_with = "crate::id::number")]
         attachment: AttachmentNumber,
+        /// Of the record that the gateway knows.
+        revision: u64,
+        /// What its client has joined, as far as the gateway knows.
+        joined: Joined,
     },
     /// The socket of this attachment is gone; the session stays present until `grace_until_ms`.
     Detach {
@@ -387,22 +395,23 @@ pub enum SessionEntry {
         #[serde(deserialize_with = "crate::id::number")]
         attachment: AttachmentNumber,
     },
-    /// The client joined a group.
+    /// The client joined a group. Not done where the session has none, or where its grants do not allow it.
     Join {
         /// What it joined.
         group: GroupName,
         /// The group's namespace asks for a grant.
         needs_grant: bool,
     },
-    /// The client left a group.
+    /// The client left a group. Not done where the session has none.
     Leave {
         /// What it left.
         group: GroupName,
     },
     /// These presences, left behind by a session that was detached or ended, have been taken out of their groups.
     Departed {
-        /// The groups done.
-        groups: Vec<GroupName>,
+        /// The groups done, each up to this attachment.
+        #[serde(deserialize_with = "crate::id::numbers")]
+        groups: BTreeMap<GroupName, AttachmentNumber>,
     },
     /// The store has the session's record as of this index of the slot's log.
     Saved {

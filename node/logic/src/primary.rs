@@ -13,7 +13,10 @@ mod sessions;
 mod tests;
 mod timers;
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use self::reign::{Reign, Reigning};
 use super::{
@@ -88,8 +91,8 @@ pub enum SlotInput {
     /// To [`SlotOutput::Depart`]: these are done.
     Departed {
         session: SessionId,
-        /// Not all of those asked for, perhaps; the rest is asked for again.
-        groups: Vec<GroupName>,
+        /// Not all of those asked for, perhaps; the rest is asked for again. Each up to the attachment that was asked for.
+        groups: BTreeMap<GroupName, AttachmentNumber>,
     },
     /// The processes believed to be alive.
     Alive(Arc<BTreeSet<Member>>),

@@ -96,9 +96,14 @@ impl SlotAnswer {
     }
 }
 
-/// The sessions of a [`Renew`] whose attachments the slot has as the gateway says.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Renewed(pub Vec<SessionId>);
+/// What a slot says of the sessions of a [`Renew`]. Of those that it does not name it tells by pushes, or is asking the store.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Renewed {
+    /// It has these attachments as the gateway says.
+    pub confirmed: Vec<SessionId>,
+    /// It has lost sight of these, and brings them back once the gateway has said what their clients have joined.
+    pub wanted: Vec<SessionId>,
+}
 
 /// Done; nothing to tell.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]

@@ -2,6 +2,9 @@
 //!
 //! Only entries change it, so every copy of the slot has the same. Attachment numbers are at least the time of the
 //! attach: they grow even when a slot has lost its memory and the record came back from the store.
+//!
+//! What a backend has put the session into is in its record, and so in the store. What its client has joined is kept beside
+//! the attachment, for as long as the client is there or may come back: a slot that has lost it is told by the client's gateway.
 
 #[cfg(test)]
 mod tests;
@@ -10,7 +13,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::entry::{EndReason, NAMED_BYTES, SESSION_BYTES, SessionChange, SessionRecord};
+use super::{
+    entry::{EndReason, Joined, NAMED_BYTES, SESSION_BYTES, SessionChange, SessionRecord},
+    request::ClientView,
+};
 use crate::id::{AttachmentNumber, GroupName, Index, Member};
 
 /// The one live connection of a session.
@@ -61,6 +67,12 @@ pub struct Session {
     pub stage: Stage,
     /// The last attachment, live or not.
     pub last: Option<Attachment>,
+    /// What its client has joined: none where it has no client, none that is in the record.
+    pub joined: Joined,
+    /// The revision that last took a group or a right from it, or may have: whoever knows an earlier one may name groups that
+    /// it is not to be in.
+    #[serde(deserialize_with = "crate::id::number")]
+    pub taken: u64,
     /// The entry that last changed the record, and the last one that the store has.
     #[serde(deserialize_with = "crate::id::number")]
     pub changed: Index,
@@ -84,9 +96,14 @@ pub struct Session {
     pub closed: bool,
 }
 
-/// The session's grants do not allow it.
+/// Why a client has not joined a group.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct NotGranted;
+pub enum NotJoined {
+    /// The session has no client: its grace is over, or the slot has lost sight of it.
+    Absent,
+    /// The session's grants do not allow it.
+    NotGranted,
+}
 
 /// A first attempt is never refused for a later connection, whatever the clocks of primaries say.
 const OVERTAKEN_AFTER_MS: u64 = 1_000;
@@ -100,9 +117,11 @@ impl Session {
     pub fn new(record: SessionRecord, index: Index, stored: bool) -> Self {
         Self {
             noted_ms: record.last_used_ms,
+            taken: record.revision,
             record,
             stage: Stage::Detached,
             last: None,
+            joined: Joined::new(),
             changed: index,
             saved: if stored { index } else { 0 },
             departing: BTreeMap::new(),
@@ -114,7 +133,8 @@ impl Session {
 
     /// What it takes in memory, in bytes, about.
     pub fn held_bytes(&self) -> u64 {
-        let named = self.departing.keys().chain(&self.left).map(|group| NAMED_BYTES + group.as_str().len());
+        let named = self.departing.keys().chain(&self.left).chain(self.joined.keys());
+        let named = named.map(|group| NAMED_BYTES + group.as_str().len());
         let open = self.open.len() * NAMED_BYTES;
         self.record.held_bytes() + (SESSION_BYTES + open + named.sum::<usize>()) as u64
     }
@@ -151,6 +171,16 @@ impl Session {
             Stage::Ended(reason) => Some(reason),
             Stage::Attached | Stage::Grace { .. } | Stage::Detached => None,
         }
+    }
+
+    /// As its client is told of it.
+    pub fn view(&self) -> ClientView {
+        ClientView { record: self.record.clone(), joined: self.joined.clone() }
+    }
+
+    /// Whether it is one that entries can have made: what comes from a peer is looked at.
+    pub fn is_sound(&self) -> bool {
+        self.is_present() || self.joined.is_empty()
     }
 
     /// Whether the store lacks something.
@@ -201,8 +231,11 @@ impl Session {
         let was_closed = std::mem::take(&mut self.closed);
         self.stage = Stage::Attached;
         self.record.last_used_ms = self.record.last_used_ms.max(at_ms);
-        if again.is_some() {
-            return again;
+        if let Some(again) = again {
+            // Its presences have this number too.
+            let Self { record, departing, .. } = self;
+            departing.retain(|group, of| *of < again.number || !record.groups.contains(group));
+            return Some(again);
         }
         let number = at_ms.max(self.last_number().saturating_add(1));
         assert!(self.last_number() < number || number == u64::MAX, "attachment numbers grow");
@@ -222,12 +255,34 @@ impl Session {
 
     /// Gives the session back to the attachment of this number, of which its gateway says that it is there still. Nothing
     /// where a later one was given meanwhile, perhaps by an entry that was on its way when the gateway said so.
-    pub fn restore(&mut self, gateway: Member, connection: u64, number: AttachmentNumber) -> Option<Attachment> {
+    ///
+    /// What its client had joined comes back too where it is not known here, but for a gateway that may not have heard of a
+    /// group, or a right to one, being taken since the `revision` that it knows: all or nothing, since which is not known.
+    pub fn restore(
+        &mut self,
+        gateway: Member,
+        connection: u64,
+        number: AttachmentNumber,
+        (revision, joined): (u64, Joined),
+    ) -> Option<Attachment> {
         if number < self.last_number() {
             return None;
         }
+        let knows_client = self.knows_client(number);
         // A number is the time of the attach or later: taken for the time, it gives the attachment the number that it has.
-        self.attach(gateway, connection, number, number)
+        let attachment = self.attach(gateway, connection, number, number)?;
+        if !knows_client && self.taken <= revision {
+            for (group, needs_grant) in joined {
+                // The grants may be others than those that it was joined by.
+                let _ = self.join_as_client(group, needs_grant);
+            }
+        }
+        Some(attachment)
+    }
+
+    /// Whether what the client of this attachment has joined is known here.
+    pub fn knows_client(&self, number: AttachmentNumber) -> bool {
+        self.is_present() && self.last_number() == number
     }
 
     /// It is attached still, so it counts as used. Whether that says something new.
@@ -309,6 +364,7 @@ impl Session {
     /// stays, whatever the grants.
     pub fn change(&mut self, change: SessionChange, at_ms: u64) {
         let SessionChange { expires_ms, attributes, grants, new_token, join, leave } = change;
+        let takes = grants.is_some() || !leave.is_empty();
         let record = &mut self.record;
         record.expires_ms = expires_ms.unwrap_or(record.expires_ms);
         record.attributes = attributes.unwrap_or_else(|| record.attributes.clone());
@@ -316,6 +372,9 @@ impl Session {
         record.token = record.token.saturating_add(u32::from(new_token));
         record.revision = record.revision.saturating_add(1).max(at_ms);
         record.last_used_ms = record.last_used_ms.max(at_ms);
+        if takes {
+            self.taken = record.revision;
+        }
         for group in join {
             self.join(group);
         }
@@ -326,48 +385,60 @@ impl Session {
 
     /// Groups that its client has joined and that its grants do not allow.
     fn forbidden(&self) -> Vec<GroupName> {
-        let joined = self.record.joined.iter();
+        let joined = self.joined.iter();
         let forbidden = joined.filter(|(group, needs_grant)| !self.record.may_join(group, **needs_grant));
         forbidden.map(|(group, _)| group.clone()).collect()
     }
 
     /// By the server's word it is in this group from now on.
     fn join(&mut self, group: GroupName) {
-        self.record.joined.remove(&group);
-        self.enter(group);
+        self.joined.remove(&group);
+        self.hold(&group);
+        self.record.groups.insert(group);
     }
 
-    /// Its client has joined this group. Whether it was not in it before.
+    /// Its client has joined this group.
     ///
     /// # Errors
-    /// Where it was not, and its grants do not allow it by now.
-    pub fn join_as_client(&mut self, group: GroupName, needs_grant: bool) -> Result<bool, NotGranted> {
+    /// Where it has no client, or its grants do not allow it by now.
+    pub fn join_as_client(&mut self, group: GroupName, needs_grant: bool) -> Result<(), NotJoined> {
+        if !self.is_present() {
+            return Err(NotJoined::Absent);
+        }
         if !self.record.groups.contains(&group) {
             if !self.record.may_join(&group, needs_grant) {
-                return Err(NotGranted);
+                return Err(NotJoined::NotGranted);
             }
-            self.record.joined.insert(group.clone(), needs_grant);
+            self.joined.insert(group.clone(), needs_grant);
         }
-        Ok(self.enter(group))
+        self.hold(&group);
+        Ok(())
     }
 
-    fn enter(&mut self, group: GroupName) -> bool {
-        self.left.remove(&group);
-        self.departing.remove(&group);
-        self.record.groups.insert(group)
-    }
-
-    /// It is not in this group any more. Whether it was.
+    /// Its client has left this group, or new grants or a backend took it. Whether that changes the record.
     pub fn leave(&mut self, group: &GroupName) -> bool {
-        self.record.joined.remove(group);
-        let was_in = self.record.groups.remove(group);
-        if was_in {
+        let was_given = self.record.groups.remove(group);
+        if self.joined.remove(group).is_some() || was_given {
             if self.left.len() >= LEFT_MAX {
                 self.left.pop_first();
             }
             self.left.insert(group.clone());
         }
-        was_in
+        was_given
+    }
+
+    /// It is in this group again. The presence of its attachment, where it is to be taken out, is to stay: that attachment's
+    /// end takes it out. Not so an earlier one's, or that of a session without a client, which nothing else would take out.
+    fn hold(&mut self, group: &GroupName) {
+        self.left.remove(group);
+        if self.is_present() && self.departing.get(group) == Some(&self.last_number()) {
+            self.departing.remove(group);
+        }
+    }
+
+    /// Presences are out of these groups, each up to this attachment. A later one's is still to be taken out.
+    pub fn departed(&mut self, groups: &BTreeMap<GroupName, AttachmentNumber>) {
+        self.departing.retain(|group, number| groups.get(group).is_none_or(|done| *done < *number));
     }
 
     /// Whether nothing is left to do for it, so that it may leave the memory.
@@ -377,7 +448,8 @@ impl Session {
 
     fn depart(&mut self) {
         let number = self.last_number();
-        let groups = self.record.groups.iter().cloned().chain(std::mem::take(&mut self.left));
+        let joined = std::mem::take(&mut self.joined).into_keys();
+        let groups = self.record.groups.iter().cloned().chain(joined).chain(std::mem::take(&mut self.left));
         self.departing.extend(groups.map(|group| (group, number)));
     }
 }

@@ -69,7 +69,7 @@ impl SlotSnapshot {
         names.len() == self.groups.len()
             && ids.len() == self.sessions.len()
             && self.groups.iter().all(|(_, log, _)| log.is_sound())
-            && self.sessions.iter().all(|session| session.changed <= index)
+            && self.sessions.iter().all(|session| session.changed <= index && session.is_sound())
     }
 }
 

@@ -9,18 +9,18 @@ use crate::{
     id::{Epoch, GroupName, Member, NodeId, Position, PublishKey, SessionId, SlotId},
     logic::{
         entry::{
-            Entry, Grant, GroupEntry, Message, NewMessage, Presence, Publisher, Retention, SessionChange, SessionEntry,
-            SessionRecord,
+            Entry, Grant, GroupEntry, Joined, Message, NewMessage, Presence, Publisher, Retention, SessionChange,
+            SessionEntry, SessionRecord,
         },
         lease::LeaseMessage,
         map::{ClusterMap, MapRequest},
         memory::Level,
         replication::{Reconcile, ReplicationMessage},
         request::{
-            Attach, Attached, ChangeSession, ConfirmDisplaced, CreateSession, Detach, Done, EndSession, GroupPush,
-            GroupRequest, History, Interest, Join, JoinPoint, Leave, Publish, Published, Push, ReadGroup, ReadHistory,
-            ReadMembers, ReadSession, RecordJoin, RecordLeave, Renewal, SessionPush, SessionRequest, SlotAnswer,
-            SlotError, SlotRequest, Withdraw,
+            Attach, Attached, ChangeSession, ClientView, ConfirmDisplaced, CreateSession, Detach, Done, EndSession,
+            GroupPush, GroupRequest, History, Interest, Join, JoinPoint, Leave, Publish, Published, Push, ReadGroup,
+            ReadHistory, ReadMembers, ReadSession, RecordJoin, RecordLeave, Renewal, Renewed, SessionPush,
+            SessionRequest, SlotAnswer, SlotError, SlotRequest, Withdraw,
         },
         slot::{Place, SlotState},
     },
@@ -48,11 +48,18 @@ pub(crate) fn record() -> SessionRecord {
         last_used_ms: 4,
         attributes: Bytes::from_static(br#"{"name":"Ann"}"#),
         groups: [group("g"), group("chat:é")].into(),
-        joined: BTreeMap::from([(group("g"), false)]),
         grants: vec![Grant { pattern: "chat:*".to_owned(), join: true, publish: false }],
         revision: 5,
         token: 0,
     }
+}
+
+fn joined() -> Joined {
+    Joined::from([(group("chat:é"), false), (group("h"), true)])
+}
+
+fn view() -> ClientView {
+    ClientView { record: record(), joined: joined() }
 }
 
 /// Pieces, each after its length in two bytes; what there is of the last where it is cut.
@@ -114,14 +121,14 @@ fn entries() -> Vec<Arc<Entry>> {
         SessionEntry::Put { record: record(), stored: false },
         SessionEntry::Attach { gateway: gateway.clone(), connection, since_ms, at_ms, token: 0 },
         SessionEntry::Change { change, at_ms },
-        SessionEntry::Restore { gateway: gateway.clone(), connection, attachment },
+        SessionEntry::Restore { gateway: gateway.clone(), connection, attachment, revision: 9, joined: joined() },
         SessionEntry::Join { group: group("g"), needs_grant: false },
         SessionEntry::Detach { gateway: gateway.clone(), attachment, at_ms, grace_until_ms, closed: true },
         SessionEntry::Withdraw { gateway: gateway.clone(), connection, at_ms, grace_until_ms },
         SessionEntry::Closed { gateway, attachment },
         SessionEntry::GraceOver { attachment },
         SessionEntry::Leave { group: group("g") },
-        SessionEntry::Departed { groups: vec![group("g")] },
+        SessionEntry::Departed { groups: BTreeMap::from([(group("g"), attachment)]) },
         SessionEntry::Saved { index: 2 },
         SessionEntry::Forget,
     ];
@@ -172,7 +179,7 @@ fn replication(slot: SlotId) -> Vec<PeerFrame> {
 
 fn requests(slot: SlotId) -> Vec<PeerFrame> {
     let since = Some(Position { epoch: Epoch(3), offset: 1 });
-    let renewal = Renewal { session: SESSION, attachment: 3, connection: 6, revision: 5 };
+    let renewal = Renewal { session: SESSION, attachment: 3, connection: 6, revision: 5, joined: None };
     let change = SessionChange {
         attributes: Some(Bytes::from_static(b"{}")),
         leave: vec![group("g")],
@@ -210,7 +217,7 @@ fn requests(slot: SlotId) -> Vec<PeerFrame> {
         SlotRequest::Register {
             interests: vec![Interest { group: group("g"), since }, Interest { group: group("h"), since: None }],
         },
-        SlotRequest::Renew { attachments: vec![renewal] },
+        SlotRequest::Renew { attachments: vec![renewal.clone(), Renewal { joined: Some(joined()), ..renewal }] },
         SlotRequest::Unregister { groups: vec![group("h")] },
     ];
     let all = of_slot.into_iter().chain(of_group).chain(of_session);
@@ -231,9 +238,10 @@ fn answers() -> Vec<PeerFrame> {
         Ok(SlotAnswer::Registered(vec![point.clone()])),
         Ok(SlotAnswer::Joined(point)),
         Ok(SlotAnswer::Done(Done)),
+        Ok(SlotAnswer::Renewed(Renewed { confirmed: vec![SESSION], wanted: vec![SessionId(Uuid::from_u128(8))] })),
         Ok(SlotAnswer::Published(vec![Ok(Published { position, copies: 2 }), Err(SlotError::Full)])),
         Ok(SlotAnswer::History(History { position: Some(position), complete: true, messages: vec![message(2)] })),
-        Ok(SlotAnswer::Attached(Attached { record: record(), attachment: 3 })),
+        Ok(SlotAnswer::Attached(Attached { view: view(), attachment: 3 })),
         Err(SlotError::NotPrimary { map_version: 9, ordered: false }),
         Err(SlotError::StoreUnavailable("words".to_owned())),
     ];
@@ -246,7 +254,7 @@ fn pushes(slot: SlotId) -> Vec<PeerFrame> {
         Push::Group(group("g"), GroupPush::Deliver { epoch: Epoch(3), messages: vec![message(4), message(5)] }),
         Push::Group(group("g"), GroupPush::Member { joined: true, member: presence() }),
         Push::Session(SESSION, SessionPush::Displace { attachment: 3 }),
-        Push::Session(SESSION, SessionPush::Changed { record: record() }),
+        Push::Session(SESSION, SessionPush::Changed { view: view() }),
     ];
     pushes.map(|push| PeerFrame::Push { slot, term: 2, voters: 4, push }).to_vec()
 }

@@ -297,7 +297,7 @@ fn perform(slot: SlotId, output: SlotOutput) -> Option<SlotInput> {
             return Some(SlotInput::Saved { session: record.id, index, result: Ok(()) });
         }
         SlotOutput::Depart { session, groups } => {
-            return Some(SlotInput::Departed { session, groups: groups.into_iter().map(|(group, _)| group).collect() });
+            return Some(SlotInput::Departed { session, groups: groups.into_iter().collect() });
         }
         // The caller has taken fences out.
         SlotOutput::Fence { .. } | SlotOutput::Shed { .. } => return None,

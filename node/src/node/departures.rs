@@ -1,7 +1,7 @@
 //! Takes presences of sessions that are over out of groups wherever these live: the session's slot knows the groups only by
 //! name.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::sync::{Semaphore, mpsc};
 
@@ -40,11 +40,11 @@ impl Departures {
     }
 
     async fn carry_out(&self, Departure { slot, session, groups }: Departure) {
-        let mut done = Vec::new();
+        let mut done = BTreeMap::new();
         for (group, attachment) in groups {
             let request = (group.clone(), Leave { session, attachment });
             if self.router.call(group.slot(self.count), request, LIMIT, None).await.is_ok() {
-                done.push(group);
+                done.insert(group, attachment);
             }
         }
         self.slots.departed(slot, session, done).await;

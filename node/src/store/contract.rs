@@ -45,7 +45,6 @@ pub fn sample_session(number: u128, user: &str) -> SessionRecord {
         last_used_ms: now,
         attributes: Bytes::from_static(br#"{"name": "\u00c5sa", "age": 1.50}"#),
         groups: ["chat:1", "office"].into_iter().flat_map(GroupName::parse).collect(),
-        joined: GroupName::parse("chat:1").into_iter().map(|group| (group, true)).collect(),
         grants: vec![Grant { pattern: "chat:*".to_owned(), join: true, publish: false }],
         revision: now,
         token: 7,
@@ -154,7 +153,6 @@ async fn sessions(store: &dyn Store) {
     assert_eq!(ok(store.session(record.id, record.expires_ms).await), None, "it has expired");
     record.attributes = Bytes::new();
     record.groups.clear();
-    record.joined.clear();
     record.grants.clear();
     record.expires_ms += 1_000;
     ok(store.put_session(&record, version(1, 2)).await);

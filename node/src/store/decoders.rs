@@ -20,7 +20,6 @@ pub(crate) fn comes_back(record: &SessionRecord, must: bool) {
             let mut again = rows::decode_session(&row).expect("what was written can be read");
             // Their JSON is the same, without the space around it.
             again.attributes = record.attributes.clone();
-            again.joined.extend(record.joined.clone());
             assert_eq!(again, *record, "a session comes back as another one");
         }
         Err(error) => assert!(!must, "a session that was read cannot be written: {error}"),
@@ -39,7 +38,7 @@ pub(crate) fn map_row(bytes: &[u8]) -> Option<ClusterMap> {
 /// A session with something of everything, and one with nothing.
 pub(crate) fn session_seeds() -> Vec<Vec<u8>> {
     let full = record();
-    let bare = SessionRecord { grants: Vec::new(), groups: Default::default(), joined: Default::default(), ..record() };
+    let bare = SessionRecord { grants: Vec::new(), groups: Default::default(), ..record() };
     [full, bare].iter().map(|record| rows::encode_session(record).expect("a sample has a row")).collect()
 }
 

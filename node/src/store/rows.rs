@@ -2,7 +2,7 @@
 //! core can change without making what is stored unreadable; fields that a row lacks have defaults, unknown ones are
 //! skipped.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
@@ -34,8 +34,8 @@ struct SessionRow {
     attributes: Option<Box<RawValue>>,
     #[serde(default)]
     groups: Vec<GroupName>,
-    /// Of these, the client's own, each with whether it needs a grant.
-    #[serde(default)]
+    /// Of these, what a client had joined: earlier versions wrote that. It is gone with the client.
+    #[serde(default, skip_serializing)]
     joined: BTreeMap<GroupName, bool>,
     #[serde(default)]
     grants: Vec<GrantRow>,
@@ -98,7 +98,7 @@ pub fn encode_session(record: &SessionRecord) -> Result<Vec<u8>, StoreError> {
         last_used_ms: record.last_used_ms,
         attributes,
         groups: record.groups.iter().cloned().collect(),
-        joined: record.joined.clone(),
+        joined: BTreeMap::new(),
         grants: grants.collect(),
         revision: record.revision,
         token: record.token,
@@ -109,7 +109,7 @@ pub fn encode_session(record: &SessionRecord) -> Result<Vec<u8>, StoreError> {
 pub fn decode_session(row: &[u8]) -> Result<SessionRecord, StoreError> {
     let row: SessionRow = decode("a session", row)?;
     let grants = row.grants.into_iter().map(|GrantRow { pattern, join, publish }| Grant { pattern, join, publish });
-    let groups: BTreeSet<GroupName> = row.groups.into_iter().collect();
+    let groups = row.groups.into_iter().filter(|group| !row.joined.contains_key(group)).collect();
     Ok(SessionRecord {
         id: SessionId(row.id),
         user: row.user,
@@ -118,7 +118,6 @@ pub fn decode_session(row: &[u8]) -> Result<SessionRecord, StoreError> {
         idle_ttl_ms: row.idle_ttl_ms,
         last_used_ms: row.last_used_ms,
         attributes: row.attributes.map(|json| json.get().to_owned().into()).unwrap_or_default(),
-        joined: row.joined.into_iter().filter(|(group, _)| groups.contains(group)).collect(),
         groups,
         grants: grants.collect(),
         revision: row.revision,
@@ -216,7 +215,6 @@ mod tests {
                 last_used_ms: 4,
                 attributes: Bytes::from_static(attributes.as_bytes()),
                 groups: [GroupName::parse("chat:é").unwrap()].into(),
-                joined: [(GroupName::parse("chat:é").unwrap(), true)].into(),
                 grants: vec![Grant { pattern: "chat:*".to_owned(), join: true, publish: false }],
                 revision: 5,
                 token: 6,
@@ -233,6 +231,17 @@ mod tests {
             "last_used_ms":4,"colour":"red"}"#;
         let record = decode_session(&[&[FORM][..], row].concat()).unwrap();
         assert_eq!((record.expires_ms, record.groups.len()), (2, 0));
+    }
+
+    #[test]
+    fn what_a_client_had_joined_in_a_row_of_before_is_not_the_sessions() {
+        let row =
+            br#"{"id":"00000000-0000-0000-0000-000000000007","user":"","created_ms":1,"expires_ms":2,"idle_ttl_ms":3,
+            "last_used_ms":4,"groups":["chat:1","office"],"joined":{"chat:1":true}}"#;
+        let record = decode_session(&[&[FORM][..], row].concat()).unwrap();
+        assert_eq!(record.groups, [GroupName::parse("office").unwrap()].into());
+        let again = encode_session(&record).unwrap();
+        assert!(!String::from_utf8_lossy(&again).contains("joined"), "it is not written any more");
     }
 
     /// No other node would read a record that has them.

@@ -313,7 +313,6 @@ mod tests {
             last_used_ms: 1,
             attributes: Bytes::from_static(b"{}"),
             groups: [group.clone()].into(),
-            joined: [(group.clone(), true)].into(),
             grants: Vec::new(),
             revision: 0,
             token: 0,
@@ -406,6 +405,7 @@ mod tests {
                 attachment,
                 connection,
                 revision: numbers[2],
+                joined: None,
             };
             let attachments = vec![renewal(1, u64::MAX), renewal(numbers[1], 1)];
             let (id, sent_ms, wait_ms) = (u64::MAX, u64::MAX, u32::MAX);

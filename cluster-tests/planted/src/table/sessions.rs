@@ -94,13 +94,40 @@ pub(super) const TABLE: &[Planted] = &[
         )],
     ),
     bug(
-        "JoinsInMemory",
-        "sessions: a client's join is never written to the store",
-        500,
+        "WritesJoins",
+        "sessions: what a client joins becomes its session's, and is written to the store",
+        100,
         &[edit(
-            "logic/slot/sessions.rs",
-            "            Ok(is_new) => is_new,",
-            r#"            Ok(is_new) => is_new && !planted!("JoinsInMemory"),"#,
+            "logic/session.rs",
+            "            self.joined.insert(group.clone(), needs_grant);",
+            r#"            if planted!("WritesJoins") {
+                self.record.groups.insert(group.clone());
+            } else {
+                self.joined.insert(group.clone(), needs_grant);
+            }"#,
+        )],
+    ),
+    bug(
+        "LosesJoins",
+        "sessions: what a client has joined is lost where a renewal brings back its attachment",
+        2_000,
+        &[edit(
+            "logic/session.rs",
+            "if !knows_client && self.taken <= revision {",
+            r#"if !knows_client && self.taken <= revision && !planted!("LosesJoins") {"#,
+        )],
+    ),
+    bug(
+        "JoinsOutliveTheClient",
+        "sessions: what a client has joined is kept when its grace is over",
+        100,
+        &[edit(
+            "logic/session.rs",
+            "let joined = std::mem::take(&mut self.joined).into_keys();",
+            r#"let joined = self.joined.clone().into_keys();
+        if !planted!("JoinsOutliveTheClient") {
+            self.joined.clear();
+        }"#,
         )],
     ),
     bug(

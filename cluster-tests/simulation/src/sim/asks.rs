@@ -3,11 +3,11 @@
 use roost_logic::{
     asking::{Asking, Attempt, Input, Output},
     attachments, following,
-    id::{GroupName, Member, NodeId, Position, SessionId, SlotId, Term},
+    id::{AttachmentNumber, GroupName, Member, NodeId, Position, SessionId, SlotId, Term},
     request::{Answer, Ask as Question, History, Renewed, SlotAnswer, SlotError, SlotRequest},
 };
 
-use super::{network::Frame, node, world::World};
+use super::{joins::MemberStep, network::Frame, node, world::World};
 
 pub(super) const GIVE_UP_MS: u64 = 5_000;
 
@@ -44,6 +44,13 @@ pub(super) enum Purpose {
         slot: SlotId,
         session: SessionId,
         group: GroupName,
+        attachment: AttachmentNumber,
+    },
+    /// The client of a connection joins a group, or leaves it, or its gateway looks whether it is in there.
+    Member {
+        connection: u64,
+        group: GroupName,
+        step: MemberStep,
     },
     /// A client reads a group's history.
     History {
@@ -186,12 +193,16 @@ impl World {
                 self.attachments(node, attachments::Input::Said { number, result });
             }
             Purpose::Renew { number } => {
-                let confirmed = read(result).map(|Renewed(confirmed)| confirmed).unwrap_or_default();
-                self.attachments(node, attachments::Input::Renewed { number, confirmed });
+                let renewed: Renewed = read(result).unwrap_or_default();
+                self.ledger.count_if(!renewed.wanted.is_empty(), "attachments that slots had lost sight of");
+                self.attachments(node, attachments::Input::Renewed { number, renewed });
             }
-            Purpose::Depart { slot, session, group } => {
-                let groups = if result.is_ok() { vec![group] } else { Vec::new() };
+            Purpose::Depart { slot, session, group, attachment } => {
+                let groups = result.is_ok().then_some((group, attachment)).into_iter().collect();
                 self.departed(node, slot, session, groups);
+            }
+            Purpose::Member { connection, group, step } => {
+                self.member_answered(node, (connection, group), step, result)
             }
             Purpose::History { group, since } => {
                 if let Ok(History { position, complete, messages }) = read(result) {

@@ -92,4 +92,7 @@ pub const COVERAGE: &[&str] = &[
     "connections told of a change",
     "joins without a right refused",
     "session joins and leaves",
+    "joins and leaves of clients whose slots had lost sight of them",
+    "attachments that slots had lost sight of",
+    "renewals that say what clients have joined",
 ];

@@ -297,8 +297,8 @@ impl World {
             Push::Session(session, SessionPush::Ended { reason }) => {
                 self.attachments(node, attachments::Input::Ended { slot, session, reason });
             }
-            Push::Session(_, SessionPush::Changed { record }) => {
-                self.attachments(node, attachments::Input::Changed { slot, record: Arc::new(record) });
+            Push::Session(_, SessionPush::Changed { view }) => {
+                self.attachments(node, attachments::Input::Changed { slot, view: Arc::new(view) });
             }
         }
     }

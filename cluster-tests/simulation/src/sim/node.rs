@@ -14,7 +14,7 @@ use roost_logic::{
     entry::{EndReason, Entry, GroupEntry, NewMessage, SessionRecord},
     following::{self, Following},
     hints::HintInput,
-    id::{GroupName, Index, Member, PublishKey, SessionId, SlotId, Term},
+    id::{AttachmentNumber, GroupName, Index, Member, PublishKey, SessionId, SlotId, Term},
     lease::{self, Ahead, Lease, LeaseInput},
     liveness::{Liveness, Says},
     map::{Leads, MapChange, SlotAssignment},
@@ -102,6 +102,17 @@ pub(super) enum Input {
         connection: u64,
     },
     Disconnect(u64),
+    /// The client of a connection joins a group, or leaves it.
+    Member {
+        connection: u64,
+        group: GroupName,
+        joins: bool,
+    },
+    /// Its gateway looks whether it is in there.
+    Reconcile {
+        connection: u64,
+        group: GroupName,
+    },
     Attachments(attachments::Input),
     HintsWake,
     /// A frame under a term that the map here does not have, looked at again.
@@ -290,6 +301,8 @@ impl World {
             Input::Client(purpose, slot, request) => self.ask_slot(node, purpose, slot, request),
             Input::Connect { session, connection } => self.connect(node, session, connection),
             Input::Disconnect(connection) => self.disconnect(node, connection),
+            Input::Member { connection, group, joins } => self.member(node, connection, group, joins),
+            Input::Reconcile { connection, group } => self.reconcile(node, connection, group),
             Input::Attachments(input) => {
                 if input == attachments::Input::Tick {
                     self.input_after(attachments::TICK_MS, node, Input::Attachments(attachments::Input::Tick));
@@ -523,8 +536,8 @@ impl World {
             {
                 self.ledger.fail(format!("S4: a repeat of what stands in the log is told {result:?}: {request:?}"));
             }
-            (Ok(SlotAnswer::Attached(Attached { record, attachment })), _) => {
-                self.check_attached(node, slot, &asker.from, (record.id, *attachment));
+            (Ok(SlotAnswer::Attached(Attached { view, attachment })), _) => {
+                self.check_attached(node, slot, &asker.from, (view.record.id, *attachment));
             }
             (Ok(_), SlotRequest::Session(session, SessionRequest::EndSession(_))) => self.check_ended(*session),
             (Ok(_), SlotRequest::Session(_, SessionRequest::ChangeSession(_))) => self.ledger.count("sessions changed"),
@@ -552,7 +565,13 @@ impl World {
     }
 
     /// Told by the shell that a session's presences are out of these groups.
-    pub(super) fn departed(&mut self, node: usize, slot: SlotId, session: SessionId, groups: Vec<GroupName>) {
+    pub(super) fn departed(
+        &mut self,
+        node: usize,
+        slot: SlotId,
+        session: SessionId,
+        groups: BTreeMap<GroupName, AttachmentNumber>,
+    ) {
         self.slot_input(node, slot, SlotInput::Departed { session, groups });
     }
 

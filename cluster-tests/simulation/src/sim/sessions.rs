@@ -1,9 +1,6 @@
 //! Sessions: the shell of a gateway's [`attachments::Attachments`], and the clients that open and close connections.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeSet, sync::Arc};
 
 use bytes::Bytes;
 use roost_logic::{
@@ -12,7 +9,7 @@ use roost_logic::{
     id::{AttachmentNumber, GroupName, Member, SessionId, SlotId, Term},
     request::{
         Ask, Attach, Attached, ChangeSession, ConfirmDisplaced, CreateSession, Detach, EndSession, Leave, ReadSession,
-        RecordJoin, RecordLeave, Renew, SessionRequest, SlotAnswer, SlotError, SlotRequest, Withdraw,
+        Renew, SessionRequest, SlotAnswer, SlotError, SlotRequest, Withdraw,
     },
     session::Session,
 };
@@ -46,7 +43,7 @@ impl World {
     }
 
     pub(super) fn attached(&mut self, node: usize, connection: u64, result: Result<Attached, SlotError>) {
-        let result = result.map(|Attached { record, attachment }| (attachment, Arc::new(record)));
+        let result = result.map(|Attached { view, attachment }| (attachment, Arc::new(view)));
         self.attachments(node, attachments::Input::Answered { connection, result });
     }
 
@@ -68,15 +65,16 @@ impl World {
                 self.ask(node, Purpose::Attach { connection }, slot, request);
             }
             Output::GiveUp { connection } => self.give_up(node, connection),
-            Output::Attached { connection, record, .. } => {
-                self.check_opened(connection, record.id);
-                let session = record.id;
-                self.records.insert(connection, record);
+            Output::Attached { connection, view, .. } => {
+                let session = view.record.id;
+                self.check_opened(connection, session);
+                self.views.insert(connection, view);
                 self.open_mouth(node, connection, session);
             }
-            Output::Changed { connection, record } => {
+            Output::Changed { connection, view } => {
                 self.ledger.count("connections told of a change");
-                self.records.insert(connection, record);
+                self.views.insert(connection, view);
+                self.reconcile_all(node, connection);
             }
             Output::Confirmed { connection, episode } => self.confirm_mouth(node, connection, episode),
             Output::Cut { connection, why } => {
@@ -102,6 +100,8 @@ impl World {
                 self.ask_slot(node, Purpose::Goodbye { number }, slot, request);
             }
             Output::Renew { number, slot, attachments } => {
+                let says = attachments.iter().any(|renewal| renewal.joined.as_ref().is_some_and(|all| !all.is_empty()));
+                self.ledger.count_if(says, "renewals that say what clients have joined");
                 self.ask(node, Purpose::Renew { number }, slot, Renew(attachments));
             }
             Output::Refused { error, .. } => {
@@ -150,7 +150,7 @@ impl World {
         for (group, attachment) in groups {
             let of_group = group.slot(self.profile.slots);
             let request = (group.clone(), Leave { session, attachment });
-            self.ask(node, Purpose::Depart { slot, session, group }, of_group, request);
+            self.ask(node, Purpose::Depart { slot, session, group, attachment }, of_group, request);
         }
     }
 
@@ -226,15 +226,12 @@ impl World {
                 let request = (id, ChangeSession { change });
                 self.input_after(1, node, Input::Client(Purpose::Nothing, slot, request.into_request()));
             }
-            20 | 22 => {
+            number @ 20..=22 => {
                 let group = self.random.index(self.groups.len());
-                let request = (id, RecordJoin { group: self.groups[group].0.clone(), needs_grant: false });
-                self.input_after(1, node, Input::Client(Purpose::Nothing, slot, request.into_request()));
-            }
-            21 => {
-                let group = self.random.index(self.groups.len());
-                let request = (id, RecordLeave { group: self.groups[group].0.clone() });
-                self.input_after(1, node, Input::Client(Purpose::Nothing, slot, request.into_request()));
+                if let Some((node, connection)) = self.sessions[session].last {
+                    let group = self.groups[group].0.clone();
+                    self.input_after(1, node, Input::Member { connection, group, joins: number != 21 });
+                }
             }
             _ => {}
         }
@@ -250,7 +247,6 @@ impl World {
             last_used_ms: 1_700_000_000_000 + self.now,
             attributes: Bytes::from_static(b"{}"),
             groups: BTreeSet::from([self.groups[0].0.clone()]),
-            joined: BTreeMap::new(),
             grants: Vec::new(),
             revision: 0,
             token: 0,
@@ -395,15 +391,20 @@ impl World {
             return Some(format!("session {session} is not saved or departed: {state:?}"));
         }
         if let Some(state) = state
-            && let Some((group, _)) = state.record.joined.iter().find(|(group, of)| !state.record.may_join(group, **of))
+            && let Some((group, _)) = state.joined.iter().find(|(group, of)| !state.record.may_join(group, **of))
         {
             return Some(format!("rights: session {session} is in {group} without a right to: {state:?}"));
         }
         if let ([(_, connection, Some(_))], Some(state)) = (live.as_slice(), state)
-            && let Some(told) = self.records.get(connection)
-            && told.revision < state.record.revision
+            && let Some(told) = self.views.get(connection)
+            && told.record.revision < state.record.revision
         {
             return Some(format!("rights: connection {connection} was told {told:?}, its slot says {state:?}"));
+        }
+        if let Some(state) = state
+            && let Some(what) = self.joins_unrest(state, live.first().map(|(_, connection, _)| *connection))
+        {
+            return Some(what);
         }
         let row = self.store.sessions.get(&session);
         if let (Some(state), Some(process)) = (state, self.process_of(slot))

@@ -136,6 +136,9 @@ impl World {
     fn save(&mut self, write: SessionWrite) {
         let SessionWrite { record, ended, version, order, wall_ms } = write;
         let session = record.id;
+        if record.groups.iter().any(|group| *group != self.groups[0].0) {
+            self.ledger.fail(format!("sessions: what no backend has put {session} into is written: {record:?}"));
+        }
         let new = SessionRow { version, order, wall_ms, record: (!ended).then_some(record) };
         let Some(row) = self.store.sessions.get_mut(&session) else {
             self.store.sessions.insert(session, new);

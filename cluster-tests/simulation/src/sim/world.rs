@@ -11,9 +11,9 @@ use std::{
 use roost_logic::{
     Now,
     clocks::Voice,
-    entry::SessionRecord,
     id::{GroupName, Member, NodeId, SlotId},
     primary::SlotInput,
+    request::ClientView,
 };
 
 use super::{
@@ -152,7 +152,9 @@ pub(super) struct World {
     /// The number of the token that each connection shows.
     pub(super) shown: BTreeMap<u64, u32>,
     /// What each connection was told of its session last.
-    pub(super) records: BTreeMap<u64, Arc<SessionRecord>>,
+    pub(super) views: BTreeMap<u64, Arc<ClientView>>,
+    /// What is under way for a connection and a group, and whether it is to be looked at once more afterwards.
+    pub(super) joining: BTreeMap<(u64, GroupName), bool>,
     pub(super) gone: BTreeMap<u64, u64>,
     pub(super) mouths: BTreeMap<u64, Mouth>,
     pub(super) next_number: u64,
@@ -216,7 +218,8 @@ impl World {
             sessions: Vec::new(),
             opened_ms: BTreeMap::new(),
             shown: BTreeMap::new(),
-            records: BTreeMap::new(),
+            views: BTreeMap::new(),
+            joining: BTreeMap::new(),
             gone: BTreeMap::new(),
             mouths: BTreeMap::new(),
             next_number: 1,

@@ -3,7 +3,11 @@
 use bytes::Bytes;
 use uuid::Uuid;
 
-use super::*;
+use super::{
+    renewals::{RENEWAL_TICKS, RENEWALS_AT_ONCE},
+    *,
+};
+use crate::entry::SessionRecord;
 
 const SESSION: SessionId = SessionId(Uuid::from_u128(5));
 const SLOT: SlotId = 3;
@@ -15,8 +19,8 @@ struct Bench {
     out: Vec<Output>,
 }
 
-fn record(last_used_ms: u64) -> Arc<SessionRecord> {
-    Arc::new(SessionRecord {
+fn view(last_used_ms: u64) -> Arc<ClientView> {
+    let record = SessionRecord {
         id: SESSION,
         user: "u".to_owned(),
         created_ms: 0,
@@ -25,11 +29,11 @@ fn record(last_used_ms: u64) -> Arc<SessionRecord> {
         last_used_ms,
         attributes: Bytes::from_static(b"{}"),
         groups: Default::default(),
-        joined: Default::default(),
         grants: Vec::new(),
         revision: last_used_ms,
         token: 0,
-    })
+    };
+    Arc::new(ClientView { record, joined: Joined::new() })
 }
 
 fn displaced(number: AttachmentNumber) -> Input {
@@ -48,8 +52,12 @@ fn renewal(number: u64) -> Output {
     Output::Renew {
         number,
         slot: SLOT,
-        attachments: vec![Renewal { session: SESSION, attachment: 4, connection: 1, revision: 10 }],
+        attachments: vec![Renewal { session: SESSION, attachment: 4, connection: 1, revision: 10, joined: None }],
     }
+}
+
+fn says(confirmed: &[SessionId], wanted: &[SessionId]) -> Renewed {
+    Renewed { confirmed: confirmed.to_vec(), wanted: wanted.to_vec() }
 }
 
 fn confirmed(connection: u64) -> Output {
@@ -75,14 +83,14 @@ impl Bench {
 
     #[track_caller]
     fn answer(&mut self, connection: u64, number: AttachmentNumber, expected: &[Output]) {
-        self.gives(Input::Answered { connection, result: Ok((number, record(10))) }, expected);
+        self.gives(Input::Answered { connection, result: Ok((number, view(10))) }, expected);
     }
 
     #[track_caller]
     fn attached(&mut self, connection: u64, number: AttachmentNumber) {
         self.open(connection);
         let episode = self.core.episode;
-        let attached = Output::Attached { connection, number, record: record(10) };
+        let attached = Output::Attached { connection, number, view: view(10) };
         self.answer(connection, number, &[attached, Output::Confirmed { connection, episode }]);
     }
 
@@ -118,7 +126,7 @@ fn a_later_attachment_here_displaces_the_earlier_in_whatever_order_they_come() {
     let earlier = [cut(1, Cut::Displaced), Output::Unsubscribe { connection: 1 }];
     let expected: Vec<_> = earlier
         .into_iter()
-        .chain([Output::Attached { connection: 2, number: 5, record: record(10) }, confirmed(2)])
+        .chain([Output::Attached { connection: 2, number: 5, view: view(10) }, confirmed(2)])
         .collect();
     bench.answer(2, 5, &expected);
     bench.answer(3, 3, &[cut(3, Cut::Displaced), say(1, Goodbye::Detach(SESSION, 3))]);
@@ -133,8 +141,8 @@ fn news_that_overtakes_the_attachment_counts() {
     bench.answer(1, 4, &[cut(1, Cut::Displaced), say(2, Goodbye::Detach(SESSION, 4))]);
     for (connection, used_ms, latest_ms) in [(2, 9, 10), (3, 11, 11)] {
         bench.open(connection);
-        bench.gives(Input::Changed { slot: SLOT, record: record(used_ms) }, &[]);
-        let attached = Output::Attached { connection, number: 5, record: record(latest_ms) };
+        bench.gives(Input::Changed { slot: SLOT, view: view(used_ms) }, &[]);
+        let attached = Output::Attached { connection, number: 5, view: view(latest_ms) };
         bench.answer(connection, 5, &[attached, confirmed(connection)]);
         bench.gives(Input::Gone { connection }, &[Output::Unsubscribe { connection }]);
     }
@@ -148,14 +156,14 @@ fn news_that_overtakes_the_attachment_counts() {
 fn news_goes_to_the_connection_that_has_the_session() {
     let mut bench = Bench::default();
     bench.attached(1, 4);
-    let changed = Output::Changed { connection: 1, record: record(15) };
-    bench.gives(Input::Changed { slot: SLOT, record: record(15) }, &[changed]);
-    bench.gives(Input::Changed { slot: SLOT, record: record(14) }, &[]);
-    bench.gives(Input::Changed { slot: SLOT, record: record(15) }, &[]);
+    let changed = Output::Changed { connection: 1, view: view(15) };
+    bench.gives(Input::Changed { slot: SLOT, view: view(15) }, &[changed]);
+    bench.gives(Input::Changed { slot: SLOT, view: view(14) }, &[]);
+    bench.gives(Input::Changed { slot: SLOT, view: view(15) }, &[]);
     let cut = cut(1, Cut::Ended(EndReason::Expired));
     bench.gives(ended(), &[cut, Output::Unsubscribe { connection: 1 }]);
     bench.gives(Input::Unsubscribed { connection: 1 }, &[]);
-    bench.gives(Input::Changed { slot: SLOT, record: record(16) }, &[]);
+    bench.gives(Input::Changed { slot: SLOT, view: view(16) }, &[]);
 }
 
 #[test]
@@ -219,7 +227,7 @@ fn every_attachment_is_renewed_once_in_a_round() {
         bench.core.handle(0, Input::Tick, &mut renewals);
     }
     assert_eq!(renewals.len(), RENEWALS_AT_ONCE - 2);
-    bench.core.handle(0, Input::Renewed { number: 1, confirmed: Vec::new() }, &mut renewals);
+    bench.core.handle(0, Input::Renewed { number: 1, renewed: Renewed::default() }, &mut renewals);
     for _ in 0..RENEWAL_TICKS {
         bench.core.handle(0, Input::Tick, &mut renewals);
     }
@@ -234,18 +242,18 @@ fn a_renewal_that_the_goodbye_may_have_overtaken_is_undone() {
     bench.gives(displaced(4), &[cut(1, Cut::Displaced), Output::Unsubscribe { connection: 1 }]);
     bench.gives(Input::Unsubscribed { connection: 1 }, &[say(1, Goodbye::Confirm(SESSION, 4))]);
     bench.gives(Input::Said { number: 1, result: Ok(()) }, &[]);
-    bench.gives(Input::Renewed { number: 1, confirmed: Vec::new() }, &[say(2, Goodbye::Detach(SESSION, 4))]);
+    bench.gives(Input::Renewed { number: 1, renewed: Renewed::default() }, &[say(2, Goodbye::Detach(SESSION, 4))]);
     // Not before its subscriptions have ended.
     bench.attached(2, 5);
     bench.renewed_in(2);
     bench.gives(displaced(5), &[cut(2, Cut::Displaced), Output::Unsubscribe { connection: 2 }]);
-    bench.gives(Input::Renewed { number: 2, confirmed: Vec::new() }, &[]);
+    bench.gives(Input::Renewed { number: 2, renewed: Renewed::default() }, &[]);
     let said = [say(3, Goodbye::Confirm(SESSION, 5)), say(4, Goodbye::Detach(SESSION, 5))];
     bench.gives(Input::Unsubscribed { connection: 2 }, &said);
     // One that is still there stays.
     bench.attached(3, 6);
     bench.renewed_in(3);
-    bench.gives(Input::Renewed { number: 3, confirmed: Vec::new() }, &[]);
+    bench.gives(Input::Renewed { number: 3, renewed: Renewed::default() }, &[]);
 }
 
 #[test]
@@ -256,27 +264,88 @@ fn in_another_episode_every_attachment_is_confirmed_anew() {
     bench.gives(Input::Episode(1), &[renewal(1)]);
     bench.gives(Input::Tick, &[]);
     bench.gives(
-        Input::Renewed { number: 1, confirmed: vec![SESSION] },
+        Input::Renewed { number: 1, renewed: says(&[SESSION], &[]) },
         &[Output::Confirmed { connection: 1, episode: 1 }],
     );
     bench.gives(Input::Tick, &[]);
     // What was asked for before it began counts for nothing.
     bench.gives(Input::Episode(2), &[renewal(2)]);
     bench.gives(Input::Episode(3), &[renewal(3)]);
-    bench.gives(Input::Renewed { number: 2, confirmed: vec![SESSION] }, &[]);
+    bench.gives(Input::Renewed { number: 2, renewed: says(&[SESSION], &[]) }, &[]);
     // Where its slot does not confirm it, or is not heard, it is asked again.
-    bench.gives(Input::Renewed { number: 3, confirmed: Vec::new() }, &[]);
+    bench.gives(Input::Renewed { number: 3, renewed: Renewed::default() }, &[]);
     bench.gives(Input::Tick, &[renewal(4)]);
-    let attached = Output::Attached { connection: 2, number: 5, record: record(10) };
+    let attached = Output::Attached { connection: 2, number: 5, view: view(10) };
     let renewed = Output::Renew {
         number: 5,
         slot: SLOT,
-        attachments: vec![Renewal { session: SESSION, attachment: 5, connection: 2, revision: 10 }],
+        attachments: vec![Renewal { session: SESSION, attachment: 5, connection: 2, revision: 10, joined: None }],
     };
     let earlier = [cut(1, Cut::Displaced), Output::Unsubscribe { connection: 1 }];
     bench.answer(2, 5, &earlier.into_iter().chain([attached, renewed]).collect::<Vec<_>>());
     bench.gives(
-        Input::Renewed { number: 5, confirmed: vec![SESSION] },
+        Input::Renewed { number: 5, renewed: says(&[SESSION], &[]) },
         &[Output::Confirmed { connection: 2, episode: 3 }],
     );
+}
+
+#[test]
+fn what_a_slot_has_lost_sight_of_is_renewed_at_once_with_what_its_client_has_joined() {
+    let named = |name: &str| GroupName::parse(name).unwrap();
+    let joins = |name, needs_grant| Input::Joins { connection: 1, group: named(name), needs_grant };
+    let mut bench = Bench::default();
+    bench.open(1);
+    // From before it attached here, and since.
+    let before = Arc::new(ClientView { joined: Joined::from([(named("a"), true)]), ..ClientView::clone(&view(10)) });
+    let attached = Output::Attached { connection: 1, number: 4, view: before.clone() };
+    bench.gives(Input::Answered { connection: 1, result: Ok((4, before)) }, &[attached, confirmed(1)]);
+    for name in ["b", "c"] {
+        bench.gives(joins(name, false), &[]);
+    }
+    bench.gives(Input::Leaves { connection: 1, group: named("b") }, &[]);
+    bench.renewed_in(1);
+    let full = |number, joined: &[(&str, bool)]| {
+        let joined = joined.iter().map(|(name, needs_grant)| (named(name), *needs_grant)).collect();
+        let renewal = Renewal { session: SESSION, attachment: 4, connection: 1, revision: 10, joined: Some(joined) };
+        Output::Renew { number, slot: SLOT, attachments: vec![renewal] }
+    };
+    let wanted = Input::Renewed { number: 1, renewed: says(&[], &[SESSION]) };
+    bench.gives(wanted, &[full(2, &[("a", true), ("c", false)])]);
+    bench.gives(Input::Renewed { number: 2, renewed: Renewed::default() }, &[]);
+    // A connection that is cut meanwhile is not brought back.
+    bench.renewed_in(3);
+    bench.gives(displaced(4), &[cut(1, Cut::Displaced), Output::Unsubscribe { connection: 1 }]);
+    bench.gives(Input::Renewed { number: 3, renewed: says(&[], &[SESSION]) }, &[]);
+    assert!(bench.core.joined(1).unwrap().is_empty());
+}
+
+#[test]
+fn what_clients_have_joined_goes_in_renewals_of_bounded_size() {
+    let mut core = Attachments::default();
+    let mut out = Vec::new();
+    let sessions: Vec<_> = (0..300).map(|number| SessionId(Uuid::from_u128(number))).collect();
+    for (connection, session) in (1..).zip(&sessions) {
+        core.handle(0, Input::Open { connection, session: *session, slot: SLOT }, &mut out);
+        let mut view = ClientView::clone(&view(10));
+        view.record.id = *session;
+        view.joined = (0..100).map(|number| (GroupName::parse(&format!("{number:0100}")).unwrap(), false)).collect();
+        core.handle(0, Input::Answered { connection, result: Ok((4, Arc::new(view))) }, &mut out);
+    }
+    for _ in 0..RENEWAL_TICKS {
+        core.handle(0, Input::Tick, &mut out);
+    }
+    let asked = |out: &mut Vec<Output>| {
+        let renewal = |output| match output {
+            Output::Renew { number, attachments, .. } => Some((number, attachments)),
+            _ => None,
+        };
+        std::mem::take(out).into_iter().filter_map(renewal).collect::<Vec<_>>()
+    };
+    let plain = asked(&mut out);
+    assert_eq!(plain.len(), 1, "that says nothing of groups");
+    core.handle(0, Input::Renewed { number: plain[0].0, renewed: says(&[], &sessions) }, &mut out);
+    let full = asked(&mut out);
+    let said: Vec<_> = full.iter().flat_map(|(_, attachments)| attachments).map(|there| there.session).collect();
+    assert_eq!(said, sessions, "each is in one of them");
+    assert!(full.len() > 3 && full.iter().all(|(_, some)| some.len() <= (1 << 20) / (100 * 200)), "{}", full.len());
 }

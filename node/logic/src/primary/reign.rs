@@ -14,7 +14,7 @@ use crate::{
     id::{AttachmentNumber, Epoch, GroupName, Index, Member, SessionId, Term},
     memory::Level,
     replication::Replica,
-    request::{Attached, GroupRequest, Push, Renewal, SessionRequest, SessionView, SlotError, SlotRequest},
+    request::{GroupRequest, Push, Renewal, SessionRequest, SessionView, SlotError, SlotRequest},
     slot::{Effect, SlotState},
 };
 
@@ -104,7 +104,7 @@ pub(super) struct Latest {
 #[derive(Debug)]
 pub(super) struct Displacing {
     /// Of the attach and of repeats of it; also those of attaches that this one displaces, which waited for the same.
-    pub(super) answers: Vec<(Ticket, Attached)>,
+    pub(super) answers: Vec<(Ticket, AttachmentNumber)>,
     pub(super) attachment: AttachmentNumber,
     /// Gateways that have not yet said so, each with the last attachment that it is to cut off.
     pub(super) earlier: BTreeMap<Member, AttachmentNumber>,

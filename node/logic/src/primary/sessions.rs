@@ -4,6 +4,8 @@ mod attaches;
 mod renewals;
 mod stored;
 
+use std::collections::BTreeMap;
+
 use super::{
     SlotOutput, Ticket,
     reign::{Asked, Reigning, Waiting},
@@ -11,7 +13,7 @@ use super::{
 use crate::{
     Now,
     entry::{EndReason, SessionEntry},
-    id::{GroupName, Index, Member, SessionId},
+    id::{AttachmentNumber, GroupName, Index, Member, SessionId},
     request::{
         ChangeSession, ConfirmDisplaced, CreateSession, Detach, Done, EndSession, Push, ReadSession, RecordJoin,
         RecordLeave, SessionPush, SessionRequest, SessionView, SlotAnswer, SlotError, Withdraw,
@@ -98,7 +100,7 @@ impl Reigning<'_> {
             }
             (SessionRequest::ChangeSession(ChangeSession { change }), None) => {
                 let most = self.settings.groups_per_session + change.leave.len();
-                if known.record.groups.len() + change.join.len() > most {
+                if known.record.groups.len() + known.joined.len() + change.join.len() > most {
                     return out.push(SlotOutput::Answer { ticket, result: Err(SlotError::TooManyGroups) });
                 }
                 let entry = SessionEntry::Change { change, at_ms };
@@ -116,8 +118,9 @@ impl Reigning<'_> {
                 self.attach(now, (ticket, session, attach.token), (from, attach.connection, waited_ms), out);
             }
             (SessionRequest::RecordJoin(RecordJoin { group, needs_grant }), None) => {
-                let groups = &known.record.groups;
-                if groups.len() >= self.settings.groups_per_session && !groups.contains(&group) {
+                let (given, joined) = (&known.record.groups, &known.joined);
+                let is_in = given.contains(&group) || joined.contains_key(&group);
+                if given.len() + joined.len() >= self.settings.groups_per_session && !is_in {
                     return out.push(SlotOutput::Answer { ticket, result: Err(SlotError::TooManyGroups) });
                 }
                 let entry = SessionEntry::Join { group, needs_grant };
@@ -145,7 +148,7 @@ impl Reigning<'_> {
     }
 
     /// Presences are out of their groups; nothing here where they could not be taken out.
-    pub(super) fn departed(&mut self, session: SessionId, groups: Vec<GroupName>) {
+    pub(super) fn departed(&mut self, session: SessionId, groups: BTreeMap<GroupName, AttachmentNumber>) {
         self.sessions.departing.remove(&session);
         if !groups.is_empty() {
             self.order_once(session, SessionEntry::Departed { groups });
@@ -164,8 +167,9 @@ impl Reigning<'_> {
         self.tell_gateways(now, session, &effect, out);
         let refused = match &effect {
             SessionEffect::Gone(Some(reason)) => Some(SlotError::SessionEnded(*reason)),
-            // A later connection has it; or it was there when this was asked, and has been forgotten since: the store has it.
-            SessionEffect::Overtaken | SessionEffect::Gone(None) => Some(SlotError::Busy),
+            // A later connection has it; or its gateway has to renew it first; or it was there when this was asked, and has been
+            // forgotten since: the store has it.
+            SessionEffect::Overtaken | SessionEffect::NoClient | SessionEffect::Gone(None) => Some(SlotError::Busy),
             SessionEffect::NotGranted => Some(SlotError::NotGranted),
             SessionEffect::OldToken => Some(SlotError::OldToken),
             SessionEffect::Quiet
@@ -231,6 +235,7 @@ impl Reigning<'_> {
             SessionEffect::Quiet
             | SessionEffect::Overtaken
             | SessionEffect::NotGranted
+            | SessionEffect::NoClient
             | SessionEffect::OldToken
             | SessionEffect::Ended { attachment: None }
             | SessionEffect::Gone(_) => {}
@@ -242,7 +247,7 @@ impl Reigning<'_> {
             return;
         };
         if let Some(attachment) = known.attachment() {
-            let push = SessionPush::Changed { record: known.record.clone() };
+            let push = SessionPush::Changed { view: known.view() };
             self.push_session(&attachment.gateway, session, push, out);
         }
     }
@@ -259,7 +264,12 @@ impl Reigning<'_> {
 }
 
 fn view(known: &Session) -> SessionView {
-    SessionView { record: known.record.clone(), attached: known.attachment().is_some(), present: known.is_present() }
+    SessionView {
+        record: known.record.clone(),
+        joined: known.joined.clone(),
+        attached: known.attachment().is_some(),
+        present: known.is_present(),
+    }
 }
 
 fn not_stored() -> SlotError {

@@ -6,6 +6,7 @@ mod batches;
 mod clock;
 mod floor;
 mod full;
+mod joins;
 mod memory;
 mod rights;
 
@@ -16,12 +17,13 @@ use uuid::Uuid;
 
 use super::*;
 use crate::{
-    entry::{EndReason, NewMessage, Retention, SessionChange},
+    entry::{EndReason, Joined, NewMessage, Retention, SessionChange},
     id::{Epoch, NodeId, Position, PublishKey},
     request::{
-        Ask, Attach, Attached, ChangeSession, ConfirmDisplaced, CreateSession, Detach, Done, EndSession, GroupPush,
-        Interest, Join, JoinPoint, MESSAGE_OVERHEAD_BYTES, PAGE_BYTES, Publish, Published, ReadHistory, ReadSession,
-        RecordJoin, Register, Renew, Renewal, Renewed, SessionPush, SessionView, Unregister, Withdraw,
+        Ask, Attach, Attached, ChangeSession, ClientView, ConfirmDisplaced, CreateSession, Detach, Done, EndSession,
+        GroupPush, Interest, Join, JoinPoint, MESSAGE_OVERHEAD_BYTES, PAGE_BYTES, Publish, Published, ReadHistory,
+        ReadSession, RecordJoin, RecordLeave, Register, Renew, Renewal, Renewed, SessionPush, SessionView, Unregister,
+        Withdraw,
     },
 };
 
@@ -52,7 +54,6 @@ fn record() -> SessionRecord {
         last_used_ms: 0,
         attributes: Bytes::from_static(b"{}"),
         groups: BTreeSet::new(),
-        joined: BTreeMap::new(),
         grants: Vec::new(),
         revision: 0,
         token: 0,
@@ -238,7 +239,10 @@ impl Bench {
     }
 
     fn renew(&mut self, gateway: &str, attachment: AttachmentNumber, connection: u64) {
-        self.ask(gateway, Renew(vec![Renewal { session: SESSION, attachment, connection, revision: 0 }]));
+        self.ask(
+            gateway,
+            Renew(vec![Renewal { session: SESSION, attachment, connection, revision: 0, joined: Some(Joined::new()) }]),
+        );
     }
 }
 
@@ -425,7 +429,7 @@ fn a_slot_that_cannot_commit_does_not_order_the_same_again_and_again() {
         bench.store(true, None);
         if bench.out.iter().any(departs) {
             bench.out.retain(|output| !departs(output));
-            bench.input(SlotInput::Departed { session: SESSION, groups: vec![group()] });
+            bench.input(SlotInput::Departed { session: SESSION, groups: BTreeMap::from([(group(), attachment)]) });
         }
     }
     assert!(saves > 0 && departures > 0);

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    entry::{EndReason, SessionChange, SessionRecord},
+    entry::{EndReason, Joined, SessionChange, SessionRecord},
     id::{AttachmentNumber, GroupName, SessionId},
 };
 
@@ -87,7 +87,8 @@ pub struct ConfirmDisplaced {
     pub attachment: AttachmentNumber,
 }
 
-/// The client joined a group: the record is to have it, if the session's grants allow it by then.
+/// The client joined a group: its slot is to know, if the session's grants allow it by then. Busy where the slot has lost
+/// sight of the client, here and at [`RecordLeave`]: what its gateway says with its next renewal comes first.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct RecordJoin {
     pub group: GroupName,
@@ -95,14 +96,14 @@ pub struct RecordJoin {
     pub needs_grant: bool,
 }
 
-/// The client left a group: the record is not to have it.
+/// The client left a group, whoever had put it there.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct RecordLeave {
     pub group: GroupName,
 }
 
 /// An attachment that a gateway still has.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Renewal {
     pub session: SessionId,
     #[serde(deserialize_with = "crate::id::number")]
@@ -111,23 +112,47 @@ pub struct Renewal {
     pub connection: u64,
     /// Of the record that the gateway knows: it is told of a newer one again.
     pub revision: u64,
+    /// What the client has joined, where the slot has wanted to know.
+    pub joined: Option<Joined>,
 }
 
 /// A session as it is told to gateways and over HTTP.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct SessionView {
     pub record: SessionRecord,
+    /// What its client has joined.
+    pub joined: Joined,
     /// A client is attached.
     pub attached: bool,
     /// A client is attached, or was within `resume_grace`.
     pub present: bool,
 }
 
+/// A session as its client is told of it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ClientView {
+    pub record: SessionRecord,
+    /// What the client has joined; none that is in the record.
+    pub joined: Joined,
+}
+
+impl ClientView {
+    /// All groups that the client is in.
+    pub fn groups(&self) -> impl Iterator<Item = &GroupName> {
+        self.record.groups.iter().chain(self.joined.keys())
+    }
+
+    /// Whether the client is in this group.
+    pub fn is_in(&self, group: &GroupName) -> bool {
+        self.record.groups.contains(group) || self.joined.contains_key(group)
+    }
+}
+
 /// A client has the session.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Attached {
-    /// The record, groups to restore included.
-    pub record: SessionRecord,
+    /// With the groups to restore.
+    pub view: ClientView,
     /// The attachment's number.
     #[serde(deserialize_with = "crate::id::number")]
     pub attachment: AttachmentNumber,
@@ -148,6 +173,6 @@ pub enum SessionPush {
     /// The record changed over HTTP: grants, attributes, groups to join or leave.
     Changed {
         /// As it is now.
-        record: SessionRecord,
+        view: ClientView,
     },
 }

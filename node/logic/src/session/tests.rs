@@ -16,12 +16,19 @@ fn session() -> Session {
         last_used_ms: 0,
         attributes: Bytes::from_static(b"{}"),
         groups: BTreeSet::from([GroupName::parse("a").unwrap()]),
-        joined: BTreeMap::new(),
         grants: vec![],
         revision: 0,
         token: 0,
     };
     Session::new(record, 1, true)
+}
+
+fn nothing() -> (u64, Joined) {
+    (0, Joined::new())
+}
+
+fn named(name: &str) -> GroupName {
+    GroupName::parse(name).unwrap()
 }
 
 fn other_gateway() -> Member {
@@ -97,11 +104,11 @@ fn what_is_restored_does_not_overtake_what_was_given_since() {
     let first = session.last_number();
     // The slot has ordered another attach when the gateway of the first says that it has it still.
     session.attach(other_gateway(), 2, 200, 200);
-    assert_eq!(session.restore(gateway(1), 1, first), None);
+    assert_eq!(session.restore(gateway(1), 1, first, nothing()), None);
     assert_eq!(session.attachment().unwrap().connection, 2);
     // One of which the slot has lost sight comes back under its number.
     let later = session.last_number() + 50;
-    assert_eq!(session.restore(gateway(1), 3, later).unwrap().number, later);
+    assert_eq!(session.restore(gateway(1), 3, later, nothing()).unwrap().number, later);
 }
 
 #[test]
@@ -130,4 +137,58 @@ fn it_expires_when_idle_and_in_any_case() {
     assert!(session.end(EndReason::Expired).is_some());
     assert_eq!(session.expired(2_000), None);
     assert!(!session.is_at_rest(), "its presence has to be taken back first");
+}
+
+#[test]
+fn a_presence_of_a_later_attachment_is_still_to_be_taken_out_when_an_earlier_one_is() {
+    let mut session = session();
+    session.attach(gateway(1), 1, 10, 10);
+    let first = session.last_number();
+    session.join_as_client(named("j"), false).unwrap();
+    assert!(session.detach(&gateway(1), first, 20, 30, true));
+    session.grace_over(first);
+    let asked = session.departing.clone();
+    assert_eq!(asked, BTreeMap::from([(named("a"), first), (named("j"), first)]));
+    assert!(session.joined.is_empty() && session.is_sound());
+    assert_eq!(session.join_as_client(named("j"), false), Err(NotJoined::Absent));
+    // Its client comes, joins again, and goes, before the first are known to be out.
+    session.attach(gateway(1), 2, 40, 40);
+    let second = session.last_number();
+    session.join_as_client(named("j"), false).unwrap();
+    assert_eq!(session.departing, asked, "that of the earlier attachment harms nobody");
+    assert!(session.detach(&gateway(1), second, 50, 60, true));
+    session.grace_over(second);
+    session.departed(&asked);
+    assert_eq!(session.departing, BTreeMap::from([(named("a"), second), (named("j"), second)]));
+    session.departed(&session.departing.clone());
+    assert!(session.departing.is_empty());
+}
+
+#[test]
+fn who_is_back_under_its_number_is_not_taken_out_of_its_groups() {
+    let mut session = session();
+    session.attach(gateway(1), 1, 10, 10);
+    let number = session.last_number();
+    for name in ["j", "k"] {
+        session.join_as_client(named(name), false).unwrap();
+    }
+    // Its gateway was believed dead, for longer than the grace.
+    assert!(session.detach(&gateway(1), number, 20, 30, false));
+    session.grace_over(number);
+    session.restore(gateway(1), 1, number, (0, Joined::from([(named("j"), false)]))).unwrap();
+    assert_eq!(session.departing, BTreeMap::from([(named("k"), number)]), "what it is not in again");
+    assert_eq!(session.joined, Joined::from([(named("j"), false)]));
+}
+
+#[test]
+fn what_a_backend_gives_to_a_session_without_a_client_leaves_no_presence_behind() {
+    let mut session = session();
+    session.attach(gateway(1), 1, 10, 10);
+    let number = session.last_number();
+    session.join_as_client(named("j"), false).unwrap();
+    assert!(session.detach(&gateway(1), number, 20, 30, true));
+    session.grace_over(number);
+    let change = SessionChange { join: vec![named("j")], ..SessionChange::default() };
+    session.change(change, 40);
+    assert_eq!(session.departing.get(&named("j")), Some(&number), "nothing else would take it out");
 }

@@ -164,7 +164,6 @@ mod tests {
                     last_used_ms: 1,
                     attributes: Bytes::new(),
                     groups: [group].into(),
-                    joined: [].into(),
                     grants: Vec::new(),
                     revision: 0,
                     token: 0,

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use crate::{
     entry::{EndReason, SessionEntry},
     id::{AttachmentNumber, Index, Member, SessionId},
-    session::{Attachment, NotGranted, Session},
+    session::{Attachment, NotJoined, Session},
 };
 
 /// What an entry of a session came to.
@@ -26,6 +26,8 @@ pub enum SessionEffect {
     Overtaken,
     /// A join that the session's grants do not allow by now.
     NotGranted,
+    /// A join or a leave of a client of which the slot has lost sight: its gateway is to say first that it is there.
+    NoClient,
     /// An attach with a token that another has taken the place of.
     OldToken,
     /// It is over.
@@ -120,8 +122,8 @@ fn change(session: &mut Session, index: Index, entry: SessionEntry) -> SessionEf
             }
             return SessionEffect::Attached { attachment, displaced: session.open.clone() };
         }
-        SessionEntry::Restore { gateway, connection, attachment } => {
-            let Some(attachment) = session.restore(gateway, connection, attachment) else {
+        SessionEntry::Restore { gateway, connection, attachment, revision, joined } => {
+            let Some(attachment) = session.restore(gateway, connection, attachment, (revision, joined)) else {
                 return SessionEffect::Overtaken;
             };
             if session.should_note(session.record.last_used_ms) {
@@ -142,14 +144,16 @@ fn change(session: &mut Session, index: Index, entry: SessionEntry) -> SessionEf
             false
         }
         SessionEntry::Join { group, needs_grant } => match session.join_as_client(group, needs_grant) {
-            Ok(is_new) => is_new,
-            Err(NotGranted) => return SessionEffect::NotGranted,
+            Ok(()) => false,
+            Err(NotJoined::Absent) => return SessionEffect::NoClient,
+            Err(NotJoined::NotGranted) => return SessionEffect::NotGranted,
         },
+        SessionEntry::Leave { .. } if !session.is_present() => return SessionEffect::NoClient,
         SessionEntry::Leave { group } => session.leave(&group),
         SessionEntry::Used { at_ms } => session.used(at_ms),
         SessionEntry::GraceOver { attachment } => session.grace_over(attachment),
         SessionEntry::Departed { groups } => {
-            session.departing.retain(|group, _| !groups.contains(group));
+            session.departed(&groups);
             false
         }
         SessionEntry::Saved { index } => {

@@ -24,12 +24,12 @@ use crate::{
     clock,
     deliveries::SessionNews,
     gateway::{ask::Ask, door::reasons::ended, hub::Hub},
-    id::{AttachmentNumber, SessionId, SlotId},
+    id::{AttachmentNumber, GroupName, SessionId, SlotId},
     logic::{
         attachments::{self, Cut, Goodbye, Input, Output, TICK_MS},
-        entry::SessionRecord,
         request::{
-            Attach, Attached, ConfirmDisplaced, Detach, Done, Renew, Renewal, Renewed, SessionPush, SlotError, Withdraw,
+            Attach, Attached, ClientView, ConfirmDisplaced, Detach, Done, Renew, Renewal, SessionPush, SlotError,
+            Withdraw,
         },
     },
     tasks::Tasks,
@@ -63,16 +63,16 @@ struct Connection {
     outbox: Arc<Outbox>,
     /// Cancelled where its session is not to be asked for any longer.
     over: CancellationToken,
-    /// Tells of each new record, from when it is attached.
-    record: Option<watch::Sender<Arc<SessionRecord>>>,
+    /// Tells of each change of the session, from when it is attached.
+    view: Option<watch::Sender<Arc<ClientView>>>,
 }
 
 /// A connection has its session.
 #[derive(Debug)]
 pub(super) struct Held {
     pub(super) number: AttachmentNumber,
-    /// The record, and each that takes its place.
-    pub(super) changes: watch::Receiver<Arc<SessionRecord>>,
+    /// The session, and what it becomes.
+    pub(super) changes: watch::Receiver<Arc<ClientView>>,
 }
 
 /// A connection does not have its session.
@@ -130,7 +130,7 @@ impl Attachments {
     fn open(&self, session: SessionId, outbox: Arc<Outbox>, over: CancellationToken) -> Opening<'_> {
         let connection = outbox.connection;
         let slot = session.slot(self.shared.ask.slot_count());
-        self.lock().connections.insert(connection, Connection { outbox, over, record: None });
+        self.lock().connections.insert(connection, Connection { outbox, over, view: None });
         self.handle(Input::Open { connection, session, slot });
         Opening { attachments: self, connection, is_answered: false }
     }
@@ -138,6 +138,16 @@ impl Attachments {
     /// The client of this connection is gone, and with it all that it had asked for.
     pub(super) fn gone(&self, connection: u64) {
         self.handle(Input::Gone { connection });
+    }
+
+    /// The client of this connection joins a group, which its slot is asked for next.
+    pub(super) fn joins(&self, connection: u64, group: &GroupName, needs_grant: bool) {
+        self.handle(Input::Joins { connection, group: group.clone(), needs_grant });
+    }
+
+    /// The client of this connection is not in a group, or not any more, as far as its slot was heard.
+    pub(super) fn leaves(&self, connection: u64, group: &GroupName) {
+        self.handle(Input::Leaves { connection, group: group.clone() });
     }
 
     /// How many sessions are attached.
@@ -164,10 +174,10 @@ impl Attachments {
                 // By who has opened it.
                 Output::Attach { .. } => {}
                 Output::GiveUp { connection } => registry.with(connection, |there| there.over.cancel()),
-                Output::Attached { connection, number, record } => {
-                    let (sender, changes) = watch::channel(record);
+                Output::Attached { connection, number, view } => {
+                    let (sender, changes) = watch::channel(view);
                     registry.with(connection, |there| {
-                        there.record = Some(sender);
+                        there.view = Some(sender);
                         there.outbox.hold();
                     });
                     answer = Some(Ok(Held { number, changes }));
@@ -177,9 +187,9 @@ impl Attachments {
                 }
                 Output::Refused { connection: _, error } => answer = Some(Err(error)),
                 Output::Cut { connection, why } => registry.with(connection, |there| say_goodbye(&there.outbox, why)),
-                Output::Changed { connection, record } => registry.with(connection, |there| {
-                    if let Some(sender) = &there.record {
-                        sender.send_replace(record);
+                Output::Changed { connection, view } => registry.with(connection, |there| {
+                    if let Some(sender) = &there.view {
+                        sender.send_replace(view);
                     }
                 }),
                 Output::Unsubscribe { connection } => self.unsubscribe(connection),
@@ -219,9 +229,8 @@ impl Attachments {
 
     fn renew(&self, number: u64, slot: SlotId, attachments: Vec<Renewal>) {
         self.spawn("attachment_renewal", move |this| async move {
-            let renewed = this.shared.ask.upkeep(slot, Renew(attachments)).await;
-            let confirmed = renewed.map(|Renewed(confirmed)| confirmed).unwrap_or_default();
-            this.handle(Input::Renewed { number, confirmed });
+            let renewed = this.shared.ask.upkeep(slot, Renew(attachments)).await.unwrap_or_default();
+            this.handle(Input::Renewed { number, renewed });
         });
     }
 
@@ -255,7 +264,7 @@ struct Opening<'a> {
 impl Opening<'_> {
     fn answered(mut self, result: Result<Attached, SlotError>) -> Result<Held, NotAttached> {
         self.is_answered = true;
-        let result = result.map(|Attached { record, attachment }| (attachment, Arc::new(record)));
+        let result = result.map(|Attached { view, attachment }| (attachment, Arc::new(view)));
         match self.attachments.handle(Input::Answered { connection: self.connection, result }) {
             Some(answer) => answer.map_err(NotAttached::Refused),
             None => Err(NotAttached::Over),
@@ -276,7 +285,7 @@ fn input_of(SessionNews { slot, session, push }: SessionNews) -> Input {
     match push {
         SessionPush::Displace { attachment } => Input::Displaced { slot, session, number: attachment },
         SessionPush::Ended { reason } => Input::Ended { slot, session, reason },
-        SessionPush::Changed { record } => Input::Changed { slot, record: Arc::new(record) },
+        SessionPush::Changed { view } => Input::Changed { slot, view: Arc::new(view) },
     }
 }
 

@@ -21,7 +21,7 @@ use crate::{
         door::{origin::Credentials, reasons::Refused},
     },
     id::{GroupName, Position, SessionId},
-    logic::entry::SessionRecord,
+    logic::{entry::SessionRecord, request::ClientView},
     token::Signed,
     wire::{
         command::{Event, RequestId},
@@ -32,8 +32,8 @@ use crate::{
 /// A client that is attached.
 pub(super) struct Opened {
     pub(super) client: Arc<Client>,
-    /// What the record becomes over HTTP.
-    pub(super) changes: watch::Receiver<Arc<SessionRecord>>,
+    /// What the session becomes over HTTP.
+    pub(super) changes: watch::Receiver<Arc<ClientView>>,
     pub(super) welcome: Event,
     /// The groups to be restored, with where the client stopped.
     pub(super) restore: Vec<(GroupName, Option<Position>)>,
@@ -85,14 +85,15 @@ pub(super) async fn open(
         }
         attached => attached?,
     };
-    let record = changes.borrow_and_update().clone();
+    let view = changes.borrow_and_update().clone();
+    let record = &view.record;
     let spender = match address.filter(|_| record.user.is_empty()) {
         Some(address) => Spender::Address(address),
         None => Spender::Session(record.id),
     };
     let allowance = gateway.allowances.of(spender);
-    let client = Arc::new(Client::new(gateway.clone(), outbox.clone(), &record, number, allowance));
-    let groups: Vec<GroupName> = client.private_groups().chain(record.groups.iter().cloned()).collect();
+    let client = Arc::new(Client::new(gateway.clone(), outbox.clone(), &view, number, allowance));
+    let groups: Vec<GroupName> = client.private_groups().chain(view.groups().cloned()).collect();
     let welcome = Event::Welcome {
         id,
         session: client.session(),
@@ -176,7 +177,6 @@ fn anonymous_record(config: &SessionConfig, now_ms: u64) -> SessionRecord {
         last_used_ms: now_ms,
         attributes: Bytes::from_static(b"{}"),
         groups: [].into(),
-        joined: [].into(),
         grants: Vec::new(),
         revision: 0,
         token: 0,

@@ -26,8 +26,8 @@ use crate::{
     },
     id::{AttachmentNumber, ClientKey, GroupName, Position, Seat, SessionId},
     logic::{
-        entry::{Grant, Message, Presence, SessionRecord},
-        request::{History, MemberPage, Published, SlotError},
+        entry::{Grant, Message, Presence},
+        request::{ClientView, History, MemberPage, Published, SessionView, SlotError},
     },
     metrics::Limit,
     wire::{
@@ -135,14 +135,15 @@ impl Client {
     pub(super) fn new(
         gateway: Arc<Gateway>,
         outbox: Arc<Outbox>,
-        record: &SessionRecord,
+        view: &ClientView,
         attachment: AttachmentNumber,
         allowance: Arc<Allowance>,
     ) -> Self {
+        let record = &view.record;
         let rights = Rights {
             grants: record.grants.as_slice().into(),
             info: record.attributes.clone(),
-            groups: record.groups.clone(),
+            groups: view.groups().cloned().collect(),
         };
         let (rights, paging) = (Mutex::new(rights), Semaphore::new(PAGES_AT_ONCE));
         Self { gateway, outbox, session: record.id, user: record.user.clone(), attachment, rights, paging, allowance }
@@ -158,26 +159,28 @@ impl Client {
         [GroupName::of_session(self.session)].into_iter().chain(user)
     }
 
-    /// Takes over what the record says now. Groups that it does not have, and that its grants do not allow, are left before
-    /// this returns: the client cannot have joined them since. Gives the other groups in which the connection and the record
+    /// Takes over what is said of the session now. Groups that it is not in, and that its grants do not allow, are left before
+    /// this returns: the client cannot have joined them since. Gives the other groups in which the connection and the session
     /// differ.
-    pub(super) async fn record_changed(&self, record: &SessionRecord) -> Vec<GroupName> {
-        let (forbidden, differing) = self.take_over(record);
+    pub(super) async fn session_changed(&self, view: &ClientView) -> Vec<GroupName> {
+        let (forbidden, differing) = self.take_over(view);
         for group in forbidden {
             self.depart(None, group, LeftBy::Grants).await;
         }
         differing
     }
 
-    fn take_over(&self, record: &SessionRecord) -> (Vec<GroupName>, Vec<GroupName>) {
+    fn take_over(&self, view: &ClientView) -> (Vec<GroupName>, Vec<GroupName>) {
+        let record = &view.record;
+        let groups: BTreeSet<GroupName> = view.groups().cloned().collect();
         let is_forbidden = |group: &GroupName| {
             let options = self.gateway.service.options(group);
-            !record.groups.contains(group) && access::may_join(&options, &record.grants, false, group).is_err()
+            !groups.contains(group) && access::may_join(&options, &record.grants, false, group).is_err()
         };
         let mut rights = self.rights();
         rights.grants = record.grants.as_slice().into();
         rights.info = record.attributes.clone();
-        let differing = rights.groups.symmetric_difference(&record.groups).cloned();
+        let differing = rights.groups.symmetric_difference(&groups).cloned();
         let (forbidden, differing): (Vec<_>, Vec<_>) = differing.partition(is_forbidden);
         rights.groups.retain(|group| !forbidden.contains(group));
         (forbidden, differing)
@@ -283,13 +286,16 @@ impl Client {
         Ok(Paid { page: self.gateway.replays.page().await?, turn })
     }
 
-    /// Does what the record says by now: the push that made this necessary may have been overtaken by the client's own
+    /// Does what the session's slot says by now: the push that made this necessary may have been overtaken by the client's own
     /// joins and leaves, which are done with since they are in the same lane.
     async fn reconcile(&self, group: GroupName) -> Result<(), Refused> {
-        let record = self.gateway.service.session(self.session).await?.record;
-        match (self.is_member(&group), record.groups.contains(&group)) {
+        let SessionView { record, joined, .. } = self.gateway.service.session(self.session).await?;
+        match (self.is_member(&group), record.groups.contains(&group) || joined.contains_key(&group)) {
             (false, true) => {
                 self.rights().groups.insert(group.clone());
+                if let Some(needs_grant) = joined.get(&group) {
+                    self.gateway.attachments.joins(self.outbox.connection, &group, *needs_grant);
+                }
                 self.restore(group, None).await?;
             }
             (true, false) => self.depart(None, group, LeftBy::Server).await,
@@ -314,10 +320,12 @@ impl Client {
             rights.groups.insert(group.clone());
         }
         if !member {
-            // First of all it has to be in the record: what the record has is undone when the session goes, whatever
-            // happens to this node on the way.
-            if let Err(refused) = self.gateway.service.enter(self.session, group.clone()).await {
-                self.rights().groups.remove(&group);
+            // First of all the session's slot has to know: what it knows is undone when the client goes, whatever happens to
+            // this node on the way. And should the slot forget, it is told by what is noted here.
+            let needs_grant = access::needs_grant(&self.gateway.service.options(&group));
+            self.gateway.attachments.joins(self.outbox.connection, &group, needs_grant);
+            if let Err(refused) = self.gateway.service.enter(self.session, group.clone(), needs_grant).await {
+                self.is_out(&group);
                 return Err(refused);
             }
             if !self.is_member(&group) {
@@ -335,8 +343,8 @@ impl Client {
             self.allowance.began_group();
         }
         if entered.is_err() && !member {
-            // The client was told that it is not in the group; the record should not bring it back later.
-            self.rights().groups.remove(&group);
+            // The client was told that it is not in the group; its slot should not bring it back later.
+            self.is_out(&group);
             let _ = self.gateway.service.leave(self.session, group).await;
         }
         Ok(())
@@ -380,10 +388,16 @@ impl Client {
 
     /// Has the hub deliver the group no more, tell the client so, and take the session out of the group's presence.
     async fn depart(&self, id: RequestId, group: GroupName, by: LeftBy) {
-        self.rights().groups.remove(&group);
+        self.is_out(&group);
         let seat = Seat { session: self.session, client: ClientKey::ONLY, attachment: self.attachment };
         let presence = self.gateway.service.options(&group).presence.then_some(seat);
         self.gateway.hub.leave(self.outbox.clone(), (id, by), group, presence).await;
+    }
+
+    /// The client is not in the group.
+    fn is_out(&self, group: &GroupName) {
+        self.rights().groups.remove(group);
+        self.gateway.attachments.leaves(self.outbox.connection, group);
     }
 
     /// How many of the publishes that wait for a group leave together, by the bytes of each; one at least.

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     gateway::door::reasons::Refused,
-    logic::entry::SessionRecord,
+    logic::request::ClientView,
     metrics::Limit,
     wire::{
         command::{Command, Event},
@@ -26,7 +26,7 @@ pub(super) struct Talk<'a> {
     socket: &'a mut Socket,
     client: Arc<Client>,
     lanes: Lanes,
-    changes: Option<watch::Receiver<Arc<SessionRecord>>>,
+    changes: Option<watch::Receiver<Arc<ClientView>>>,
 }
 
 impl<'a> Talk<'a> {
@@ -65,7 +65,7 @@ impl<'a> Talk<'a> {
                     Err(over) => return Ok(over),
                 },
                 // Boxed, as it is rare: a connection at rest holds no room for it.
-                () = changed(&mut self.changes) => Box::pin(self.record_changed()).await,
+                () = changed(&mut self.changes) => Box::pin(self.session_changed()).await,
                 heard = self.socket.next() => {
                     if let Heard::Frame(text) = heard? {
                         self.frame(&text)?;
@@ -126,22 +126,22 @@ impl<'a> Talk<'a> {
         self.client.tell(&Event::Error(refused.frame(command.id().clone())));
     }
 
-    /// The session's record was changed over HTTP, or there will be no more changes.
-    async fn record_changed(&mut self) {
+    /// The session was changed over HTTP, or there will be no more changes.
+    async fn session_changed(&mut self) {
         let Some(changes) = &mut self.changes else { return };
         if changes.has_changed().is_err() {
             self.changes = None;
             return;
         }
-        let record = changes.borrow_and_update().clone();
-        for group in self.client.record_changed(&record).await {
+        let view = changes.borrow_and_update().clone();
+        for group in self.client.session_changed(&view).await {
             let _ = self.lanes.add(group, Job::Reconcile);
         }
     }
 }
 
 /// Waits for a change, or for the end of changes; for ever where that has been seen. Cancel-safe.
-async fn changed(changes: &mut Option<watch::Receiver<Arc<SessionRecord>>>) {
+async fn changed(changes: &mut Option<watch::Receiver<Arc<ClientView>>>) {
     match changes {
         Some(changes) => drop(changes.changed().await),
         None => std::future::pending().await,

@@ -152,9 +152,13 @@ pub struct Session {
     /// The application's own.
     #[schema(value_type = Object)]
     attributes: Box<RawValue>,
-    /// The groups that it is in.
+    /// All groups that it is in: those that a backend has put it into, and those that its client has joined.
     #[schema(value_type = Vec<String>)]
     groups: BTreeSet<GroupName>,
+    /// Those of `groups` that its client has joined by itself. It leaves them when it has been gone for
+    /// `session.resume_grace_s`; the others are the session's for as long as that lasts.
+    #[schema(value_type = Vec<String>)]
+    joined: BTreeSet<GroupName>,
     /// What its client may do.
     grants: Vec<GrantBody>,
     /// Of the token that is good now: 0 for its first, one more for each that has taken the place of another.
@@ -231,7 +235,6 @@ async fn create(State(api): State<Arc<Api>>, JsonBody(new): JsonBody<NewSession>
         last_used_ms: now_ms,
         attributes: attributes.unwrap_or_else(|| Bytes::from_static(b"{}")),
         groups,
-        joined: BTreeMap::new(),
         grants,
         revision: 0,
         token: 0,
@@ -364,7 +367,8 @@ async fn changed(api: &Api, id: SessionId, change: SessionChange) -> Result<Json
 }
 
 fn session(view: SessionView) -> Result<Session, ApiError> {
-    let SessionView { record, attached, present } = view;
+    let SessionView { record, joined, attached, present } = view;
+    let joined: BTreeSet<GroupName> = joined.into_keys().collect();
     Ok(Session {
         id: record.id,
         user: record.user,
@@ -373,7 +377,8 @@ fn session(view: SessionView) -> Result<Session, ApiError> {
         idle_ttl_s: record.idle_ttl_ms / 1_000,
         last_used_ms: record.last_used_ms,
         attributes: super::messages::raw(&record.attributes)?,
-        groups: record.groups,
+        groups: record.groups.union(&joined).cloned().collect(),
+        joined,
         token_number: record.token,
         grants: record
             .grants

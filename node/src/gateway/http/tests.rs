@@ -197,12 +197,13 @@ fn obliging(request: &SlotRequest) -> Option<Answer> {
         last_used_ms: 1,
         attributes: bytes::Bytes::from_static(br#"{"name":"Alice"}"#),
         groups: [GroupName::parse("chat:a").unwrap()].into(),
-        joined: BTreeMap::new(),
         grants: Vec::new(),
         revision: 0,
         token: 3,
     };
-    let view = |record| Ok(SlotAnswer::Session(SessionView { record, attached: true, present: true }));
+    let view = |record| {
+        Ok(SlotAnswer::Session(SessionView { record, joined: BTreeMap::new(), attached: true, present: true }))
+    };
     Some(match request {
         SlotRequest::Group(_, GroupRequest::Publish(Publish { messages, .. })) => {
             Ok(SlotAnswer::Published(vec![Ok(Published { position, copies: 2 }); messages.len()]))

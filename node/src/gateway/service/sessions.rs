@@ -4,7 +4,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Service, in_order};
 use crate::{
-    gateway::door::{access, reasons::Refused},
+    gateway::door::reasons::Refused,
     id::{GroupName, SessionId},
     logic::{
         entry::{SessionChange, SessionRecord},
@@ -77,14 +77,13 @@ impl Service {
         }
     }
 
-    /// Writes into a session's record that it is in a group, unless its grants do not allow it by now.
-    pub async fn enter(&self, session: SessionId, group: GroupName) -> Result<(), Refused> {
-        let needs_grant = access::needs_grant(&self.options(&group));
+    /// Tells a session's slot that its client is in a group, unless its grants do not allow it by now.
+    pub async fn enter(&self, session: SessionId, group: GroupName, needs_grant: bool) -> Result<(), Refused> {
         self.ask.of_session(session, RecordJoin { group, needs_grant }, None).await?;
         Ok(())
     }
 
-    /// Writes into a session's record that it is not in a group any more.
+    /// Tells a session's slot that its client is not in a group any more.
     pub async fn leave(&self, session: SessionId, group: GroupName) -> Result<(), Refused> {
         self.ask.of_session(session, RecordLeave { group }, None).await?;
         Ok(())

@@ -73,10 +73,6 @@ impl Reigning<'_> {
         earlier: BTreeMap<Member, AttachmentNumber>,
         out: &mut Vec<SlotOutput>,
     ) {
-        let Some(known) = self.state().and_then(|state| state.session(session)) else {
-            return self.leave_open(ticket, out);
-        };
-        let answer = Attached { record: known.record.clone(), attachment };
         let since_ms = now.mono_ms;
         let mut displacing = Displacing { answers: Vec::new(), attachment, earlier, since_ms };
         if let Some(before) = self.sessions.displacing.remove(&session) {
@@ -88,7 +84,7 @@ impl Reigning<'_> {
                 displacing.since_ms = before.since_ms;
             }
         }
-        displacing.answers.push((ticket, answer));
+        displacing.answers.push((ticket, attachment));
         let waits_ms = now.mono_ms - displacing.since_ms;
         self.sessions.displacing.insert(session, displacing);
         self.fence(session, waits_ms, out);
@@ -100,12 +96,16 @@ impl Reigning<'_> {
         if displacing.earlier.keys().any(|gateway| !self.is_gone(gateway)) {
             return;
         }
-        for (ticket, answer) in self.sessions.displacing.remove(&session).into_iter().flat_map(|there| there.answers) {
-            let known = self.state().and_then(|state| state.session(session));
-            if let Some(last) = known.and_then(|known| known.last.as_ref()) {
-                self.sessions.confirmed.insert(last.gateway.clone(), now.mono_ms);
-            }
-            out.push(SlotOutput::Answer { ticket, result: Ok(answer.into()) });
+        let answers = self.sessions.displacing.remove(&session).into_iter().flat_map(|there| there.answers);
+        for (ticket, attachment) in answers {
+            let Some(known) = self.state().and_then(|state| state.session(session)) else {
+                self.leave_open(ticket, out);
+                continue;
+            };
+            // With what the client has joined by its earlier connection meanwhile.
+            let (view, last) = (known.view(), known.last.as_ref().map(|last| last.gateway.clone()));
+            self.sessions.confirmed.extend(last.map(|gateway| (gateway, now.mono_ms)));
+            out.push(SlotOutput::Answer { ticket, result: Ok(Attached { view, attachment }.into()) });
         }
     }
 

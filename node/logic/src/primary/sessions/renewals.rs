@@ -9,6 +9,17 @@ use crate::{
     session::Stage,
 };
 
+/// What a slot says at once of an attachment that a gateway has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Sight {
+    /// It has it too.
+    Confirmed,
+    /// It has lost sight of it, and has to be told what the client has joined to bring it back.
+    Wanted,
+    /// It has it elsewhere, or over, and says so by a push; or it brings it back, or asks the store.
+    Told,
+}
+
 impl Reigning<'_> {
     /// A gateway says which attachments it has.
     pub(in super::super) fn renew_all(
@@ -18,25 +29,29 @@ impl Reigning<'_> {
         attachments: Vec<Renewal>,
         out: &mut Vec<SlotOutput>,
     ) {
-        let mut confirmed = Vec::new();
+        let mut renewed = Renewed::default();
         for renewal in attachments {
             let session = renewal.session;
-            if self.renew(now, gateway.clone(), renewal, out) {
-                confirmed.push(session);
+            match self.renew(now, gateway.clone(), renewal, out) {
+                Sight::Confirmed => renewed.confirmed.push(session),
+                Sight::Wanted => renewed.wanted.push(session),
+                Sight::Told => {}
             }
         }
-        if !confirmed.is_empty() {
+        if !renewed.confirmed.is_empty() {
             self.sessions.confirmed.insert(gateway, now.mono_ms);
         }
-        out.push(SlotOutput::Answer { ticket, result: Ok(SlotAnswer::Renewed(Renewed(confirmed))) });
+        out.push(SlotOutput::Answer { ticket, result: Ok(SlotAnswer::Renewed(renewed)) });
     }
 
     /// A gateway says that it still has this attachment: the slot may have lost sight of it, or have given it to another.
-    /// Whether it has it indeed.
-    pub(super) fn renew(&mut self, now: Now, gateway: Member, renewal: Renewal, out: &mut Vec<SlotOutput>) -> bool {
-        let Renewal { session, attachment, connection, revision } = renewal;
-        let Some(known) = self.state().and_then(|state| state.session(session)) else {
+    pub(super) fn renew(&mut self, now: Now, gateway: Member, renewal: Renewal, out: &mut Vec<SlotOutput>) -> Sight {
+        let Some(known) = self.state().and_then(|state| state.session(renewal.session)) else {
+            if renewal.joined.is_none() {
+                return Sight::Wanted;
+            }
             // The slot has lost its memory, or the session is over and the gateway was not told: the store knows.
+            let session = renewal.session;
             if self.sessions.renewals.len() < self.settings.queue {
                 let asked =
                     self.sessions.loading.contains_key(&session) || self.sessions.renewals.contains_key(&session);
@@ -45,8 +60,9 @@ impl Reigning<'_> {
                     out.push(SlotOutput::Load { session });
                 }
             }
-            return false;
+            return Sight::Told;
         };
+        let Renewal { session, attachment, connection, revision, joined } = renewal;
         let push = match (&known.stage, known.last_number()) {
             (Stage::Ended(reason), _) => SessionPush::Ended { reason: *reason },
             (Stage::Attached | Stage::Grace { .. } | Stage::Detached, last) if last > attachment => {
@@ -64,15 +80,19 @@ impl Reigning<'_> {
                     self.tell_change(session, out);
                 }
                 self.sessions.heard.insert(session, now.mono_ms);
-                return true;
+                return Sight::Confirmed;
             }
             (Stage::Attached | Stage::Grace { .. } | Stage::Detached, _) => {
-                let entry = SessionEntry::Restore { gateway, connection, attachment };
+                if joined.is_none() && !known.knows_client(attachment) {
+                    return Sight::Wanted;
+                }
+                let joined = joined.unwrap_or_default().into_iter().take(self.settings.groups_per_session).collect();
+                let entry = SessionEntry::Restore { gateway, connection, attachment, revision, joined };
                 self.order_session(session, entry, None);
-                return false;
+                return Sight::Told;
             }
         };
         self.push_session(&gateway, session, push, out);
-        false
+        Sight::Told
     }
 }

@@ -95,6 +95,7 @@ impl Reigning<'_> {
     /// The session has been loaded: what waited for that.
     pub(super) fn handle_waiting(&mut self, now: Now, session: SessionId, out: &mut Vec<SlotOutput>) {
         for (gateway, renewal) in self.sessions.renewals.remove(&session).unwrap_or_default() {
+            // Those that wait have said all that can be wanted.
             self.renew(now, gateway, renewal, out);
         }
         for asked in self.sessions.loading.remove(&session).unwrap_or_default() {

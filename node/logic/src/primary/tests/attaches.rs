@@ -130,9 +130,11 @@ fn a_gateway_that_does_not_say_that_it_has_cut_the_earlier_one_is_fenced() {
     bench.gone("g1");
     assert!(bench.attached(second) > first);
     // A renewal tells it what has come about, and confirms nothing.
-    let renewed =
-        bench.answer_to("g1", Renew(vec![Renewal { session: SESSION, attachment: first, connection: 1, revision: 0 }]));
-    assert_eq!(renewed, Ok(SlotAnswer::Renewed(Renewed(Vec::new()))));
+    let renewed = bench.answer_to(
+        "g1",
+        Renew(vec![Renewal { session: SESSION, attachment: first, connection: 1, revision: 0, joined: None }]),
+    );
+    assert_eq!(renewed, Ok(SlotAnswer::Renewed(Renewed::default())));
     let displaced = bench.pushes("g1");
     assert_eq!(displaced.last(), Some(&Push::Session(SESSION, SessionPush::Displace { attachment: first })));
 }
@@ -160,9 +162,11 @@ fn a_gateway_that_is_believed_dead_is_fenced_at_once_and_counts_again_when_it_wa
     let again = bench.attach("g1", 4);
     bench.ask("g3", (SESSION, ConfirmDisplaced { attachment: number }));
     let number = bench.attached(again);
-    let renewed = bench
-        .answer_to("g1", Renew(vec![Renewal { session: SESSION, attachment: number, connection: 4, revision: 0 }]));
-    assert_eq!(renewed, Ok(SlotAnswer::Renewed(Renewed(vec![SESSION]))));
+    let renewed = bench.answer_to(
+        "g1",
+        Renew(vec![Renewal { session: SESSION, attachment: number, connection: 4, revision: 0, joined: None }]),
+    );
+    assert_eq!(renewed, Ok(SlotAnswer::Renewed(Renewed { confirmed: vec![SESSION], wanted: Vec::new() })));
     let last = bench.attach("g2", 5);
     assert_eq!(bench.answer(last), None, "g1 is there");
 }

@@ -3,39 +3,41 @@
 use super::*;
 use crate::entry::Grant;
 
-fn named(name: &str) -> GroupName {
+pub(super) fn named(name: &str) -> GroupName {
     GroupName::parse(name).unwrap()
 }
 
-fn grants(pattern: &str) -> Vec<Grant> {
+pub(super) fn grants(pattern: &str) -> Vec<Grant> {
     vec![Grant { pattern: pattern.to_owned(), join: true, publish: false }]
 }
 
-fn join(name: &str, needs_grant: bool) -> (SessionId, RecordJoin) {
+pub(super) fn join(name: &str, needs_grant: bool) -> (SessionId, RecordJoin) {
     (SESSION, RecordJoin { group: named(name), needs_grant })
 }
 
 impl Bench {
-    /// What a backend changes, stored: the record as it is then.
-    fn change(&mut self, change: SessionChange) -> SessionRecord {
+    /// What a backend changes, stored: the session as it is then.
+    pub(super) fn change(&mut self, change: SessionChange) -> ClientView {
         let ticket = self.ask("g2", (SESSION, ChangeSession { change }));
         self.store(true, None);
         match self.answer(ticket) {
-            Some(Ok(SlotAnswer::Session(view))) => view.record.clone(),
+            Some(Ok(SlotAnswer::Session(SessionView { record, joined, .. }))) => {
+                ClientView { record: record.clone(), joined: joined.clone() }
+            }
             other => panic!("{other:?}"),
         }
     }
 
-    fn grant(&mut self, grants: Vec<Grant>) -> SessionRecord {
+    pub(super) fn grant(&mut self, grants: Vec<Grant>) -> ClientView {
         self.change(SessionChange { grants: Some(grants), ..SessionChange::default() })
     }
 
-    fn told(&mut self, gateway: &str) -> Vec<SessionRecord> {
-        let record = |push| match push {
-            Push::Session(SESSION, SessionPush::Changed { record }) => record,
+    pub(super) fn told(&mut self, gateway: &str) -> Vec<ClientView> {
+        let view = |push| match push {
+            Push::Session(SESSION, SessionPush::Changed { view }) => view,
             other => panic!("{other:?}"),
         };
-        self.pushes(gateway).into_iter().map(record).collect()
+        self.pushes(gateway).into_iter().map(view).collect()
     }
 }
 
@@ -48,13 +50,13 @@ fn what_new_grants_do_not_allow_is_left_and_what_a_backend_gave_stays() {
     }
     bench.change(SessionChange { join: vec![named("office")], ..SessionChange::default() });
     bench.pushes("g1");
-    let record = bench.grant(grants("chat:*"));
-    assert_eq!(record.groups, BTreeSet::from([named("chat:1"), named("office")]));
-    assert_eq!(record.joined, BTreeMap::from([(named("chat:1"), false)]));
-    assert_eq!(bench.told("g1"), [record], "its gateway is told when it is committed");
+    let view = bench.grant(grants("chat:*"));
+    assert_eq!(view.record.groups, BTreeSet::from([named("office")]));
+    assert_eq!(view.joined, Joined::from([(named("chat:1"), false)]));
+    assert_eq!(bench.told("g1"), [view], "its gateway is told when it is committed");
     // What it is in by the server's word stays also where its client had joined it first.
     bench.change(SessionChange { join: vec![named("chat:1")], ..SessionChange::default() });
-    assert_eq!(bench.grant(grants("x")).groups, BTreeSet::from([named("chat:1"), named("office")]));
+    assert_eq!(bench.grant(grants("x")).record.groups, BTreeSet::from([named("chat:1"), named("office")]));
     // A gateway that has not heard of it yet lets its client join: the slot does not.
     assert_eq!(bench.answer_to("g1", join("news", false)), Err(SlotError::NotGranted));
     assert_eq!(bench.answer_to("g1", join("office", false)), Ok(SlotAnswer::Done(Done)), "it is in it");
@@ -64,16 +66,18 @@ fn what_new_grants_do_not_allow_is_left_and_what_a_backend_gave_stays() {
 #[test]
 fn without_grants_a_session_keeps_what_its_namespaces_allow_to_everyone() {
     let mut bench = Bench::with_session();
+    bench.attach("g1", 1);
     bench.grant(grants("*"));
     assert_eq!(bench.answer_to("g1", join("open", false)), Ok(SlotAnswer::Done(Done)));
     assert_eq!(bench.answer_to("g1", join("vip:1", true)), Ok(SlotAnswer::Done(Done)));
-    assert_eq!(bench.grant(Vec::new()).groups, BTreeSet::from([named("open")]));
+    assert_eq!(bench.grant(Vec::new()).joined, Joined::from([(named("open"), false)]));
     assert_eq!(bench.answer_to("g1", join("vip:1", true)), Err(SlotError::NotGranted));
 }
 
 #[test]
 fn a_join_that_was_ordered_after_the_grants_changed_is_refused_and_one_before_is_undone() {
     let mut bench = Bench::with_session();
+    bench.attach("g1", 1);
     bench.share();
     let before = bench.ask("g1", join("news", false));
     let change = SessionChange { grants: Some(grants("chat:*")), ..SessionChange::default() };
@@ -82,7 +86,7 @@ fn a_join_that_was_ordered_after_the_grants_changed_is_refused_and_one_before_is
     bench.acknowledge();
     assert_eq!(bench.answer(before), Some(&Ok(SlotAnswer::Done(Done))));
     assert_eq!(bench.answer(after), Some(&Err(SlotError::NotGranted)));
-    assert!(bench.view().record.groups.is_empty());
+    assert!(bench.view().joined.is_empty());
 }
 
 #[test]
@@ -97,8 +101,8 @@ fn a_gateway_that_was_not_reached_is_told_again_when_it_renews() {
     bench.map("p", &["p"]);
     bench.renew("g1", attachment, 1);
     assert_eq!(bench.told("g1"), std::slice::from_ref(&changed));
-    let revision = changed.revision;
-    bench.ask("g1", Renew(vec![Renewal { session: SESSION, attachment, connection: 1, revision }]));
+    let revision = changed.record.revision;
+    bench.ask("g1", Renew(vec![Renewal { session: SESSION, attachment, connection: 1, revision, joined: None }]));
     assert!(bench.told("g1").is_empty(), "it knows");
 }
 

@@ -12,16 +12,16 @@ use crate::{
         hub::tests::{Bench, group, outbox, wait_until},
     },
     logic::{
-        entry::EndReason,
-        request::{Ask as _, Push, SessionRequest, SlotAnswer, SlotRequest},
+        entry::{EndReason, SessionRecord},
+        request::{Ask as _, Push, Renewed, SessionRequest, SlotAnswer, SlotRequest},
     },
     permit::Permit,
 };
 
 const SESSION: SessionId = SessionId(Uuid::from_u128(5));
 
-fn record(last_used_ms: u64) -> SessionRecord {
-    SessionRecord {
+fn view(last_used_ms: u64) -> ClientView {
+    let record = SessionRecord {
         id: SESSION,
         user: "u".to_owned(),
         created_ms: 0,
@@ -30,15 +30,15 @@ fn record(last_used_ms: u64) -> SessionRecord {
         last_used_ms,
         attributes: "{}".into(),
         groups: Default::default(),
-        joined: Default::default(),
         grants: Vec::new(),
         revision: last_used_ms,
         token: 0,
-    }
+    };
+    ClientView { record, joined: Default::default() }
 }
 
 fn given(number: AttachmentNumber) -> Answer {
-    Ok(SlotAnswer::Attached(Attached { record: record(10), attachment: number }))
+    Ok(SlotAnswer::Attached(Attached { view: view(10), attachment: number }))
 }
 
 /// The slot of the session: attaches are answered when the test says so, all else at once.
@@ -80,7 +80,7 @@ impl Primaries for Script {
                 }
                 SlotRequest::Renew { attachments } => {
                     let sessions = attachments.into_iter().map(|renewal| renewal.session).collect();
-                    return Ok(SlotAnswer::Renewed(Renewed(sessions)));
+                    return Ok(SlotAnswer::Renewed(Renewed { confirmed: sessions, wanted: Vec::new() }));
                 }
                 _ => return Ok(SlotAnswer::Done(Done)),
             }
@@ -213,10 +213,10 @@ async fn news_that_overtakes_the_attachment_is_not_forgotten() {
     assert_eq!(goodbye(&one), said_displaced());
     for (connection, used_ms, expected) in [(2, 9, 10), (3, 11, 11)] {
         let (attaching, _) = desk.open(&outbox(connection)).await;
-        desk.news(SessionPush::Changed { record: record(used_ms) });
+        desk.news(SessionPush::Changed { view: view(used_ms) });
         desk.answer(connection, given(5));
         let held = attaching.await.unwrap().unwrap();
-        assert_eq!(held.changes.borrow().last_used_ms, expected, "the later of the two records stands");
+        assert_eq!(held.changes.borrow().record.last_used_ms, expected, "the later of the two records stands");
         desk.attachments.gone(connection);
     }
     let four = outbox(4);
@@ -234,9 +234,9 @@ async fn a_session_that_ends_or_changes_is_told_to_its_connection() {
     let outbox = outbox(1);
     let mut held = desk.attach(&outbox, 4).await.unwrap();
     held.changes.mark_unchanged();
-    desk.news(SessionPush::Changed { record: record(15) });
+    desk.news(SessionPush::Changed { view: view(15) });
     assert!(held.changes.has_changed().unwrap());
-    assert_eq!(held.changes.borrow().last_used_ms, 15);
+    assert_eq!(held.changes.borrow().record.last_used_ms, 15);
     desk.news(SessionPush::Ended { reason: EndReason::Ended });
     assert_eq!(goodbye(&outbox), (vec![], Some(Reason::SessionEnded)));
     assert!(desk.attachments.is_empty());
