@@ -70,6 +70,11 @@ impl World {
                 self.check_opened(connection, session);
                 self.views.insert(connection, view);
                 self.open_mouth(node, connection, session);
+                if self.random.permille(700) {
+                    let (after, group) = (self.random.waiting(300), self.random.index(self.groups.len()));
+                    let group = self.groups[group].0.clone();
+                    self.input_after(after, node, Input::Member { connection, group, joins: true });
+                }
             }
             Output::Changed { connection, view } => {
                 self.ledger.count("connections told of a change");
