@@ -10,7 +10,10 @@ mod tests;
 mod watched;
 mod worker;
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use tokio::sync::{mpsc, oneshot};
 

@@ -73,7 +73,7 @@ impl World {
                 if self.random.permille(700) {
                     let (after, group) = (self.random.waiting(300), self.random.index(self.groups.len()));
                     let group = self.groups[group].0.clone();
-                    self.input_after(after, node, Input::Member { connection, group, joins: true });
+                    self.input_after(after, node, node::Input::Member { connection, group, joins: true });
                 }
             }
             Output::Changed { connection, view } => {

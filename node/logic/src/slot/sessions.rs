@@ -69,6 +69,7 @@ impl Sessions {
         // where an end is for ever, would not have it.
         let is_over = session.ended().is_some_and(|reason| reason != EndReason::NotStored);
         if session.is_at_rest() && (forget || is_over) {
+            assert!(session.joined.is_empty(), "{id} is forgotten before what its client has joined");
             self.0.remove(&id);
         }
         effect

@@ -1,9 +1,6 @@
 //! Sessions: create, read, change, end; those of a user; the groups they are in.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeSet, sync::Arc};
 
 use axum::{
     Json,

@@ -284,7 +284,8 @@ async fn a_goodbye_is_said_until_it_is_heard() {
 async fn attachments_are_renewed() {
     let desk = Desk::new().await;
     let _held = desk.attach(&outbox(1), 4).await.unwrap();
-    let renewal = Renew(vec![Renewal { session: SESSION, attachment: 4, connection: 1, revision: 10 }]).into_request();
+    let renewal = Renew(vec![Renewal { session: SESSION, attachment: 4, connection: 1, revision: 10, joined: None }])
+        .into_request();
     wait_until("it is renewed", || desk.asked(&renewal) > 0).await;
     desk.attachments.gone(1);
     desk.end().await;
