@@ -96,7 +96,7 @@ pub(super) const TABLE: &[Planted] = &[
     bug(
         "WritesJoins",
         "sessions: what a client joins becomes its session's, and is written to the store",
-        100,
+        10,
         &[edit(
             "logic/session.rs",
             "            self.joined.insert(group.clone(), needs_grant);",
@@ -110,7 +110,7 @@ pub(super) const TABLE: &[Planted] = &[
     bug(
         "LosesJoins",
         "sessions: what a client has joined is lost where a renewal brings back its attachment",
-        2_000,
+        600,
         &[edit(
             "logic/session.rs",
             "if !knows_client && self.taken <= revision {",
@@ -120,7 +120,7 @@ pub(super) const TABLE: &[Planted] = &[
     bug(
         "JoinsOutliveTheClient",
         "sessions: what a client has joined is kept when its grace is over",
-        100,
+        10,
         &[edit(
             "logic/session.rs",
             "let joined = std::mem::take(&mut self.joined).into_keys();",
@@ -180,7 +180,7 @@ pub(super) const TABLE: &[Planted] = &[
     bug(
         "LosesGoodbyes",
         "sessions: a goodbye that was not heard is not said again, and the session stays attached",
-        1_400,
+        5_000,
         &[edit(
             "logic/attachments/goodbyes.rs",
             "        if is_heard(result) {",
@@ -200,7 +200,7 @@ pub(super) const TABLE: &[Planted] = &[
     bug(
         "ForgetsNews",
         "S7: that an attachment is displaced is forgotten when it is heard before the answer that made it",
-        400,
+        2_200,
         &[edit(
             "logic/attachments.rs",
             "news.displaced = news.displaced.max(number);",
