@@ -113,7 +113,8 @@ async fn against_a_cluster(interpreter: &Path, script: &str) -> Result<Value> {
         tokio::time::timeout(LIMIT, async { tokio::join!(talking, stderr.read_to_string(&mut complained)) })
             .await
             .with_context(|| format!("{script} takes too long"))?;
-    (talked?, read?);
+    talked?;
+    read?;
     let status = child.wait().await?;
     ensure!(status.success(), "{script} ended with {status}: {told}\n{complained}");
     // What is said of a node that was killed is no complaint, nor that a browser takes all of a small machine for a moment.

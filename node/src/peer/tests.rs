@@ -31,7 +31,6 @@ use crate::{
 const LIMIT: Duration = Duration::from_secs(15);
 
 #[derive(Clone, PartialEq, Debug)]
-#[expect(clippy::large_enum_variant, reason = "a test has few")]
 enum Seen {
     Connected(Member),
     Lost(Member),

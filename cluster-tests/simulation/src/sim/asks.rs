@@ -202,7 +202,7 @@ impl World {
                 self.departed(node, slot, session, groups);
             }
             Purpose::Member { connection, group, step } => {
-                self.member_answered(node, (connection, group), step, result)
+                self.member_answered(node, (connection, group), step, result);
             }
             Purpose::History { group, since } => {
                 if let Ok(History { position, complete, messages }) = read(result) {

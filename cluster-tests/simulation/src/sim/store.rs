@@ -48,7 +48,6 @@ pub(super) struct SessionWrite {
 
 /// What nodes ask of it.
 #[derive(Clone, Debug)]
-#[expect(clippy::large_enum_variant, reason = "few are under way at once")]
 pub(super) enum Operation {
     ReadMap { number: u64 },
     ChangeMap { number: u64, expected: u64, next: SharedMap },

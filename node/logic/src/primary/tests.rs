@@ -597,33 +597,6 @@ fn a_repeated_creation_whose_write_fails_ends_nothing() {
 }
 
 #[test]
-fn the_answer_to_a_change_says_what_the_store_has() {
-    let mut bench = Bench::with_session();
-    let new_token =
-        || (SESSION, ChangeSession { change: SessionChange { new_token: true, ..SessionChange::default() } });
-    let first = bench.ask("g1", new_token());
-    let saved = |bench: &Bench| {
-        let of_save = |output: &SlotOutput| match output {
-            SlotOutput::Save { index, .. } => Some(*index),
-            _ => None,
-        };
-        bench.out.iter().rev().find_map(of_save).expect("it is written")
-    };
-    let index = saved(&bench);
-    let second = bench.ask("g1", new_token());
-    bench.input(SlotInput::Saved { session: SESSION, index, result: Ok(()) });
-    let token = |answer: Option<&Result<SlotAnswer, SlotError>>| match answer {
-        Some(Ok(SlotAnswer::Session(view))) => view.record.token,
-        other => panic!("{other:?}"),
-    };
-    assert_eq!(token(bench.answer(first)), 1, "the second one is not in the store yet");
-    assert_eq!(bench.answer(second), None);
-    let index = saved(&bench);
-    bench.input(SlotInput::Saved { session: SESSION, index, result: Ok(()) });
-    assert_eq!(token(bench.answer(second)), 2);
-}
-
-#[test]
 fn an_end_that_two_ask_for_is_answered_to_neither_before_the_store_has_it() {
     let mut bench = Bench::with_session();
     bench.share();

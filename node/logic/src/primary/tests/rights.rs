@@ -132,3 +132,30 @@ fn an_earlier_token_is_refused_from_the_change_on_and_what_is_attached_stays() {
     let with_new = bench.ask("g2", (SESSION, Attach { connection: 4, waited_ms: 0, token: 1 }));
     assert!(bench.attached(with_new) > attachment);
 }
+
+#[test]
+fn the_answer_to_a_change_says_what_the_store_has() {
+    let mut bench = Bench::with_session();
+    let new_token =
+        || (SESSION, ChangeSession { change: SessionChange { new_token: true, ..SessionChange::default() } });
+    let first = bench.ask("g1", new_token());
+    let saved = |bench: &Bench| {
+        let of_save = |output: &SlotOutput| match output {
+            SlotOutput::Save { index, .. } => Some(*index),
+            _ => None,
+        };
+        bench.out.iter().rev().find_map(of_save).expect("it is written")
+    };
+    let index = saved(&bench);
+    let second = bench.ask("g1", new_token());
+    bench.input(SlotInput::Saved { session: SESSION, index, result: Ok(()) });
+    let token = |answer: Option<&Result<SlotAnswer, SlotError>>| match answer {
+        Some(Ok(SlotAnswer::Session(view))) => view.record.token,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(token(bench.answer(first)), 1, "the second one is not in the store yet");
+    assert_eq!(bench.answer(second), None);
+    let index = saved(&bench);
+    bench.input(SlotInput::Saved { session: SESSION, index, result: Ok(()) });
+    assert_eq!(token(bench.answer(second)), 2);
+}
