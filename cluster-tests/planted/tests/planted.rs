@@ -48,13 +48,12 @@ fn without_a_bug_the_copies_are_the_originals() {
 fn a_failure_is_cut_down_to_what_it_needs() {
     for name in ["CommitsByTheFirst", "KeepsItsSuffix", "DisplacesLazily"] {
         let bug = TABLE.iter().find(|bug| bug.name == name).expect("a bug of the table");
-        let found = find::find(bug, 0, None);
+        // Not from seed 0: a run as short as its own says little of how much can go.
+        let found = find::find(bug, 1, None);
         let shrunk = find::shrink(&found, 1_500).unwrap_or_else(|| panic!("{name} is not found"));
         println!("{name}: {}", shrunk.report("scripts/sim"));
         let (faults, events) = (shrunk.outcome.faults.len(), shrunk.outcome.events);
-        // Of a run that is short already less can go.
-        let is_short = events * 2 <= shrunk.events_before || events < 500;
-        assert!(faults * 3 <= shrunk.faults_before && is_short, "{name}: {shrunk:?}");
+        assert!(faults * 3 <= shrunk.faults_before && events * 2 <= shrunk.events_before, "{name}: {shrunk:?}");
         // What is printed is all that it takes to see it again.
         let mut again = Schedule::of(0);
         let words = shrunk.schedule.to_string();

@@ -153,6 +153,27 @@ pub enum SlotError {
     Unknown,
 }
 
+impl SlotError {
+    /// Why there is no such session any more, where this says that there is none.
+    pub fn session_over(&self) -> Option<EndReason> {
+        match self {
+            Self::SessionEnded(reason) => Some(*reason),
+            Self::NoSession => Some(EndReason::Ended),
+            Self::NotPrimary { .. }
+            | Self::Busy
+            | Self::Full
+            | Self::Unavailable
+            | Self::NotEnoughCopies { .. }
+            | Self::TooManyGroups
+            | Self::NotGranted
+            | Self::OldToken
+            | Self::TooLong { .. }
+            | Self::StoreUnavailable(_)
+            | Self::Unknown => None,
+        }
+    }
+}
+
 /// Sent by a slot's primary to a gateway, unasked. In the order of the slot's log.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Push {

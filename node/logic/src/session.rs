@@ -178,6 +178,11 @@ impl Session {
         ClientView { record: self.record.clone(), joined: self.joined.clone() }
     }
 
+    /// Whether it is in this group, by a backend's word or its client's.
+    pub fn is_in(&self, group: &GroupName) -> bool {
+        self.record.groups.contains(group) || self.joined.contains_key(group)
+    }
+
     /// Whether it is one that entries can have made: what comes from a peer is looked at.
     pub fn is_sound(&self) -> bool {
         self.is_present() || self.joined.is_empty()

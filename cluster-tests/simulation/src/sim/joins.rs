@@ -77,9 +77,7 @@ impl World {
         let is_out = match (step, result) {
             (MemberStep::Join, Ok(_)) => false,
             (MemberStep::Join, Err(_)) | (MemberStep::Leave, Ok(_)) => true,
-            (MemberStep::Reconcile, Ok(SlotAnswer::Session(view))) => {
-                !view.record.groups.contains(&group) && !view.joined.contains_key(&group)
-            }
+            (MemberStep::Reconcile, Ok(SlotAnswer::Session(view))) => !view.client.is_in(&group),
             // A leave of unknown outcome may be done.
             (MemberStep::Reconcile | MemberStep::Leave, _) => {
                 again = true;
@@ -99,10 +97,9 @@ impl World {
         if !state.is_present() && !state.joined.is_empty() {
             return Some(format!("sessions: what a client has joined outlives it: {state:?}"));
         }
-        let is_in = |group: &&GroupName| state.record.groups.contains(*group) || state.joined.contains_key(*group);
         let processes = self.nodes.iter().filter_map(|node| node.process.as_ref());
         let joined = processes.filter_map(|process| process.attachments.joined(connection?)).flatten();
-        let lost = joined.map(|(group, _)| group).find(|group| !is_in(group))?;
+        let lost = joined.map(|(group, _)| group).find(|group| !state.is_in(group))?;
         Some(format!("sessions: the client of connection {connection:?} has joined {lost}, its slot says {state:?}"))
     }
 

@@ -40,8 +40,6 @@ pub(super) struct Heard {
     shown: Option<u64>,
     /// When it was shown another number than before: the first one it takes for a beginning.
     answer_ms: Option<u64>,
-    /// When the judge was shown nothing of it last, and may have forgotten it.
-    unshown_ms: u64,
     /// The start of it of which the judge was shown a number of answers: without a link it is shown none.
     answers_of: Generation,
     /// Wrongly believed dead until then.
@@ -49,11 +47,9 @@ pub(super) struct Heard {
 }
 
 impl Heard {
-    /// Whether nothing that a judge may go by tells that the node is there. One that had forgotten the node takes the number
-    /// of answers that it is shown first for a new one.
+    /// Whether nothing that a judge may go by tells that the node is there.
     fn is_unheard(&self, now: u64, quiet_ms: u64) -> bool {
-        let was_forgotten = self.unshown_ms + quiet_ms >= now;
-        let is_counted = self.answers_of == self.generation && !was_forgotten;
+        let is_counted = self.answers_of == self.generation;
         self.silent_rounds >= SILENT_ROUNDS || (is_counted && self.is_quiet(now, quiet_ms))
     }
 
@@ -161,9 +157,7 @@ impl World {
             says.store_up &= !usurps;
             let generation = heard.generation;
             heard.counted = counts.unwrap_or(generation);
-            if generation == 0 {
-                (heard.unshown_ms, heard.answers_of) = (now, 0);
-            } else {
+            if generation > 0 {
                 heard.answers_of = if sends { generation } else { heard.answers_of };
                 let answers = sends.then_some(heard.answers);
                 if sends && heard.shown != answers {

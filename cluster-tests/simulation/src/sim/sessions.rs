@@ -262,8 +262,9 @@ impl World {
         if let Ok(SlotAnswer::Session(view)) = result {
             let now = self.now;
             let client = &mut self.sessions[session];
-            if view.record.id == client.id && client.token.0 < view.record.token {
-                client.token = (view.record.token, now);
+            let record = &view.client.record;
+            if record.id == client.id && client.token.0 < record.token {
+                client.token = (record.token, now);
             }
             self.ledger.count("tokens renewed");
         }

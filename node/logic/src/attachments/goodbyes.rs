@@ -81,20 +81,5 @@ impl Goodbyes {
 
 /// Whether the slot knows now, or has nothing to know of.
 fn is_heard(result: &Result<(), SlotError>) -> bool {
-    match result {
-        Ok(()) | Err(SlotError::NoSession | SlotError::SessionEnded(_)) => true,
-        Err(
-            SlotError::NotPrimary { .. }
-            | SlotError::Busy
-            | SlotError::Full
-            | SlotError::Unavailable
-            | SlotError::NotEnoughCopies { .. }
-            | SlotError::TooManyGroups
-            | SlotError::NotGranted
-            | SlotError::OldToken
-            | SlotError::TooLong { .. }
-            | SlotError::StoreUnavailable(_)
-            | SlotError::Unknown,
-        ) => false,
-    }
+    result.as_ref().map_or_else(|error| error.session_over().is_some(), |()| true)
 }

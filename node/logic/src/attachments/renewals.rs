@@ -55,6 +55,13 @@ impl Attachments {
         sessions.filter_map(renewal).collect()
     }
 
+    /// With what the client has joined; nothing where the session is not attached here.
+    fn full_renewal(&self, slot: SlotId, session: SessionId) -> Option<Renewal> {
+        let (connection, attachment) = self.number_here(slot, session)?;
+        let (revision, joined) = (self.revision(connection)?, self.joined(connection).cloned());
+        Some(Renewal { session, attachment, connection, revision, joined })
+    }
+
     fn ask(&mut self, slot: SlotId, attachments: &[Renewal], out: &mut Vec<Output>) {
         let mut left = attachments;
         while !left.is_empty() {
@@ -104,10 +111,7 @@ impl Attachments {
         let Some(Asked { slot, attachments, episode }) = self.renewals.remove(&number) else { return };
         let confirmed: BTreeSet<_> = renewed.confirmed.iter().collect();
         let wanted: BTreeSet<_> = renewed.wanted.iter().collect();
-        let again = self.here(slot, |there| wanted.contains(&there.session));
-        let joined = |connection| self.joined(connection).cloned();
-        let again: Vec<_> =
-            again.into_iter().map(|renewal| Renewal { joined: joined(renewal.connection), ..renewal }).collect();
+        let again: Vec<_> = wanted.into_iter().filter_map(|session| self.full_renewal(slot, *session)).collect();
         self.ask(slot, &again, out);
         for Renewal { session, attachment, connection, .. } in attachments {
             if self.number_here(slot, session) == Some((connection, attachment)) {

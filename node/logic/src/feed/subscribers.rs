@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     feed::Attempt,
-    id::{ClientKey, Position, Seat},
+    id::{Position, Seat},
     request::{JoinPoint, SlotError},
 };
 
@@ -168,7 +168,7 @@ impl Feed {
                 JoinStage::Paused { .. } | JoinStage::AfterLeave => None,
             };
             // Whoever is told that it has not joined is not to be seen by others either.
-            let seat = Seat { session: member.session, client: ClientKey::ONLY, attachment: member.attachment };
+            let seat = Seat { session: member.session, attachment: member.attachment };
             self.depart(subscriber, seat, asked, out);
         }
         out.push(Output::JoinFailed { subscriber, request: joining.request, error });

@@ -5,7 +5,7 @@ use uuid::Uuid;
 use super::*;
 use crate::{
     entry::Message,
-    id::{ClientKey, GroupName, Seat, SessionId},
+    id::{GroupName, Seat, SessionId},
 };
 
 const E1: Epoch = Epoch(1);
@@ -109,10 +109,7 @@ fn subscribe(subscriber: u64, since: Option<Position>) -> Input {
 }
 
 fn unsubscribe(subscriber: u64) -> Input {
-    Input::Unsubscribe {
-        subscriber,
-        leave: Some(Seat { session: SessionId(Uuid::nil()), client: ClientKey::ONLY, attachment: 1 }),
-    }
+    Input::Unsubscribe { subscriber, leave: Some(Seat { session: SessionId(Uuid::nil()), attachment: 1 }) }
 }
 
 fn joined(attempt: u64, subscriber: u64, point: JoinPoint) -> Input {

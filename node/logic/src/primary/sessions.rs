@@ -118,9 +118,8 @@ impl Reigning<'_> {
                 self.attach(now, (ticket, session, attach.token), (from, attach.connection, waited_ms), out);
             }
             (SessionRequest::RecordJoin(RecordJoin { group, needs_grant }), None) => {
-                let (given, joined) = (&known.record.groups, &known.joined);
-                let is_in = given.contains(&group) || joined.contains_key(&group);
-                if given.len() + joined.len() >= self.settings.groups_per_session && !is_in {
+                let count = known.record.groups.len() + known.joined.len();
+                if count >= self.settings.groups_per_session && !known.is_in(&group) {
                     return out.push(SlotOutput::Answer { ticket, result: Err(SlotError::TooManyGroups) });
                 }
                 let entry = SessionEntry::Join { group, needs_grant };
@@ -264,12 +263,7 @@ impl Reigning<'_> {
 }
 
 fn view(known: &Session) -> SessionView {
-    SessionView {
-        record: known.record.clone(),
-        joined: known.joined.clone(),
-        attached: known.attachment().is_some(),
-        present: known.is_present(),
-    }
+    SessionView { client: known.view(), attached: known.attachment().is_some(), present: known.is_present() }
 }
 
 fn not_stored() -> SlotError {

@@ -119,9 +119,8 @@ pub struct Renewal {
 /// A session as it is told to gateways and over HTTP.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct SessionView {
-    pub record: SessionRecord,
-    /// What its client has joined.
-    pub joined: Joined,
+    /// As its client is told of it.
+    pub client: ClientView,
     /// A client is attached.
     pub attached: bool,
     /// A client is attached, or was within `resume_grace`.

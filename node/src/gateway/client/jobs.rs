@@ -24,7 +24,7 @@ use crate::{
         hub::{Entered, JoinOutcome},
         service::{By, Caller, NewMessage, Publication},
     },
-    id::{AttachmentNumber, ClientKey, GroupName, Position, Seat, SessionId},
+    id::{AttachmentNumber, GroupName, Position, Seat, SessionId},
     logic::{
         entry::{Grant, Message, Presence},
         request::{ClientView, History, MemberPage, Published, SessionView, SlotError},
@@ -289,11 +289,11 @@ impl Client {
     /// Does what the session's slot says by now: the push that made this necessary may have been overtaken by the client's own
     /// joins and leaves, which are done with since they are in the same lane.
     async fn reconcile(&self, group: GroupName) -> Result<(), Refused> {
-        let SessionView { record, joined, .. } = self.gateway.service.session(self.session).await?;
-        match (self.is_member(&group), record.groups.contains(&group) || joined.contains_key(&group)) {
+        let SessionView { client, .. } = self.gateway.service.session(self.session).await?;
+        match (self.is_member(&group), client.is_in(&group)) {
             (false, true) => {
                 self.rights().groups.insert(group.clone());
-                if let Some(needs_grant) = joined.get(&group) {
+                if let Some(needs_grant) = client.joined.get(&group) {
                     self.gateway.attachments.joins(self.outbox.connection, &group, *needs_grant);
                 }
                 self.restore(group, None).await?;
@@ -389,7 +389,7 @@ impl Client {
     /// Has the hub deliver the group no more, tell the client so, and take the session out of the group's presence.
     async fn depart(&self, id: RequestId, group: GroupName, by: LeftBy) {
         self.is_out(&group);
-        let seat = Seat { session: self.session, client: ClientKey::ONLY, attachment: self.attachment };
+        let seat = Seat { session: self.session, attachment: self.attachment };
         let presence = self.gateway.service.options(&group).presence.then_some(seat);
         self.gateway.hub.leave(self.outbox.clone(), (id, by), group, presence).await;
     }

@@ -27,7 +27,7 @@ use crate::{
     id::{GroupName, SessionId},
     logic::{
         entry::{Grant, SessionChange, SessionRecord},
-        request::SessionView,
+        request::{ClientView, SessionView},
     },
     metrics::Limit,
     wire::reason::Reason,
@@ -250,7 +250,7 @@ async fn renew_token(State(api): State<Arc<Api>>, InPath(id): InPath<SessionId>)
 
 /// The session with the token that is good now, also as a cookie that lasts as long as the session may.
 fn with_token(api: &Api, view: SessionView) -> Result<impl IntoResponse + use<>, ApiError> {
-    let SessionRecord { id, token: number, expires_ms, .. } = view.record;
+    let SessionRecord { id, token: number, expires_ms, .. } = view.client.record;
     let token = api.keyring.sign(id, number);
     let left_s = expires_ms.saturating_sub(clock::wall_ms()).div_ceil(1_000);
     let cookie = [(header::SET_COOKIE, cookie(&api.config.session, &token, left_s)?)];
@@ -364,8 +364,9 @@ async fn changed(api: &Api, id: SessionId, change: SessionChange) -> Result<Json
 }
 
 fn session(view: SessionView) -> Result<Session, ApiError> {
-    let SessionView { record, joined, attached, present } = view;
-    let joined: BTreeSet<GroupName> = joined.into_keys().collect();
+    let SessionView { client, attached, present } = view;
+    let groups = client.groups().cloned().collect();
+    let ClientView { record, joined } = client;
     Ok(Session {
         id: record.id,
         user: record.user,
@@ -374,8 +375,8 @@ fn session(view: SessionView) -> Result<Session, ApiError> {
         idle_ttl_s: record.idle_ttl_ms / 1_000,
         last_used_ms: record.last_used_ms,
         attributes: super::messages::raw(&record.attributes)?,
-        groups: record.groups.union(&joined).cloned().collect(),
-        joined,
+        groups,
+        joined: joined.into_keys().collect(),
         token_number: record.token,
         grants: record
             .grants

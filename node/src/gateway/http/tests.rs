@@ -41,8 +41,8 @@ use crate::{
         entry::{EndReason, Message, Presence, SessionChange, SessionRecord},
         map::{ClusterMap, SharedMap},
         request::{
-            Ask as _, ChangeSession, CreateSession, Done, GroupInfo, GroupRequest, History, MemberPage, Publish,
-            Published, SessionRequest, SessionView, SlotAnswer, SlotError, SlotRequest,
+            Ask as _, ChangeSession, ClientView, CreateSession, Done, GroupInfo, GroupRequest, History, MemberPage,
+            Publish, Published, SessionRequest, SessionView, SlotAnswer, SlotError, SlotRequest,
         },
     },
     memory::Ledger,
@@ -202,7 +202,8 @@ fn obliging(request: &SlotRequest) -> Option<Answer> {
         token: 3,
     };
     let view = |record| {
-        Ok(SlotAnswer::Session(SessionView { record, joined: BTreeMap::new(), attached: true, present: true }))
+        let client = ClientView { record, joined: BTreeMap::new() };
+        Ok(SlotAnswer::Session(SessionView { client, attached: true, present: true }))
     };
     Some(match request {
         SlotRequest::Group(_, GroupRequest::Publish(Publish { messages, .. })) => {

@@ -16,7 +16,7 @@ use crate::{
         ask::{self, Primaries},
         client::{outbox::tests::Seen, replays::Replays},
     },
-    id::{ClientKey, Epoch, Member, NodeId, SessionId},
+    id::{Epoch, Member, NodeId, SessionId},
     logic::{
         entry::Message,
         map::ClusterMap,
@@ -331,7 +331,7 @@ async fn nothing_follows_a_leave_and_the_last_one_ends_the_registration() {
             Arc::clone(&a),
             (Some("2".into()), LeftBy::Client),
             chat.clone(),
-            Some(Seat { session: SessionId(uuid::Uuid::nil()), client: ClientKey::ONLY, attachment: 4 }),
+            Some(Seat { session: SessionId(uuid::Uuid::nil()), attachment: 4 }),
         )
         .await;
     // Messages and what a connection wants come by two ways: there is an order only from here on.

@@ -68,24 +68,12 @@ impl Reigning<'_> {
             Ok(None) => SlotError::NoSession,
             Err(reason) => SlotError::StoreUnavailable(reason),
         };
-        for (gateway, _) in self.sessions.renewals.remove(&session).unwrap_or_default() {
-            let reason = match &error {
-                SlotError::SessionEnded(reason) => *reason,
-                SlotError::NoSession => EndReason::Ended,
-                // The gateway will say it again.
-                SlotError::NotPrimary { .. }
-                | SlotError::Busy
-                | SlotError::Full
-                | SlotError::Unavailable
-                | SlotError::NotEnoughCopies { .. }
-                | SlotError::TooManyGroups
-                | SlotError::NotGranted
-                | SlotError::OldToken
-                | SlotError::TooLong { .. }
-                | SlotError::StoreUnavailable(_)
-                | SlotError::Unknown => continue,
-            };
-            self.push_session(&gateway, session, SessionPush::Ended { reason }, out);
+        // Where it is not known, the gateways will say it again.
+        let renewals = self.sessions.renewals.remove(&session).unwrap_or_default();
+        if let Some(reason) = error.session_over() {
+            for (gateway, _) in renewals {
+                self.push_session(&gateway, session, SessionPush::Ended { reason }, out);
+            }
         }
         for asked in self.sessions.loading.remove(&session).unwrap_or_default() {
             out.push(SlotOutput::Answer { ticket: asked.ticket, result: Err(error.clone()) });

@@ -62,10 +62,10 @@ fn what_a_client_joins_costs_the_store_nothing() {
         }
         bench.pass(100);
     }
-    assert_eq!((bench.saves(), bench.view().joined), (0, joined(&["c"])));
+    assert_eq!((bench.saves(), bench.view().client.joined), (0, joined(&["c"])));
     // What a backend gave is the session's, and so it is in the record.
     bench.change(SessionChange { join: vec![named("c")], ..SessionChange::default() });
-    assert_eq!((bench.view().joined, bench.view().record.groups), (joined(&[]), [named("c")].into()));
+    assert_eq!((bench.view().client.joined, bench.view().client.record.groups), (joined(&[]), [named("c")].into()));
     assert_eq!(bench.answer_to("g1", leave("c")), DONE);
     bench.pass(1_000);
     assert_eq!(bench.saves(), 1, "as its client leaves it");
@@ -117,7 +117,7 @@ fn a_join_or_leave_of_a_client_that_is_not_there_is_refused_and_leaves_no_trace(
     bench.acknowledge();
     assert_eq!(bench.answer(late), Some(&Err(SlotError::Busy)));
     let view = bench.view();
-    assert_eq!((view.present, view.joined), (false, joined(&[])));
+    assert_eq!((view.present, view.client.joined), (false, joined(&[])));
 }
 
 #[test]
@@ -128,7 +128,7 @@ fn a_slot_that_lost_its_copies_hears_from_the_gateway_what_the_client_has_joined
     assert_eq!(bench.says(number, 0, Some(joined(&["a", "b"]))), Renewed::default(), "the store is asked");
     bench.store(true, Some(record()));
     let view = bench.view();
-    assert_eq!((view.attached, view.joined), (true, joined(&["a", "b"])));
+    assert_eq!((view.attached, view.client.joined), (true, joined(&["a", "b"])));
     assert_eq!(bench.says(number, 0, None).confirmed, [SESSION]);
     assert_eq!(bench.saves(), 0);
 }
@@ -142,8 +142,8 @@ fn what_is_brought_back_undoes_nothing_that_was_taken_meanwhile() {
         assert_eq!(bench.says(number, 0, None).wanted, [SESSION], "{words}");
         bench.says(number, 0, Some(joined(&["a", "b"])));
         let view = bench.view();
-        assert_eq!((view.attached, &view.joined), (true, &joined(expected)), "{words}");
-        let view = ClientView { record: view.record, joined: view.joined };
+        assert_eq!((view.attached, &view.client.joined), (true, &joined(expected)), "{words}");
+        let view = view.client;
         assert_eq!(bench.told("g1"), [], "{words}");
         assert_eq!(bench.says(number, 0, None).confirmed, [SESSION], "{words}");
         assert_eq!(bench.told("g1"), [view], "its gateway learns what is left: {words}");
@@ -167,7 +167,7 @@ fn a_slot_that_has_not_forgotten_the_client_knows_better_than_its_gateway() {
     assert!(!bench.view().attached);
     assert_eq!(bench.says(number, 0, Some(joined(&["b"]))), Renewed::default());
     let view = bench.view();
-    assert_eq!((view.attached, view.joined), (true, joined(&["a"])));
+    assert_eq!((view.attached, view.client.joined), (true, joined(&["a"])));
 }
 
 #[test]
@@ -175,7 +175,7 @@ fn a_client_has_no_more_groups_than_it_may_have() {
     let (mut bench, number) = Bench::without_sight();
     let many: Vec<_> = (0..SETTINGS.groups_per_session + 3).map(|number| number.to_string()).collect();
     bench.says(number, 0, Some(joined(&many.iter().map(String::as_str).collect::<Vec<_>>())));
-    assert_eq!(bench.view().joined.len(), SETTINGS.groups_per_session);
+    assert_eq!(bench.view().client.joined.len(), SETTINGS.groups_per_session);
     assert_eq!(bench.answer_to("g1", join("a", false)), Err(SlotError::TooManyGroups));
     let change = SessionChange { join: vec![named("a")], ..SessionChange::default() };
     assert_eq!(bench.answer_to("g2", (SESSION, ChangeSession { change })), Err(SlotError::TooManyGroups));

@@ -21,9 +21,7 @@ impl Bench {
         let ticket = self.ask("g2", (SESSION, ChangeSession { change }));
         self.store(true, None);
         match self.answer(ticket) {
-            Some(Ok(SlotAnswer::Session(SessionView { record, joined, .. }))) => {
-                ClientView { record: record.clone(), joined: joined.clone() }
-            }
+            Some(Ok(SlotAnswer::Session(view))) => view.client.clone(),
             other => panic!("{other:?}"),
         }
     }
@@ -60,7 +58,7 @@ fn what_new_grants_do_not_allow_is_left_and_what_a_backend_gave_stays() {
     // A gateway that has not heard of it yet lets its client join: the slot does not.
     assert_eq!(bench.answer_to("g1", join("news", false)), Err(SlotError::NotGranted));
     assert_eq!(bench.answer_to("g1", join("office", false)), Ok(SlotAnswer::Done(Done)), "it is in it");
-    assert_eq!(bench.view().record.groups.len(), 2);
+    assert_eq!(bench.view().client.record.groups.len(), 2);
 }
 
 #[test]
@@ -86,7 +84,7 @@ fn a_join_that_was_ordered_after_the_grants_changed_is_refused_and_one_before_is
     bench.acknowledge();
     assert_eq!(bench.answer(before), Some(&Ok(SlotAnswer::Done(Done))));
     assert_eq!(bench.answer(after), Some(&Err(SlotError::NotGranted)));
-    assert!(bench.view().joined.is_empty());
+    assert!(bench.view().client.joined.is_empty());
 }
 
 #[test]
@@ -120,7 +118,7 @@ fn an_earlier_token_is_refused_from_the_change_on_and_what_is_attached_stays() {
     assert_eq!(bench.answer(meanwhile), Some(&Err(SlotError::OldToken)), "it was ordered after the change");
     bench.map("p", &["p"]);
     bench.store(true, None);
-    assert!(matches!(bench.answer(rotated), Some(Ok(SlotAnswer::Session(view))) if view.record.token == 1));
+    assert!(matches!(bench.answer(rotated), Some(Ok(SlotAnswer::Session(view))) if view.client.record.token == 1));
     let repeat = bench.attach("g1", 1);
     assert_eq!(bench.attached(repeat), attachment, "a repeat of what was attached before");
     assert_eq!(
@@ -150,7 +148,7 @@ fn the_answer_to_a_change_says_what_the_store_has() {
     let second = bench.ask("g1", new_token());
     bench.input(SlotInput::Saved { session: SESSION, index, result: Ok(()) });
     let token = |answer: Option<&Result<SlotAnswer, SlotError>>| match answer {
-        Some(Ok(SlotAnswer::Session(view))) => view.record.token,
+        Some(Ok(SlotAnswer::Session(view))) => view.client.record.token,
         other => panic!("{other:?}"),
     };
     assert_eq!(token(bench.answer(first)), 1, "the second one is not in the store yet");
