@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    ops::Range,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -93,11 +94,11 @@ pub async fn client_with(
     Ok(client)
 }
 
-/// Publishes this number of messages to one group, as fast as the answers allow, and waits for all of them.
-pub async fn burst(client: &Client, group: &Arc<str>, messages: usize) -> Result<Heads> {
+/// Publishes messages of these numbers to one group, as fast as the answers allow, and waits for all of them.
+pub async fn burst(client: &Client, group: &Arc<str>, numbers: Range<usize>) -> Result<Heads> {
     let mut heads = Heads::default();
-    let mut open = Vec::with_capacity(messages);
-    for number in 0..messages {
+    let mut open = Vec::with_capacity(numbers.len());
+    for number in numbers {
         open.push(client.publish(group, &format!("{}/{number}", client.name())).await?);
     }
     for answered in open {

@@ -18,6 +18,9 @@ const NODES: usize = 3;
 const GROUPS: usize = 20;
 /// In each group, from one publisher on each node.
 const MESSAGES: usize = 10_000;
+/// Before each round all have seen all of the rounds before: what a round publishes, some 3 MB for each subscriber, fits
+/// into what may wait for a connection, however slowly this machine lets it read.
+const ROUNDS: usize = 20;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_message_once_and_in_order_in_process() -> Result<()> {
@@ -37,12 +40,16 @@ async fn check(kind: Kind) -> Result<()> {
     let (subscribers, publishers) = connect(&cluster, &groups).await?;
 
     let start = roost::clock::mono_ms();
-    let bursts = publishers.iter().enumerate().map(|(number, publisher)| {
-        let messages = MESSAGES / NODES + usize::from(number % NODES < MESSAGES % NODES);
-        load::burst(publisher, &groups[number / NODES], messages)
-    });
     let mut heads = Heads::default();
-    try_join_all(bursts).await?.iter().for_each(|noted| heads.absorb(noted));
+    for round in 0..ROUNDS {
+        let bursts = publishers.iter().enumerate().map(|(number, publisher)| {
+            let messages = MESSAGES / ROUNDS;
+            let share = messages / NODES + usize::from(number % NODES < messages % NODES);
+            load::burst(publisher, &groups[number / NODES], round * share..(round + 1) * share)
+        });
+        try_join_all(bursts).await?.iter().for_each(|noted| heads.absorb(noted));
+        heads.reached_by(&subscribers, load::SETTLE).await?;
+    }
     let published_ms = roost::clock::mono_ms() - start;
     eprintln!("{kind:?}: {} publishes acknowledged after {published_ms} ms", GROUPS * MESSAGES);
 
