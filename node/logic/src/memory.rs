@@ -89,6 +89,11 @@ impl Pressure {
         }
     }
 
+    /// Whether nobody is known to be pressed.
+    pub(crate) fn is_calm(&self) -> bool {
+        self.own == Level::Calm && self.others.is_empty()
+    }
+
     /// The greatest among this node and these.
     pub(crate) fn greatest<'a>(&self, mono_ms: u64, holders: impl Iterator<Item = &'a Member>) -> Level {
         if self.others.is_empty() {

@@ -105,7 +105,7 @@ pub enum SlotInput {
     Clock { trusted: bool },
     /// How pressed for memory a node is: this one, or another.
     Memory { of: Member, level: Level },
-    /// Time has passed; every 50–100 ms.
+    /// Time has passed; every 50–100 ms, as long as something is due ([`SlotCore::due_ms`]).
     Tick,
 }
 
@@ -170,7 +170,6 @@ pub struct SlotCore {
     clock_trusted: bool,
     me: Member,
     pressure: Pressure,
-    ticks: u64,
     /// While this node is the slot's primary.
     reign: Option<Reign>,
 }
@@ -189,7 +188,6 @@ impl SlotCore {
             clock_trusted: true,
             me,
             pressure: Pressure::default(),
-            ticks: 0,
             reign: None,
         }
     }
@@ -214,6 +212,16 @@ impl SlotCore {
     /// How many publishes are committed and wait for more copies before they are answered, to look at.
     pub fn held(&self) -> usize {
         self.reign.as_ref().map_or(0, |reign| reign.groups.held.len())
+    }
+
+    /// From when on, by [`Now::mono_ms`], a [`SlotInput::Tick`] has something to do: always (0), from this time on, or not at all.
+    /// Counts until there is another input. Ticks that come all the same do nothing.
+    pub fn due_ms(&self) -> Option<u64> {
+        if !self.replica.is_at_rest() {
+            return Some(0);
+        }
+        let (reign, state) = (self.reign.as_ref()?, self.replica.state()?);
+        reign.due_ms(state, self.pressure.is_calm())
     }
 
     /// Takes an input. Call [`SlotCore::flush`] after a batch of them.
@@ -260,10 +268,8 @@ impl SlotCore {
             SlotInput::LinkReset(member) => self.replica.link_reset(&member),
             SlotInput::Tick => {
                 self.replica.on_tick(now, &mut from_replica);
-                self.ticks += 1;
-                let ticks = self.ticks;
                 if let Some(mut reigning) = self.reigning(now) {
-                    reigning.timers(now, ticks, out);
+                    reigning.timers(now, out);
                 }
             }
         }
@@ -323,7 +329,7 @@ impl SlotCore {
     }
 
     fn reigning(&mut self, now: Now) -> Option<Reigning<'_>> {
-        let Reign { term, since_ms, committed, shed_at, groups, sessions } = self.reign.as_mut()?;
+        let Reign { term, since_ms, committed, shed_at, timers, groups, sessions } = self.reign.as_mut()?;
         let memory = self.pressure.greatest(now.mono_ms, self.replica.holders());
         Some(Reigning {
             term: *term,
@@ -337,6 +343,7 @@ impl SlotCore {
             clock_trusted: self.clock_trusted,
             memory,
             shed_at,
+            timers,
             map_version: self.map_version,
             chance: &mut self.chance,
         })

@@ -239,8 +239,8 @@ impl Observer {
                 let member = Member { node: node.clone(), generation };
                 let said = self.spoken.of(&member);
                 let heartbeat = u64::from(heard.heartbeat());
-                let sign = Sign {
-                    says: read(&member, heard, false).says(),
+                let sign = |says| Sign {
+                    says,
                     // It moves where either does.
                     heartbeat: heartbeat.wrapping_add(said.map_or(0, |said| said.heartbeat)),
                     live: live.contains(heard.chitchat_id()) || said.is_some_and(|said| said.speaks(now_ms)),
@@ -249,7 +249,7 @@ impl Observer {
                     member: member.clone(),
                 };
                 if generation != shown {
-                    signs.push(sign);
+                    signs.push(sign(read(&member, heard, false).says()));
                     continue;
                 }
                 let known = match self.known.entry(node.clone()) {
@@ -260,7 +260,7 @@ impl Observer {
                     }
                 };
                 *changed |= known.hear(&member, heard, now_ms);
-                signs.push(Sign { says: known.view.says(), ..sign });
+                signs.push(sign(known.view.says()));
             }
         }
         signs

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    pin::pin,
     sync::Arc,
     time::Duration,
 };
@@ -30,9 +31,12 @@ use crate::{
 
 /// Inputs handled before the outputs are sent.
 const BATCH: usize = 1_024;
+/// Between ticks while something is due.
 const TICK: Duration = Duration::from_millis(100);
+/// And at most, so that slots hear how pressed for memory the node is.
+const REST_MAX: Duration = Duration::from_millis(500);
 /// Between attempts at pieces that no link takes.
-const UNSENT_TICKS: u64 = 3;
+const UNSENT_MS: u64 = 300;
 /// The first bytes of what the store says is wrong that go into an answer.
 const REASON_CHARS: usize = 300;
 
@@ -46,12 +50,12 @@ pub(super) struct Worker {
     outputs: Vec<SlotOutput>,
     /// Pieces of snapshots that could not even be handed to the link: tried again after a while.
     unsent: BTreeSet<(SlotId, Member)>,
+    unsent_again_ms: u64,
     clock_trusted: bool,
     /// How pressed for memory this node is, as the slots know it.
     pressed: Level,
     /// What each slot holds, as the node's ledger knows it.
     counted: BTreeMap<SlotId, CopyBytes>,
-    ticks: u64,
 }
 
 struct Asker {
@@ -76,40 +80,62 @@ impl Worker {
             next_ticket: 1,
             outputs: Vec::new(),
             unsent: BTreeSet::new(),
+            unsent_again_ms: 0,
             clock_trusted: true,
             pressed: Level::Calm,
             counted: BTreeMap::new(),
-            ticks: 0,
         }
     }
 
     pub(super) async fn run(mut self, mut inbox: mpsc::Receiver<WorkerInput>) {
-        let mut tick = tokio::time::interval(TICK);
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut tick = pin!(tokio::time::sleep(TICK));
         let mut batch = Vec::with_capacity(BATCH);
         loop {
-            let mut touched = BTreeSet::new();
             tokio::select! {
                 biased;
-                _ = tick.tick() => self.tick_all(&mut touched).await,
+                () = &mut tick => {
+                    self.look_at_memory().await;
+                    self.tick_all().await;
+                    tick.as_mut().reset(clock::deadline(self.rests()));
+                }
                 taken = inbox.recv_many(&mut batch, BATCH) => {
                     if taken == 0 {
                         return;
                     }
+                    self.look_at_memory().await;
+                    let mut touched = BTreeSet::new();
                     for input in batch.drain(..) {
                         self.take(input, &mut touched).await;
                     }
+                    self.flush(touched).await;
+                    // What came may have to be followed up.
+                    let soon = clock::deadline(TICK);
+                    if soon < tick.deadline() {
+                        tick.as_mut().reset(soon);
+                    }
                 }
             }
-            for slot in touched {
-                if let Some(core) = self.slots.get_mut(&slot) {
-                    watched(slot, core, |core| core.flush(clock::now(), &mut self.outputs));
-                    self.perform(slot).await;
-                }
-                self.count_bytes(slot);
-            }
-            self.look_at_memory().await;
         }
+    }
+
+    async fn flush(&mut self, touched: BTreeSet<SlotId>) {
+        for slot in touched {
+            if let Some(core) = self.slots.get_mut(&slot) {
+                watched(slot, core, |core| core.flush(clock::now(), &mut self.outputs));
+                self.perform(slot).await;
+            }
+            self.count_bytes(slot);
+        }
+    }
+
+    /// Until the next tick.
+    fn rests(&self) -> Duration {
+        if !self.unsent.is_empty() {
+            return TICK;
+        }
+        let next_ms = self.slots.values().filter_map(SlotCore::due_ms).min();
+        let left = next_ms.map(|next_ms| Duration::from_millis(next_ms.saturating_sub(clock::mono_ms())));
+        left.unwrap_or(REST_MAX).clamp(TICK, REST_MAX)
     }
 
     /// The ledger hears what a slot holds now.
@@ -135,18 +161,22 @@ impl Worker {
         }
     }
 
-    async fn tick_all(&mut self, touched: &mut BTreeSet<SlotId>) {
-        self.handle_all(|| SlotInput::Tick, touched).await;
-        for slot in touched.iter() {
-            self.count_bytes(*slot);
+    /// The slots that have something due have their tick.
+    async fn tick_all(&mut self) {
+        let now_ms = clock::mono_ms();
+        let is_due = |core: &SlotCore| core.due_ms().is_some_and(|due_ms| due_ms <= now_ms);
+        let due: Vec<SlotId> = self.slots.iter().filter(|(_, core)| is_due(core)).map(|(slot, _)| *slot).collect();
+        let mut touched = BTreeSet::new();
+        for slot in due {
+            self.handle(slot, SlotInput::Tick, &mut touched).await;
         }
-        self.ticks += 1;
-        if self.ticks.is_multiple_of(UNSENT_TICKS) {
+        if self.unsent_again_ms <= now_ms {
+            self.unsent_again_ms = now_ms + UNSENT_MS;
             for (slot, to) in std::mem::take(&mut self.unsent) {
-                self.handle(slot, SlotInput::LinkReset(to), touched).await;
+                self.handle(slot, SlotInput::LinkReset(to), &mut touched).await;
             }
         }
-        touched.clear();
+        self.flush(touched).await;
     }
 
     async fn take(&mut self, input: WorkerInput, touched: &mut BTreeSet<SlotId>) {

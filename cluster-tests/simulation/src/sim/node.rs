@@ -265,7 +265,7 @@ impl World {
             Input::Tick => {
                 self.compare_clocks(node);
                 self.tell_memory(node);
-                self.all_slots(node, |_| SlotInput::Tick);
+                self.tick_slots(node);
                 self.check_heard(node);
                 self.input_after(TICK_MS, node, Input::Tick);
             }
@@ -417,10 +417,30 @@ impl World {
         }
     }
 
+    /// Every slot has its tick here. A process leaves out those that have nothing due: in these a tick must change nothing.
+    fn tick_slots(&mut self, node: usize) {
+        let now = self.clock(node);
+        for slot in 0..self.profile.slots {
+            let core = &self.process(node).cores[usize::from(slot)];
+            let (due_ms, ordered) = (core.due_ms(), core.replica().applied() + core.replica().uncommitted() as u64);
+            let wanted = self.handled(node, slot, SlotInput::Tick);
+            let replica = self.process(node).cores[usize::from(slot)].replica();
+            let is_due = due_ms.is_some_and(|due_ms| due_ms <= now.mono_ms);
+            let is_same = wanted == 0 && replica.applied() + replica.uncommitted() as u64 == ordered;
+            assert!(is_due || is_same, "slot {slot} of {node} did something at a tick that it had not asked for");
+        }
+    }
+
     pub(super) fn slot_input(&mut self, node: usize, slot: SlotId, input: SlotInput) {
+        self.handled(node, slot, input);
+    }
+
+    /// How many outputs come of it.
+    fn handled(&mut self, node: usize, slot: SlotId, input: SlotInput) -> usize {
         let now = self.clock(node);
         let mut out = Vec::new();
         self.process(node).cores[usize::from(slot)].handle(now, input, &mut out);
+        let wanted = out.len();
         self.observe(node, slot);
         self.perform(node, slot, out);
         if !self.random.permille(self.profile.batches) {
@@ -429,6 +449,7 @@ impl World {
             let after = self.random.below(5);
             self.input_after(after, node, Input::Flush(slot));
         }
+        wanted
     }
 
     fn flush(&mut self, node: usize, slot: SlotId) {

@@ -244,8 +244,10 @@ fn member(node: &NodeId, seen: &Seen) -> Member {
 pub(super) fn named(map: &ClusterMap) -> BTreeMap<NodeId, Generation> {
     let mut newest = map.members.clone();
     for member in map.slots.iter().flat_map(SlotAssignment::copies) {
-        let known = newest.entry(member.node.clone()).or_default();
-        *known = (*known).max(member.generation);
+        match newest.get_mut(&member.node) {
+            Some(known) => *known = (*known).max(member.generation),
+            None => drop(newest.insert(member.node.clone(), member.generation)),
+        }
     }
     newest
 }

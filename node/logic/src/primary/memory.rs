@@ -7,7 +7,6 @@ use super::reign::Reigning;
 use crate::{
     entry::{Entry, Message},
     id::GroupName,
-    memory::Level,
     request::{GroupRequest, SessionRequest, SlotRequest},
     slot::SlotState,
 };
@@ -19,7 +18,7 @@ impl Reigning<'_> {
     /// Orders the oldest messages out of all copies. Those of one slot go by their age, whatever their group. What stays is
     /// what makes a repeat one publish, and the groups' epochs: who resumes is told of a gap.
     pub(super) fn shed(&mut self) {
-        if self.memory == Level::Calm || self.replica.applied() < *self.shed_at {
+        if self.replica.applied() < *self.shed_at {
             return;
         }
         let Some(until_ms) = self.state().and_then(oldest_share) else { return };

@@ -6,6 +6,7 @@ use super::{
     SlotOutput, SlotSettings, Ticket,
     groups::{Delivering, GroupPending, Held},
     sessions::SessionPending,
+    timers::Timers,
 };
 use crate::{
     Now,
@@ -28,6 +29,7 @@ pub(super) struct Reign {
     pub(super) committed: Index,
     /// The last entry that drops messages for want of memory: until it is applied none is ordered.
     pub(super) shed_at: Index,
+    pub(super) timers: Timers,
     pub(super) groups: GroupsReign,
     pub(super) sessions: SessionsReign,
 }
@@ -135,6 +137,7 @@ impl Reign {
             since_ms: now.mono_ms,
             committed: 0,
             shed_at: 0,
+            timers: Timers::new(now),
             groups: GroupsReign::default(),
             sessions: SessionsReign::default(),
         }
@@ -143,7 +146,7 @@ impl Reign {
     /// Ends it. Whom nobody will answer any more: every field is named here, so that none is forgotten. With each whether
     /// what it asked may be ordered: the next primary may have taken the entry over, and then it is done.
     pub(super) fn into_tickets(self) -> Vec<(Ticket, bool)> {
-        let Self { term: _, since_ms: _, committed: _, shed_at: _, groups, sessions } = self;
+        let Self { term: _, since_ms: _, committed: _, shed_at: _, timers: _, groups, sessions } = self;
         let GroupsReign { pending, held, delivering: _, interests: _, idle: _, forgetting: _, tidied: _ } = groups;
         let of_groups = pending.into_values().filter_map(GroupPending::into_ticket);
         let mut tickets: Vec<Ticket> = held.into_iter().map(|held| held.ticket).collect();
@@ -193,6 +196,7 @@ pub(super) struct Reigning<'a> {
     /// How pressed the most pressed of those is that hold the slot.
     pub(super) memory: Level,
     pub(super) shed_at: &'a mut Index,
+    pub(super) timers: &'a mut Timers,
     pub(super) map_version: u64,
     pub(super) chance: &'a mut Chance,
 }

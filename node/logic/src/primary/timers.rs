@@ -1,22 +1,27 @@
-//! What a primary does because time has passed. Each step is an entry, so that a new primary goes on where this one was.
+//! What a primary does because time has passed. Each step is an entry, so that a new primary goes on where this one was. Where
+//! nothing can be due no tick is asked for.
 
 use std::sync::Arc;
 
-use super::{SlotOutput, groups::GroupPending, reign::Reigning};
+use super::{
+    SlotOutput,
+    groups::GroupPending,
+    reign::{GroupsReign, Reign, Reigning, SessionsReign},
+};
 use crate::{
     Now,
     entry::{GroupEntry, SessionEntry},
     id::{GroupName, Member, SessionId},
     memory::Level,
     session::{Session, Stage},
-    slot::Group,
+    slot::{Group, SlotState},
 };
 
-/// Sessions are looked at once in this number of ticks, groups less often.
-const SESSION_TICKS: u64 = 5;
-const GROUP_TICKS: u64 = 50;
-/// Messages are dropped for want of memory at most once in this number of ticks.
-const SHED_TICKS: u64 = 2;
+/// Sessions, and who follows what, are looked at once in this time, groups less often.
+const SESSIONS_MS: u64 = 500;
+const GROUPS_MS: u64 = 5_000;
+/// Messages are dropped for want of memory at most once in this time.
+const SHED_MS: u64 = 200;
 /// At most this number of each at a time; the rest has its turn later.
 const AT_ONCE: usize = 256;
 /// Presences that could not be taken out are tried again after this time.
@@ -35,21 +40,62 @@ enum Due {
     Fence(Member),
 }
 
+/// When it looks again.
+#[derive(Debug)]
+pub(super) struct Timers {
+    sessions_ms: u64,
+    groups_ms: u64,
+    shed_ms: u64,
+}
+
+impl Timers {
+    pub(super) fn new(now: Now) -> Self {
+        Self { sessions_ms: now.mono_ms + SESSIONS_MS, groups_ms: now.mono_ms + GROUPS_MS, shed_ms: now.mono_ms }
+    }
+}
+
+/// Whether it is time, and if so the next time.
+fn is_due(at_ms: &mut u64, now: Now, every_ms: u64) -> bool {
+    let due = *at_ms <= now.mono_ms;
+    if due {
+        *at_ms = now.mono_ms + every_ms;
+    }
+    due
+}
+
+impl Reign {
+    /// When [`Reigning::timers`] has something to look at, as long as nothing else happens: at every tick (0), or at this
+    /// time. What waits for an entry or for the store is moved on by these.
+    pub(super) fn due_ms(&self, state: &SlotState, is_calm: bool) -> Option<u64> {
+        let Self { timers, groups: GroupsReign { held, interests, idle, .. }, sessions, .. } = self;
+        let SessionsReign { displacing, confirmed, gone, heard, latest, .. } = sessions;
+        if !(is_calm && held.is_empty() && displacing.is_empty()) {
+            return Some(0);
+        }
+        let looks_at_sessions = !(interests.is_empty() && state.sessions().is_empty());
+        let looks_at_groups = !(state.groups().is_empty() && idle.is_empty());
+        let remembers = !(confirmed.is_empty() && gone.is_empty() && heard.is_empty() && latest.is_empty());
+        let sessions_ms = looks_at_sessions.then_some(timers.sessions_ms);
+        let groups_ms = (looks_at_groups || remembers).then_some(timers.groups_ms);
+        sessions_ms.into_iter().chain(groups_ms).min()
+    }
+}
+
 impl Reigning<'_> {
-    pub(super) fn timers(&mut self, now: Now, ticks: u64, out: &mut Vec<SlotOutput>) {
+    pub(super) fn timers(&mut self, now: Now, out: &mut Vec<SlotOutput>) {
         if self.replica.serving() != Some(self.term) {
             return;
         }
         self.displacing_timers(now, out);
         self.answer_held(now, out);
-        if ticks.is_multiple_of(SHED_TICKS) {
+        if self.memory != Level::Calm && is_due(&mut self.timers.shed_ms, now, SHED_MS) {
             self.shed();
         }
-        if ticks.is_multiple_of(SESSION_TICKS) {
+        if is_due(&mut self.timers.sessions_ms, now, SESSIONS_MS) {
             self.drop_interests(now);
             self.session_timers(now, out);
         }
-        if ticks.is_multiple_of(GROUP_TICKS) {
+        if is_due(&mut self.timers.groups_ms, now, GROUPS_MS) {
             self.group_timers(now);
             self.forget_gateways();
             let state = self.replica.state();

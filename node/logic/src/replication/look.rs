@@ -1,6 +1,6 @@
 //! For whoever looks at a copy, or explores all states of one.
 
-use super::{Mode, Replica};
+use super::{Mode, Progress, Replica};
 use crate::{Now, entry::Entry, id::Index, memory::CopyBytes};
 
 /// A snapshot that comes in.
@@ -20,6 +20,21 @@ impl Replica {
         let receiving = self.receiving.as_ref()?;
         let of = (receiving.origin.sync, receiving.origin.index);
         Some(Incoming { of, pieces: receiving.pieces(), bytes: receiving.bytes })
+    }
+
+    /// Whether no time has to pass for anything: what this node orders is committed, and all members know it and say so. The
+    /// copy of another primary waits for that one.
+    pub fn is_at_rest(&self) -> bool {
+        let (Some(primary), Some(held)) = (&self.primary, &self.held) else { return true };
+        let rests = |progress: &Progress| {
+            progress.mode == Mode::Stream
+                && progress.waiting_ms.is_none()
+                && progress.acked == held.last()
+                && progress.sent == held.last()
+                && progress.told_commit == held.applied
+        };
+        let has_learner = self.assignment.as_ref().is_some_and(|assignment| assignment.learner.is_some());
+        !has_learner && held.applied == held.last() && primary.members.values().all(rests)
     }
 
     /// What this node's copy takes, in bytes, about.

@@ -16,7 +16,7 @@ impl Bench {
 }
 
 fn publish_to(name: &str, key: u128) -> (GroupName, Publish) {
-    let messages = vec![NewMessage { key: PublishKey(key), data: vec![b'1'; 100].into() }];
+    let messages = [NewMessage { key: PublishKey(key), data: vec![b'1'; 100].into() }].into();
     (GroupName::parse(name).unwrap(), Publish { messages, from: None, retention: KEEP_MUCH, min_copies: 1 })
 }
 
@@ -103,4 +103,17 @@ fn an_empty_group_is_forgotten_sooner_when_memory_is_short() {
     bench.pass(15_000);
     assert!(!there(&bench));
     assert_eq!(bench.core.replica().held_bytes().state.total(), 0);
+}
+
+#[test]
+fn a_slot_asks_for_ticks_where_something_can_be_due_and_not_otherwise() {
+    let mut bench = Bench::new();
+    assert_eq!(bench.core.due_ms(), None, "it is empty");
+    assert!(bench.answer_to("g1", register()).is_ok());
+    let looks_ms = bench.now_ms + 500;
+    assert!(bench.core.due_ms().is_some_and(|due_ms| due_ms <= looks_ms), "who follows may be gone");
+    bench.pass(1_000);
+    assert!(bench.core.due_ms().is_some_and(|due_ms| bench.now_ms < due_ms), "but not at every tick");
+    bench.pressed("p", Level::Tight);
+    assert_eq!(bench.core.due_ms(), Some(0), "something is to be dropped");
 }
