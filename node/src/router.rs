@@ -1,11 +1,11 @@
 //! Brings a request to the primary of its slot, here or elsewhere, and tries again while the map changes.
 
 use std::{
+    pin::{Pin, pin},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use futures_util::future::BoxFuture;
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -95,7 +95,8 @@ impl Router {
     ) -> Answer {
         let mut maps = self.shared.maps.clone();
         let mut asking = Asking::new(clock::mono_ms(), deadline.as_millis() as u64, rand::random());
-        let mut under_way: Option<BoxFuture<'_, Input>> = None;
+        // A part of this future: an attempt needs no memory of its own.
+        let mut under_way = pin!(None);
         let (mut out, mut is_over) = (Vec::new(), over.is_some_and(CancellationToken::is_cancelled));
         if is_over {
             asking.handle(clock::mono_ms(), Input::Over, &mut out);
@@ -107,7 +108,7 @@ impl Router {
                     Output::Send { attempt, to, term, wait_ms, waited_ms } => {
                         let asked = Asked { attempt, to, term, wait_ms };
                         let request = request.clone().waited(waited_ms);
-                        under_way = Some(Box::pin(self.attempt(slot, asked, request)));
+                        under_way.set(Some(self.attempt(slot, asked, request)));
                     }
                     Output::FetchMap { from, newer_than } => {
                         let _ = self.shared.mesh.send(&from.node, 0, &PeerFrame::FetchMap { newer_than });
@@ -119,7 +120,7 @@ impl Router {
             let wake = clock::deadline(Duration::from_millis(wake_ms.saturating_sub(clock::mono_ms())));
             let input = tokio::select! {
                 biased;
-                input = outcome(&mut under_way) => input,
+                input = outcome(under_way.as_mut()) => input,
                 () = cancelled(over), if !is_over => {
                     is_over = true;
                     Input::Over
@@ -213,11 +214,11 @@ async fn newer(maps: &mut Maps) {
 }
 
 /// Waits for what becomes of the attempt that is under way; for ever where there is none. Cancel-safe.
-async fn outcome(under_way: &mut Option<BoxFuture<'_, Input>>) -> Input {
-    match under_way {
+async fn outcome<F: Future<Output = Input>>(mut under_way: Pin<&mut Option<F>>) -> Input {
+    match under_way.as_mut().as_pin_mut() {
         Some(attempt) => {
             let input = attempt.await;
-            *under_way = None;
+            under_way.set(None);
             input
         }
         None => std::future::pending().await,

@@ -1,12 +1,18 @@
 //! What a slot's log consists of, and the values inside. An entry carries everything that is random or read from a
 //! clock, so that applying it gives every copy the same state.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::id::{AttachmentNumber, Epoch, GroupName, Index, Member, PublishKey, SessionId};
+use crate::{
+    few::Few,
+    id::{AttachmentNumber, Epoch, GroupName, Index, Member, PublishKey, SessionId},
+};
 
 /// What a message takes beside its data, a presence beside its texts, a session beside its record's, a group that a record
 /// names beside its name, an entry beside what it carries. All in bytes, about, with what the allocator adds.
@@ -36,7 +42,8 @@ pub struct Retention {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Publisher {
     pub session: SessionId,
-    pub user: String,
+    /// Shared: it stands in every message.
+    pub user: Arc<str>,
 }
 
 /// A message that has no place yet.
@@ -265,7 +272,7 @@ pub enum GroupEntry {
         /// Its epoch if it is new.
         epoch: Epoch,
         /// In their order.
-        messages: Vec<NewMessage>,
+        messages: Few<NewMessage>,
         /// The client that published them.
         from: Option<Publisher>,
         /// When, in milliseconds since 1970.

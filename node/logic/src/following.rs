@@ -26,6 +26,7 @@ pub use requests::{Answer, Ask, Asked};
 use crate::{
     entry::{Message, Presence},
     feed::{self, Attempt, Feed, FeedSettings, Mark, Notice, Subscriber, To},
+    few::Few,
     id::{Epoch, GroupName, Member, Position, Seat, SessionId, SlotId, Term},
     map::SharedMap,
     request::{Join, Leave, SlotError},
@@ -124,7 +125,7 @@ pub enum Input {
         group: GroupName,
         epoch: Epoch,
         /// In the order of their offsets.
-        messages: Vec<Message>,
+        messages: Few<Message>,
     },
     /// A primary pushed a change of the presence.
     Member {

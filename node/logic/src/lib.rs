@@ -9,6 +9,7 @@ pub mod clocks;
 pub mod encoded;
 pub mod entry;
 pub mod feed;
+pub mod few;
 pub mod following;
 pub mod hints;
 pub mod id;

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 pub use self::{ask::*, group::*, session::*};
 use crate::{
     entry::EndReason,
+    few::Few,
     id::{GroupName, Position, SessionId},
 };
 
@@ -68,7 +69,7 @@ pub enum SlotAnswer {
     /// One for each interest, in their order.
     Registered(Vec<JoinPoint>),
     /// One for each message, in their order. A request none of which is taken or known is refused as a whole.
-    Published(Vec<Result<Published, SlotError>>),
+    Published(Few<Result<Published, SlotError>>),
     /// The gateway follows the group.
     Joined(JoinPoint),
     /// Messages.

@@ -92,7 +92,7 @@ fn presence() -> Presence {
 }
 
 fn message(offset: u64) -> Message {
-    let from = Some(Publisher { session: SESSION, user: "ann".to_owned() });
+    let from = Some(Publisher { session: SESSION, user: "ann".into() });
     Message { offset, data: Bytes::from_static(b"[1]"), from, at_ms: 9 }
 }
 
@@ -101,7 +101,7 @@ fn new_message(key: u128, data: &'static [u8]) -> NewMessage {
 }
 
 fn publish() -> GroupEntry {
-    let messages = vec![new_message(4, b"{}"), new_message(6, b"[]"), new_message(4, b"{}")];
+    let messages = [new_message(4, b"{}"), new_message(6, b"[]"), new_message(4, b"{}")].into();
     GroupEntry::Publish { epoch: Epoch(3), messages, from: None, at_ms: 5, retention: KEEP }
 }
 
@@ -186,7 +186,7 @@ fn requests(slot: SlotId) -> Vec<PeerFrame> {
         ..SessionChange::default()
     };
     let publish = Publish {
-        messages: vec![new_message(4, b"2"), new_message(5, b"3")],
+        messages: [new_message(4, b"2"), new_message(5, b"3")].into(),
         from: None,
         retention: KEEP,
         min_copies: 1,
@@ -239,7 +239,7 @@ fn answers() -> Vec<PeerFrame> {
         Ok(SlotAnswer::Joined(point)),
         Ok(SlotAnswer::Done(Done)),
         Ok(SlotAnswer::Renewed(Renewed { confirmed: vec![SESSION], wanted: vec![SessionId(Uuid::from_u128(8))] })),
-        Ok(SlotAnswer::Published(vec![Ok(Published { position, copies: 2 }), Err(SlotError::Full)])),
+        Ok(SlotAnswer::Published([Ok(Published { position, copies: 2 }), Err(SlotError::Full)].into())),
         Ok(SlotAnswer::History(History { position: Some(position), complete: true, messages: vec![message(2)] })),
         Ok(SlotAnswer::Attached(Attached { view: view(), attachment: 3 })),
         Err(SlotError::NotPrimary { map_version: 9, ordered: false }),
@@ -250,8 +250,8 @@ fn answers() -> Vec<PeerFrame> {
 
 fn pushes(slot: SlotId) -> Vec<PeerFrame> {
     let pushes = [
-        Push::Group(group("g"), GroupPush::Deliver { epoch: Epoch(3), messages: vec![message(1)] }),
-        Push::Group(group("g"), GroupPush::Deliver { epoch: Epoch(3), messages: vec![message(4), message(5)] }),
+        Push::Group(group("g"), GroupPush::Deliver { epoch: Epoch(3), messages: [message(1)].into() }),
+        Push::Group(group("g"), GroupPush::Deliver { epoch: Epoch(3), messages: [message(4), message(5)].into() }),
         Push::Group(group("g"), GroupPush::Member { joined: true, member: presence() }),
         Push::Session(SESSION, SessionPush::Displace { attachment: 3 }),
         Push::Session(SESSION, SessionPush::Changed { view: view() }),

@@ -4,7 +4,7 @@
 mod publish_key;
 mod sessions;
 
-use std::{fmt, future::Future, sync::Arc};
+use std::{fmt, future::Future, iter, sync::Arc};
 
 use bytes::Bytes;
 use tracing::Instrument;
@@ -21,6 +21,7 @@ use crate::{
     logic::{
         batch,
         entry::{self, Grant, Publisher},
+        few::Few,
         request::{GroupInfo, History, MemberPage, Publish, Published, ReadGroup, ReadHistory, ReadMembers, SlotError},
     },
     memory::{Account, Ledger},
@@ -43,7 +44,7 @@ pub enum By<'a> {
 pub struct Caller<'a> {
     pub session: SessionId,
     /// The session's user.
-    pub user: &'a str,
+    pub user: &'a Arc<str>,
     /// What the session may do beyond what its namespaces allow to everyone.
     pub grants: Arc<[Grant]>,
     /// The session is in the group.
@@ -63,7 +64,7 @@ pub struct NewMessage {
 #[derive(Clone, Debug)]
 pub struct Publication {
     /// One, or as many as [`Service::fitting`] says.
-    pub messages: Vec<NewMessage>,
+    pub messages: Few<NewMessage>,
     /// Refused where fewer nodes would hold them, answered when that number do; the namespace's own bound holds in any case.
     pub min_copies: u8,
 }
@@ -124,7 +125,7 @@ impl Service {
         message: NewMessage,
         min_copies: u8,
     ) -> Result<Published, Refused> {
-        let publication = Publication { messages: vec![message], min_copies };
+        let publication = Publication { messages: Few::one(message), min_copies };
         let published = self.publish(by, group, publication).await;
         published.into_iter().next().unwrap_or_else(|| Err(SlotError::Unknown.into()))
     }
@@ -135,7 +136,7 @@ impl Service {
         by: &By<'_>,
         group: &GroupName,
         publication: Publication,
-    ) -> Vec<Result<Published, Refused>> {
+    ) -> Few<Result<Published, Refused>> {
         let bytes = publication.messages.iter().map(|message| message.data.len()).sum();
         let _held = self.ledger.hold(Account::Requests, bytes);
         let span = tracing::trace_span!("publish", %group);
@@ -155,20 +156,20 @@ impl Service {
         by: &By<'_>,
         group: &GroupName,
         publication: Publication,
-    ) -> Vec<Result<Published, Refused>> {
+    ) -> Few<Result<Published, Refused>> {
         let Publication { messages, min_copies } = publication;
         let count = messages.len();
         if count == 0 {
-            return Vec::new();
+            return Few::default();
         }
         let options = self.options(group);
         let from = match by {
             By::Server => None,
             By::Client(caller) => {
                 if let Err(denied) = access::may_publish(&options, &caller.grants, caller.member, group) {
-                    return vec![Err(denied.into()); count];
+                    return iter::repeat_n(Err(denied.into()), count).collect();
                 }
-                Some(Publisher { session: caller.session, user: caller.user.to_owned() })
+                Some(Publisher { session: caller.session, user: caller.user.clone() })
             }
         };
         let session = from.as_ref().map(|from| from.session);
@@ -184,8 +185,8 @@ impl Service {
                 published.into_iter().map(|result| result.map_err(Refused::from)).collect()
             }
             // A mistake of the node that sent it, which says nothing about what was done.
-            Ok(_) => vec![Err(SlotError::Unknown.into()); count],
-            Err(error) => vec![Err(error.into()); count],
+            Ok(_) => iter::repeat_n(Err(SlotError::Unknown.into()), count).collect(),
+            Err(error) => iter::repeat_n(Err(error.into()), count).collect(),
         }
     }
 

@@ -11,6 +11,7 @@ use crate::{
     id::PublishKey,
     logic::{
         entry::{NewMessage, Retention},
+        few::Few,
         map::ClusterMap,
         request::{Ask, GroupPush, Interest, Publish, Published},
         slot::SlotSnapshot,
@@ -49,7 +50,7 @@ fn group() -> GroupName {
 
 fn publish(key: u128) -> SlotRequest {
     let publish = Publish {
-        messages: vec![NewMessage { key: PublishKey(key), data: "1".into() }],
+        messages: Few::one(NewMessage { key: PublishKey(key), data: "1".into() }),
         from: None,
         retention: Retention { messages: 10, bytes: 1_000, age_ms: 10_000, window_ms: 10_000, window_publishes: 100 },
         min_copies: 1,
@@ -228,7 +229,7 @@ async fn what_no_copy_could_be_sent_is_not_ordered() {
     bench.show_map(|_| {}).await;
     let (group, data) = (group(), vec![b'1'; REQUEST_MAX_BYTES].into());
     let retention = Retention { messages: 1, bytes: 1, age_ms: 1, window_ms: 1, window_publishes: 1 };
-    let messages = vec![NewMessage { key: PublishKey(1), data }];
+    let messages = Few::one(NewMessage { key: PublishKey(1), data });
     let large = Publish { messages, from: None, retention, min_copies: 1 };
     assert_eq!(bench.ask((group, large).into_request()).await, Err(SlotError::TooLong { done: false }));
     assert!(bench.ask(publish(1)).await.is_ok());

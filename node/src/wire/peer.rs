@@ -259,6 +259,7 @@ mod tests {
             entry::{
                 Entry, GroupEntry, Message, NewMessage, Presence, Publisher, Retention, SessionEntry, SessionRecord,
             },
+            few::Few,
             map::ClusterMap,
             replication::Reconcile,
             request::{GroupPush, Interest, JoinPoint, Renewal},
@@ -296,14 +297,28 @@ mod tests {
     }
 
     #[test]
+    fn few_travel_as_a_list_does() {
+        for list in [vec![], vec![7_u64], vec![7, 8], vec![7; 3_000]] {
+            let few: Few<u64> = list.iter().copied().collect();
+            let bytes = bincode::serde::encode_to_vec(&list, unlimited()).unwrap();
+            assert_eq!(bincode::serde::encode_to_vec(&few, unlimited()).unwrap(), bytes);
+            let read: (Few<u64>, usize) = bincode::serde::decode_from_slice(&bytes, unlimited()).unwrap();
+            assert_eq!(read, (few, bytes.len()));
+        }
+        // What says that it is long is not given room for that.
+        let claims = bincode::serde::encode_to_vec((u64::MAX >> 8, 1_u64, 2_u64, 3_u64), unlimited()).unwrap();
+        assert!(bincode::serde::decode_from_slice::<Few<u64>, _>(&claims, unlimited()).is_err());
+    }
+
+    #[test]
     fn a_piece_of_a_slot_comes_back() {
         let (session, group) = (SessionId(uuid::Uuid::from_u128(7)), GroupName::parse("g").unwrap());
         let retention = Retention { messages: 9, bytes: 99, age_ms: 9, window_ms: 9, window_publishes: 9 };
         let (epoch, user) = (Epoch(1), || "somebody".to_owned());
         let member = Presence { session, user: user(), info: Bytes::from_static(b"{}"), attachment: 3 };
-        let from = Some(Publisher { session, user: user() });
+        let from = Some(Publisher { session, user: user().into() });
         let message = |key| NewMessage { key: crate::id::PublishKey(key), data: Bytes::from_static(b"1") };
-        let messages = vec![message(5), message(6)];
+        let messages = [message(5), message(6)].into();
         let record = SessionRecord {
             id: session,
             user: user(),
@@ -395,7 +410,7 @@ mod tests {
             PeerFrame::Response { id: u64::MAX, voters: 1, result: Ok(SlotAnswer::Joined(point)) }
         };
         let deliver = |numbers: [u64; 4]| {
-            let messages = vec![message(1, 1), message(numbers[1], numbers[2])];
+            let messages = [message(1, 1), message(numbers[1], numbers[2])].into();
             let push = GroupPush::Deliver { epoch: Epoch(u64::MAX), messages };
             PeerFrame::Push { slot: 1, term: numbers[0], voters: numbers[3], push: Push::Group(group(), push) }
         };

@@ -38,7 +38,9 @@ pub(super) const TABLE: &[Planted] = &[
                 r#"        let mut messages = messages;
         if planted!("AcknowledgesBeforeTheLast") && messages.len() > 1 {
             let (at_ms, from) = (now.wall_ms, from.clone());
-            let last = messages.split_off(messages.len() - 1);
+            let mut all: Vec<_> = messages.into_iter().collect();
+            let last = all.pop().into_iter().collect();
+            messages = all.into_iter().collect();
             let entry = GroupEntry::Publish { epoch, messages: last, from, at_ms, retention };
             self.groups.late.push((ticket, group.clone(), entry));
         }

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use roost_logic::{
     Now,
     entry::{Entry, GroupEntry, NewMessage, Retention},
+    few::Few,
     id::{Epoch, GroupName, Index, Member, NodeId, PublishKey, Term},
     map::{MapRequest, SlotAssignment},
     replication::{Replica, ReplicaLimits, ReplicaOutput, ReplicationMessage},
@@ -235,7 +236,10 @@ fn group() -> GroupName {
 fn entry(message: u8) -> Entry {
     let publish = GroupEntry::Publish {
         epoch: Epoch(1),
-        messages: vec![NewMessage { key: PublishKey(u128::from(message)), data: Bytes::copy_from_slice(&[message]) }],
+        messages: Few::one(NewMessage {
+            key: PublishKey(u128::from(message)),
+            data: Bytes::copy_from_slice(&[message]),
+        }),
         from: None,
         at_ms: 1,
         retention: Retention { messages: 100, bytes: 1_000, age_ms: 1_000, window_ms: 1_000, window_publishes: 100 },

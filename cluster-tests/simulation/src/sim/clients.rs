@@ -2,12 +2,13 @@
 //! send again with the same keys and in the same order, at any node, until it is, alone or with all that they had sent with
 //! it. And the shell around what their gateways decide about these, in place of the product's lanes.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, iter::repeat_n};
 
 use bytes::Bytes;
 use roost_logic::{
     batch,
     entry::{NewMessage, Retention},
+    few::Few,
     id::{Epoch, GroupName, Position, PublishKey, SessionId, SlotId},
     request::{Publish, Published, SlotError},
 };
@@ -71,7 +72,7 @@ pub(super) struct Sent {
 }
 
 /// What came of each of several messages.
-type Outcomes = Vec<Result<Published, SlotError>>;
+type Outcomes = Few<Result<Published, SlotError>>;
 
 /// What a connection of a publisher has brought to a gateway.
 #[derive(Debug)]
@@ -263,7 +264,7 @@ impl World {
     pub(super) fn lane_answered(&mut self, node: usize, connection: u64, result: Result<Outcomes, SlotError>) {
         let Some(lane) = self.process(node).lanes.get_mut(&connection) else { return };
         let under_way = std::mem::take(&mut lane.under_way);
-        let outcomes = result.unwrap_or_else(|refusal| vec![Err(refusal); under_way.len()]);
+        let outcomes = result.unwrap_or_else(|refusal| repeat_n(Err(refusal), under_way.len()).collect());
         let in_part = outcomes.iter().any(Result::is_ok) && outcomes.iter().any(Result::is_err);
         self.ledger.count_if(in_part, "publishes refused that came with known ones");
         for (sent, outcome) in under_way.into_iter().zip(outcomes) {

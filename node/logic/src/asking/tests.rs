@@ -149,7 +149,7 @@ fn not_done_is_not_said_when_an_earlier_attempt_may_have_been_carried_out() {
 #[test]
 fn nor_is_it_said_of_a_part() {
     let published = Published { position: Position { epoch: Epoch(1), offset: 7 }, copies: 2 };
-    let answer = |second| Ok(SlotAnswer::Published(vec![Ok(published), second]));
+    let answer = |second| Ok(SlotAnswer::Published([Ok(published), second].into()));
     let mut bench = Bench::new();
     bench.answer(1, answer(Err(SlotError::Full)));
     bench.done(answer(Err(SlotError::Full)));

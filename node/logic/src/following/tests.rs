@@ -189,7 +189,7 @@ fn an_answer_to_a_feed_that_is_no_more_means_nothing_to_the_next() {
 #[test]
 fn a_message_that_nobody_here_wants_ends_the_registration() {
     let mut bench = Bench::new(FollowingSettings::default());
-    let messages = vec![Message { offset: 1, data: "1".into(), from: None, at_ms: 0 }];
+    let messages = [Message { offset: 1, data: "1".into(), from: None, at_ms: 0 }].into();
     let deliver = Input::Deliver { slot: SLOT, term: 1, group: group("a"), epoch: EPOCH, messages };
     assert_eq!(bench.input(deliver.clone()), []);
     assert!(matches!(bench.flush().as_slice(), [Ask::Unregister { .. }]));

@@ -14,6 +14,7 @@ use crate::{
     Now,
     asking::ATTEMPT_MS,
     entry::{Entry, GroupEntry, Message},
+    few::Few,
     id::{Epoch, GroupName, Member, Position},
     memory::Level,
     request::{
@@ -63,7 +64,7 @@ impl GroupPending {
 }
 
 /// Where the messages of one request stand: the log, and the offset of each, or why it was not taken.
-type Places = (Epoch, Vec<Result<u64, SlotError>>);
+type Places = (Epoch, Few<Result<u64, SlotError>>);
 
 /// Publishes that are committed, and whose answer waits for more copies.
 #[derive(Debug)]
@@ -80,7 +81,7 @@ pub(super) struct Held {
 pub(super) struct Delivering {
     group: GroupName,
     epoch: Epoch,
-    messages: Vec<Message>,
+    messages: Few<Message>,
     /// Of their data.
     bytes: usize,
 }
@@ -277,7 +278,7 @@ impl Reigning<'_> {
     }
 
     /// Committed messages wait for others of their group that are committed in the same step.
-    fn gather(&mut self, group: &GroupName, epoch: Epoch, messages: Vec<Message>, out: &mut Vec<SlotOutput>) {
+    fn gather(&mut self, group: &GroupName, epoch: Epoch, messages: Few<Message>, out: &mut Vec<SlotOutput>) {
         if messages.is_empty() || !self.groups.interests.contains_key(group) {
             return;
         }

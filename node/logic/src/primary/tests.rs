@@ -65,7 +65,7 @@ fn publish(key: u128) -> (GroupName, Publish) {
 }
 
 fn publish_all<const N: usize>(keys: [u128; N]) -> (GroupName, Publish) {
-    let messages = keys.map(|key| NewMessage { key: PublishKey(key), data: Bytes::from_static(b"1") }).to_vec();
+    let messages = keys.map(|key| NewMessage { key: PublishKey(key), data: Bytes::from_static(b"1") }).into();
     (group(), Publish { messages, from: None, retention: KEEP, min_copies: 1 })
 }
 
@@ -264,7 +264,7 @@ fn a_publish_is_answered_and_delivered_when_it_is_committed_and_a_repeat_gets_th
     assert_eq!(position.offset, 1);
     assert_eq!(bench.pushes("g1").len(), 1);
     bench.map("p", &["p"]);
-    let one = |position| Ok(SlotAnswer::Published(vec![Ok(Published { position, copies: 1 })]));
+    let one = |position| Ok(SlotAnswer::Published([Ok(Published { position, copies: 1 })].into()));
     assert_eq!(bench.answer_to("g2", publish(5)), one(position));
     assert_eq!(bench.pushes("g1").len(), 0, "a repeat is no message");
     let next = Position { offset: 2, ..position };
@@ -277,7 +277,7 @@ fn pages(bytes_each: usize, messages: u64) -> Vec<usize> {
     let retention = Retention { messages: 10_000, bytes: 1 << 30, ..KEEP };
     for key in 1..=messages {
         let data = vec![b'1'; bytes_each].into();
-        let messages = vec![NewMessage { key: PublishKey(key.into()), data }];
+        let messages = [NewMessage { key: PublishKey(key.into()), data }].into();
         let publish = (group(), Publish { messages, from: None, retention, min_copies: 1 });
         assert!(bench.answer_to("g", publish).is_ok());
     }

@@ -9,7 +9,10 @@ use super::{
         RecordLeave, Renewal, Withdraw,
     },
 };
-use crate::id::{GroupName, SessionId};
+use crate::{
+    few::Few,
+    id::{GroupName, SessionId},
+};
 
 /// A request of one slot, and the kind of its answer.
 pub trait Ask: Send {
@@ -102,7 +105,7 @@ macro_rules! asks {
 }
 
 asks!(AskGroup, GroupRequest:
-    Publish => Vec<Result<Published, SlotError>>,
+    Publish => Few<Result<Published, SlotError>>,
     Join => JoinPoint,
     Leave => Done,
     ReadHistory => History,
@@ -143,7 +146,7 @@ macro_rules! answers {
 
 answers! {
     Registered(Vec<JoinPoint>),
-    Published(Vec<Result<Published, SlotError>>),
+    Published(Few<Result<Published, SlotError>>),
     Joined(JoinPoint),
     History(History),
     Members(MemberPage),

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     entry::{Message, NewMessage, Presence, Publisher, Retention},
+    few::Few,
     id::{AttachmentNumber, Epoch, GroupName, NUMBER_MAX, Position, SessionId},
 };
 
@@ -29,7 +30,7 @@ pub enum GroupRequest {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Publish {
     /// In their order. What goes in one request is bounded by [`crate::batch`].
-    pub messages: Vec<NewMessage>,
+    pub messages: Few<NewMessage>,
     /// The client that publishes.
     pub from: Option<Publisher>,
     /// What the group keeps.
@@ -162,7 +163,7 @@ pub struct GroupInfo {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum GroupPush {
     /// Committed messages, which follow each other in the log.
-    Deliver { epoch: Epoch, messages: Vec<Message> },
+    Deliver { epoch: Epoch, messages: Few<Message> },
     /// Someone entered the presence, or left it.
     Member {
         /// Entered, or left.

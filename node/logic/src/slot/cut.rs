@@ -172,7 +172,7 @@ mod tests {
             }
             _ => {
                 let (key, data) = (PublishKey(number.into()), Bytes::from(vec![b'1'; number as usize % 90]));
-                let messages = vec![NewMessage { key, data }];
+                let messages = [NewMessage { key, data }].into();
                 Entry::Group(group, GroupEntry::Publish { epoch, messages, from: None, at_ms: 5, retention: KEEP })
             }
         }

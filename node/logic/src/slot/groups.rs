@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
     entry::{GroupEntry, Message, NewMessage, Presence},
+    few::Few,
     id::{Epoch, GroupName, SessionId},
     log::GroupLog,
     memory::StateBytes,
@@ -61,9 +62,9 @@ pub enum GroupEffect {
         /// The log.
         epoch: Epoch,
         /// Where each stands.
-        offsets: Vec<u64>,
+        offsets: Few<u64>,
         /// To be delivered; they follow each other.
-        messages: Vec<Message>,
+        messages: Few<Message>,
     },
     /// Someone newly came (`joined`) or went.
     Member {
@@ -98,7 +99,7 @@ impl Groups {
             }
             GroupEntry::Publish { epoch, messages: new, from, at_ms, retention } => {
                 let log = &mut self.open(name, epoch).log;
-                let (mut offsets, mut messages) = (Vec::with_capacity(new.len()), Vec::with_capacity(new.len()));
+                let (mut offsets, mut messages) = (Few::default(), Few::default());
                 for NewMessage { key, data } in new {
                     let (offset, message) = log.append(key, data, from.clone(), at_ms, retention);
                     offsets.push(offset);

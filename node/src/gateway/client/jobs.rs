@@ -27,6 +27,7 @@ use crate::{
     id::{AttachmentNumber, GroupName, Position, Seat, SessionId},
     logic::{
         entry::{Grant, Message, Presence},
+        few::Few,
         request::{ClientView, History, MemberPage, Published, SessionView, SlotError},
     },
     metrics::Limit,
@@ -53,7 +54,7 @@ pub(super) struct Client {
     pub(super) gateway: Arc<Gateway>,
     pub(super) outbox: Arc<Outbox>,
     session: SessionId,
-    user: String,
+    user: Arc<str>,
     attachment: AttachmentNumber,
     rights: Mutex<Rights>,
     paging: Semaphore,
@@ -96,7 +97,7 @@ pub(super) enum Job {
     /// As asked by the client.
     Leave { id: RequestId },
     /// As asked by the client.
-    Publish(Vec<ToPublish>),
+    Publish(Few<ToPublish>),
     /// As asked by the client.
     History { id: RequestId, since: Option<Position>, limit: u32 },
     /// As asked by the client.
@@ -146,7 +147,16 @@ impl Client {
             groups: view.groups().cloned().collect(),
         };
         let (rights, paging) = (Mutex::new(rights), Semaphore::new(PAGES_AT_ONCE));
-        Self { gateway, outbox, session: record.id, user: record.user.clone(), attachment, rights, paging, allowance }
+        Self {
+            gateway,
+            outbox,
+            session: record.id,
+            user: record.user.as_str().into(),
+            attachment,
+            rights,
+            paging,
+            allowance,
+        }
     }
 
     pub(super) fn session(&self) -> SessionId {
@@ -212,20 +222,20 @@ impl Client {
 
     /// Carries a job out and tells the client what came of it.
     pub(super) async fn perform(self: Arc<Self>, group: GroupName, job: Job) {
-        let id = job.id().clone();
-        let refused_id = id.clone();
+        let refused_id = match &job {
+            Job::Publish(_) => None,
+            other => other.id().clone(),
+        };
+        // What is rare is apart: it takes more room, and each publish would take it.
         let done = match job {
-            Job::Restore { since } => self.restore(group, since).await,
-            Job::Replay => self.replay(group).await,
-            Job::Reconcile => self.reconcile(group).await,
-            Job::Join { since, .. } => self.join(id, group, since).await,
-            Job::Leave { .. } => self.leave(id, group).await,
-            Job::Publish(publishes) => {
-                self.publish(group, publishes).await;
-                Ok(())
-            }
-            Job::History { since, limit, .. } => self.history(id, group, since, limit).await,
-            Job::Members { after, limit, .. } => self.members(id, group, after, limit).await,
+            Job::Publish(publishes) => return self.publish(group, publishes).await,
+            Job::Restore { since } => Box::pin(self.restore(group, since)).await,
+            Job::Replay => Box::pin(self.replay(group)).await,
+            Job::Reconcile => Box::pin(self.reconcile(group)).await,
+            Job::Join { id, since } => Box::pin(self.join(id, group, since)).await,
+            Job::Leave { id } => Box::pin(self.leave(id, group)).await,
+            Job::History { id, since, limit } => Box::pin(self.history(id, group, since, limit)).await,
+            Job::Members { id, after, limit } => Box::pin(self.members(id, group, after, limit)).await,
         };
         if let Err(refused) = done {
             self.tell(&Event::Error(refused.frame(refused_id)));
@@ -363,7 +373,7 @@ impl Client {
         let presence = !group.is_private() && self.gateway.service.options(&group).presence;
         let member = presence.then(|| Presence {
             session: self.session,
-            user: self.user.clone(),
+            user: self.user.as_ref().to_owned(),
             info: self.rights().info.clone(),
             attachment: self.attachment,
         });
@@ -406,10 +416,10 @@ impl Client {
     }
 
     /// Publishes, and tells what came of each in their order.
-    async fn publish(&self, group: GroupName, publishes: Vec<ToPublish>) {
+    async fn publish(&self, group: GroupName, publishes: Few<ToPublish>) {
         // Who is in the group was counted when it came.
         let could_begin = !self.is_member(&group);
-        let (mut ids, mut messages) = (Vec::with_capacity(publishes.len()), Vec::with_capacity(publishes.len()));
+        let (mut ids, mut messages) = (Few::default(), Few::default());
         for ToPublish { id, data, key } in publishes {
             let allowed = self.allowance.publish(data.len());
             match allowed.and_then(|()| if could_begin { self.allowance.may_begin_group() } else { Ok(()) }) {

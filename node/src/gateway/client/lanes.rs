@@ -15,7 +15,7 @@ use std::{
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 
 use super::jobs::{Client, Job};
-use crate::{clock, config::LimitsConfig, id::GroupName};
+use crate::{clock, config::LimitsConfig, id::GroupName, logic::few::Few};
 
 /// So long the room that answers may need is kept free for them while others wait for it.
 const PATIENCE: Duration = Duration::from_millis(200);
@@ -69,7 +69,7 @@ fn gather(jobs: &mut VecDeque<Job>, fitting: impl FnOnce(Vec<usize>) -> usize) {
         return;
     }
     let count = fitting(waiting);
-    let mut together = Vec::with_capacity(count);
+    let mut together = Few::default();
     for job in jobs.drain(..count) {
         if let Job::Publish(publishes) = job {
             together.extend(publishes);
@@ -194,7 +194,7 @@ mod tests {
     use super::{super::jobs::ToPublish, *};
 
     fn publish(data: &'static str) -> Job {
-        Job::Publish(vec![ToPublish { id: None, data: data.into(), key: None }])
+        Job::Publish(Few::one(ToPublish { id: None, data: data.into(), key: None }))
     }
 
     /// The messages of each job, those of others than publishes as none.

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     gateway::door::reasons::Refused,
-    logic::request::ClientView,
+    logic::{few::Few, request::ClientView},
     metrics::Limit,
     wire::{
         command::{Command, Event},
@@ -111,7 +111,7 @@ impl<'a> Talk<'a> {
             Command::Heartbeat { id } => return self.client.tell_aside(&Event::Heartbeat { id }),
             Command::Join { id, group, since } => (group, Job::Join { id, since }),
             Command::Leave { id, group } => (group, Job::Leave { id }),
-            Command::Publish { id, group, data, key } => (group, Job::Publish(vec![ToPublish { id, data, key }])),
+            Command::Publish { id, group, data, key } => (group, Job::Publish(Few::one(ToPublish { id, data, key }))),
             Command::History { id, group, since, limit } => (group, Job::History { id, since, limit }),
             Command::Members { id, group, after, limit } => (group, Job::Members { id, after, limit }),
         };

@@ -250,7 +250,7 @@ fn message(message: Message) -> Result<OneMessage, ApiError> {
     Ok(OneMessage {
         offset: message.offset,
         data: raw(&message.data)?,
-        from: message.from.map(|from| From { session: from.session, user: from.user }),
+        from: message.from.map(|from| From { session: from.session, user: from.user.as_ref().to_owned() }),
         at_ms: message.at_ms,
     })
 }

@@ -26,7 +26,7 @@ use crate::{
     clock,
     gateway::service::{self, By, in_order},
     id::{GroupName, SessionId},
-    logic::request,
+    logic::{few::Few, request},
     metrics::Limit,
     seldom::Seldom,
     wire::reason::Reason,
@@ -259,7 +259,7 @@ async fn in_turn(
             break;
         }
         let fitting = api.service.fitting(&group, publishes.iter().map(|(_, message)| message.data.len()));
-        let (indexes, messages): (Vec<_>, Vec<_>) = publishes.drain(..fitting).unzip();
+        let (indexes, messages): (Vec<_>, Few<_>) = publishes.drain(..fitting).unzip();
         let publication = service::Publication { messages, min_copies: 1 };
         let outcomes = api.service.publish(&By::Server, &group, publication).await;
         let mut stopped = false;

@@ -207,7 +207,7 @@ fn obliging(request: &SlotRequest) -> Option<Answer> {
     };
     Some(match request {
         SlotRequest::Group(_, GroupRequest::Publish(Publish { messages, .. })) => {
-            Ok(SlotAnswer::Published(vec![Ok(Published { position, copies: 2 }); messages.len()]))
+            Ok(SlotAnswer::Published(messages.iter().map(|_| Ok(Published { position, copies: 2 })).collect()))
         }
         SlotRequest::Session(_, SessionRequest::CreateSession(CreateSession { record })) => view(record.clone()),
         SlotRequest::Session(session, SessionRequest::ReadSession(_) | SessionRequest::ChangeSession(_)) => {

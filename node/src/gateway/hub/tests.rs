@@ -19,6 +19,7 @@ use crate::{
     id::{Epoch, Member, NodeId, SessionId},
     logic::{
         entry::Message,
+        few::Few,
         map::ClusterMap,
         request::{Done, GroupPush, GroupRequest, Join, JoinPoint, Leave, Push, SlotAnswer, SlotRequest},
     },
@@ -100,7 +101,7 @@ impl Script {
         let message =
             Message { offset, data: format!("\"{offset:0>bytes$}\"").into_bytes().into(), from: None, at_ms: 0 };
         log.push(message.clone());
-        Push::Group(group.clone(), GroupPush::Deliver { epoch: EPOCH, messages: vec![message] })
+        Push::Group(group.clone(), GroupPush::Deliver { epoch: EPOCH, messages: Few::one(message) })
     }
 
     /// Forgets all but the last few.

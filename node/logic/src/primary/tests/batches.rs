@@ -45,7 +45,7 @@ fn what_is_committed_together_is_one_push_within_bounds() {
     assert_eq!(places, [[(1, 2), (2, 2)], [(3, 2), (4, 2)], [(1, 2), (3, 2)]]);
     assert_eq!(pushed(&mut bench), [[1, 2, 3, 4]]);
     let large = |key: u128| {
-        let messages = vec![NewMessage { key: PublishKey(key), data: vec![b'1'; 100 << 10].into() }];
+        let messages = [NewMessage { key: PublishKey(key), data: vec![b'1'; 100 << 10].into() }].into();
         (group(), Publish { messages, from: None, retention: KEEP, min_copies: 1 })
     };
     for key in 20..25 {

@@ -108,10 +108,10 @@ async fn a_batch_keeps_the_order_within_a_group_and_goes_on_past_nothing_that_wa
     let known = || Ok(Published { position, copies: 2 });
     let few = || Err(SlotError::NotEnoughCopies { copies: 1, min_copies: 2 });
     let all = |all| Some(Ok(SlotAnswer::Published(all)));
-    check(all(vec![known(), few(), few()]), [200, 200, 503, 424, 200]).await;
-    check(all(vec![few(), known(), few()]), [503, 200, 200, 424, 200]).await;
+    check(all([known(), few(), few()].into()), [200, 200, 503, 424, 200]).await;
+    check(all([few(), known(), few()].into()), [503, 200, 200, 424, 200]).await;
     // What is no answer to three messages says nothing about them.
-    check(all(vec![known(), few()]), [504, 200, 504, 504, 200]).await;
+    check(all([known(), few()].into()), [504, 200, 504, 504, 200]).await;
 }
 
 #[tokio::test]
