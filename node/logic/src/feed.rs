@@ -21,7 +21,10 @@ mod subscribers;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 pub use buffers::Bounds;
 use buffers::{Held, Recent};
@@ -263,7 +266,7 @@ pub enum Notice {
 /// One group on this gateway.
 #[derive(Debug)]
 pub struct Feed {
-    settings: FeedSettings,
+    settings: Arc<FeedSettings>,
     /// Everything up to here was delivered or declared. Nothing before the first join point.
     position: Option<Position>,
     /// The last request that had been made when an answer named the position's log.
@@ -346,7 +349,7 @@ const BEYOND_HEAD_REPEATS: u32 = 7;
 impl Feed {
     /// A feed that nobody follows yet. Its requests are numbered from after `last_attempt`, so that late answers to an
     /// earlier feed of the group mean nothing to it.
-    pub fn new(settings: FeedSettings, last_attempt: Attempt) -> Self {
+    pub fn new(settings: Arc<FeedSettings>, last_attempt: Attempt) -> Self {
         Self {
             settings,
             position: None,

@@ -189,7 +189,8 @@ pub enum Output {
 /// A group that is followed here.
 #[derive(Debug)]
 struct Group {
-    feed: Feed,
+    /// Apart, since a map has room for as many again as there are.
+    feed: Box<Feed>,
     /// As it stands in the timers.
     wake_ms: Option<u64>,
     /// As it was told.
@@ -203,8 +204,8 @@ pub struct Following {
     primaries: Primaries,
     slots: BTreeMap<SlotId, Slot>,
     timers: BTreeSet<(u64, SlotId, GroupName)>,
-    /// The groups of each connection.
-    followed_by: BTreeMap<Subscriber, BTreeSet<(SlotId, GroupName)>>,
+    /// The groups of each connection, sorted: most have few, and a set would have room for eleven.
+    followed_by: BTreeMap<Subscriber, Vec<(SlotId, GroupName)>>,
     requests: Requests,
     /// The highest number of a request by a feed that is no more.
     last_attempt: Attempt,
@@ -235,7 +236,13 @@ impl Following {
             Input::PeerConnected(peer) => self.peer_connected(now_ms, peer, out),
             Input::PeerLost(peer) => self.peer_lost(now_ms, &peer, out),
             Input::Subscribe { slot, group, subscriber, request, member, since } => {
-                self.followed_by.entry(subscriber).or_default().insert((slot, group.clone()));
+                let (groups, new) = (self.followed_by.entry(subscriber).or_default(), (slot, group.clone()));
+                if let Err(at) = groups.binary_search(&new) {
+                    if groups.len() < 4 {
+                        groups.reserve_exact(1);
+                    }
+                    groups.insert(at, new);
+                }
                 let input = feed::Input::Subscribe { subscriber, request, member, since };
                 self.step_opening(now_ms, slot, &group, input, out);
             }
@@ -304,7 +311,9 @@ impl Following {
 
     fn ended(&mut self, slot: SlotId, group: &GroupName, subscriber: Subscriber, out: &mut Vec<Output>) {
         if let Some(groups) = self.followed_by.get_mut(&subscriber) {
-            groups.remove(&(slot, group.clone()));
+            if let Ok(at) = groups.binary_search(&(slot, group.clone())) {
+                groups.remove(at);
+            }
             if groups.is_empty() {
                 self.followed_by.remove(&subscriber);
             }
@@ -365,10 +374,11 @@ impl Following {
     }
 
     fn open(&mut self, now_ms: u64, id: SlotId, name: &GroupName) {
-        let slot = self.slots.entry(id).or_insert_with(|| self.primaries.look_up(now_ms, id));
         // Slots are renewed one after the other, the groups of each together.
         let renew_phase_ms = u64::from(id).wrapping_mul(0x9E37_79B9) % self.settings.feed.renew_ms;
-        let mut feed = Feed::new(FeedSettings { renew_phase_ms, ..self.settings.feed }, self.last_attempt);
+        let feeds = FeedSettings { renew_phase_ms, ..self.settings.feed };
+        let slot = self.slots.entry(id).or_insert_with(|| self.primaries.look_up(now_ms, id, feeds));
+        let mut feed = Box::new(Feed::new(slot.feeds.clone(), self.last_attempt));
         if let Some(since_ms) = slot.unreachable_since_ms {
             feed.handle(now_ms, feed::Input::PrimaryUnreachable { since_ms }, &mut self.said);
             assert!(self.said.is_empty(), "there is nobody to tell");

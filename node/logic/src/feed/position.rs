@@ -9,7 +9,7 @@ use crate::{
 
 impl Feed {
     pub(super) fn next_renewal(&self, now_ms: u64) -> u64 {
-        let FeedSettings { renew_ms, renew_phase_ms, .. } = self.settings;
+        let FeedSettings { renew_ms, renew_phase_ms, .. } = *self.settings;
         let renew_ms = renew_ms.max(1);
         let into = (now_ms + renew_ms - renew_phase_ms % renew_ms) % renew_ms;
         let next_ms = now_ms + renew_ms - into;
@@ -37,7 +37,7 @@ impl Feed {
 
     pub(super) fn unregister(&mut self, out: &mut Vec<Output>) {
         let attempt = self.next_attempt();
-        let settings = self.settings;
+        let settings = self.settings.clone();
         let departing = std::mem::take(&mut self.departing);
         let unreachable_since_ms = self.unreachable_since_ms;
         *self = Self { unregistering: Some(attempt), departing, unreachable_since_ms, ..Self::new(settings, attempt) };

@@ -126,7 +126,7 @@ impl World {
         let bounds = Bounds { messages: 8, bytes: 1 << 20 };
         let settings = FeedSettings { bounds, ..FeedSettings::default() };
         Self {
-            feed: Feed::new(settings, 0),
+            feed: Feed::new(settings.into(), 0),
             now_ms: 0,
             primary: Primary { term: 1, epoch: Epoch(1), head: 0, kept: 1, interest: false },
             deposed: None,
@@ -312,7 +312,7 @@ impl World {
     fn input(&mut self, input: Input) {
         if self.feed.is_over() && self.feed.last_attempt > 0 {
             // As the shell does.
-            self.feed = Feed::new(self.feed.settings, self.feed.last_attempt);
+            self.feed = Feed::new(self.feed.settings.clone(), self.feed.last_attempt);
         }
         let mut out = Vec::new();
         self.feed.handle(self.now_ms, input, &mut out);

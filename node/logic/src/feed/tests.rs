@@ -32,7 +32,7 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        Self { feed: Feed::new(FeedSettings::default(), 0), now_ms: 0 }
+        Self { feed: Feed::new(Arc::default(), 0), now_ms: 0 }
     }
 
     fn step(&mut self, input: Input) -> Vec<String> {
@@ -473,7 +473,7 @@ fn a_client_from_beyond_the_head_is_not_believed_in_the_end() {
 #[test]
 fn the_buffers_are_bounded_and_what_falls_out_is_had_again() {
     let mut bench = Bench::new();
-    bench.feed.settings.bounds = Bounds { messages: 3, bytes: 1 << 20 };
+    Arc::make_mut(&mut bench.feed.settings).bounds = Bounds { messages: 3, bytes: 1 << 20 };
     bench.step(subscribe(1, None));
     for offset in 6..=20 {
         bench.check(deliver(E1, offset), &[]);
@@ -536,7 +536,7 @@ fn lies() -> impl proptest::strategy::Strategy<Value = Vec<Lie>> {
 proptest::proptest! {
     #[test]
     fn nothing_that_a_primary_says_ends_a_feed(lies in lies()) {
-        let (mut feed, mut now_ms, mut asked) = (Feed::new(FeedSettings::default(), 0), 0, Vec::new());
+        let (mut feed, mut now_ms, mut asked) = (Feed::new(Arc::default(), 0), 0, Vec::new());
         let group = GroupName::parse("g").unwrap();
         for lie in lies {
             let mut out = Vec::new();

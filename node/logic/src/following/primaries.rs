@@ -7,7 +7,7 @@ use std::{
 
 use super::{Following, Group, Output};
 use crate::{
-    feed,
+    feed::{self, FeedSettings},
     id::{GroupName, Member, SlotId, Term},
     map::SharedMap,
 };
@@ -18,6 +18,8 @@ pub(super) struct Slot {
     primary: Option<(Term, Member)>,
     /// When the primary was last heard, while it is not.
     pub(super) unreachable_since_ms: Option<u64>,
+    /// What all of its feeds share.
+    pub(super) feeds: Arc<FeedSettings>,
     pub(super) groups: BTreeMap<GroupName, Group>,
 }
 
@@ -37,10 +39,10 @@ impl Primaries {
     }
 
     /// A slot of which nothing was followed until now.
-    pub(super) fn look_up(&self, now_ms: u64, slot: SlotId) -> Slot {
+    pub(super) fn look_up(&self, now_ms: u64, slot: SlotId, feeds: FeedSettings) -> Slot {
         let primary = self.primary(slot);
         let unreachable_since_ms = (!self.reaches(primary.as_ref())).then_some(now_ms);
-        Slot { primary, unreachable_since_ms, groups: BTreeMap::new() }
+        Slot { primary, unreachable_since_ms, feeds: Arc::new(feeds), groups: BTreeMap::new() }
     }
 
     fn primary(&self, slot: SlotId) -> Option<(Term, Member)> {

@@ -311,7 +311,7 @@ impl Reigning<'_> {
     fn tell_followers(&self, group: GroupName, push: GroupPush, out: &mut Vec<SlotOutput>) {
         let Some(gateways) = self.groups.interests.get(&group) else { return };
         let push = Push::Group(group, push);
-        for gateway in gateways.keys() {
+        for (gateway, _) in gateways {
             self.push(gateway, push.clone(), out);
         }
     }

@@ -57,7 +57,7 @@ impl Reigning<'_> {
     ) {
         for group in groups {
             if let Some(gateways) = self.groups.interests.get_mut(group) {
-                gateways.remove(gateway);
+                gateways.retain(|(other, _)| other != gateway);
                 if gateways.is_empty() {
                     self.groups.interests.remove(group);
                 }
@@ -130,7 +130,14 @@ impl Reigning<'_> {
         assert!(up_to <= head, "an answer accounts for what there is");
         assert!(messages.last().is_none_or(|last| last.offset == up_to), "its messages end where it says");
         self.groups.idle.remove(&group);
-        self.groups.interests.entry(group.clone()).or_default().insert(gateway.clone(), now.mono_ms);
+        let gateways = self.groups.interests.entry(group.clone()).or_default();
+        match gateways.binary_search_by(|(other, _)| other.cmp(gateway)) {
+            Ok(at) => gateways[at].1 = now.mono_ms,
+            Err(at) => {
+                gateways.reserve_exact(1);
+                gateways.insert(at, (gateway.clone(), now.mono_ms));
+            }
+        }
         Some(JoinPoint { group, epoch, head, up_to, recovered, messages })
     }
 }

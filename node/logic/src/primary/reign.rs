@@ -43,8 +43,8 @@ pub(super) struct GroupsReign {
     pub(super) held: Vec<Held>,
     /// Committed messages that are not pushed yet; nothing between steps.
     pub(super) delivering: Option<Delivering>,
-    /// Who follows what, and when it last said so.
-    pub(super) interests: BTreeMap<GroupName, BTreeMap<Member, u64>>,
+    /// Who follows what, sorted, and when each last said so. Most groups are followed by few gateways.
+    pub(super) interests: BTreeMap<GroupName, Vec<(Member, u64)>>,
     /// Groups that could be forgotten, and since when that is seen to be so in this term: a new primary does not know yet who
     /// follows what.
     pub(super) idle: BTreeMap<GroupName, u64>,

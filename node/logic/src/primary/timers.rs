@@ -116,7 +116,7 @@ impl Reigning<'_> {
             restarted || renewed_ms + UNRENEWED_MS <= now.mono_ms
         };
         self.groups.interests.retain(|_, gateways| {
-            gateways.retain(|gateway, renewed_ms| !is_over(gateway, *renewed_ms));
+            gateways.retain(|(gateway, renewed_ms)| !is_over(gateway, *renewed_ms));
             !gateways.is_empty()
         });
     }

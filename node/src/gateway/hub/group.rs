@@ -86,7 +86,7 @@ impl Unwritten {
 
 impl Group {
     pub(super) fn new(slot: SlotId, name: GroupName, lags: bool) -> Self {
-        Self { slot, name, lags, listeners: IndexMap::new(), frames: Frames::default() }
+        Self { slot, name, lags, listeners: IndexMap::with_capacity(1), frames: Frames::default() }
     }
 
     pub(super) fn slot(&self) -> SlotId {
