@@ -199,12 +199,12 @@ pub struct SessionConfig {
     pub ttl_s: u64,
     /// A session ends when it is neither attached nor used for this time.
     pub idle_ttl_s: u64,
-    /// A session stays present for this time after its socket drops.
+    /// A session stays present for this time after its socket drops. One that is ephemeral is over then.
     pub resume_grace_s: u64,
     /// A session leaves the memory when it is detached for this time; the store keeps it. An empty group that nobody
     /// follows is forgotten after the same time, at least a minute.
     pub memory_ttl_s: u64,
-    /// A client without a session gets one.
+    /// A client without a session gets one that is ephemeral.
     pub anonymous: bool,
     /// The cookie's name.
     pub cookie_name: String,

@@ -20,6 +20,7 @@ mod starting;
 mod store_access;
 mod store_cluster;
 mod store_contract;
+mod store_ephemeral;
 mod store_faults;
 mod store_figures;
 mod store_unknown;

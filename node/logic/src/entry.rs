@@ -139,7 +139,7 @@ pub fn are_granted(grants: &[Grant], needs_grant: bool, fits: impl Fn(&Grant) ->
 /// asks for a grant. They last as long as the grants allow them, and are in no store.
 pub type Joined = BTreeMap<GroupName, bool>;
 
-/// A session's record: in its slot's state, and written through to the store.
+/// A session's record: in its slot's state, and written through to the store unless its id says that it is ephemeral.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct SessionRecord {
     pub id: SessionId,
@@ -194,6 +194,8 @@ pub enum EndReason {
     Idle,
     /// It was created but the store did not take it.
     NotStored,
+    /// It was ephemeral, and no client was there for the grace, or all that held its slot have lost it.
+    Lapsed,
 }
 
 /// A change over HTTP. What is not named stays.

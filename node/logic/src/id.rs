@@ -204,11 +204,22 @@ impl fmt::Debug for GroupName {
     }
 }
 
-/// A session's id: a UUIDv4. Clients hold it signed, as a token (`token.rs`).
+/// A session's id: a UUIDv4, or a UUIDv8 where the session is ephemeral, which is never stored: so whoever has a token to look
+/// up knows without asking whether the store can have its session. Clients hold it signed, as a token (`token.rs`).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct SessionId(pub Uuid);
 
 impl SessionId {
+    /// That of a new ephemeral session, of the random bits of this id.
+    pub fn ephemeral(random: Uuid) -> Self {
+        Self(uuid::Builder::from_custom_bytes(random.into_bytes()).into_uuid())
+    }
+
+    /// Whether the session is only in the memory of those that hold its slot.
+    pub fn is_ephemeral(self) -> bool {
+        self.0.get_version() == Some(uuid::Version::Custom)
+    }
+
     /// The slot that the session lives in.
     pub fn slot(self, slots: u16) -> SlotId {
         let mut buffer = Uuid::encode_buffer();

@@ -39,6 +39,8 @@ pub struct SlotSettings {
     pub resume_grace_ms: u64,
     /// It leaves the memory when detached for this time.
     pub memory_ttl_ms: u64,
+    /// An ephemeral session to which no client has attached yet ends after this time.
+    pub unclaimed_ms: u64,
     /// A group of which nothing is kept, in which nobody is, and which no gateway follows, is forgotten after this time, and with
     /// it the epoch by which a client could tell that it missed nothing.
     pub group_idle_ms: u64,

@@ -188,9 +188,9 @@ impl Session {
         self.is_present() || self.joined.is_empty()
     }
 
-    /// Whether the store lacks something.
+    /// Whether the store lacks something. It has nothing of one that is ephemeral.
     pub fn is_unsaved(&self) -> bool {
-        self.saved < self.changed
+        !self.record.id.is_ephemeral() && self.saved < self.changed
     }
 
     /// The record is other than the store has it.
@@ -303,7 +303,8 @@ impl Session {
     /// after which an unused session ends: when all copies are lost, that much is left to come back. More often would be a
     /// write for each of thousands of clients that reconnect at once.
     pub fn should_note(&self, used_ms: u64) -> bool {
-        used_ms.saturating_sub(self.noted_ms) >= (self.record.idle_ttl_ms / 2).max(1_000)
+        let is_old = used_ms.saturating_sub(self.noted_ms) >= (self.record.idle_ttl_ms / 2).max(1_000);
+        is_old && !self.record.id.is_ephemeral()
     }
 
     /// A gateway has cut off this attachment and earlier ones.
@@ -344,11 +345,12 @@ impl Session {
     }
 
     /// The grace has passed: its groups no longer show it. Whether the store should hear when it was last used: from here it
-    /// may be forgotten by all who knew.
+    /// may be forgotten by all who knew. One that is ephemeral is over: nothing else remembers it.
     pub fn grace_over(&mut self, number: AttachmentNumber) -> bool {
         let over = matches!(self.stage, Stage::Grace { .. }) && self.last_number() == number;
         if over {
-            self.stage = Stage::Detached;
+            let is_ephemeral = self.record.id.is_ephemeral();
+            self.stage = if is_ephemeral { Stage::Ended(EndReason::Lapsed) } else { Stage::Detached };
             self.depart();
         }
         over && self.noted_ms < self.record.last_used_ms

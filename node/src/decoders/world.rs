@@ -33,6 +33,7 @@ const SETTINGS: SlotSettings = SlotSettings {
     replica_timeout_ms: 1_000,
     resume_grace_ms: 1_000,
     memory_ttl_ms: 5_000,
+    unclaimed_ms: 5_000,
     group_idle_ms: 5_000,
     group_idle_tight_ms: 1_000,
     queue: 64,

@@ -53,6 +53,8 @@ use crate::{
 /// An empty group is not forgotten sooner than this, whatever the sessions' memory is set to: a client whose node died is to
 /// find it again.
 const GROUP_IDLE_MIN_MS: u64 = 60_000;
+/// Nor is an ephemeral session over sooner that waits for its client.
+const UNCLAIMED_MIN_MS: u64 = 60_000;
 /// Batches of what slots ask of the steward; past it they are dropped, and asked again.
 const MAP_REQUESTS: usize = 4_096;
 
@@ -293,6 +295,7 @@ fn slot_settings(config: &Config) -> SlotSettings {
         replica_timeout_ms: config.timing.replica_timeout_ms,
         resume_grace_ms: config.session.resume_grace_s * 1_000,
         memory_ttl_ms: config.session.memory_ttl_s * 1_000,
+        unclaimed_ms: (config.session.memory_ttl_s * 1_000).max(UNCLAIMED_MIN_MS),
         group_idle_ms: (config.session.memory_ttl_s * 1_000).max(GROUP_IDLE_MIN_MS),
         group_idle_tight_ms: GROUP_IDLE_MIN_MS,
         queue: config.limits.slot_queue,

@@ -82,6 +82,7 @@ impl Bench {
                 replica_timeout_ms: 600_000,
                 resume_grace_ms: 600_000,
                 memory_ttl_ms: 600_000,
+                unclaimed_ms: 600_000,
                 group_idle_ms: 600_000,
                 group_idle_tight_ms: 600_000,
                 queue: QUEUE,

@@ -41,6 +41,7 @@ mod tests {
             replica_timeout_ms: 1,
             resume_grace_ms: 1,
             memory_ttl_ms: 1,
+            unclaimed_ms: 1,
             group_idle_ms: 1,
             group_idle_tight_ms: 1,
             queue: 1,

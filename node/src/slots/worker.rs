@@ -239,8 +239,8 @@ impl Worker {
             self.tickets.insert(ticket, Asker { reply, publish_since_us: None });
             return self.answer(slot, ticket, Err(SlotError::TooLong { done: false }));
         }
-        // A session that cannot be stored is not begun: its end would have to be remembered until the store is back.
-        if matches!(request, SlotRequest::Session(_, SessionRequest::CreateSession(_)))
+        // A session that is to be stored and cannot be is not begun: its end would have to be remembered until the store is back.
+        if matches!(&request, SlotRequest::Session(id, SessionRequest::CreateSession(_)) if !id.is_ephemeral())
             && self.slots.get(&slot).is_some_and(|core| core.replica().serving().is_some())
             && let Some(error) = self.inputs.store.refuses()
         {

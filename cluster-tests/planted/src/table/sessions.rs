@@ -94,6 +94,34 @@ pub(super) const TABLE: &[Planted] = &[
         )],
     ),
     bug(
+        "WritesEphemeral",
+        "sessions: an ephemeral session is written to the store",
+        20,
+        &[
+            edit(
+                "logic/session.rs",
+                "!self.record.id.is_ephemeral() && self.saved < self.changed",
+                r#"(planted!("WritesEphemeral") || !self.record.id.is_ephemeral()) && self.saved < self.changed"#,
+            ),
+            edit(
+                "logic/primary/sessions/stored.rs",
+                "        if session.is_ephemeral() {\n            let answer",
+                r#"        if session.is_ephemeral() && !planted!("WritesEphemeral") {
+            let answer"#,
+            ),
+        ],
+    ),
+    bug(
+        "OutlivesItsClient",
+        "sessions: an ephemeral session is there when its client's grace is over",
+        40,
+        &[edit(
+            "logic/session.rs",
+            "            let is_ephemeral = self.record.id.is_ephemeral();",
+            r#"            let is_ephemeral = self.record.id.is_ephemeral() && !planted!("OutlivesItsClient");"#,
+        )],
+    ),
+    bug(
         "WritesJoins",
         "sessions: what a client joins becomes its session's, and is written to the store",
         10,

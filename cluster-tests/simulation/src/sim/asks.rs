@@ -26,6 +26,7 @@ pub(super) enum Purpose {
     },
     End {
         session: usize,
+        id: SessionId,
     },
     NewToken {
         session: usize,
@@ -185,7 +186,7 @@ impl World {
             Purpose::Follow(ask) => self.follow(node, following::Input::Answered(follow_answer(ask, result))),
             Purpose::Publish { connection } => self.lane_answered(node, connection, read(result)),
             Purpose::Create { session, id } => self.created(session, id, &result),
-            Purpose::End { session } => self.ended(session, &result),
+            Purpose::End { session, id } => self.ended(session, id, &result),
             Purpose::NewToken { session } => self.has_new_token(session, result),
             Purpose::Attach { connection } => self.attached(node, connection, read(result)),
             Purpose::Goodbye { number } => {

@@ -113,6 +113,13 @@ pub(super) struct SessionClient {
     pub(super) token: (u32, u64),
 }
 
+impl SessionClient {
+    /// One that has yet to be given its session.
+    pub(super) fn new(id: SessionId) -> Self {
+        Self { id, created: false, creating_until_ms: 0, ending: false, ended_ms: None, last: None, token: (0, 0) }
+    }
+}
+
 impl World {
     pub(super) fn create_clients(&mut self) {
         for number in 0..self.profile.publishers {
@@ -125,15 +132,7 @@ impl World {
         }
         for number in 0..self.profile.sessions {
             let id = new_id(&mut self.random);
-            self.sessions.push(SessionClient {
-                id,
-                created: false,
-                creating_until_ms: 0,
-                ending: false,
-                ended_ms: None,
-                last: None,
-                token: (0, 0),
-            });
+            self.sessions.push(SessionClient::new(id));
             let after = self.random.below(3_000);
             self.after(after, Event::Session(number));
         }

@@ -87,6 +87,8 @@ pub const COVERAGE: &[&str] = &[
     "sessions loaded",
     "sessions changed",
     "sessions ended",
+    "ephemeral sessions that were over",
+    "clients cut off from sessions that have lapsed",
     "tokens renewed",
     "attaches refused for an old token",
     "connections told of a change",

@@ -25,7 +25,7 @@ use roost_logic::{
         self, Attached, GroupPush, GroupRequest, JoinPoint, Published, Push, SessionPush, SessionRequest, SlotAnswer,
         SlotError, SlotRequest,
     },
-    session::Session,
+    session::{Session, Stage},
     steward::{self, StewardInput},
 };
 
@@ -604,6 +604,13 @@ impl World {
         let core = &process.cores[usize::from(slot)];
         ledger.count_if(core.held() > 0, "publishes held until enough copies have them");
         let there = |group| core.replica().state().is_some_and(|state| state.group(group).is_some());
+        let sessions = core.replica().state().into_iter().flat_map(|state| state.sessions().values());
+        let outlives = |session: &&Arc<Session>| {
+            session.record.id.is_ephemeral() && session.stage == Stage::Detached && session.last.is_some()
+        };
+        if let Some(session) = sessions.into_iter().find(outlives) {
+            ledger.fail(format!("sessions: an ephemeral one outlives its client's grace: {session:?}"));
+        }
         if let Some(group) = core.followed().find(|group| !there(group)) {
             ledger.fail(format!("{} has gateways that follow {group}, which it has forgotten", process.member));
         }

@@ -5,13 +5,13 @@ use std::{collections::BTreeSet, sync::Arc};
 use bytes::Bytes;
 use roost_logic::{
     attachments,
-    entry::{Grant, SessionChange, SessionRecord},
+    entry::{EndReason, Grant, SessionChange, SessionRecord},
     id::{AttachmentNumber, GroupName, Member, SessionId, SlotId, Term},
     request::{
         Ask, Attach, Attached, ChangeSession, ConfirmDisplaced, CreateSession, Detach, EndSession, Leave, ReadSession,
         Renew, SessionRequest, SlotAnswer, SlotError, SlotRequest, Withdraw,
     },
-    session::Session,
+    session::{Session, Stage},
 };
 use uuid::Uuid;
 
@@ -84,6 +84,11 @@ impl World {
             Output::Confirmed { connection, episode } => self.confirm_mouth(node, connection, episode),
             Output::Cut { connection, why } => {
                 self.shut_mouth(connection);
+                if let attachments::Cut::Ended(reason) = why {
+                    let what = "clients cut off from sessions that have lapsed";
+                    self.ledger.count_if(reason == EndReason::Lapsed, what);
+                    self.is_over(connection);
+                }
                 self.ledger.count_if(why == attachments::Cut::Displaced, "attachments displaced");
                 let after = self.random.below(CLOSE_MS);
                 self.input_after(after, node, node::Input::Disconnect(connection));
@@ -109,9 +114,22 @@ impl World {
                 self.ledger.count_if(says, "renewals that say what clients have joined");
                 self.ask(node, Purpose::Renew { number }, slot, Renew(attachments));
             }
-            Output::Refused { error, .. } => {
+            Output::Refused { connection, error } => {
                 self.ledger.count_if(error == SlotError::OldToken, "attaches refused for an old token");
+                if error.session_over().is_some() {
+                    self.is_over(connection);
+                }
             }
+        }
+    }
+
+    /// The client of this connection is told that its session is over. Where nothing but its slot remembers it, it is for good.
+    fn is_over(&mut self, connection: u64) {
+        let now = self.now;
+        let has_it = |client: &&mut SessionClient| client.last.is_some_and(|(_, last)| last == connection);
+        if let Some(client) = self.sessions.iter_mut().find(has_it).filter(|client| client.id.is_ephemeral()) {
+            client.ended_ms.get_or_insert(now);
+            self.ledger.count("ephemeral sessions that were over");
         }
     }
 
@@ -168,13 +186,19 @@ impl World {
         self.after(wait, Event::Session(session));
         let Some(node) = self.some_node() else { return };
         let id = self.sessions[session].id;
+        if id.is_ephemeral() && self.sessions[session].ended_ms.is_some() && self.random.permille(200) {
+            self.past_sessions.push(id);
+            self.sessions[session] = SessionClient::new(id);
+        }
         let slot = id.slot(self.profile.slots);
         if !self.sessions[session].created {
             if self.sessions[session].creating_until_ms > self.now {
                 return;
             }
             // With a new id each time: a creation of unknown outcome may be carried out late.
-            self.sessions[session].id = new_id(&mut self.random);
+            let id = new_id(&mut self.random);
+            let is_ephemeral = self.profile.ephemeral > 0 && self.random.permille(self.profile.ephemeral);
+            self.sessions[session].id = if is_ephemeral { SessionId::ephemeral(id.0) } else { id };
             self.sessions[session].creating_until_ms = self.now + 10_000;
             let slot = self.sessions[session].id.slot(self.profile.slots);
             let record = self.record(session);
@@ -203,7 +227,7 @@ impl World {
             4 if self.random.permille(400) => {
                 self.sessions[session].ending = true;
                 let request = (id, EndSession);
-                self.input_after(1, node, Input::Client(Purpose::End { session }, slot, request.into_request()));
+                self.input_after(1, node, Input::Client(Purpose::End { session, id }, slot, request.into_request()));
             }
             5..=9 => {
                 if let Some((node, connection)) = self.sessions[session].last.take() {
@@ -277,8 +301,10 @@ impl World {
         }
     }
 
-    pub(super) fn ended(&mut self, session: usize, result: &Result<SlotAnswer, SlotError>) {
-        if matches!(result, Ok(_) | Err(SlotError::SessionEnded(_) | SlotError::NoSession)) {
+    pub(super) fn ended(&mut self, session: usize, id: SessionId, result: &Result<SlotAnswer, SlotError>) {
+        let is_over = matches!(result, Ok(_) | Err(SlotError::SessionEnded(_) | SlotError::NoSession));
+        // Its client may have got another one meanwhile.
+        if is_over && self.sessions[session].id == id {
             let now = self.now;
             self.sessions[session].ended_ms.get_or_insert(now);
             self.ledger.count("sessions ended");
@@ -412,8 +438,13 @@ impl World {
         {
             return Some(what);
         }
+        if let Some(state) = state.filter(|_| session.is_ephemeral() && live.is_empty())
+            && self.has_lapsed(slot, state)
+        {
+            return Some(format!("ephemeral session {session} outlives its client: {state:?}"));
+        }
         let row = self.store.sessions.get(&session);
-        if let (Some(state), Some(process)) = (state, self.process_of(slot))
+        if let (Some(state), Some(process)) = (state, self.process_of(slot).filter(|_| !session.is_ephemeral()))
             && state.ended().is_none()
             && !client.ending
         {
@@ -435,16 +466,33 @@ impl World {
             ([(gateway, connection, Some(number))], Some(known)) => {
                 known.gateway == *gateway && known.connection == *connection && known.number == *number
             }
-            // Its slot has lost its memory, and the session has not been asked for since.
-            ([(_, _, Some(_))], None) => state.is_none(),
+            // Its slot has lost its memory, and the session has not been asked for since. Nobody else has one that is ephemeral.
+            ([(_, _, Some(_))], None) => state.is_none() && !session.is_ephemeral(),
             _ => false,
         };
         (!agree).then(|| format!("session {session} is connected as {live:?}, its slot says {state:?}"))
     }
 }
 
+impl World {
+    /// Whether an ephemeral session without a client is to be over by now, by the clock of its slot's primary.
+    fn has_lapsed(&self, slot: SlotId, state: &Session) -> bool {
+        let primary = self.store.map.as_ref().and_then(|map| map.slot(slot)).map(|slot| &slot.primary);
+        let Some(node) = primary.and_then(|primary| self.running(primary)) else { return false };
+        let wall_ms = self.clock(node).wall_ms;
+        match state.stage {
+            Stage::Attached => false,
+            Stage::Grace { until_ms } => until_ms <= wall_ms,
+            Stage::Detached => state.last.is_some() || state.record.last_used_ms + self.profile.slot.unclaimed_ms <= wall_ms,
+            Stage::Ended(_) => true,
+        }
+    }
+}
+
+/// Of a session that is stored.
 pub(super) fn new_id(random: &mut super::random::Random) -> SessionId {
-    SessionId(Uuid::from_u64_pair(random.number(), random.number()))
+    let id = SessionId(Uuid::from_u64_pair(random.number(), random.number()));
+    if id.is_ephemeral() { SessionId(uuid::Builder::from_random_bytes(id.0.into_bytes()).into_uuid()) } else { id }
 }
 
 /// Whether the store has what it should have. That a session was used again it may learn later, while somebody remembers it.

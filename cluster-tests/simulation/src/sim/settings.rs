@@ -32,6 +32,8 @@ pub(super) struct Profile {
     pub wander: u64,
     /// How many sessions.
     pub sessions: usize,
+    /// And of 1,000 of them, how many are ephemeral.
+    pub ephemeral: u64,
     /// Messages that a group keeps.
     pub retention: u32,
     /// The mean delay of a message.
@@ -156,6 +158,7 @@ impl Profile {
             wander: often(random, 500, 300),
             visitors: 0,
             sessions: random.below(4) as usize,
+            ephemeral: 0,
             retention: if random.permille(300) { random.between(3, 20) as u32 } else { 1_000 },
             delay_ms: if random.permille(200) { random.between(10, 50) } else { random.between(1, 10) },
             round_ms: if random.permille(500) { random.between(20, 200) } else { 200 },
@@ -191,6 +194,7 @@ impl Profile {
                 replica_timeout_ms: if random.permille(300) { random.between(200, 1_000) } else { 1_000 },
                 resume_grace_ms: random.between(500, 3_000),
                 memory_ttl_ms: random.between(1_000, 6_000),
+                unclaimed_ms: 0,
                 queue: if random.permille(200) { 4 } else { 4_096 },
                 group_idle_ms: 0,
                 group_idle_tight_ms: 0,
@@ -235,6 +239,9 @@ impl Profile {
         if random.permille(800) {
             (self.limits.piece_bytes, self.limits.pieces_under_way) = (bytes as usize, under_way as usize);
         }
+        let ephemeral = random.between(1, 1_000);
+        self.ephemeral = if random.permille(400) { ephemeral } else { 0 };
+        self.slot.unclaimed_ms = random.between(3_000, 20_000);
     }
 }
 
@@ -313,6 +320,7 @@ macro_rules! setting {
 /// Those that leave out most come first.
 pub(super) const SETTINGS: &[Setting] = &[
     setting!(sessions, 0),
+    setting!(ephemeral, 0),
     setting!(listeners, 0),
     setting!(visitors, 0),
     setting!(publishers, 0),

@@ -57,6 +57,14 @@ pub(super) enum Operation {
 
 impl World {
     pub(super) fn ask_store(&mut self, node: usize, operation: Operation) {
+        let of = match &operation {
+            Operation::Save { write, .. } => Some(write.record.id),
+            Operation::Load { session, .. } => Some(*session),
+            Operation::ReadMap { .. } | Operation::ChangeMap { .. } => None,
+        };
+        if let Some(session) = of.filter(|session| session.is_ephemeral()) {
+            self.ledger.fail(format!("sessions: the store is asked for {session}, which is ephemeral: {operation:?}"));
+        }
         let generation = self.process(node).member.generation;
         let mut after = self.random.waiting(8);
         if self.random.permille(self.profile.store_slow) {

@@ -11,7 +11,7 @@ use std::{
 use roost_logic::{
     Now,
     clocks::Voice,
-    id::{GroupName, Member, NodeId, SlotId},
+    id::{GroupName, Member, NodeId, SessionId, SlotId},
     primary::SlotInput,
     request::ClientView,
 };
@@ -147,6 +147,8 @@ pub(super) struct World {
     pub(super) publishers: Vec<Publisher>,
     pub(super) listeners: Vec<Listener>,
     pub(super) sessions: Vec<SessionClient>,
+    /// Those that were over, and whose clients have got others.
+    pub(super) past_sessions: Vec<SessionId>,
     /// When each connection of a session was opened, and since when its client is gone.
     pub(super) opened_ms: BTreeMap<u64, u64>,
     /// The number of the token that each connection shows.
@@ -216,6 +218,7 @@ impl World {
             publishers: Vec::new(),
             listeners: Vec::new(),
             sessions: Vec::new(),
+            past_sessions: Vec::new(),
             opened_ms: BTreeMap::new(),
             shown: BTreeMap::new(),
             views: BTreeMap::new(),
@@ -357,7 +360,7 @@ impl World {
         let lost_once = |slot: SlotId| lineage(slot).is_some_and(|lineage| lineage <= 2);
         let listeners = self.listeners.iter().enumerate();
         let settled = listeners.filter(|(_, listener)| listener.live && lost_once(self.groups[listener.group].1));
-        let sessions = self.sessions.iter().map(|client| client.id);
+        let sessions = self.sessions.iter().map(|client| client.id).chain(self.past_sessions.iter().copied());
         let forgotten: Vec<_> = sessions.filter(|id| !never_lost(id.slot(self.profile.slots))).collect();
         let settled = settled.map(|(number, _)| number);
         if let Some(what) = self.seen.violation(settled, &forgotten) {

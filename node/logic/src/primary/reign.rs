@@ -15,7 +15,7 @@ use crate::{
     id::{AttachmentNumber, Epoch, GroupName, Index, Member, SessionId, Term},
     memory::Level,
     replication::Replica,
-    request::{GroupRequest, Push, Renewal, SessionRequest, SessionView, SlotError, SlotRequest},
+    request::{Done, GroupRequest, Push, Renewal, SessionRequest, SessionView, SlotAnswer, SlotError, SlotRequest},
     slot::{Effect, SlotState},
 };
 
@@ -122,12 +122,22 @@ pub(super) struct Saving {
     pub(super) view: SessionView,
 }
 
-/// What is answered when the store has a session.
+/// What is answered when the store has a session, or at once where it is ephemeral.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Waiting {
     Create,
     Change,
     End,
+}
+
+impl Waiting {
+    /// What is answered when nothing is left to wait for.
+    pub(super) fn done(self, view: SessionView) -> SlotAnswer {
+        match self {
+            Self::Create | Self::Change => SlotAnswer::Session(view),
+            Self::End => SlotAnswer::Done(Done),
+        }
+    }
 }
 
 impl Reign {

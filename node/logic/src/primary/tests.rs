@@ -4,6 +4,7 @@
 mod attaches;
 mod batches;
 mod clock;
+mod ephemeral;
 mod floor;
 mod full;
 mod joins;
@@ -31,6 +32,7 @@ const SETTINGS: SlotSettings = SlotSettings {
     replica_timeout_ms: 1_000,
     resume_grace_ms: 1_000,
     memory_ttl_ms: 5_000,
+    unclaimed_ms: 5_000,
     group_idle_ms: 5_000,
     group_idle_tight_ms: 1_000,
     queue: 64,

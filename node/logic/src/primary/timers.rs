@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     Now,
-    entry::{GroupEntry, SessionEntry},
+    entry::{EndReason, GroupEntry, SessionEntry},
     id::{GroupName, Member, SessionId},
     memory::Level,
     session::{Session, Stage},
@@ -167,7 +167,8 @@ impl Reigning<'_> {
                 let entry = SessionEntry::Detach { gateway, attachment, at_ms, grace_until_ms, closed: false };
                 return Some(Due::Entry(entry));
             }
-            (Stage::Grace { until_ms }, _) if *until_ms <= at_ms => {
+            // That of an ephemeral one ends it, so not by a clock that is not trusted.
+            (Stage::Grace { until_ms }, _) if *until_ms <= at_ms && (self.clock_trusted || !id.is_ephemeral()) => {
                 return Some(Due::Entry(SessionEntry::GraceOver { attachment: session.last_number() }));
             }
             (Stage::Attached | Stage::Grace { .. } | Stage::Detached | Stage::Ended(_), _) => {}
@@ -183,9 +184,16 @@ impl Reigning<'_> {
         if session.is_unsaved() && !self.sessions.writes.contains(&id) && self.sessions.save_again_ms <= now.mono_ms {
             return Some(Due::Save);
         }
-        let forgettable =
-            session.is_at_rest() && session.record.last_used_ms.saturating_add(self.settings.memory_ttl_ms) <= at_ms;
-        if !forgettable {
+        if !session.is_at_rest() {
+            return None;
+        }
+        let unused_ms = at_ms.saturating_sub(session.record.last_used_ms);
+        if id.is_ephemeral() {
+            // No client has attached to it yet.
+            let lapses = unused_ms >= self.settings.unclaimed_ms && self.clock_trusted;
+            return lapses.then_some(Due::Entry(SessionEntry::End { reason: EndReason::Lapsed, at_ms }));
+        }
+        if unused_ms < self.settings.memory_ttl_ms {
             return None;
         }
         Some(self.delivering(session).map_or(Due::Entry(SessionEntry::Forget), |gateway| Due::Fence(gateway.clone())))

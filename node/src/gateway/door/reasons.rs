@@ -128,6 +128,7 @@ pub fn ended(reason: EndReason) -> &'static str {
         EndReason::Expired => "the session has reached the end of its time to live",
         EndReason::Idle => "the session was idle for too long",
         EndReason::NotStored => "the session was created but could not be stored",
+        EndReason::Lapsed => "the session was ephemeral, and its client, or all nodes that held it, were gone",
     }
 }
 

@@ -82,6 +82,11 @@ pub struct NewSession {
     #[serde(default)]
     #[schema(value_type = Vec<GrantBody>)]
     grants: Vec<Object<GrantBody>>,
+    /// It is never stored, so it is made though the store is down. It ends when its client has been gone for
+    /// `session.resume_grace_s`, when none has come within `session.memory_ttl_s` (a minute at least), and where all nodes that
+    /// hold it are lost. It is not listed among the sessions of its user, nor ended with them.
+    #[serde(default)]
+    ephemeral: bool,
 }
 
 /// A change to a session; what is not named stays.
@@ -138,6 +143,8 @@ pub struct Session {
     id: SessionId,
     /// The application's name for the user; empty for an anonymous session.
     user: String,
+    /// It is never stored, and ends with its client. So are those of clients that came without a token.
+    ephemeral: bool,
     /// In milliseconds since 1970.
     created_ms: u64,
     /// It ends then, whatever happens; in milliseconds since 1970.
@@ -203,7 +210,7 @@ pub struct EndedSessions {
     ended: u64,
 }
 
-/// Creates a session and stores it.
+/// Creates a session, and stores it unless it is to be ephemeral.
 #[utoipa::path(post, path = "/v1/sessions", tag = "sessions", request_body = NewSession,
     responses((status = 201, description = "Created. `Set-Cookie` carries the token too, for a backend that passes it on.", body = SessionAndToken), (status = 503, description = "The store did not take it, or not in time: `Retry-After` says when to try again", body = ErrorBody)))]
 async fn create(State(api): State<Arc<Api>>, JsonBody(new): JsonBody<NewSession>) -> Result<Response, ApiError> {
@@ -224,7 +231,7 @@ async fn create(State(api): State<Arc<Api>>, JsonBody(new): JsonBody<NewSession>
 
     let now_ms = clock::wall_ms();
     let record = SessionRecord {
-        id: SessionId(Uuid::new_v4()),
+        id: if new.ephemeral { SessionId::ephemeral(Uuid::new_v4()) } else { SessionId(Uuid::new_v4()) },
         user: new.user,
         created_ms: now_ms,
         expires_ms: now_ms + ttl_s * 1_000,
@@ -332,7 +339,7 @@ async fn leave(
     changed(&api, id, SessionChange { leave: vec![group], ..SessionChange::default() }).await
 }
 
-/// Lists a user's sessions, by id.
+/// Lists a user's sessions, by id. Those that are ephemeral are not listed.
 #[utoipa::path(get, path = "/v1/users/{user}/sessions", tag = "sessions", params(("user" = String, Path, description = "The user", example = "alice"), ("after" = Option<String>, Query, description = "`next` of the page before"), ("limit" = Option<u32>, Query, description = "1 to 1,000; 100 unless given")),
     responses((status = 200, description = "A page", body = SessionPage)))]
 async fn of_user(
@@ -349,7 +356,7 @@ async fn of_user(
     Ok(Json(SessionPage { sessions, unavailable, next }))
 }
 
-/// Ends all sessions of a user. Where some could not be ended the answer is 503: repeat the call.
+/// Ends all sessions of a user but those that are ephemeral. Where some could not be ended the answer is 503: repeat the call.
 #[utoipa::path(delete, path = "/v1/users/{user}/sessions", tag = "sessions", params(("user" = String, Path, description = "The user", example = "alice")),
     responses((status = 200, description = "All are over", body = EndedSessions)))]
 async fn end_of_user(
@@ -370,6 +377,7 @@ fn session(view: SessionView) -> Result<Session, ApiError> {
     Ok(Session {
         id: record.id,
         user: record.user,
+        ephemeral: record.id.is_ephemeral(),
         created_ms: record.created_ms,
         expires_ms: record.expires_ms,
         idle_ttl_s: record.idle_ttl_ms / 1_000,

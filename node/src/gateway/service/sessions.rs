@@ -33,7 +33,7 @@ pub struct SessionsOfUser {
 }
 
 impl Service {
-    /// Creates a session and stores it. Once `over` is cancelled nothing is tried again.
+    /// Creates a session, and stores it unless it is ephemeral. Once `over` is cancelled nothing is tried again.
     pub async fn create(
         &self,
         record: SessionRecord,
@@ -43,6 +43,7 @@ impl Service {
         let created = self.ask.of_session(id, CreateSession { record }, over).await;
         let created = created.map_err(|error| match error {
             // Perhaps it was made, but nobody has its token: it ends by itself, and another may be made.
+            SlotError::Unknown if id.is_ephemeral() => SlotError::Unavailable,
             SlotError::Unknown => SlotError::StoreUnavailable(format!(
                 "it was not known to be stored within {} ms (limits.request_ms)",
                 self.config.limits.request_ms
@@ -89,7 +90,7 @@ impl Service {
         Ok(())
     }
 
-    /// Reads the sessions of a user, by id, at most `limit` of them.
+    /// Reads the sessions of a user, by id, at most `limit` of them; those that the store has, so none that is ephemeral.
     pub async fn of_user(&self, user: &str, after: Option<SessionId>, limit: usize) -> Result<SessionsOfUser, Refused> {
         let mut ids = self.store.sessions_of_user(user, after, limit + 1).await?;
         let more = ids.len() > limit;
@@ -107,7 +108,7 @@ impl Service {
         Ok(page)
     }
 
-    /// Ends all sessions of a user; how many this call ended. `Unavailable` where some could not be ended.
+    /// Ends all stored sessions of a user; how many this call ended. `Unavailable` where some could not be ended.
     pub async fn end_of_user(&self, user: &str) -> Result<u64, Refused> {
         let (mut ended, mut failed, mut after) = (0, 0, None);
         loop {

@@ -3,7 +3,7 @@
 use super::super::{SlotOutput, Ticket, reign::Reigning};
 use crate::{
     Now,
-    entry::SessionEntry,
+    entry::{EndReason, SessionEntry},
     id::Member,
     request::{Renewal, Renewed, SessionPush, SlotAnswer},
     session::Stage,
@@ -47,6 +47,13 @@ impl Reigning<'_> {
     /// A gateway says that it still has this attachment: the slot may have lost sight of it, or have given it to another.
     pub(super) fn renew(&mut self, now: Now, gateway: Member, renewal: Renewal, out: &mut Vec<SlotOutput>) -> Sight {
         let Some(known) = self.state().and_then(|state| state.session(renewal.session)) else {
+            if renewal.session.is_ephemeral() {
+                // It is over and the gateway was not told, or the slot has lost its memory, and nobody else can say whether it
+                // was over before.
+                let push = SessionPush::Ended { reason: EndReason::Lapsed };
+                self.push_session(&gateway, renewal.session, push, out);
+                return Sight::Told;
+            }
             if renewal.joined.is_none() {
                 return Sight::Wanted;
             }

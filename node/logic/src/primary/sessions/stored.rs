@@ -29,6 +29,10 @@ impl Reigning<'_> {
             SessionRequest::Detach(_) | SessionRequest::Withdraw(_) | SessionRequest::ConfirmDisplaced(_) => {
                 out.push(SlotOutput::Answer { ticket: asked.ticket, result: Ok(SlotAnswer::Done(Done)) });
             }
+            // It was only here.
+            _ if session.is_ephemeral() => {
+                out.push(SlotOutput::Answer { ticket: asked.ticket, result: Err(SlotError::NoSession) });
+            }
             SessionRequest::ReadSession(_)
             | SessionRequest::ChangeSession(_)
             | SessionRequest::EndSession(_)
@@ -110,8 +114,7 @@ impl Reigning<'_> {
             let result = match (&result, waiting) {
                 // The write of an earlier attempt failed before this one came through: the session is over.
                 (Ok(()), Waiting::Create) if given_up => Err(not_stored()),
-                (Ok(()), Waiting::Create | Waiting::Change) => Ok(SlotAnswer::Session(view)),
-                (Ok(()), Waiting::End) => Ok(SlotAnswer::Done(Done)),
+                (Ok(()), waiting) => Ok(waiting.done(view)),
                 (Err(reason), Waiting::Create) => {
                     self.sessions.given_up.insert(session);
                     let entry = SessionEntry::End { reason: EndReason::NotStored, at_ms: now.wall_ms };
@@ -134,7 +137,7 @@ impl Reigning<'_> {
         }
     }
 
-    /// Writes the session through; whoever waits is answered when the store has it.
+    /// Writes the session through; whoever waits is answered when the store has it, or at once where it is not to have it.
     pub(in super::super) fn save(
         &mut self,
         index: Index,
@@ -149,6 +152,11 @@ impl Reigning<'_> {
             }
             return;
         };
+        if session.is_ephemeral() {
+            let answer = |(ticket, waiting): (Ticket, Waiting)| (ticket, Ok(waiting.done(view(known))));
+            out.extend(waiting.map(answer).map(|(ticket, result)| SlotOutput::Answer { ticket, result }));
+            return;
+        }
         let saving = waiting.map(|(ticket, waiting)| Saving { ticket, waiting, view: view(known) });
         let (record, ended) = (known.record.clone(), known.ended().is_some());
         out.push(SlotOutput::Save { record, ended, term: self.term, index });

@@ -1,0 +1,146 @@
+//! Clients without a token while the store is away: they get ephemeral sessions, join, publish and resume as ever, and what is
+//! left of them in the end is nothing, in the memory of the nodes as in the store.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use cluster_tests::{
+    cassandra::Cassandra, cluster::Cluster, latency::Spread, relay::Mode, servers::ServerSettings, socket::Socket,
+    turn, wait::wait_until,
+};
+use futures_util::{StreamExt, stream};
+use roost::clock;
+use serde_json::{Value, json};
+
+const NODES: usize = 3;
+const CLIENTS: usize = 500;
+/// Under way at once.
+const AT_ONCE: usize = 64;
+/// `session.resume_grace_s`: a client that is slow on this machine still finds its session.
+const GRACE_S: u64 = 5;
+const LIMIT: Duration = Duration::from_secs(60);
+const GROUP: &str = "chat:fleet";
+
+/// A client that was here.
+struct Client {
+    session: String,
+    token: String,
+    /// Where it stopped.
+    at: Value,
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fleet_without_tokens_comes_and_goes_and_comes_back_while_the_store_is_away() -> Result<()> {
+    let _turn = turn::take(module_path!());
+    let cassandra = Cassandra::relayed(1).await?;
+    let settings = ServerSettings::over(&cassandra, "ephemeral").with("session.resume_grace_s", GRACE_S);
+    let cluster = Cluster::serve(settings, NODES).await?;
+    cassandra.relays()?.set_all(Mode::Hold);
+    // A node notices it by a write that fails.
+    let refused = async || {
+        let made = cluster.api(0).post("/v1/sessions", json!({"user": "stored"})).await;
+        made.is_ok_and(|made| made.status == 503)
+    };
+    wait_until("sessions that are stored to be refused", LIMIT, refused).await?;
+
+    let clients = come(&cluster).await?;
+    let members = cluster.api(2).get(&format!("/v1/groups/{GROUP}/members?limit=1")).await?;
+    ensure!(members.body["members"].as_array().is_some_and(|members| members.len() == 1), "{members:?}");
+    let published = cluster.api(1).post(&format!("/v1/groups/{GROUP}/messages"), json!({"data": "missed"})).await?;
+    ensure!(published.status == 200, "{published:?}");
+    come_back(&cluster, &clients).await?;
+    let made = cluster.api(2).post("/v1/sessions", json!({"user": "ann", "ephemeral": true})).await?;
+    ensure!(made.status == 201 && made.body["session"]["ephemeral"] == true, "{made:?}");
+
+    gone(&cluster, &clients).await?;
+    // One that comes back too late is told to do as one that has none.
+    let mut socket = Socket::connect(&cluster.url(0)).await?;
+    socket.send(&json!({"type": "hello", "session": clients[0].token})).await?;
+    let (frames, code) = socket.until_closed().await?;
+    ensure!(code == 4101, "{code}: {frames:?}");
+
+    cassandra.relays()?.set_all(Mode::Pass);
+    let stored = async || {
+        let made = cluster.api(0).post("/v1/sessions", json!({"user": "stored"})).await;
+        made.is_ok_and(|made| made.status == 201)
+    };
+    wait_until("sessions to be stored again", LIMIT, stored).await?;
+    let rows = cassandra.cql("SELECT session FROM ephemeral.sessions").await?;
+    // In CQL's hexadecimal the version is the 13th digit of an id.
+    let of_version = |version| rows.iter().filter(|row| row[0].as_bytes().get(14) == Some(&version)).count();
+    ensure!(of_version(b'8') == 0 && of_version(b'4') > 0, "the store has {rows:?}");
+    cluster.servers()?.without_panic()?;
+    cluster.shut_down().await
+}
+
+/// All connect, join, publish, and are cut off.
+async fn come(cluster: &Cluster) -> Result<Vec<Client>> {
+    let connected = async |number: usize| {
+        let (mut socket, start_us) = (Socket::connect(&cluster.url(number % NODES)).await?, clock::mono_us());
+        socket.send(&json!({"type": "hello"})).await?;
+        let welcome = socket.frame_of("welcome").await?;
+        let took_us = clock::mono_us() - start_us;
+        let text = |name: &str| welcome[name].as_str().map(str::to_owned).with_context(|| format!("{welcome}"));
+        let (session, token) = (text("session")?, text("token")?);
+        let joined = socket.ask(&json!({"type": "join", "id": 1, "group": GROUP})).await?;
+        ensure!(joined["type"] == "joined", "{joined}");
+        let published = json!({"type": "publish", "id": 2, "group": GROUP, "data": number, "key": "one"});
+        let published = socket.ask(&published).await?;
+        ensure!(published["copies"] == 2, "{published}");
+        // It is cut off without a close.
+        let at = json!({"epoch": published["epoch"], "offset": published["offset"]});
+        Ok((Client { session, token, at }, took_us))
+    };
+    let all: Vec<(Client, u64)> = at_once("anonymous connects", connected).await?;
+    let (clients, took): (Vec<_>, Vec<_>) = all.into_iter().unzip();
+    eprintln!("hello to welcome: {}", Spread::of(took));
+    Ok(clients)
+}
+
+/// All come back, to another node, and find what they had joined and what they have missed.
+async fn come_back(cluster: &Cluster, clients: &[Client]) -> Result<()> {
+    let resumed = async |number: usize| {
+        let Client { session, token, at } = &clients[number];
+        let (mut socket, start_us) = (Socket::connect(&cluster.url((number + 1) % NODES)).await?, clock::mono_us());
+        socket.send(&json!({"type": "hello", "session": token, "resume": {GROUP: at}})).await?;
+        let welcome = socket.frame_of("welcome").await?;
+        let took_us = clock::mono_us() - start_us;
+        ensure!(welcome["session"] == **session, "another session than {session}: {welcome}");
+        ensure!(welcome["groups"].as_array().is_some_and(|groups| groups.contains(&json!(GROUP))), "{welcome}");
+        loop {
+            let message = socket.frame_of("message").await?;
+            if message["group"] == GROUP && message["data"] == "missed" {
+                break;
+            }
+        }
+        socket.close().await;
+        Ok(took_us)
+    };
+    let took = at_once("resumes on another node", resumed).await?;
+    eprintln!("hello to welcome: {}", Spread::of(took));
+    Ok(())
+}
+
+/// After their grace their sessions are over, and nobody is in the group.
+async fn gone(cluster: &Cluster, clients: &[Client]) -> Result<()> {
+    let over = async || {
+        let members = cluster.api(0).get(&format!("/v1/groups/{GROUP}/members?limit=1")).await;
+        let mut all_over =
+            members.is_ok_and(|members| members.body["members"].as_array().is_some_and(|members| members.is_empty()));
+        for client in clients.iter().step_by(50) {
+            let read = cluster.api(1).get(&format!("/v1/sessions/{}", client.session)).await;
+            all_over &= read.is_ok_and(|read| [404, 410].contains(&read.status));
+        }
+        all_over
+    };
+    wait_until("all sessions to be over, and nobody to be in the group", LIMIT, over).await.map(drop)
+}
+
+/// Does it for each client; prints how many a second.
+async fn at_once<T>(what: &str, one: impl AsyncFn(usize) -> Result<T>) -> Result<Vec<T>> {
+    let start_us = clock::mono_us();
+    let all: Vec<Result<T>> = stream::iter(0..CLIENTS).map(|number| one(number)).buffered(AT_ONCE).collect().await;
+    let took = Duration::from_micros(clock::mono_us() - start_us);
+    eprintln!("{what} with the store away: {:.0}/s", CLIENTS as f64 / took.as_secs_f64());
+    all.into_iter().collect()
+}
