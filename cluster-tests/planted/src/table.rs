@@ -262,7 +262,7 @@ const OTHERS: &[Planted] = &[
     bug(
         "ReconcilesInSteps",
         "rule 5: a suffix is discarded before all is here that takes its place",
-        740,
+        1_700,
         &[edit(
             "logic/replication/held.rs",
             "            self.staged = Some(staged);\n            return false;",

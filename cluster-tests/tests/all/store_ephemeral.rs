@@ -13,19 +13,20 @@ use roost::clock;
 use serde_json::{Value, json};
 
 const NODES: usize = 3;
-const CLIENTS: usize = 500;
+const CLIENTS: usize = 300;
 /// Under way at once.
-const AT_ONCE: usize = 64;
+const AT_ONCE: usize = 16;
 /// `session.resume_grace_s`: a client that is slow on this machine still finds its session.
 const GRACE_S: u64 = 5;
 const LIMIT: Duration = Duration::from_secs(60);
 const GROUP: &str = "chat:fleet";
 
-/// A client that was here.
+/// A client that is here.
 struct Client {
+    socket: Socket,
     session: String,
     token: String,
-    /// Where it stopped.
+    /// Where it is.
     at: Value,
 }
 
@@ -43,19 +44,20 @@ async fn a_fleet_without_tokens_comes_and_goes_and_comes_back_while_the_store_is
     };
     wait_until("sessions that are stored to be refused", LIMIT, refused).await?;
 
-    let clients = come(&cluster).await?;
+    let clients = told(&cluster, come(&cluster).await).await?;
     let members = cluster.api(2).get(&format!("/v1/groups/{GROUP}/members?limit=1")).await?;
     ensure!(members.body["members"].as_array().is_some_and(|members| members.len() == 1), "{members:?}");
     let published = cluster.api(1).post(&format!("/v1/groups/{GROUP}/messages"), json!({"data": "missed"})).await?;
     ensure!(published.status == 200, "{published:?}");
-    come_back(&cluster, &clients).await?;
+    let clients = told(&cluster, come_back(&cluster, clients).await).await?;
     let made = cluster.api(2).post("/v1/sessions", json!({"user": "ann", "ephemeral": true})).await?;
     ensure!(made.status == 201 && made.body["session"]["ephemeral"] == true, "{made:?}");
 
-    gone(&cluster, &clients).await?;
+    let left: Vec<_> = clients.into_iter().map(|Client { session, token, .. }| (session, token)).collect();
+    gone(&cluster, &left).await?;
     // One that comes back too late is told to do as one that has none.
     let mut socket = Socket::connect(&cluster.url(0)).await?;
-    socket.send(&json!({"type": "hello", "session": clients[0].token})).await?;
+    socket.send(&json!({"type": "hello", "session": left[0].1})).await?;
     let (frames, code) = socket.until_closed().await?;
     ensure!(code == 4101, "{code}: {frames:?}");
 
@@ -73,9 +75,9 @@ async fn a_fleet_without_tokens_comes_and_goes_and_comes_back_while_the_store_is
     cluster.shut_down().await
 }
 
-/// All connect, join, publish, and are cut off.
+/// All connect, join and publish.
 async fn come(cluster: &Cluster) -> Result<Vec<Client>> {
-    let connected = async |number: usize| {
+    let connected = async |number: usize, (): ()| {
         let (mut socket, start_us) = (Socket::connect(&cluster.url(number % NODES)).await?, clock::mono_us());
         socket.send(&json!({"type": "hello"})).await?;
         let welcome = socket.frame_of("welcome").await?;
@@ -87,25 +89,22 @@ async fn come(cluster: &Cluster) -> Result<Vec<Client>> {
         let published = json!({"type": "publish", "id": 2, "group": GROUP, "data": number, "key": "one"});
         let published = socket.ask(&published).await?;
         ensure!(published["copies"] == 2, "{published}");
-        // It is cut off without a close.
         let at = json!({"epoch": published["epoch"], "offset": published["offset"]});
-        Ok((Client { session, token, at }, took_us))
+        Ok((Client { socket, session, token, at }, took_us))
     };
-    let all: Vec<(Client, u64)> = at_once("anonymous connects", connected).await?;
-    let (clients, took): (Vec<_>, Vec<_>) = all.into_iter().unzip();
-    eprintln!("hello to welcome: {}", Spread::of(took));
-    Ok(clients)
+    at_once("anonymous connects", vec![(); CLIENTS], connected).await
 }
 
-/// All come back, to another node, and find what they had joined and what they have missed.
-async fn come_back(cluster: &Cluster, clients: &[Client]) -> Result<()> {
-    let resumed = async |number: usize| {
-        let Client { session, token, at } = &clients[number];
+/// All are cut off without a close and come back, to another node, where they find what they had joined and what they missed.
+async fn come_back(cluster: &Cluster, clients: Vec<Client>) -> Result<Vec<Client>> {
+    let resumed = async |number: usize, client: Client| {
+        let Client { socket, session, token, at } = client;
+        drop(socket);
         let (mut socket, start_us) = (Socket::connect(&cluster.url((number + 1) % NODES)).await?, clock::mono_us());
         socket.send(&json!({"type": "hello", "session": token, "resume": {GROUP: at}})).await?;
         let welcome = socket.frame_of("welcome").await?;
         let took_us = clock::mono_us() - start_us;
-        ensure!(welcome["session"] == **session, "another session than {session}: {welcome}");
+        ensure!(welcome["session"] == *session, "another session than {session}: {welcome}");
         ensure!(welcome["groups"].as_array().is_some_and(|groups| groups.contains(&json!(GROUP))), "{welcome}");
         loop {
             let message = socket.frame_of("message").await?;
@@ -113,22 +112,19 @@ async fn come_back(cluster: &Cluster, clients: &[Client]) -> Result<()> {
                 break;
             }
         }
-        socket.close().await;
-        Ok(took_us)
+        Ok((Client { socket, session, token, at }, took_us))
     };
-    let took = at_once("resumes on another node", resumed).await?;
-    eprintln!("hello to welcome: {}", Spread::of(took));
-    Ok(())
+    at_once("resumes on another node", clients, resumed).await
 }
 
 /// After their grace their sessions are over, and nobody is in the group.
-async fn gone(cluster: &Cluster, clients: &[Client]) -> Result<()> {
+async fn gone(cluster: &Cluster, clients: &[(String, String)]) -> Result<()> {
     let over = async || {
         let members = cluster.api(0).get(&format!("/v1/groups/{GROUP}/members?limit=1")).await;
         let mut all_over =
             members.is_ok_and(|members| members.body["members"].as_array().is_some_and(|members| members.is_empty()));
-        for client in clients.iter().step_by(50) {
-            let read = cluster.api(1).get(&format!("/v1/sessions/{}", client.session)).await;
+        for (session, _) in clients.iter().step_by(50) {
+            let read = cluster.api(1).get(&format!("/v1/sessions/{session}")).await;
             all_over &= read.is_ok_and(|read| [404, 410].contains(&read.status));
         }
         all_over
@@ -136,11 +132,31 @@ async fn gone(cluster: &Cluster, clients: &[Client]) -> Result<()> {
     wait_until("all sessions to be over, and nobody to be in the group", LIMIT, over).await.map(drop)
 }
 
-/// Does it for each client; prints how many a second.
-async fn at_once<T>(what: &str, one: impl AsyncFn(usize) -> Result<T>) -> Result<Vec<T>> {
+/// With what the cluster says of itself, where something went wrong.
+async fn told<T>(cluster: &Cluster, result: Result<T>) -> Result<T> {
+    match result {
+        Ok(done) => Ok(done),
+        Err(error) => {
+            let health = cluster.api(0).health().await?;
+            Err(error
+                .context(format!("the cluster reports {} {} {}", health["status"], health["reasons"], health["slots"])))
+        }
+    }
+}
+
+/// Does it for each client; prints how many a second, and how long each waited for its welcome.
+async fn at_once<I>(
+    what: &str,
+    clients: Vec<I>,
+    one: impl AsyncFn(usize, I) -> Result<(Client, u64)>,
+) -> Result<Vec<Client>> {
     let start_us = clock::mono_us();
-    let all: Vec<Result<T>> = stream::iter(0..CLIENTS).map(|number| one(number)).buffered(AT_ONCE).collect().await;
+    let doing = stream::iter(clients.into_iter().enumerate()).map(|(number, client)| one(number, client));
+    let all: Vec<Result<(Client, u64)>> = doing.buffered(AT_ONCE).collect().await;
     let took = Duration::from_micros(clock::mono_us() - start_us);
-    eprintln!("{what} with the store away: {:.0}/s", CLIENTS as f64 / took.as_secs_f64());
-    all.into_iter().collect()
+    let all: Vec<(Client, u64)> = all.into_iter().collect::<Result<_>>()?;
+    let (clients, waited): (Vec<_>, Vec<_>) = all.into_iter().unzip();
+    let a_second = CLIENTS as f64 / took.as_secs_f64();
+    eprintln!("{what} with the store away: {a_second:.0}/s; hello to welcome: {}", Spread::of(waited));
+    Ok(clients)
 }

@@ -483,7 +483,9 @@ impl World {
         match state.stage {
             Stage::Attached => false,
             Stage::Grace { until_ms } => until_ms <= wall_ms,
-            Stage::Detached => state.last.is_some() || state.record.last_used_ms + self.profile.slot.unclaimed_ms <= wall_ms,
+            Stage::Detached => {
+                state.last.is_some() || state.record.last_used_ms + self.profile.slot.unclaimed_ms <= wall_ms
+            }
             Stage::Ended(_) => true,
         }
     }
