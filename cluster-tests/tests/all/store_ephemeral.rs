@@ -36,6 +36,7 @@ async fn a_fleet_without_tokens_comes_and_goes_and_comes_back_while_the_store_is
     let cassandra = Cassandra::relayed(1).await?;
     let settings = ServerSettings::over(&cassandra, "ephemeral").with("session.resume_grace_s", GRACE_S);
     let cluster = Cluster::serve(settings, NODES).await?;
+    rests(&cluster).await?;
     cassandra.relays()?.set_all(Mode::Hold);
     // A node notices it by a write that fails.
     let refused = async || {
@@ -130,6 +131,21 @@ async fn gone(cluster: &Cluster, clients: &[(String, String)]) -> Result<()> {
         all_over
     };
     wait_until("all sessions to be over, and nobody to be in the group", LIMIT, over).await.map(drop)
+}
+
+/// Waits until no slot is on its way between nodes: one that is when the store goes waits for it.
+async fn rests(cluster: &Cluster) -> Result<()> {
+    let mut since_ms = clock::mono_ms();
+    let rests = async || {
+        let health = cluster.api(0).health().await.unwrap_or_default();
+        let slots = &health["slots"];
+        if health["status"] != "green" || slots["learning"] != 0 || slots["replica"] != slots["total"] {
+            since_ms = clock::mono_ms();
+        }
+        // Moves come in rounds, with a moment between them.
+        clock::mono_ms() - since_ms > 3_000
+    };
+    wait_until("all slots to be where they are to be", LIMIT, rests).await.map(drop)
 }
 
 /// With what the cluster says of itself, where something went wrong.
