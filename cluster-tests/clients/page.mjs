@@ -36,6 +36,11 @@ const pages = {
     ["[8000, 8001, 8002]", JSON.stringify([nodeA, nodeB].map((node) => new URL(node).port))],
     named,
   ]),
+  // It begins at the node that will be killed.
+  "/events": await pageOf("node/clients/events.md", [
+    ...[nodeB, nodeA, nodes[2]].map((node, at) => [`http://localhost:${8000 + at}`, node]),
+    named,
+  ]),
 };
 const server = createServer(({ url }, response) =>
   response.setHeader("content-type", "text/html").end(pages[new URL(url, "http://here").pathname] ?? ""),
@@ -134,7 +139,8 @@ try {
   await shows(a, 51);
 
   // The page without a library, which goes on by itself at the other node; and the README's.
-  const [plain, readme] = await Promise.all([open(`${here}/plain?0`), open(`${here}/readme`)]);
+  const [plain, readme, events] = await Promise.all(["plain?0", "readme", "events"].map((page) => open(`${here}/${page}`)));
+  await hasLogged(events, 1, frame("joined"));
   await hasLogged(plain, 1, frame("joined"));
   await hasLogged(readme, 1, line("connected"));
   await hasLogged(readme, 1, line("joined"));
@@ -185,6 +191,12 @@ try {
   const now = await Promise.all(tabs.map((tab) => tab.evaluate("document.body.dataset.node")));
   assert(!now.includes(at[1]), `nobody is at ${at[1]} any more: ${now}`);
   assert.equal((await logged(readme, line("message"))).length, 52);
+  // A stock EventSource went on elsewhere: nothing missed, nothing twice.
+  await hasLogged(events, 107 - 51, frame("message"));
+  const read = (await logged(events, frame("message"))).map((message) => message.data);
+  assert.deepEqual(read, range(51, 107).map((number) => `message ${number}`));
+  const streams = (await logged(events, frame("joined"))).length;
+  assert(streams > 1 || at[1] !== "n2", `its node was killed, and it has ${streams} streams`);
   if (process.env.ROOST_SCREENSHOT) await tabs[1].screenshot({ path: process.env.ROOST_SCREENSHOT });
   console.log(JSON.stringify({ messages: 107, reloads: 8, tabs: tabs.length }));
 } finally {

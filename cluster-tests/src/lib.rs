@@ -20,6 +20,7 @@ pub mod nat;
 pub mod network;
 pub mod ports;
 pub mod process;
+pub mod reader;
 pub mod relay;
 pub mod scenarios;
 pub mod servers;

@@ -84,6 +84,12 @@ impl Permit {
         given.permission.allows(confirmed, clock::mono_ms(), &given.ahead)
     }
 
+    /// Whether a write may begin now to a connection that has no attachment.
+    pub fn allows_any(&self) -> bool {
+        let given = self.given();
+        given.permission.allows(given.permission.episode, clock::mono_ms(), &given.ahead)
+    }
+
     /// Nothing may be delivered yet.
     pub fn none() -> Arc<Self> {
         let this = Self::default();
@@ -177,13 +183,13 @@ mod tests {
     #[test]
     fn a_lease_is_good_for_its_episode_until_it_runs_out() {
         let permit = Permit::default();
-        assert!(permit.allows(0), "it always may by default");
+        assert!(permit.allows(0) && permit.allows_any(), "it always may by default");
         let mut episodes = permit.episodes();
         permit.set(Permission { episode: 2, until_ms: u64::MAX, map_version: 3 }, 3);
-        assert!(!permit.allows(1) && permit.allows(2));
+        assert!(!permit.allows(1) && permit.allows(2) && permit.allows_any());
         assert_eq!((*episodes.borrow_and_update(), permit.voters_since()), (2, 3));
         permit.set(Permission { episode: 2, until_ms: 0, map_version: 3 }, 3);
-        assert!(!permit.allows(2));
+        assert!(!permit.allows(2) && !permit.allows_any());
         assert!(!episodes.has_changed().unwrap());
     }
 

@@ -1,6 +1,8 @@
 //! Bytes ↔ types, with limits; no behaviour.
 
+pub mod codec;
 pub mod command;
+pub mod events;
 pub mod frame;
 pub mod peer;
 pub mod plain;

@@ -7,6 +7,7 @@ mod clients;
 mod crash;
 mod drain;
 mod elsewhere;
+mod events;
 mod faults;
 mod machine;
 mod memory;

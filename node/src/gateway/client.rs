@@ -1,5 +1,5 @@
 //! One client over WebSocket, from the upgrade to the close frame: its stream, its session, what it asks for and what is
-//! due to it.
+//! due to it. What only reads may do so by server-sent events (`events.rs`), with the same outbox and the same jobs.
 //!
 //! One task for each connection: it waits for a frame, for something in the outbox, for a request that is done, or for a
 //! change of the session. What the hub delivers the hub writes (`outbox.rs`); this task writes all else, and whatever the
@@ -11,6 +11,7 @@ pub mod attachments;
 pub mod connections;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod decoders;
+pub mod events;
 mod fragments;
 mod greeting;
 mod hello;
@@ -49,12 +50,9 @@ use crate::wire::reason::Reason;
 
 /// `GET /ws`: upgrades to the plain JSON protocol. Refused with 503 and `Retry-After` where the node has no room.
 pub async fn ws(State(gateway): State<Arc<Gateway>>, request: Request) -> Response {
-    let admitted =
-        if gateway.replays.is_full() { Err(Refused::new(Reason::Replays)) } else { gateway.admission.admit() };
-    let admitted = match admitted {
+    let admitted = match admit(&gateway) {
         Ok(admitted) => admitted,
         Err(refused) => {
-            count_refused(refused.reason, &gateway.metrics);
             // Nor may it hold one of the places that it was refused for.
             return ([(header::CONNECTION, "close")], refused).into_response();
         }
@@ -70,6 +68,13 @@ pub async fn ws(State(gateway): State<Arc<Gateway>>, request: Request) -> Respon
         }
         Err(refused) => refused.into_response(),
     }
+}
+
+/// Takes a place for a client, or counts that there was none.
+fn admit(gateway: &Gateway) -> Result<Admitted, Refused> {
+    let admitted =
+        if gateway.replays.is_full() { Err(Refused::new(Reason::Replays)) } else { gateway.admission.admit() };
+    admitted.inspect_err(|refused| count_refused(refused.reason, &gateway.metrics))
 }
 
 /// What a connection counts against while it lasts.

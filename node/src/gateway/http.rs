@@ -44,6 +44,10 @@ pub(crate) fn table() -> Vec<Route> {
         .collect()
 }
 
+/// The documented routes that are served beside the table, by who holds clients' connections.
+#[cfg(test)]
+const FOR_READERS: [&str; 2] = ["/v1/groups/{group}/events", "/v1/events"];
+
 /// The whole of HTTP but the sockets, which are to be merged into this (they have no fallback of their own).
 pub fn routes(api: Arc<Api>) -> Routes {
     let mut routes = Routes::new();

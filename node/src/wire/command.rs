@@ -245,3 +245,16 @@ pub enum Event {
         after_ms: u64,
     },
 }
+
+impl Event {
+    /// Where it brings who follows its group; nothing where that stays where it was. `joined` says where the group's log is:
+    /// what the client missed follows it.
+    pub fn moves_to(&self) -> Option<Position> {
+        match self {
+            Self::Message { epoch, message, .. } => Some(Position { epoch: *epoch, offset: message.offset }),
+            Self::Gap { epoch, to, .. } => Some(Position { epoch: *epoch, offset: *to }),
+            Self::Reset { epoch, offset, .. } => Some(Position { epoch: *epoch, offset: *offset }),
+            _ => None,
+        }
+    }
+}

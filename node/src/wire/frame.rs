@@ -1,5 +1,5 @@
-//! WebSocket frames that are ready to be written: the header before the payload in one piece of memory, made once and shared by
-//! all who receive it.
+//! Frames that are ready to be written: the header before the payload in one piece of memory, made once and shared by all who
+//! receive it. A frame is of a WebSocket, or a chunk of an answer over HTTP/1.1 (RFC 9112, 7.1).
 
 use bytes::{Buf, Bytes};
 use tokio_tungstenite::tungstenite::protocol::frame::{
@@ -7,7 +7,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::{
     coding::{Control, Data, OpCode},
 };
 
-/// What a frame's maker leaves free before the payload: a server's longest header.
+/// What a frame's maker leaves free before the payload: the longest header of either kind.
 pub const HEADER_ROOM: usize = 10;
 
 /// A close frame has room for this number of bytes of a reason.
@@ -50,6 +50,37 @@ impl Frame {
     pub const fn ping() -> Self {
         // The last frame of its message, a ping; no bytes follow.
         Self(Bytes::from_static(&[0x89, 0]))
+    }
+
+    /// A chunk of an answer, which begins after [`HEADER_ROOM`] bytes.
+    ///
+    /// # Panics
+    /// Without that room, or without anything after it: that would end the answer.
+    pub fn of_chunk(mut room_and_text: Vec<u8>) -> Self {
+        assert!(room_and_text.len() > HEADER_ROOM, "there is room for the header, and something in the chunk");
+        let header = format!("{:x}\r\n", room_and_text.len() - HEADER_ROOM);
+        let first = HEADER_ROOM.checked_sub(header.len()).expect("no frame has 4 GiB");
+        room_and_text[first..HEADER_ROOM].copy_from_slice(header.as_bytes());
+        room_and_text.extend_from_slice(b"\r\n");
+        let mut bytes = Bytes::from(room_and_text);
+        bytes.advance(first);
+        Self(bytes)
+    }
+
+    /// A comment among server-sent events: a sign of life that says nothing.
+    pub const fn comment() -> Self {
+        Self(Bytes::from_static(b"3\r\n:\n\n\r\n"))
+    }
+
+    /// The end of an answer in chunks.
+    pub const fn end_of_chunks() -> Self {
+        Self(Bytes::from_static(b"0\r\n\r\n"))
+    }
+
+    /// One frame of both.
+    #[must_use]
+    pub fn after(&self, before: &Self) -> Self {
+        Self(Bytes::from([before.as_bytes(), self.as_bytes()].concat()))
     }
 
     /// One or several whole frames, as another has written them.
@@ -117,6 +148,18 @@ mod tests {
             let frame = Frame::text(&text);
             assert_eq!((frame.len(), frame.as_str()), (header + length, text.as_str()));
         }
+    }
+
+    #[test]
+    fn a_chunk_says_how_long_it_is() {
+        for (length, header) in [(1, "1\r\n"), (15, "f\r\n"), (16, "10\r\n"), (70_000, "11170\r\n")] {
+            let chunk = Frame::of_chunk([vec![0; HEADER_ROOM], vec![b'x'; length]].concat());
+            let expected = [header.as_bytes(), &vec![b'x'; length], b"\r\n"].concat();
+            assert_eq!(chunk.as_bytes(), expected);
+        }
+        let comment = Frame::of_chunk([&[0; HEADER_ROOM], &b":\n\n"[..]].concat());
+        assert_eq!(comment, Frame::comment());
+        assert_eq!(Frame::end_of_chunks().after(&comment).as_bytes(), b"3\r\n:\n\n\r\n0\r\n\r\n");
     }
 
     #[test]

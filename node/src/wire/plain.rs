@@ -27,6 +27,7 @@ mod tests;
 
 pub use decode::decode;
 pub use encode::encode;
+pub(in crate::wire) use encode::{json, size_hint};
 
 /// How deep `data` may nest. serde_json, and with it many a client, gives up at 128; a pushed message adds one level.
 pub const DEPTH_MAX: usize = 100;

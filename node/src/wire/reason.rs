@@ -69,8 +69,8 @@ reasons! {
     TooManyGroups          "too_many_groups"         409  -     -      "the session has as many groups as one may have (limits.groups_per_session): leave some first";
     NoGroup                "no_group"                404  -     -      "there is no such group: nobody is in it and no message is kept";
     NoPresence             "no_presence"             -    -     -      "this namespace keeps no presence: nobody knows who is there";
-    Forbidden              "forbidden"               -    -     -      "this session may not do this";
-    ForbiddenOrigin        "forbidden_origin"        -    -     -      "pages of this origin may not use the session cookie: add the origin to session.allowed_origins, or send a token in `hello`";
+    Forbidden              "forbidden"               403  -     -      "this session may not do this";
+    ForbiddenOrigin        "forbidden_origin"        403  -     -      "pages of this origin may not use the session cookie: add the origin to session.allowed_origins, or send a token in `hello`";
     Unauthorized           "unauthorized"            401  4102  -      "a session is needed: a token in `hello`, as `Authorization: Bearer …`, or the session cookie (or set session.anonymous, then clients without one get one)";
     Invalid                "invalid"                 422  -     -      "something in the request is not valid";
     TooLarge               "too_large"               413  -     -      "the request is too large";
@@ -89,7 +89,7 @@ reasons! {
     HelloAgain             "hello_again"             -    -     -      "this connection has said hello already: open another one for another session";
     Idle                   "idle"                    -    4003  -      "nothing was heard for too long: answer pings, or send a heartbeat now and then";
     SlowConsumer           "slow_consumer"           -    4004  -      "too much was waiting for this connection: read faster, or join fewer groups";
-    RateLimited            "rate_limited"            -    4005  5_000  "far more operations than limits.operations_per_s allows: wait for answers, and slow down";
+    RateLimited            "rate_limited"            429  4005  5_000  "far more operations than limits.operations_per_s allows: wait for answers, and slow down";
     Displaced              "displaced"               -    4100  -      "this session has attached from another connection";
     BadFrame               "bad_frame"               -    4103  -      "the frame breaks the WebSocket protocol";
     BadJson                "bad_json"                -    -     -      "a frame is one JSON object, for instance {\"type\":\"heartbeat\"}";

@@ -9,7 +9,9 @@ use std::{
     time::Duration,
 };
 
-use super::outbox::{Closing, Outbox};
+use tokio::sync::watch;
+
+use super::outbox::{Closing, Outbox, Reading};
 use crate::{
     clock,
     config::LimitsConfig,
@@ -17,7 +19,7 @@ use crate::{
     memory::Ledger,
     metrics::{Limit, Metrics},
     permit::Permit,
-    wire::{frame::Frame, reason::Reason},
+    wire::reason::Reason,
 };
 
 /// Pings at a time: whoever else wants to run does so between them.
@@ -117,11 +119,34 @@ impl Connections {
         self.permit.allows(*self.permit.episodes().borrow())
     }
 
+    /// The episodes in which something may be delivered ([`Permit::episodes`]).
+    pub fn episodes(&self) -> watch::Receiver<u64> {
+        self.permit.episodes()
+    }
+
     /// Numbers and lists a new connection.
     pub fn open(self: &Arc<Self>, limits: &LimitsConfig, ledger: &Arc<Ledger>, metrics: &Arc<Metrics>) -> Listed {
+        self.list(limits, self.outbox(limits, ledger), metrics)
+    }
+
+    /// The same for a reader of events.
+    pub fn open_reader(
+        self: &Arc<Self>,
+        limits: &LimitsConfig,
+        ledger: &Arc<Ledger>,
+        metrics: &Arc<Metrics>,
+        reading: Reading,
+    ) -> Listed {
+        self.list(limits, self.outbox(limits, ledger).of(reading), metrics)
+    }
+
+    fn outbox(&self, limits: &LimitsConfig, ledger: &Arc<Ledger>) -> Outbox {
         let number = self.last.fetch_add(1, Ordering::Relaxed) + 1;
-        let outbox = Outbox::new(number, limits.outbox_bytes, ledger.clone());
-        let outbox = Arc::new(outbox.under(self.permit.clone()));
+        Outbox::new(number, limits.outbox_bytes, ledger.clone()).under(self.permit.clone())
+    }
+
+    fn list(self: &Arc<Self>, limits: &LimitsConfig, outbox: Outbox, metrics: &Arc<Metrics>) -> Listed {
+        let (number, outbox) = (outbox.connection, Arc::new(outbox));
         let heard_ms = AtomicU64::new(clock::mono_ms());
         let connection =
             Arc::new(Connection { outbox, heard_ms, pinged: AtomicBool::default(), late: AtomicBool::default() });
@@ -137,7 +162,8 @@ impl Connections {
     }
 
     /// Pings those that have sent nothing for `limits.heartbeat_s`, each once for a silence: the pong is a sign of life, so
-    /// that a client whose program sends nothing stays. One that takes nothing is not pinged.
+    /// that a client whose program sends nothing stays. One that takes nothing is not pinged. A reader of events says nothing
+    /// ever: it gets a comment each time, and its socket tells when it is gone.
     pub async fn ping_silent(&self, limits: &LimitsConfig, metrics: &Metrics) {
         self.ping_silent_since(clock::mono_ms().saturating_sub(limits.heartbeat_s.saturating_mul(1_000)), metrics)
             .await;
@@ -152,7 +178,11 @@ impl Connections {
         for some in silent.chunks(PINGS_AT_ONCE) {
             for connection in some.iter().filter(|connection| !connection.outbox.is_closing()) {
                 metrics.pings.inc();
-                connection.outbox.control_if_room(&Frame::ping());
+                let codec = connection.outbox.codec();
+                connection.outbox.control_if_room(&codec.sign_of_life());
+                if !codec.is_answered() {
+                    connection.heard(clock::mono_ms());
+                }
             }
             tokio::task::yield_now().await;
         }
@@ -211,6 +241,7 @@ impl Connections {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::frame::Frame;
 
     #[test]
     fn connections_are_listed_while_they_last() {

@@ -1,4 +1,4 @@
-//! What a WebSocket client sends, tried with whatever it may be ([`crate::decoders`]).
+//! What a WebSocket client or a reader sends, tried with whatever it may be ([`crate::decoders`]).
 
 use std::{fmt::Write, io::Cursor};
 
@@ -7,10 +7,11 @@ use tokio_tungstenite::tungstenite::protocol::frame::FrameHeader;
 
 use super::fragments::Fragments;
 use crate::{
-    id::{Epoch, Position},
+    id::{Epoch, GroupName, Position},
     logic::entry::Message,
     wire::{
         command::{Command, Event},
+        events,
         plain::{Limits, decode, encode},
     },
 };
@@ -150,4 +151,32 @@ pub(crate) fn websocket_seeds() -> Vec<Vec<u8>> {
         vec![frame(0x82, 66_000)],
     ];
     seeds.into_iter().map(|frames| [&[7][..], &frames.concat()].concat()).collect()
+}
+
+/// The id of an event, as a reader of one group sends it, of two, and of as many as there may be.
+pub(crate) fn event_id(bytes: &[u8]) {
+    let Ok(id) = std::str::from_utf8(bytes) else { return };
+    for groups in followed() {
+        match events::places(&groups, id) {
+            Ok(places) => {
+                assert_eq!(events::places(&groups, &events::id(&groups, &places)).as_ref(), Ok(&places));
+            }
+            Err(words) => assert!(words.len() < 200, "a refusal of {} bytes", words.len()),
+        }
+    }
+}
+
+fn followed() -> [Vec<GroupName>; 3] {
+    let name = |number: usize| GroupName::parse(&number.to_string()).expect("a number is a name");
+    [1, 2, events::GROUPS_MAX].map(|count| (0..count).map(name).collect())
+}
+
+/// Of each kind.
+pub(crate) fn event_id_seeds() -> Vec<Vec<u8>> {
+    let place = |number: usize| (number != 1).then_some(Position { epoch: Epoch(7), offset: number as u64 });
+    let id = |groups: Vec<GroupName>| {
+        let places: Vec<_> = (0..groups.len()).map(place).collect();
+        events::id(&groups, &places).into_bytes()
+    };
+    followed().map(id).to_vec()
 }

@@ -55,7 +55,7 @@ impl From<Refused> for NotOpened {
 
 /// Where a token came from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Source {
+pub(super) enum Source {
     Hello,
     Bearer,
     Cookie,
@@ -109,12 +109,12 @@ pub(super) async fn open(
 }
 
 /// Whether the session is not there any more, or has another token by now.
-fn is_past(refused: &Refused) -> bool {
+pub(super) fn is_past(refused: &Refused) -> bool {
     refused.is_session_over() || refused.reason == Reason::Unauthorized
 }
 
 /// The session that the best of the tokens names; nothing where the client is to get a new one.
-fn identify(
+pub(super) fn identify(
     gateway: &Gateway,
     credentials: &Credentials,
     token: Option<String>,

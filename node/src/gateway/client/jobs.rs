@@ -11,7 +11,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::{
     allowances::Allowance,
-    outbox::Outbox,
+    outbox::{Closing, Outbox},
     replays::{Page, page_bytes},
 };
 use crate::{
@@ -33,7 +33,6 @@ use crate::{
     metrics::Limit,
     wire::{
         command::{Event, LeftBy, RequestId},
-        plain,
         reason::Reason,
     },
 };
@@ -48,14 +47,15 @@ const PAGES_AT_ONCE: usize = 4;
 /// What a frame adds to a message's data, about.
 const MESSAGE_OVERHEAD_BYTES: usize = 200;
 
-/// An attached session on its connection. When the last handle is gone, and with it every request under way, the session
-/// is detached.
+/// An attached session on its connection, or a reader, which has none. When the last handle is gone, and with it every request
+/// under way, the session is detached.
 pub(super) struct Client {
     pub(super) gateway: Arc<Gateway>,
     pub(super) outbox: Arc<Outbox>,
     session: SessionId,
     user: Arc<str>,
-    attachment: AttachmentNumber,
+    /// A reader has none, and nobody sees it in a group.
+    attachment: Option<AttachmentNumber>,
     rights: Mutex<Rights>,
     paging: Semaphore,
     allowance: Arc<Allowance>,
@@ -147,16 +147,21 @@ impl Client {
             groups: view.groups().cloned().collect(),
         };
         let (rights, paging) = (Mutex::new(rights), Semaphore::new(PAGES_AT_ONCE));
-        Self {
-            gateway,
-            outbox,
-            session: record.id,
-            user: record.user.as_str().into(),
-            attachment,
-            rights,
-            paging,
-            allowance,
-        }
+        let (session, user, attachment) = (record.id, record.user.as_str().into(), Some(attachment));
+        Self { gateway, outbox, session, user, attachment, rights, paging, allowance }
+    }
+
+    /// A reader of these groups, which it may read. `session`: on whose behalf, or a name for nobody's.
+    pub(super) fn reading(
+        gateway: Arc<Gateway>,
+        outbox: Arc<Outbox>,
+        session: SessionId,
+        groups: BTreeSet<GroupName>,
+        allowance: Arc<Allowance>,
+    ) -> Self {
+        let rights = Mutex::new(Rights { grants: Arc::default(), info: Bytes::new(), groups });
+        let (paging, attachment) = (Semaphore::new(PAGES_AT_ONCE), None);
+        Self { gateway, outbox, session, user: "".into(), attachment, rights, paging, allowance }
     }
 
     pub(super) fn session(&self) -> SessionId {
@@ -212,12 +217,12 @@ impl Client {
     /// Queues an event for the client. Only the connection's task does that, and writes before it waits again.
     pub(super) fn tell(&self, event: &Event) {
         // Where the connection is ending there is nobody to tell.
-        let _ = self.outbox.append(self.outbox.counted(plain::encode(event)));
+        let _ = self.outbox.append(self.outbox.counted(self.outbox.codec().encode(event)));
     }
 
     /// Queues an event that the client is told also while nothing may be delivered to it.
     pub(super) fn tell_aside(&self, event: &Event) {
-        self.outbox.push_aside(plain::encode(event));
+        self.outbox.push_aside(self.outbox.codec().encode(event));
     }
 
     /// Carries a job out and tells the client what came of it.
@@ -259,7 +264,20 @@ impl Client {
                     | SlotError::Busy
                     | SlotError::Full,
                 ) => {}
-                Ok(_) | Err(_) => return Ok(()),
+                Ok(entered) => {
+                    if entered == Entered::NewGroup && self.attachment.is_none() {
+                        self.allowance.began_group();
+                    }
+                    return Ok(());
+                }
+                Err(error) => {
+                    if self.attachment.is_none() {
+                        // It would wait for ever; it comes back by itself.
+                        let words = Refused::from(error).words;
+                        self.outbox.close(Closing::saying(Reason::Unavailable, words));
+                    }
+                    return Ok(());
+                }
             }
             tokio::time::sleep(RESTORE_AGAIN).await;
         }
@@ -371,11 +389,11 @@ impl Client {
     ) -> JoinOutcome {
         let (page, _turn) = paid.map(|Paid { page, turn }| (page, turn)).unzip();
         let presence = !group.is_private() && self.gateway.service.options(&group).presence;
-        let member = presence.then(|| Presence {
+        let member = self.attachment.filter(|_| presence).map(|attachment| Presence {
             session: self.session,
             user: self.user.as_ref().to_owned(),
             info: self.rights().info.clone(),
-            attachment: self.attachment,
+            attachment,
         });
         let hub = &self.gateway.hub;
         let outcome = hub.join_reported(self.outbox.clone(), id, group.clone(), member, since, page).await;
@@ -397,10 +415,10 @@ impl Client {
     }
 
     /// Has the hub deliver the group no more, tell the client so, and take the session out of the group's presence.
-    async fn depart(&self, id: RequestId, group: GroupName, by: LeftBy) {
+    pub(super) async fn depart(&self, id: RequestId, group: GroupName, by: LeftBy) {
         self.is_out(&group);
-        let seat = Seat { session: self.session, attachment: self.attachment };
-        let presence = self.gateway.service.options(&group).presence.then_some(seat);
+        let seat = self.attachment.map(|attachment| Seat { session: self.session, attachment });
+        let presence = seat.filter(|_| self.gateway.service.options(&group).presence);
         self.gateway.hub.leave(self.outbox.clone(), (id, by), group, presence).await;
     }
 
@@ -499,7 +517,9 @@ impl Client {
 
 impl Drop for Client {
     fn drop(&mut self) {
-        self.gateway.attachments.gone(self.outbox.connection);
+        if self.attachment.is_some() {
+            self.gateway.attachments.gone(self.outbox.connection);
+        }
     }
 }
 

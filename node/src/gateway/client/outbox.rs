@@ -2,6 +2,7 @@
 //! connection's own task (`queue.rs` says whose turn it is).
 
 mod queue;
+mod reading;
 
 use std::{
     borrow::Cow,
@@ -19,14 +20,15 @@ use std::{
 use tokio::{net::TcpStream, sync::Notify};
 
 use self::queue::{Queue, Wrote};
+pub use self::reading::Reading;
 use super::replays::Page;
 use crate::{
     clock,
-    id::GroupName,
+    id::{GroupName, Position},
     logic::memory::Level,
     memory::{Account, Hold, Ledger},
     permit::Permit,
-    wire::{frame::Frame, reason::Reason},
+    wire::{codec::Codec, frame::Frame, reason::Reason},
 };
 
 /// What a frame takes in a queue beside its text, or with it where that is short; counted for this number at a time.
@@ -65,9 +67,13 @@ impl RawSocket for TcpStream {
 pub struct Outbox {
     /// The connection's number on this node; unique for the process.
     pub connection: u64,
+    codec: Codec,
+    /// Of a reader of events.
+    reading: Option<Box<Reading>>,
     limit_bytes: usize,
     permit: Arc<Permit>,
-    /// The episode in which its attachment was confirmed last; [`FREE`] before it has a session, 0 before it is confirmed.
+    /// The episode in which its attachment was confirmed last; [`FREE`] before it has a session, 0 before it is confirmed,
+    /// [`FOLLOWS`] where it has none.
     confirmed: AtomicU64,
     ledger: Arc<Ledger>,
     state: Mutex<State>,
@@ -76,6 +82,8 @@ pub struct Outbox {
 
 /// No episode: what is due needs no session.
 const FREE: u64 = u64::MAX;
+/// Any episode: what is due is due to a reader, which no session attaches.
+const FOLLOWS: u64 = u64::MAX - 1;
 
 #[derive(Debug, Default)]
 struct State {
@@ -194,7 +202,15 @@ impl Outbox {
     /// An empty queue, from which everything may be delivered.
     pub fn new(connection: u64, limit_bytes: usize, ledger: Arc<Ledger>) -> Self {
         let (permit, confirmed) = (Arc::default(), AtomicU64::new(FREE));
-        Self { connection, limit_bytes, ledger, permit, confirmed, state: Mutex::default(), wake: Notify::new() }
+        let (codec, reading, state, wake) = (Codec::Plain, None, Mutex::default(), Notify::new());
+        Self { connection, codec, reading, limit_bytes, ledger, permit, confirmed, state, wake }
+    }
+
+    /// The same for a reader of events, to which something is delivered while this node may deliver at all.
+    #[must_use]
+    pub fn of(self, reading: Reading) -> Self {
+        let (codec, confirmed) = (reading.codec(), AtomicU64::new(FOLLOWS));
+        Self { codec, confirmed, reading: Some(Box::new(reading)), ..self }
     }
 
     /// The same, from which something is delivered to who has a session only where this allows it.
@@ -234,8 +250,37 @@ impl Outbox {
 
     /// Whether a write may begin.
     fn may_deliver(&self) -> bool {
-        let confirmed = self.confirmed.load(Ordering::Acquire);
-        confirmed == FREE || self.permit.allows(confirmed)
+        match self.confirmed.load(Ordering::Acquire) {
+            FREE => true,
+            FOLLOWS => self.permit.allows_any(),
+            confirmed => self.permit.allows(confirmed),
+        }
+    }
+
+    /// The form of the frames that are queued here.
+    pub fn codec(&self) -> Codec {
+        self.codec
+    }
+
+    /// Queues what the connection is told of a group, by `queue`, in one step with where that brings a reader.
+    pub fn tell(
+        &self,
+        group: &GroupName,
+        moves_to: Option<Position>,
+        frame: Frame,
+        queue: impl FnOnce(Frame) -> Queued,
+    ) -> Queued {
+        match (&self.reading, moves_to) {
+            (Some(reading), Some(to)) if self.codec == Codec::EventsOfMany => {
+                reading.moves(group, to, |id| queue(self.counted(frame.after(&id))))
+            }
+            _ => queue(frame),
+        }
+    }
+
+    /// Where a reader is with a `joined` that has this position: there, or where it was, if what it missed follows.
+    pub fn joined_at(&self, group: &GroupName, position: Position) -> Position {
+        self.reading.as_ref().map_or(position, |reading| reading.joined_at(group, position))
     }
 
     /// A frame that counts in the node's memory for as long as it waits anywhere.

@@ -125,33 +125,47 @@ impl Socket {
 
     /// Writes what is due, and gives the groups that go on once it is written.
     pub(super) async fn write(&mut self) -> Result<Vec<GroupName>, Over> {
-        match self.stream.write().await {
-            Ok(Written { behind, closing: None }) => Ok(behind),
-            Ok(Written { closing: Some(closing), .. }) => Err(Some(Ending::new(closing))),
-            Err(WriteError::Gone) => Err(None),
-            Err(WriteError::TimedOut) => {
-                self.metrics.limit_hit(Limit::WriteTimeoutMs);
-                self.metrics.connection_closed("write_timeout");
-                Err(None)
-            }
-        }
+        goes_on(self.stream.write().await, &self.metrics).map_err(|closing| closing.map(Ending::new))
     }
 
     /// Tells the client that and why the connection ends, after what is queued, and closes it.
     pub(super) async fn end(self, ending: Ending) {
         let Ending { mut frames, closing, fault } = ending;
-        let Closing { reason, words, after_ms } = closing.clone();
-        self.metrics.connection_closed(reason.code());
-        match (reason, fault) {
-            (Reason::SlowConsumer, _) => self.metrics.limit_hit(Limit::OutboxBytes),
-            (_, Some(Fault::TooLarge)) => self.metrics.limit_hit(Limit::FrameBytes),
-            _ => {}
+        count_end(&closing, &self.metrics);
+        if fault == Some(Fault::TooLarge) {
+            self.metrics.limit_hit(Limit::FrameBytes);
         }
+        let Closing { reason, words, after_ms } = closing.clone();
         let close_code = fault.map(Fault::close_code).or(reason.row().close).expect("`Closing` has seen to it");
         frames.push(plain::encode(&Event::Bye { reason, words: words.clone().into_owned(), after_ms }));
         frames.push(Frame::close(close_code, &words));
         self.listed.outbox.last(frames, closing);
         self.stream.end().await;
+    }
+}
+
+/// The groups that go on after a write, or why the connection does not; nothing where the client is gone.
+pub(super) fn goes_on(
+    written: Result<Written, WriteError>,
+    metrics: &Metrics,
+) -> Result<Vec<GroupName>, Option<Closing>> {
+    match written {
+        Ok(Written { behind, closing: None }) => Ok(behind),
+        Ok(Written { closing: Some(closing), .. }) => Err(Some(closing)),
+        Err(WriteError::Gone) => Err(None),
+        Err(WriteError::TimedOut) => {
+            metrics.limit_hit(Limit::WriteTimeoutMs);
+            metrics.connection_closed("write_timeout");
+            Err(None)
+        }
+    }
+}
+
+/// Counts that this node ends a connection.
+pub(super) fn count_end(closing: &Closing, metrics: &Metrics) {
+    metrics.connection_closed(closing.reason.code());
+    if closing.reason == Reason::SlowConsumer {
+        metrics.limit_hit(Limit::OutboxBytes);
     }
 }
 

@@ -48,7 +48,7 @@ use crate::{
 const READ_BUFFER_BYTES: usize = 1_024;
 
 /// How long, and how much, is read and thrown away after the close, for the client to read ours.
-const LINGER: Duration = Duration::from_secs(2);
+pub(super) const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 8 << 20;
 
 /// A request to become a WebSocket, checked.
@@ -242,24 +242,23 @@ impl ClientStream {
     /// Writes what is queued, which ends with the close frame, and waits a while for the client to take it.
     pub(super) async fn end(mut self) {
         if matches!(tokio::time::timeout(CLOSE_LIMIT, self.write()).await, Ok(Ok(_))) {
-            let _ = tokio::time::timeout(LINGER, self.linger()).await;
+            let _ = tokio::time::timeout(LINGER, linger(&self.web.get_ref().stream.socket)).await;
         }
     }
+}
 
-    /// Says that nothing more comes, and reads away what the client still sends, so that it can read what was sent to it.
-    async fn linger(&mut self) {
-        let socket = &self.web.get_ref().stream.socket;
-        if socket2::SockRef::from(&**socket).shutdown(Shutdown::Write).is_err() {
-            return;
-        }
-        let mut scratch = [0; 1_024];
-        let mut left = LINGER_BYTES;
-        while socket.readable().await.is_ok() {
-            match socket.try_read(&mut scratch) {
-                Ok(read @ 1..) if read < left => left -= read,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                _ => return,
-            }
+/// Says that nothing more comes, and reads away what the client still sends, so that it can read what was sent to it.
+pub(super) async fn linger(socket: &TcpStream) {
+    if socket2::SockRef::from(socket).shutdown(Shutdown::Write).is_err() {
+        return;
+    }
+    let mut scratch = [0; 1_024];
+    let mut left = LINGER_BYTES;
+    while socket.readable().await.is_ok() {
+        match socket.try_read(&mut scratch) {
+            Ok(read @ 1..) if read < left => left -= read,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            _ => return,
         }
     }
 }

@@ -1,21 +1,27 @@
 //! An accepted connection: the place that it holds, what it was used for, and its socket, on which an answer that nobody
 //! reads ends the connection.
+//!
+//! An answer without end is written by others than HTTP: once its head is written, the socket is handed to them, and nothing of
+//! the request stays in memory.
 
 use std::{
     io::{self, IoSlice},
     net::IpAddr,
     pin::Pin,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll, ready},
     time::Duration,
 };
 
+use axum::body::{Body, Bytes, HttpBody};
+use hyper::body::Frame;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
+    sync::oneshot,
     time::Sleep,
 };
 
@@ -27,11 +33,53 @@ use crate::metrics::{Limit, Metrics};
 pub struct Accepted {
     pub(super) place: Place,
     asked: AtomicBool,
+    /// Who is to have the socket.
+    taker: Mutex<Option<oneshot::Sender<TcpStream>>>,
+    /// The head of the answer that the taker goes on with is made, and is written.
+    head_made: AtomicBool,
+    head_written: AtomicBool,
+}
+
+/// The body of an answer that others write: it never has anything.
+struct WrittenByOthers(Arc<Accepted>);
+
+impl HttpBody for WrittenByOthers {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    /// Asked for once the head is made.
+    fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        self.0.head_made.store(true, Ordering::Relaxed);
+        Poll::Pending
+    }
 }
 
 impl Accepted {
     pub(super) fn new(place: Place) -> Arc<Self> {
-        Arc::new(Self { place, asked: AtomicBool::default() })
+        Arc::new(Self {
+            place,
+            asked: AtomicBool::default(),
+            taker: Mutex::default(),
+            head_made: AtomicBool::default(),
+            head_written: AtomicBool::default(),
+        })
+    }
+
+    /// A body, and the socket once the head of its answer is written; the receiver fails where the connection ends before.
+    pub fn hand_over(self: &Arc<Self>) -> (Body, oneshot::Receiver<TcpStream>) {
+        let (taker, socket) = oneshot::channel();
+        *self.taker.lock().unwrap_or_else(PoisonError::into_inner) = Some(taker);
+        (Body::new(WrittenByOthers(self.clone())), socket)
+    }
+
+    /// Whether the socket is to be handed over now.
+    pub(super) fn is_handed_over(&self) -> bool {
+        self.head_written.load(Ordering::Relaxed)
+    }
+
+    fn taker(&self) -> Option<oneshot::Sender<TcpStream>> {
+        // No code panics while it holds this lock.
+        self.taker.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// The address that it counts for; none where that is a proxy's.
@@ -57,11 +105,29 @@ pub struct AnswerStream {
     limit: Duration,
     stuck: Option<Pin<Box<Sleep>>>,
     metrics: Arc<Metrics>,
+    ends: Ends,
+}
+
+/// Whoever waits for the socket hears when there is none any more.
+struct Ends(Arc<Accepted>);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        drop(self.0.taker());
+    }
 }
 
 impl AnswerStream {
-    pub(super) fn new(stream: TcpStream, limit: Duration, metrics: Arc<Metrics>) -> Self {
-        Self { stream, limit, stuck: None, metrics }
+    pub(super) fn new(stream: TcpStream, limit: Duration, metrics: Arc<Metrics>, accepted: Arc<Accepted>) -> Self {
+        Self { stream, limit, stuck: None, metrics, ends: Ends(accepted) }
+    }
+
+    /// Gives the socket to who goes on with the answer.
+    pub(super) fn hand_over(self) {
+        if let Some(taker) = self.ends.0.taker() {
+            // Where it has gone, the connection ends here.
+            let _ = taker.send(self.stream);
+        }
     }
 
     /// The socket itself, for who serves no HTTP on it any more.
@@ -107,8 +173,12 @@ impl AsyncWrite for AnswerStream {
         self.stream.is_write_vectored()
     }
 
-    /// A TCP socket has nothing to flush.
+    /// A TCP socket has nothing to flush; but what is over it asks for this when it has written all that it had.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let accepted = &self.ends.0;
+        if accepted.head_made.load(Ordering::Relaxed) {
+            accepted.head_written.store(true, Ordering::Relaxed);
+        }
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 

@@ -7,12 +7,15 @@
 
 use std::{
     convert::Infallible,
+    future::poll_fn,
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    task::Poll,
     time::Duration,
 };
 
@@ -247,28 +250,32 @@ impl Inner {
                 Ok::<_, Infallible>(response)
             }
         });
-        let stream = AnswerStream::new(stream, self.write_limit, self.metrics.clone());
+        let stream = AnswerStream::new(stream, self.write_limit, self.metrics.clone(), accepted.clone());
         let mut builder = http1::Builder::new();
         builder.timer(TokioTimer::new()).header_read_timeout(self.head_limit).max_buf_size(64 << 10);
-        let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service).with_upgrades());
+        let mut connection = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
         let shut = async {
             self.shut.cancelled().await;
             tokio::time::sleep(LINGER).await;
         };
         let outcome = match &probe {
             None => tokio::select! {
-                outcome = connection.as_mut() => outcome,
+                outcome = answered(&mut connection, &accepted) => outcome,
                 () = shut => {
-                    connection.as_mut().graceful_shutdown();
-                    connection.await
+                    Pin::new(&mut connection).graceful_shutdown();
+                    answered(&mut connection, &accepted).await
                 }
             },
             Some(probe) => tokio::select! {
-                outcome = connection => outcome,
+                outcome = &mut connection => outcome,
                 () = probe.over.cancelled() => Ok(()),
                 () = tokio::time::sleep(PROBE_LIMIT) => Ok(()),
             },
         };
+        if outcome.is_ok() && accepted.is_handed_over() {
+            let parts = connection.into_parts();
+            parts.into_iter().for_each(|parts| parts.io.into_inner().hand_over());
+        }
         match (outcome, probe) {
             (_, Some(probe)) if !accepted.has_asked() => count_refused(probe.reason, &self.metrics),
             (Err(error), None) if error.is_timeout() && !accepted.has_asked() => {
@@ -284,6 +291,15 @@ impl Inner {
         count_refused(reason, &self.metrics);
         Refused::new(reason).into_response()
     }
+}
+
+/// Serves a connection until it ends, or is handed over.
+async fn answered<C: Future<Output = hyper::Result<()>> + Unpin>(connection: &mut C, accepted: &Accepted) -> C::Output {
+    poll_fn(|cx| match Pin::new(&mut *connection).poll(cx) {
+        Poll::Pending if accepted.is_handed_over() => Poll::Ready(Ok(())),
+        polled => polled,
+    })
+    .await
 }
 
 fn is_probe(request: &Request<Incoming>) -> bool {

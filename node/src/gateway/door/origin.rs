@@ -53,11 +53,11 @@ pub fn cookie(headers: &HeaderMap, name: &str) -> Option<String> {
         .map(|(_, value)| value.to_owned())
 }
 
-/// Whether the request comes from no browser (which always names an origin), from a page of this host, or from one of
-/// the `allowed` origins (`*`: any).
+/// Whether the request comes from no browser, from a page of this host, or from one of the `allowed` origins (`*`: any). A browser
+/// names the origin of each page that opens a WebSocket, or that is to read the answer from another origin.
 pub fn origin_allowed(headers: &HeaderMap, allowed: &[String]) -> bool {
     let mut origins = headers.get_all(header::ORIGIN).iter();
-    let Some(origin) = origins.next() else { return true };
+    let Some(origin) = origins.next() else { return is_of_no_other_site(headers) };
     let (Ok(origin), None) = (origin.to_str(), origins.next()) else { return false };
     let listed = |allowed: &String| allowed == "*" || allowed.trim_end_matches('/').eq_ignore_ascii_case(origin);
     if allowed.iter().any(listed) {
@@ -72,6 +72,11 @@ pub fn origin_allowed(headers: &HeaderMap, allowed: &[String]) -> bool {
         }
         _ => false,
     }
+}
+
+/// A browser that names no origin says by this that another site's page asks, though it would not let that read the answer.
+fn is_of_no_other_site(headers: &HeaderMap) -> bool {
+    headers.get_all("sec-fetch-site").iter().all(|site| matches!(site.as_bytes(), b"same-origin" | b"none"))
 }
 
 #[cfg(test)]
@@ -130,6 +135,15 @@ mod tests {
     fn no_origin_is_no_browser_and_two_are_none() {
         assert!(origin_allowed(&headers(&[("host", "a")]), &[]));
         assert!(!origin_allowed(&headers(&[("host", "a"), ("origin", "http://a"), ("origin", "http://b")]), &[]));
+    }
+
+    /// Another site's page makes a browser ask without naming an origin, by an image for instance.
+    #[test]
+    fn who_asks_for_another_site_says_so() {
+        for (site, allowed) in [("same-origin", true), ("none", true), ("same-site", false), ("cross-site", false)] {
+            assert_eq!(origin_allowed(&headers(&[("host", "a"), ("sec-fetch-site", site)]), &[]), allowed, "{site}");
+        }
+        assert!(origin_allowed(&headers(&[("host", "a"), ("origin", "http://a"), ("sec-fetch-site", "x")]), &[]));
     }
 
     #[test]

@@ -30,7 +30,7 @@ use super::{
     error::{ApiError, ErrorBody, loc},
     groups, messages, probes, sessions, table,
 };
-use crate::{config::Config, wire::reason::Reason};
+use crate::{config::Config, gateway::client::events, wire::reason::Reason};
 
 const PAGE_POLICY: &str =
     "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; frame-ancestors 'none'";
@@ -40,11 +40,11 @@ const PAGE_POLICY: &str =
 #[openapi(
     info(title = "Roost", description = "Client sessions for a whole cluster: groups, broadcast and resume without a broker.\n\n\
         Every error has the body `{\"detail\": [{\"loc\": […], \"msg\": …, \"type\": …}]}`; `loc` is the way to what is wrong. \
-        `503` and `504` carry `Retry-After`. Clients connect by WebSocket at `/ws`; `/roost.js` is the client for JavaScript, an ES module.", license(name = "Apache-2.0", identifier = "Apache-2.0")),
+        `503` and `504` carry `Retry-After`. Clients connect by WebSocket at `/ws`, readers by server-sent events; `/roost.js` is the client for JavaScript, an ES module.", license(name = "Apache-2.0", identifier = "Apache-2.0")),
     paths(
         sessions::create, sessions::read, sessions::change, sessions::end, sessions::renew_token, sessions::join, sessions::leave, sessions::of_user,
         sessions::end_of_user, messages::publish, messages::to_user, messages::to_session, messages::broadcast, messages::batch,
-        groups::list, groups::info, groups::history, groups::members, cluster::nodes, cluster::map, cluster::health,
+        groups::list, groups::info, groups::history, groups::members, events::of_group, events::of_groups, cluster::nodes, cluster::map, cluster::health,
         cluster::drain, cluster::forget, probes::livez, probes::readyz, probes::health, probes::metrics,
     ),
     components(schemas(ErrorBody)),
@@ -52,6 +52,7 @@ const PAGE_POLICY: &str =
         (name = "sessions", description = "Who may connect, and what they may do"),
         (name = "messages", description = "Publishing and history"),
         (name = "groups", description = "What there is and who is there"),
+        (name = "events", description = "Following groups by server-sent events, with a session's token or cookie; no key"),
         (name = "cluster", description = "Nodes, slots, health"),
         (name = "probes", description = "For balancers and monitoring; no key"),
     ),

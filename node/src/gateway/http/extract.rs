@@ -116,11 +116,11 @@ impl FromPath for NodeId {
     }
 }
 
-impl<T: FromPath> FromRequestParts<Arc<Api>> for InPath<T> {
+impl<T: FromPath, S: Send + Sync> FromRequestParts<S> for InPath<T> {
     type Rejection = ApiError;
 
-    async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, ApiError> {
-        let Path(values) = Path::<Vec<(String, String)>>::from_request_parts(parts, api).await.map_err(path_error)?;
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let Path(values) = Path::<Vec<(String, String)>>::from_request_parts(parts, state).await.map_err(path_error)?;
         let Some((_, text)) = values.iter().find(|(name, _)| name == T::NAME) else {
             tracing::error!(name = T::NAME, "a route lacks this parameter");
             return Err(ApiError::internal());
@@ -208,6 +208,11 @@ pub struct Query {
 impl Query {
     /// Decodes, and notes parameters that are not known, given twice, or not UTF-8.
     pub fn read(raw: Option<&str>, known: &[&str]) -> Self {
+        Self::read_with_list(raw, known, "")
+    }
+
+    /// The same; one of them may be given several times.
+    pub fn read_with_list(raw: Option<&str>, known: &[&str], list: &str) -> Self {
         let mut query = Self { pairs: Vec::new(), problems: Problems::default() };
         for part in raw.unwrap_or("").split('&').filter(|part| !part.is_empty()) {
             let (name, value) = part.split_once('=').unwrap_or((part, ""));
@@ -215,7 +220,7 @@ impl Query {
             if !known.contains(&name.as_str()) {
                 let msg = unknown(&name, known, "parameter");
                 query.problems.add(Problem::new(loc!["query", name.as_str()], "unknown_field", msg));
-            } else if query.pairs.iter().any(|(earlier, _)| *earlier == name) {
+            } else if name != list && query.pairs.iter().any(|(earlier, _)| *earlier == name) {
                 let msg = "this parameter is given twice";
                 query.problems.add(Problem::new(loc!["query", name.as_str()], "duplicate_field", msg));
             } else {
@@ -232,6 +237,18 @@ impl Query {
     pub fn parsed<T>(&mut self, name: &str, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
         let value = self.pairs.iter().find(|(given, _)| given == name).map(|(_, value)| value)?;
         self.problems.take(|| loc!["query", name], parse(value))
+    }
+
+    /// All that were given of one that may be given several times, each parsed if it is among the first `max`.
+    pub fn list<T>(&mut self, name: &str, max: usize, parse: impl Fn(&str) -> Result<T, String>) -> Vec<T> {
+        let given = self.pairs.iter().filter(|(given, _)| given == name).map(|(_, value)| value);
+        let parsed: Vec<_> = given.take(max).map(|value| parse(value)).collect();
+        parsed.into_iter().filter_map(|value| self.problems.take(|| loc!["query", name], value)).collect()
+    }
+
+    /// How often a parameter was given.
+    pub fn count(&self, name: &str) -> usize {
+        self.pairs.iter().filter(|(given, _)| given == name).count()
     }
 
     /// A whole number within bounds.

@@ -10,15 +10,14 @@ use crate::{
     gateway::client::outbox::{Outbox, Queued},
     id::{Epoch, GroupName, Position, SlotId},
     logic::{
-        entry::Message,
         feed::{Notice, Subscriber, To},
         following::Input,
         request::SlotError,
     },
     wire::{
+        codec::Codec,
         command::{ClientError, Event, RequestId},
         frame::Frame,
-        plain,
         reason::Reason,
     },
 };
@@ -69,10 +68,32 @@ pub(super) struct Around<'a> {
 #[derive(Default)]
 pub(super) struct Unwritten(pub(super) Vec<Arc<Outbox>>);
 
+/// What connections are told of a group: one frame for each codec that they have, made when it is asked for first.
+struct Told {
+    event: Event,
+    /// Where it brings who is told.
+    moves_to: Option<Position>,
+    frames: [Option<Frame>; Codec::COUNT],
+}
+
+impl Told {
+    fn new(event: Event) -> Self {
+        Self { moves_to: event.moves_to(), event, frames: Default::default() }
+    }
+
+    /// Has `queue` queue it, counted once in however many outboxes it is to wait.
+    fn queue(&mut self, group: &GroupName, outbox: &Outbox, queue: impl FnOnce(Frame) -> Queued) -> Queued {
+        let codec = outbox.codec();
+        let make = || outbox.counted(codec.encode_at(&self.event, self.moves_to));
+        let frame = self.frames[codec as usize].get_or_insert_with(make).clone();
+        outbox.tell(group, self.moves_to, frame, queue)
+    }
+}
+
 impl Unwritten {
     /// Whether it reaches the connection.
-    pub(super) fn append(&mut self, outbox: &Arc<Outbox>, frame: Frame) -> bool {
-        let queued = outbox.append(frame);
+    pub(super) fn append(&mut self, outbox: &Arc<Outbox>, event: &Event) -> bool {
+        let queued = outbox.append(outbox.codec().encode(event));
         self.note(outbox, queued);
         queued != Queued::Ended
     }
@@ -129,6 +150,23 @@ impl Group {
         true
     }
 
+    /// The connection is told that it has joined, and all that follows.
+    pub(super) fn joined(
+        &mut self,
+        subscriber: Subscriber,
+        request: RequestId,
+        position: Position,
+        recovered: bool,
+        around: &mut Around<'_>,
+    ) {
+        let Position { epoch, offset } = position;
+        self.answer(subscriber, offset == 0);
+        let Some(listener) = self.listeners.get(&subscriber) else { return };
+        let moves_to = Some(listener.outbox.joined_at(&self.name, position));
+        let event = Event::Joined { id: request, group: self.name.clone(), epoch, offset, recovered };
+        self.tell_one(subscriber, &mut Told { moves_to, ..Told::new(event) }, around);
+    }
+
     /// The connection is told something that was asked for it, and all that follows.
     pub(super) fn answer(&mut self, subscriber: Subscriber, nothing_published: bool) {
         let is_new = nothing_published && self.listeners.len() == 1;
@@ -171,23 +209,15 @@ impl Group {
         overtaken: bool,
         around: &mut Around<'_>,
     ) {
-        let frame = plain::encode(&Event::Error(refusal(request, &self.name, &error)));
+        let event = Event::Error(refusal(request, &self.name, &error));
         if overtaken {
-            return self.tell_one(subscriber, frame, around);
+            return self.tell_one(subscriber, &mut Told::new(event), around);
         }
         if let Some(listener) = self.listeners.get_mut(&subscriber) {
             if let Some(report) = listener.report.take() {
                 let _ = report.send(Err(error));
             }
-            around.unwritten.append(&listener.outbox, frame);
-        }
-    }
-
-    /// Counts a frame once, in however many outboxes it is to wait.
-    fn counted(&self, frame: Frame) -> Frame {
-        match self.listeners.values().next() {
-            Some(listener) => listener.outbox.counted(frame),
-            None => frame,
+            around.unwritten.append(&listener.outbox, &event);
         }
     }
 
@@ -205,40 +235,37 @@ impl Group {
             Notice::Message { epoch, message } => Some(Position { epoch: *epoch, offset: message.offset - 1 }),
             _ => None,
         };
-        let frame = match (&to, notice) {
-            (To::One(of), Notice::Message { epoch, message }) => {
-                let outbox = self.listeners.get(of).map(|listener| &*listener.outbox);
-                self.frames.get(&self.name, epoch, message, outbox)
-            }
-            (_, notice) => self.counted(plain::encode(&event(name, notice))),
-        };
+        let mut told = Told::new(event(name, notice));
         match (to, before) {
-            (To::One(subscriber), Some(before)) => self.replay(subscriber, before, frame, around),
+            (To::One(subscriber), Some(before)) => self.replay(subscriber, before, &told.event, around),
             (To::One(subscriber), None) => {
                 if self.listeners.get(&subscriber).is_some_and(|listener| listener.state == ListenerState::Live) {
-                    self.tell_one(subscriber, frame, around);
+                    self.tell_one(subscriber, &mut told, around);
                 }
             }
-            (To::AllBut(except), _) if is_stale => self.tell_stale(&except, &frame, around),
+            (To::AllBut(except), _) if is_stale => self.tell_stale(&except, &mut told, around),
             (To::AllBut(except), before) => {
                 let hears = |listener: &Listener| match listener.state {
                     ListenerState::Joining => false,
                     ListenerState::Live => true,
                     ListenerState::Behind => is_presence,
                 };
-                self.broadcast(&except, before, &frame, hears, around);
+                self.broadcast(&except, before, &mut told, hears, around);
             }
         }
     }
 
     /// The group is not heard: they are to know it also while nothing may be delivered to them.
-    fn tell_stale(&mut self, except: &[Subscriber], frame: &Frame, around: &mut Around<'_>) {
-        let live = self
-            .listeners
+    fn tell_stale(&mut self, except: &[Subscriber], told: &mut Told, around: &mut Around<'_>) {
+        let Self { name, listeners, .. } = self;
+        let live = listeners
             .iter()
             .filter(|(subscriber, listener)| listener.state == ListenerState::Live && !except.contains(subscriber));
         let lost: Vec<_> = live
-            .filter(|(_, listener)| !listener.outbox.push_aside(frame.clone()))
+            .filter(|(_, Listener { outbox, .. })| {
+                let aside = |frame| if outbox.push_aside(frame) { Queued::Later } else { Queued::Ended };
+                told.queue(name, outbox, aside) == Queued::Ended
+            })
             .map(|(subscriber, _)| *subscriber)
             .collect();
         for subscriber in lost {
@@ -246,12 +273,12 @@ impl Group {
         }
     }
 
-    /// A frame for many. `before` is set where it is a message: the position that it follows.
+    /// An event for many. `before` is set where it is a message: the position that it follows.
     fn broadcast(
         &mut self,
         except: &[Subscriber],
         before: Option<Position>,
-        frame: &Frame,
+        told: &mut Told,
         hears: impl Fn(&Listener) -> bool,
         around: &mut Around<'_>,
     ) {
@@ -262,10 +289,11 @@ impl Group {
             if !except.is_empty() && except.contains(subscriber) {
                 continue;
             }
-            let queued = match lags {
-                Some(_) => listener.outbox.offer(frame.clone(), None),
-                None => listener.outbox.append(frame.clone()),
-            };
+            let outbox = &*listener.outbox;
+            let queued = told.queue(&self.name, outbox, |frame| match lags {
+                Some(_) => outbox.offer(frame, None),
+                None => outbox.append(frame),
+            });
             around.unwritten.note(&listener.outbox, queued);
             match (queued, lags) {
                 (Queued::First | Queued::Later, _) => reached += 1,
@@ -278,8 +306,7 @@ impl Group {
         }
         for (subscriber, before) in full {
             // It is to know that it does not hear the group now; `live` ends that.
-            let stale = plain::encode(&Event::Stale { group: self.name.clone() });
-            self.tell_one(subscriber, stale, around);
+            self.tell_one(subscriber, &mut Told::new(Event::Stale { group: self.name.clone() }), around);
             self.park(subscriber, before, around);
             add(&around.counters.lagged, 1);
         }
@@ -290,12 +317,14 @@ impl Group {
 
     /// A message for one that was missed. What does not fit is told later, whatever the namespace says of slow consumers:
     /// it is the node that sets the pace of a replay.
-    fn replay(&mut self, subscriber: Subscriber, before: Position, frame: Frame, around: &mut Around<'_>) {
+    fn replay(&mut self, subscriber: Subscriber, before: Position, event: &Event, around: &mut Around<'_>) {
         let Some(listener) = self.listeners.get_mut(&subscriber) else { return };
         if listener.state != ListenerState::Live {
             return;
         }
-        let queued = listener.outbox.offer(frame, listener.page.as_mut());
+        let Listener { outbox, page, .. } = listener;
+        let Some(frame) = self.frames.get(event, outbox) else { return };
+        let queued = outbox.tell(&self.name, event.moves_to(), frame, |frame| outbox.offer(frame, page.as_mut()));
         around.unwritten.note(&listener.outbox, queued);
         match queued {
             Queued::First | Queued::Later => add(&around.counters.deliveries, 1),
@@ -313,9 +342,11 @@ impl Group {
         }
     }
 
-    pub(super) fn tell_one(&mut self, subscriber: Subscriber, frame: Frame, around: &mut Around<'_>) {
-        let there = self.listeners.get(&subscriber);
-        if there.is_some_and(|listener| !around.unwritten.append(&listener.outbox, frame)) {
+    fn tell_one(&mut self, subscriber: Subscriber, told: &mut Told, around: &mut Around<'_>) {
+        let Some(Listener { outbox, .. }) = self.listeners.get(&subscriber) else { return };
+        let queued = told.queue(&self.name, outbox, |frame| outbox.append(frame));
+        around.unwritten.note(outbox, queued);
+        if queued == Queued::Ended {
             self.drop_listener(subscriber, around);
         }
     }
@@ -354,21 +385,19 @@ fn refusal(id: RequestId, group: &GroupName, error: &SlotError) -> ClientError {
 /// Messages as frames, while clients catch up: after a node's death thousands ask for the same ones.
 #[derive(Default)]
 struct Frames {
-    frames: BTreeMap<(Epoch, u64), Frame>,
+    frames: BTreeMap<(Epoch, u64, Codec), Frame>,
     bytes: usize,
 }
 
 impl Frames {
-    fn get(&mut self, group: &GroupName, epoch: Epoch, message: Message, outbox: Option<&Outbox>) -> Frame {
-        let key = (epoch, message.offset);
+    /// Nothing where it is no message.
+    fn get(&mut self, event: &Event, outbox: &Outbox) -> Option<Frame> {
+        let Event::Message { epoch, message, .. } = event else { return None };
+        let key = (*epoch, message.offset, outbox.codec());
         if let Some(frame) = self.frames.get(&key) {
-            return frame.clone();
+            return Some(frame.clone());
         }
-        let frame = plain::encode(&Event::Message { group: group.clone(), epoch, message });
-        let frame = match outbox {
-            Some(outbox) => outbox.counted(frame),
-            None => frame,
-        };
+        let frame = outbox.counted(outbox.codec().encode(event));
         self.bytes += frame.len();
         self.frames.insert(key, frame.clone());
         while self.frames.len() > FRAMES || self.bytes > FRAMES_BYTES {
@@ -377,6 +406,6 @@ impl Frames {
             };
             self.bytes -= oldest.len();
         }
-        frame
+        Some(frame)
     }
 }

@@ -19,7 +19,7 @@ use crate::{
     config::{Config, SlowConsumer},
     deliveries::Arrival,
     gateway::client::outbox::Outbox,
-    id::{GroupName, Member, Seat, SlotId},
+    id::{GroupName, Member, Position, Seat, SlotId},
     logic::{
         feed::{FeedSettings, Subscriber},
         following::{self, Following, FollowingSettings, Output},
@@ -27,10 +27,7 @@ use crate::{
         request::GroupPush,
     },
     seldom::Seldom,
-    wire::{
-        command::{Event, LeftBy, RequestId},
-        plain,
-    },
+    wire::command::{Event, LeftBy, RequestId},
 };
 
 /// Inputs taken from a queue at once.
@@ -228,7 +225,7 @@ impl Shard {
         let (subscriber, leave) = (outbox.connection, presence);
         self.handle(following::Input::Unsubscribe { slot, group: group.clone(), subscriber, leave });
         // Where the connection takes nothing more there is nobody to tell.
-        self.unwritten.append(outbox, plain::encode(&Event::Left { id, group, by }));
+        self.unwritten.append(outbox, &Event::Left { id, group, by });
     }
 
     fn view_changed(&mut self) {
@@ -275,11 +272,9 @@ impl Shard {
                 Output::Ask(ask) => self.ask(ask),
                 Output::Joined { group, subscriber, request, epoch, offset, recovered } => {
                     add(&self.counters.joins, 1);
-                    let event = Event::Joined { id: request, group: group.clone(), epoch, offset, recovered };
-                    let frame = plain::encode(&event);
+                    let position = Position { epoch, offset };
                     self.with(&group, |there, around| {
-                        there.answer(subscriber, offset == 0);
-                        there.tell_one(subscriber, frame, around);
+                        there.joined(subscriber, request, position, recovered, around);
                     });
                     self.answers(group, subscriber);
                 }

@@ -7,6 +7,8 @@ use proptest::prelude::*;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+mod readers;
+
 use super::*;
 use crate::{
     cluster::view::{ClusterView, NodeState, NodeView, SharedView, StoreView},

@@ -13,26 +13,29 @@ use crate::{
 
 /// Writes an event as one frame. Made once for all receivers of a delivery: the bytes are shared.
 pub fn encode(event: &Event) -> Frame {
-    let mut text = Text { out: Vec::with_capacity(HEADER_ROOM + size_hint(event)) };
-    text.out.resize(HEADER_ROOM, 0);
-    text.event(event);
-    text.out.push(b'}');
-    finish(text.out)
+    let mut room = Vec::with_capacity(HEADER_ROOM + size_hint(event));
+    room.resize(HEADER_ROOM, 0);
+    Frame::of_text(json(event, room))
 }
 
+/// Writes an event's text after what stands there.
+///
 /// Nothing but `data` and `info` could be other than UTF-8, and the gateway that took them in has checked them; should a
 /// peer send others all the same, the broken bytes are replaced rather than the connection lost.
-fn finish(out: Vec<u8>) -> Frame {
-    match std::str::from_utf8(&out[HEADER_ROOM..]) {
-        Ok(_) => Frame::of_text(out),
-        Err(_) => {
-            let mended = String::from_utf8_lossy(&out[HEADER_ROOM..]);
-            Frame::of_text([&out[..HEADER_ROOM], mended.as_bytes()].concat())
-        }
+pub(in crate::wire) fn json(event: &Event, before: Vec<u8>) -> Vec<u8> {
+    let from = before.len();
+    let mut text = Text { out: before };
+    text.event(event);
+    text.out.push(b'}');
+    let out = text.out;
+    match std::str::from_utf8(&out[from..]) {
+        Ok(_) => out,
+        Err(_) => [&out[..from], String::from_utf8_lossy(&out[from..]).as_bytes()].concat(),
     }
 }
 
-fn size_hint(event: &Event) -> usize {
+/// About how long the text is.
+pub(in crate::wire) fn size_hint(event: &Event) -> usize {
     match event {
         Event::Message { group, message, .. } => {
             let from = message.from.as_ref().map_or(0, |from| from.user.len() + 70);

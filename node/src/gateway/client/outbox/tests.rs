@@ -23,6 +23,10 @@ impl Seen {
         self.frame.as_str()
     }
 
+    pub(crate) fn bytes(&self) -> &[u8] {
+        self.frame.as_bytes()
+    }
+
     pub(crate) fn is(&self, frame: &Frame) -> bool {
         self.frame == *frame
     }

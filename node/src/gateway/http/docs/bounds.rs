@@ -9,7 +9,10 @@ use crate::{
     config::Config,
     gateway::http::{extract::USER_MAX_BYTES, messages, sessions},
     id::{GROUP_NAME_MAX_BYTES, NUMBER_MAX},
-    wire::plain::LIMIT_MAX,
+    wire::{
+        events::{GROUPS_MAX, ID_MAX_BYTES},
+        plain::LIMIT_MAX,
+    },
 };
 
 /// [Hidden](crate::id::is_hidden) characters, as the inside of a class of a regular expression.
@@ -35,7 +38,11 @@ pub(super) fn add(document: &mut Value, config: &Config) {
 /// Those of a parameter in the path or after the `?`.
 fn of_parameter(path: &str, name: &str) -> Option<Value> {
     Some(match name {
+        "group" if path == "/v1/events" => {
+            json!({"minItems": 1, "maxItems": GROUPS_MAX, "uniqueItems": true, "items": group(true)})
+        }
         "group" => group(!path.starts_with("/v1/sessions/")),
+        "last_event_id" | "Last-Event-ID" => json!({"maxLength": ID_MAX_BYTES}),
         "after" if path == "/v1/groups" => group(true),
         "id" | "after" => json!({"pattern": format!("^{UUID}$"), "minLength": 36, "maxLength": 36}),
         "user" => user(),

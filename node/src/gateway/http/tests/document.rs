@@ -7,7 +7,7 @@ use super::*;
 async fn the_document_is_true() {
     let document = docs::document(&Config::default());
     assert!(document["openapi"].as_str().unwrap().starts_with("3.1"));
-    let documented: BTreeMap<(String, String), &Value> = document["paths"]
+    let mut documented: BTreeMap<(String, String), &Value> = document["paths"]
         .as_object()
         .unwrap()
         .iter()
@@ -18,6 +18,11 @@ async fn the_document_is_true() {
                 .map(move |(method, operation)| ((path.clone(), method.to_uppercase()), operation))
         })
         .collect();
+    for path in FOR_READERS {
+        let operation = documented.remove(&(path.to_owned(), "GET".to_owned())).expect(path);
+        assert!(operation["summary"].is_string() && operation["operationId"].is_string(), "{path}");
+        assert!(operation["responses"]["200"]["content"]["text/event-stream"].is_object(), "{path}");
+    }
     let routed: BTreeMap<(String, String), bool> =
         table().into_iter().map(|route| ((route.path.to_owned(), route.method.to_string()), route.key)).collect();
     assert_eq!(documented.keys().collect::<Vec<_>>(), routed.keys().collect::<Vec<_>>());
