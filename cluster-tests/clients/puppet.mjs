@@ -15,9 +15,9 @@ class Kept extends Map {
   removeItem = (name) => void this.delete(name);
 }
 
-function open({ as, urls, token, tokens, storage }) {
+function open({ as, urls, token, tokens, storage, client }) {
   if (storage && !storages.has(storage)) storages.set(storage, new Kept());
-  const more = { token, storage: storages.get(storage), getToken: tokens && (() => tokens.shift()) };
+  const more = { token, client, storage: storages.get(storage), getToken: tokens && (() => tokens.shift()) };
   const roost = connect({ urls, WebSocket, ...more });
   const told = (event, value, group) => say({ as, event, group, value });
   roost.on("state", (state) => told("state", { state, code: roost.ended?.code, node: roost.node, session: roost.session }));

@@ -55,6 +55,7 @@ async def open_one(ask):
     roost = connect(
         ask["urls"],
         token=ask.get("token"),
+        client=ask.get("client"),
         get_token=(lambda: tokens.pop(0) if tokens else None) if tokens is not None else None,
         storage=storages.setdefault(storage, {}) if storage else None,
     )

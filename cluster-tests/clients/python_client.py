@@ -24,11 +24,11 @@ class Client:
         self.pushed = []
 
     @classmethod
-    async def open(cls, node, token=None, resume=None):
+    async def open(cls, node, back=None, resume=None):
         client = cls(await connect(node.replace("http", "ws", 1) + "/ws"))
         hello = {"type": "hello", "resume": resume or {}}
-        if token:
-            hello["session"] = token
+        if back:
+            hello |= {"session": back.welcome["token"], "client": back.welcome["client"]}
         client.welcome = await client.ask(hello)
         assert client.welcome["type"] == "welcome", client.welcome
         return client
@@ -89,7 +89,7 @@ async def main(node_a, node_b):
     for number in range(5):
         await b.ask({"type": "publish", "group": group, "data": f"missed {number}"})
     position = {"epoch": epoch, "offset": messages[-1]["offset"]}
-    back = await Client.open(node_b, a.welcome["token"], {group: position})
+    back = await Client.open(node_b, a, {group: position})
     assert back.welcome["session"] == a.welcome["session"], back.welcome
     assert group in back.welcome["groups"], back.welcome
     missed = await back.pushes("message", 5)

@@ -67,7 +67,7 @@ assert.deepEqual(seen.map((message) => message.offset), seen.map((_, index) => j
 a.socket.terminate();
 for (let number = 10; number < 15; number++) await b.ask({ type: "publish", group, data: { number } });
 const resume = { [group]: { epoch: joined.epoch, offset: seen.at(-1).offset } };
-const back = await open(nodeB, { session: a.welcome.token, resume });
+const back = await open(nodeB, { session: a.welcome.token, client: a.welcome.client, resume });
 assert.equal(back.welcome.session, a.welcome.session);
 const missed = await back.messages(5);
 assert.deepEqual(missed.map((message) => message.data.number), [10, 11, 12, 13, 14]);

@@ -43,6 +43,8 @@ pub struct ClientOptions {
     pub nodes: Vec<String>,
     /// Its session; without one it asks for a new one.
     pub token: Option<String>,
+    /// Which client of its session it is: two of one name displace each other.
+    pub client: String,
     /// Whether it comes back when its connection is lost.
     pub reconnect: bool,
     /// A node that was asked and says nothing for this time is left for the next one. Without it a connection is
@@ -53,12 +55,18 @@ pub struct ClientOptions {
 impl ClientOptions {
     /// A client without a session that goes to these nodes, in this order, and comes back.
     pub fn new(name: impl Into<String>, nodes: Vec<String>) -> Self {
-        Self { name: name.into(), nodes, token: None, reconnect: true, patience: None }
+        let client = "tab".to_owned();
+        Self { name: name.into(), nodes, token: None, client, reconnect: true, patience: None }
     }
 
     /// The same with a session.
     pub fn with_token(self, token: impl Into<String>) -> Self {
         Self { token: Some(token.into()), ..self }
+    }
+
+    /// The same as this client of its session.
+    pub fn as_client(self, client: impl Into<String>) -> Self {
+        Self { client: client.into(), ..self }
     }
 
     /// The same with [`ClientOptions::patience`].

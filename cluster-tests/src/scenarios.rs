@@ -198,7 +198,7 @@ impl Player<'_> {
         let urls: Vec<String> = ways.iter().map(Way::url).collect();
         self.clients.insert(name.clone(), ways);
         let mut ask = json!({"do": "connect", "as": name, "urls": urls});
-        for field in ["token", "tokens", "storage"] {
+        for field in ["token", "tokens", "storage", "client"] {
             if let Some(value) = fields.take(field) {
                 ask[field] = value;
             }

@@ -25,7 +25,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::logic::entry::Retention;
+use crate::logic::{entry::Retention, session::WhenFull};
 
 /// The whole file. Times end in `_ms` or `_s`, sizes in `_bytes`.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -199,8 +199,12 @@ pub struct SessionConfig {
     pub ttl_s: u64,
     /// A session ends when it is neither attached nor used for this time.
     pub idle_ttl_s: u64,
-    /// A session stays present for this time after its socket drops. One that is ephemeral is over then.
+    /// A client stays present for this time after its socket drops. A session that is ephemeral is over after that of its last.
     pub resume_grace_s: u64,
+    /// Clients (tabs, devices) that a session may have at once, on all nodes.
+    pub clients_max: u16,
+    /// What becomes of one more.
+    pub when_full: WhenFull,
     /// A session leaves the memory when it is detached for this time; the store keeps it. An empty group that nobody
     /// follows is forgotten after the same time, at least a minute.
     pub memory_ttl_s: u64,
@@ -235,7 +239,7 @@ pub struct LimitsConfig {
     pub message_bytes: usize,
     /// The largest body of an HTTP request.
     pub body_bytes: usize,
-    /// Groups of one session.
+    /// Groups of one client, those of its session among them.
     pub groups_per_session: usize,
     /// Operations per second of one connection, averaged; `operations_burst` at once.
     pub operations_per_s: u32,
@@ -457,6 +461,8 @@ impl Default for SessionConfig {
             ttl_s: 30 * 24 * 3600,
             idle_ttl_s: 7 * 24 * 3600,
             resume_grace_s: 30,
+            clients_max: 16,
+            when_full: WhenFull::Displace,
             memory_ttl_s: 600,
             anonymous: false,
             cookie_name: "session_id".to_owned(),

@@ -21,7 +21,7 @@ use self::worker::Worker;
 use crate::{
     clock,
     deliveries::Deliveries,
-    id::{AttachmentNumber, GroupName, Member, NodeId, SessionId, SlotId, Term},
+    id::{AttachmentNumber, ClientKey, GroupName, Member, NodeId, SessionId, SlotId, Term},
     logic::{
         map::{MapRequest, SharedMap},
         memory::Level,
@@ -107,12 +107,13 @@ pub struct SlotCounts {
     pub groups: u64,
 }
 
-/// Presences to be taken out of groups of other slots, whose session is over. To be answered with [`Slots::departed`].
+/// Presences to be taken out of groups of other slots, whose client is gone. To be answered with [`Slots::departed`].
 #[derive(Debug)]
 pub struct Departure {
     /// The session's slot.
     pub slot: SlotId,
     pub session: SessionId,
+    pub client: ClientKey,
     /// The groups, and the attachment that joined each.
     pub groups: Vec<(GroupName, AttachmentNumber)>,
 }
@@ -200,9 +201,14 @@ impl Slots {
         self.send(slot, WorkerInput::Slot(slot, SlotInput::Peer { from, message })).await;
     }
 
-    /// The presences of a session were taken out of these groups ([`Departure`]).
-    pub async fn departed(&self, slot: SlotId, session: SessionId, groups: BTreeMap<GroupName, AttachmentNumber>) {
-        self.send(slot, WorkerInput::Slot(slot, SlotInput::Departed { session, groups })).await;
+    /// The presences of a client were taken out of these groups ([`Departure`]).
+    pub async fn departed(
+        &self,
+        slot: SlotId,
+        (session, client): (SessionId, ClientKey),
+        groups: BTreeMap<GroupName, AttachmentNumber>,
+    ) {
+        self.send(slot, WorkerInput::Slot(slot, SlotInput::Departed { session, client, groups })).await;
     }
 
     /// A confirmed map; versions grow.

@@ -250,7 +250,7 @@ const OTHERS: &[Planted] = &[
     bug(
         "KeepsItsSuffix",
         "rule 5: a member keeps what it holds uncommitted under a new primary",
-        50,
+        210,
         &[edit(
             "logic/replication/held.rs",
             "self.log.truncate((keep + 1).saturating_sub(self.log_first) as usize);",
@@ -421,7 +421,7 @@ const OTHERS: &[Planted] = &[
     bug(
         "ReconcilesByLength",
         "rule 5: a member that holds more than the new primary keeps what it has",
-        50,
+        210,
         &[edit(
             "logic/replication/held.rs",
             "let keep = with.base.max(self.applied);",

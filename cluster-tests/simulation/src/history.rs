@@ -96,6 +96,8 @@ pub struct ConnectionLog {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Welcome {
     pub session: Arc<str>,
+    /// Which client of the session it is.
+    pub client: Arc<str>,
     /// When its client asked for it, in microseconds.
     pub asked_us: u64,
     /// When the client knew, in microseconds.
@@ -148,7 +150,7 @@ pub enum Seen {
     },
     /// The subscription is over.
     Left { group: Arc<str> },
-    /// The session attached elsewhere: nothing more may come.
+    /// The client attached elsewhere, or had to go: nothing more may come.
     Displaced,
     /// The connection ended.
     Closed,
@@ -199,7 +201,7 @@ pub enum Rule {
     /// A resume yields everything later or says that it doesn't.
     S6Resume,
     /// A displaced connection receives nothing more: nothing after `displaced`, and nothing that was sent after another
-    /// connection was welcomed with its session.
+    /// connection was welcomed with its session as the same client.
     S7Displaced,
     /// After the join point everything is delivered or declared missing.
     S8JoinPoint,

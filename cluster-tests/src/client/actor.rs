@@ -177,7 +177,7 @@ impl Actor {
             .iter()
             .map(|(group, at)| (group.to_string(), json!({"epoch": at.epoch.to_string(), "offset": at.offset})))
             .collect();
-        let mut hello = json!({"type": "hello", "resume": resume});
+        let mut hello = json!({"type": "hello", "client": self.options.client, "resume": resume});
         if let Some(token) = &self.options.token {
             hello["session"] = token.clone().into();
         }
@@ -223,6 +223,7 @@ impl Actor {
             node: node.into(),
             welcome: frame["session"].as_str().map(|session| Welcome {
                 session: session.into(),
+                client: frame["client"].as_str().unwrap_or("?").into(),
                 asked_us,
                 at_us: clock::mono_us(),
             }),

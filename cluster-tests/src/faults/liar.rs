@@ -16,12 +16,12 @@ use async_trait::async_trait;
 use chitchat::{ChitchatId, Serializable};
 use roost::{
     config::Config,
-    id::{GroupName, Member, NodeId, SessionId, SlotId},
+    id::{ClientKey, GroupName, Member, NodeId, SessionId, SlotId},
     logic::{
         lease::LeaseMessage,
         map::{ClusterMap, MapRequest, SlotAssignment},
         replication::ReplicationMessage,
-        request::{GroupRequest, Push, ReadGroup, SessionPush, SlotError, SlotRequest},
+        request::{Displaced, GroupRequest, Push, ReadGroup, SessionPush, SlotError, SlotRequest},
         slot::SlotSnapshot,
     },
     metrics::Metrics,
@@ -239,7 +239,10 @@ impl Liar {
                 self.says(slot, &PeerFrame::Replication { slot, message });
             }
             let session = SessionId(Uuid::from_u128(7));
-            let push = Push::Session(session, SessionPush::Displace { attachment: u64::MAX });
+            let push = Push::Session(
+                session,
+                SessionPush::Displace { client: ClientKey(7), why: Displaced::Elsewhere, attachment: u64::MAX },
+            );
             self.says(slot, &PeerFrame::Push { slot, term, voters: FAR, push });
         }
         self.says(slot, &PeerFrame::Response { id: 1, voters: FAR, result: Err(SlotError::Busy) });

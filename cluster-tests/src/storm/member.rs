@@ -267,9 +267,9 @@ impl Member {
     }
 
     fn hello(&self) -> String {
-        let Some(token) = &self.token else { return r#"{"type":"hello"}"#.to_owned() };
+        let Some(token) = &self.token else { return r#"{"type":"hello","client":"member"}"#.to_owned() };
         let (group, since) = (&self.place.group, self.since());
-        format!(r#"{{"type":"hello","session":"{token}","resume":{{"{group}":{since}}}}}"#)
+        format!(r#"{{"type":"hello","client":"member","session":"{token}","resume":{{"{group}":{since}}}}}"#)
     }
 
     fn since(&self) -> String {

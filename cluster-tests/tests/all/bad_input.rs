@@ -125,7 +125,7 @@ async fn ends_with(socket: &mut Socket, code: &str, close: u16) -> Result<()> {
 
 async fn attached(url: &str, session: &Session) -> Result<Socket> {
     let mut socket = Socket::connect(url).await?;
-    socket.send(&json!({"type": "hello", "session": session.token})).await?;
+    socket.send(&json!({"type": "hello", "client": "tab", "session": session.token})).await?;
     socket.frame_of("welcome").await?;
     Ok(socket)
 }

@@ -26,6 +26,7 @@ mod store_faults;
 mod store_figures;
 mod store_unknown;
 mod storm;
+mod tabs;
 
 /// A test that forgets its turn runs beside those of other files and disturbs what they measure.
 #[test]

@@ -24,7 +24,7 @@ async fn rights_that_change() -> Result<()> {
 
 async fn attach(cluster: &Cluster, node: usize, session: &Session) -> Result<(Socket, Value)> {
     let mut socket = Socket::connect(&cluster.url(node)).await?;
-    socket.send(&json!({"type": "hello", "session": &*session.token})).await?;
+    socket.send(&json!({"type": "hello", "client": "tab", "session": &*session.token})).await?;
     let welcome = socket.frame_of("welcome").await?;
     Ok((socket, welcome))
 }
@@ -114,7 +114,7 @@ async fn tokens_change(cluster: &Cluster) -> Result<()> {
     let heartbeat = socket.ask(&json!({"type": "heartbeat", "id": 2})).await?;
     ensure!(heartbeat["type"] == "heartbeat", "nobody has displaced it: {heartbeat}");
     let mut with_new = Socket::connect(&cluster.url(0)).await?;
-    with_new.send(&json!({"type": "hello", "session": token})).await?;
+    with_new.send(&json!({"type": "hello", "client": "tab", "session": token})).await?;
     let welcome = with_new.frame_of("welcome").await?;
     ensure!(welcome["session"] == *old.id, "{welcome}");
     socket.frame_of("displaced").await?;

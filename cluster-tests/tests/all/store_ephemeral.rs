@@ -58,7 +58,7 @@ async fn a_fleet_without_tokens_comes_and_goes_and_comes_back_while_the_store_is
     gone(&cluster, &left).await?;
     // One that comes back too late is told to do as one that has none.
     let mut socket = Socket::connect(&cluster.url(0)).await?;
-    socket.send(&json!({"type": "hello", "session": left[0].1})).await?;
+    socket.send(&json!({"type": "hello", "client": "tab", "session": left[0].1})).await?;
     let (frames, code) = socket.until_closed().await?;
     ensure!(code == 4101, "{code}: {frames:?}");
 
@@ -80,7 +80,7 @@ async fn a_fleet_without_tokens_comes_and_goes_and_comes_back_while_the_store_is
 async fn come(cluster: &Cluster) -> Result<Vec<Client>> {
     let connected = async |number: usize, (): ()| {
         let (mut socket, start_us) = (Socket::connect(&cluster.url(number % NODES)).await?, clock::mono_us());
-        socket.send(&json!({"type": "hello"})).await?;
+        socket.send(&json!({"type": "hello", "client": "tab"})).await?;
         let welcome = socket.frame_of("welcome").await?;
         let took_us = clock::mono_us() - start_us;
         let text = |name: &str| welcome[name].as_str().map(str::to_owned).with_context(|| format!("{welcome}"));
@@ -102,7 +102,7 @@ async fn come_back(cluster: &Cluster, clients: Vec<Client>) -> Result<Vec<Client
         let Client { socket, session, token, at } = client;
         drop(socket);
         let (mut socket, start_us) = (Socket::connect(&cluster.url((number + 1) % NODES)).await?, clock::mono_us());
-        socket.send(&json!({"type": "hello", "session": token, "resume": {GROUP: at}})).await?;
+        socket.send(&json!({"type": "hello", "client": "tab", "session": token, "resume": {GROUP: at}})).await?;
         let welcome = socket.frame_of("welcome").await?;
         let took_us = clock::mono_us() - start_us;
         ensure!(welcome["session"] == *session, "another session than {session}: {welcome}");

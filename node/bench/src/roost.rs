@@ -36,6 +36,9 @@ struct Frame<'a> {
     groups: Vec<String>,
 }
 
+/// Which client of its session each connection is: the one that comes back is the same.
+const CLIENT: &str = "bench";
+
 impl Dialect for Roost {
     fn name(&self) -> &'static str {
         "Roost"
@@ -47,9 +50,9 @@ impl Dialect for Roost {
 
     fn hello(&self, back: Option<&Return>) -> Option<String> {
         let hello = match back {
-            None => json!({ "type": "hello" }),
+            None => json!({ "type": "hello", "client": CLIENT }),
             Some(Return { group, token, since }) => json!({
-                "type": "hello", "session": token,
+                "type": "hello", "client": CLIENT, "session": token,
                 "resume": { group: { "epoch": since.epoch, "offset": since.offset } },
             }),
         };

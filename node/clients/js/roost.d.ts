@@ -14,8 +14,10 @@ export interface Options {
   token?: string;
   /** Asked for a token at first and each time the session is over. `undefined` ends the connection. One that throws is asked again. */
   getToken?: () => string | undefined | Promise<string | undefined>;
-  /** Keeps token and positions over a reload: `sessionStorage`. Default: nothing is kept. */
+  /** Keeps token, client and positions over a reload: `sessionStorage`. Default: nothing is kept. */
   storage?: Pick<Storage, "getItem" | "setItem" | "removeItem">;
+  /** Which client of its session this is, 1 to 64 visible characters: a later connection of the same client takes the place of the earlier one. Default: one of its own, kept in `storage`. */
+  client?: string;
   /** Under which name. Name the user in it where users change within a tab. Default: `roost`. */
   storageKey?: string;
   /** The WebSocket to use where there is no global one: that of `ws` on Node 20. */

@@ -15,7 +15,7 @@ const [REQUESTS, RESUMED] = [100, 300];
 /** A request whose outcome is not known by then is given up: nodes know keys for five minutes. */
 const REQUEST_MS = 240_000;
 /** How a connection ends that does not come back as it was. */
-const CLOSES = { frame_too_large: 1009, displaced: 4100, session_ended: 4101, unauthorized: 4102, bad_frame: 4103 };
+const CLOSES = { frame_too_large: 1009, displaced: 4100, session_ended: 4101, unauthorized: 4102, bad_frame: 4103, too_many_clients: 4104, crowded_out: 4105 };
 
 export class RoostError extends Error {
   constructor(/** @type {string} */ code, /** @type {string} */ message, unsure = false, /** @type {Detail[]} */ detail = []) {
@@ -93,10 +93,17 @@ export function connect({ urls = new URL("/", import.meta.url).href, token, getT
   /** @type {any} */
   let [bye, fault, welcome, timer, current] = [];
   current = token ?? storage?.getItem(storageKey) ?? undefined;
+  // Which client of its session this is. It is out of the storage while it is used, or a copied tab would be the same client.
+  const clientKey = `${storageKey}.client`;
+  const client = rest.client ?? storage?.getItem(clientKey) ?? keys;
 
   const be = (/** @type {State} */ now) => tell("state", (state = now));
   const keep = (/** @type {string} */ name, /** @type {string | undefined} */ value) =>
     safely(() => (value ? storage?.setItem(name, value) : storage?.removeItem(name)));
+
+  const leave = () => keep(clientKey, client);
+  keep(clientKey, undefined);
+  globalThis.addEventListener?.("pagehide", leave);
 
   async function open() {
     be("connecting");
@@ -136,7 +143,7 @@ export function connect({ urls = new URL("/", import.meta.url).href, token, getT
       resume[group.name] = /** @type {Position} */ (group.at);
     }
     for (const group of groups.values()) group.resumed = group.name in resume;
-    send({ type: "hello", session: current, resume });
+    send({ type: "hello", session: current, client, resume });
   }
 
   /** Whatever comes is a sign of life; where nothing comes, one is asked for. */
@@ -211,6 +218,8 @@ export function connect({ urls = new URL("/", import.meta.url).href, token, getT
     ended = why;
     clearTimeout(timer);
     globalThis.removeEventListener?.("online", online);
+    globalThis.removeEventListener?.("pagehide", leave);
+    leave();
     const old = socket;
     socket = undefined;
     safely(() => old?.close());

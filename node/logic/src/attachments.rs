@@ -1,4 +1,4 @@
-//! Which connections of this gateway have which sessions, from a client's first word to the goodbye.
+//! Which connections of this gateway have which sessions, each as one of the session's clients, from a client's first word to the goodbye.
 //!
 //! A connection is *opening* while its session's slot is asked, then *attached*, and *over* from when it is cut until it is
 //! gone. News of a session and the answer that attaches it come by different ways, and so in any order: what is heard while a
@@ -24,9 +24,9 @@ use std::{collections::BTreeMap, sync::Arc};
 use self::{goodbyes::Goodbyes, renewals::Asked};
 use super::{
     entry::{EndReason, Joined},
-    request::{ClientView, Renewal, Renewed, SlotError},
+    request::{ClientView, Displaced, Renewal, Renewed, SlotError},
 };
-use crate::id::{AttachmentNumber, GroupName, SessionId, SlotId};
+use crate::id::{AttachmentNumber, ClientId, ClientKey, GroupName, SessionId, SlotId};
 
 /// Between two [`Input::Tick`], in milliseconds.
 pub const TICK_MS: u64 = 250;
@@ -35,18 +35,18 @@ pub const TICK_MS: u64 = 250;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Goodbye {
     /// The connection of this attachment is gone.
-    Detach(SessionId, AttachmentNumber),
-    /// This attachment and earlier ones are cut off.
-    Confirm(SessionId, AttachmentNumber),
+    Detach((SessionId, ClientKey), AttachmentNumber),
+    /// This attachment of the client and earlier ones are cut off.
+    Confirm((SessionId, ClientKey), AttachmentNumber),
     /// The client of this connection is gone, and what came of its attach is not known.
-    Withdraw(SessionId, u64),
+    Withdraw((SessionId, ClientKey), u64),
 }
 
 /// Why a connection is cut.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Cut {
-    /// The session has attached from another connection.
-    Displaced,
+    /// The client has attached from another connection, or has made room for another client.
+    Displaced(Displaced),
     /// The session is over.
     Ended(EndReason),
 }
@@ -55,18 +55,20 @@ pub enum Cut {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Input {
     /// A client asks for its session.
-    Open { connection: u64, session: SessionId, slot: SlotId },
+    Open { connection: u64, session: SessionId, client: ClientId, slot: SlotId },
     /// To [`Output::Attach`].
     Answered { connection: u64, result: Result<(AttachmentNumber, Arc<ClientView>), SlotError> },
     /// The client is gone, and with it all that it had asked for.
     Gone { connection: u64 },
-    /// The session has attached elsewhere: this attachment and earlier ones get nothing more.
-    Displaced { slot: SlotId, session: SessionId, number: AttachmentNumber },
+    /// The client has attached elsewhere, or has to go: this attachment and earlier ones get nothing more.
+    Displaced { slot: SlotId, session: SessionId, client: ClientKey, number: AttachmentNumber, why: Displaced },
     /// The session is over.
     Ended { slot: SlotId, session: SessionId, reason: EndReason },
-    /// The record was changed over HTTP.
+    /// The record was changed.
     Changed {
         slot: SlotId,
+        /// One of its session's clients.
+        client: ClientKey,
         /// As it is now.
         view: Arc<ClientView>,
     },
@@ -149,12 +151,19 @@ pub enum Output {
 #[derive(Debug)]
 struct Connection {
     session: SessionId,
+    client: ClientId,
     slot: SlotId,
     stage: Stage,
     /// The episode in which its session was asked for, or the attachment confirmed.
     episode: u64,
     /// What the client of an attached one has joined, or is about to; some of it is perhaps its session's by now.
     joined: Joined,
+}
+
+impl Connection {
+    fn whose(&self) -> (SessionId, ClientKey) {
+        (self.session, self.client.key())
+    }
 }
 
 #[derive(Debug)]
@@ -170,7 +179,7 @@ enum Stage {
 #[derive(Debug, Default)]
 struct News {
     gone: bool,
-    displaced: AttachmentNumber,
+    displaced: Option<(AttachmentNumber, Displaced)>,
     ended: Option<EndReason>,
     view: Option<Arc<ClientView>>,
 }
@@ -179,8 +188,8 @@ struct News {
 #[derive(Debug, Default)]
 pub struct Attachments {
     connections: BTreeMap<u64, Connection>,
-    /// The connection of each session that is attached here.
-    attached: BTreeMap<SlotId, BTreeMap<SessionId, u64>>,
+    /// The connection of each client that is attached here.
+    attached: BTreeMap<SlotId, BTreeMap<(SessionId, ClientKey), u64>>,
     count: usize,
     /// The connections that are opening, by session.
     opening: BTreeMap<SessionId, Vec<u64>>,
@@ -203,20 +212,22 @@ impl Attachments {
     /// Where a connection's number is given twice at a time, which is a fault of the shell.
     pub fn handle(&mut self, now_ms: u64, input: Input, out: &mut Vec<Output>) {
         match input {
-            Input::Open { connection, session, slot } => {
+            Input::Open { connection, session, client, slot } => {
                 let stage = Stage::Opening(News::default());
-                let episode = self.episode;
-                let joined = Joined::new();
-                let before = self.connections.insert(connection, Connection { session, slot, stage, episode, joined });
+                let (episode, joined) = (self.episode, Joined::new());
+                let opening = Connection { session, client, slot, stage, episode, joined };
+                let before = self.connections.insert(connection, opening);
                 assert!(before.is_none(), "connection {connection} opens twice: {before:?}");
                 self.opening.entry(session).or_default().push(connection);
                 out.push(Output::Attach { connection, session, slot });
             }
             Input::Answered { connection, result } => self.answered(connection, result, out),
             Input::Gone { connection } => self.gone(connection, out),
-            Input::Displaced { slot, session, number } => self.displaced(slot, session, number, out),
+            Input::Displaced { slot, session, client, number, why } => {
+                self.displaced(slot, (session, client), (number, why), out);
+            }
             Input::Ended { slot, session, reason } => self.ended(slot, session, reason, out),
-            Input::Changed { slot, view } => self.changed(slot, &view, out),
+            Input::Changed { slot, client, view } => self.changed(slot, client, &view, out),
             Input::Joins { connection, group, needs_grant } => {
                 if let Some(there) = self.attached_mut(connection) {
                     there.joined.insert(group, needs_grant);
@@ -251,11 +262,11 @@ impl Attachments {
         self.goodbyes.flush(now_ms, out);
     }
 
-    /// The connections that are not over, each with its session and, where it is attached, the number.
-    pub fn connections(&self) -> impl Iterator<Item = (u64, SessionId, Option<AttachmentNumber>)> {
+    /// The connections that are not over, each with its session and client and, where it is attached, the number.
+    pub fn connections(&self) -> impl Iterator<Item = (u64, (SessionId, ClientKey), Option<AttachmentNumber>)> {
         self.connections.iter().filter_map(|(connection, there)| match there.stage {
-            Stage::Opening(_) => Some((*connection, there.session, None)),
-            Stage::Attached(number, _) => Some((*connection, there.session, Some(number))),
+            Stage::Opening(_) => Some((*connection, there.whose(), None)),
+            Stage::Attached(number, _) => Some((*connection, there.whose(), Some(number))),
             Stage::Over => None,
         })
     }
@@ -278,7 +289,7 @@ impl Attachments {
         self.connections.contains_key(&connection)
     }
 
-    /// How many sessions are attached.
+    /// How many clients are attached.
     pub fn len(&self) -> usize {
         self.count
     }
@@ -295,26 +306,26 @@ impl Attachments {
         out: &mut Vec<Output>,
     ) {
         let Some(there) = self.connections.get_mut(&connection) else { return };
-        let (session, slot) = (there.session, there.slot);
+        let (whose, slot) = (there.whose(), there.slot);
         let Stage::Opening(news) = &mut there.stage else { return };
         let news = std::mem::take(news);
-        self.opened(session, connection);
+        self.opened(whose.0, connection);
         match result {
             Ok((number, _)) if news.gone => {
                 self.connections.remove(&connection);
-                self.goodbyes.add(slot, Goodbye::Detach(session, number));
+                self.goodbyes.add(slot, Goodbye::Detach(whose, number));
             }
-            Ok((number, view)) => match (news.ended, self.is_displaced(slot, session, number, &news)) {
+            Ok((number, view)) => match (news.ended, self.is_displaced(slot, whose, number, &news)) {
                 (Some(reason), _) => self.cut_unattached(connection, Cut::Ended(reason), out),
-                (None, true) => {
-                    self.cut_unattached(connection, Cut::Displaced, out);
+                (None, Some(why)) => {
+                    self.cut_unattached(connection, Cut::Displaced(why), out);
                     // A slot that lost all of its copies may count from a lower number, and knows nothing of the later one.
-                    self.goodbyes.add(slot, Goodbye::Detach(session, number));
+                    self.goodbyes.add(slot, Goodbye::Detach(whose, number));
                 }
-                (None, false) => {
+                (None, None) => {
                     let later = news.view.filter(|news| news.record.revision > view.record.revision);
                     let view = later.unwrap_or(view);
-                    self.attach((slot, session, number), (connection, &view), out);
+                    self.attach((slot, whose, number), (connection, &view), out);
                     out.push(Output::Attached { connection, number, view });
                     self.say_confirmed(connection, out);
                 }
@@ -323,7 +334,7 @@ impl Attachments {
                 self.connections.remove(&connection);
                 if error == SlotError::Unknown {
                     // Only the slot knows what came of it, and under which number.
-                    self.goodbyes.add(slot, Goodbye::Withdraw(session, connection));
+                    self.goodbyes.add(slot, Goodbye::Withdraw(whose, connection));
                 }
                 if !news.gone {
                     out.push(Output::Refused { connection, error });
@@ -332,40 +343,48 @@ impl Attachments {
         }
     }
 
-    fn is_displaced(&self, slot: SlotId, session: SessionId, number: AttachmentNumber, news: &News) -> bool {
-        news.displaced >= number || self.number_here(slot, session).is_some_and(|(_, here)| here > number)
+    fn is_displaced(
+        &self,
+        slot: SlotId,
+        whose: (SessionId, ClientKey),
+        number: AttachmentNumber,
+        news: &News,
+    ) -> Option<Displaced> {
+        let by_later = self.number_here(slot, whose).is_some_and(|(_, here)| here > number);
+        let heard = news.displaced.filter(|(displaced, _)| *displaced >= number).map(|(_, why)| why);
+        heard.or(by_later.then_some(Displaced::Elsewhere))
     }
 
     fn attach(
         &mut self,
-        (slot, session, number): (SlotId, SessionId, AttachmentNumber),
+        (slot, whose, number): (SlotId, (SessionId, ClientKey), AttachmentNumber),
         (connection, view): (u64, &ClientView),
         out: &mut Vec<Output>,
     ) {
-        if let Some((earlier, _)) = self.number_here(slot, session) {
+        if let Some((earlier, _)) = self.number_here(slot, whose) {
             // The slot knows that there is an earlier one. It asks for its end, and is told then.
-            self.cut(earlier, Cut::Displaced, None, out);
+            self.cut(earlier, Cut::Displaced(Displaced::Elsewhere), None, out);
         }
         if let Some(there) = self.connections.get_mut(&connection) {
             there.stage = Stage::Attached(number, view.record.revision);
             there.joined.clone_from(&view.joined);
-            self.attached.entry(slot).or_default().insert(session, connection);
+            self.attached.entry(slot).or_default().insert(whose, connection);
             self.count += 1;
         }
     }
 
     fn gone(&mut self, connection: u64, out: &mut Vec<Output>) {
         let Some(there) = self.connections.get_mut(&connection) else { return };
-        let (session, slot) = (there.session, there.slot);
+        let (whose, slot) = (there.whose(), there.slot);
         match &mut there.stage {
             Stage::Opening(news) => {
                 news.gone = true;
                 return out.push(Output::GiveUp { connection });
             }
             Stage::Attached(number, _) => {
-                let goodbye = Goodbye::Detach(session, *number);
+                let goodbye = Goodbye::Detach(whose, *number);
                 self.leaving.entry(connection).or_default().push((slot, goodbye));
-                self.forget_attached(slot, session);
+                self.forget_attached(slot, whose);
             }
             Stage::Over => {}
         }
@@ -374,39 +393,53 @@ impl Attachments {
         out.push(Output::Unsubscribe { connection });
     }
 
-    fn displaced(&mut self, slot: SlotId, session: SessionId, number: AttachmentNumber, out: &mut Vec<Output>) {
-        for connection in self.opening.get(&session).into_iter().flatten() {
-            if let Some(Connection { stage: Stage::Opening(news), .. }) = self.connections.get_mut(connection) {
-                news.displaced = news.displaced.max(number);
+    fn displaced(
+        &mut self,
+        slot: SlotId,
+        whose: (SessionId, ClientKey),
+        (number, why): (AttachmentNumber, Displaced),
+        out: &mut Vec<Output>,
+    ) {
+        self.tell_opening(whose.0, Some(whose.1), |news| {
+            let later = news.displaced.filter(|(known, _)| *known > number);
+            news.displaced = later.or(Some((number, why)));
+        });
+        let goodbye = (slot, Goodbye::Confirm(whose, number));
+        match self.number_here(slot, whose) {
+            Some((connection, here)) if here <= number => {
+                self.cut(connection, Cut::Displaced(why), Some(goodbye), out);
             }
-        }
-        let goodbye = (slot, Goodbye::Confirm(session, number));
-        match self.number_here(slot, session) {
-            Some((connection, here)) if here <= number => self.cut(connection, Cut::Displaced, Some(goodbye), out),
             _ => self.goodbyes.add(slot, goodbye.1),
         }
     }
 
-    fn ended(&mut self, slot: SlotId, session: SessionId, reason: EndReason, out: &mut Vec<Output>) {
+    /// What is heard of a session, or of one of its clients, while connections of it open.
+    fn tell_opening(&mut self, session: SessionId, only: Option<ClientKey>, hear: impl Fn(&mut News)) {
         for connection in self.opening.get(&session).into_iter().flatten() {
-            if let Some(Connection { stage: Stage::Opening(news), .. }) = self.connections.get_mut(connection) {
-                news.ended = Some(reason);
+            if let Some(Connection { client, stage: Stage::Opening(news), .. }) = self.connections.get_mut(connection)
+                && only.is_none_or(|only| client.key() == only)
+            {
+                hear(news);
             }
         }
-        if let Some((connection, _)) = self.number_here(slot, session) {
+    }
+
+    fn ended(&mut self, slot: SlotId, session: SessionId, reason: EndReason, out: &mut Vec<Output>) {
+        self.tell_opening(session, None, |news| news.ended = Some(reason));
+        let all = (session, ClientKey::MIN)..=(session, ClientKey::MAX);
+        let here = self.attached.get(&slot).into_iter().flat_map(|here| here.range(all.clone()));
+        for connection in here.map(|(_, connection)| *connection).collect::<Vec<_>>() {
             self.cut(connection, Cut::Ended(reason), None, out);
         }
     }
 
-    fn changed(&mut self, slot: SlotId, view: &Arc<ClientView>, out: &mut Vec<Output>) {
+    fn changed(&mut self, slot: SlotId, client: ClientKey, view: &Arc<ClientView>, out: &mut Vec<Output>) {
         let (session, now) = (view.record.id, view.record.revision);
-        for connection in self.opening.get(&session).into_iter().flatten() {
-            if let Some(Connection { stage: Stage::Opening(news), .. }) = self.connections.get_mut(connection) {
-                let newest = news.view.take().filter(|known| known.record.revision > now);
-                news.view = newest.or_else(|| Some(view.clone()));
-            }
-        }
-        let Some((connection, _)) = self.number_here(slot, session) else { return };
+        self.tell_opening(session, Some(client), |news| {
+            let newest = news.view.take().filter(|known| known.record.revision > now);
+            news.view = newest.or_else(|| Some(view.clone()));
+        });
+        let Some((connection, _)) = self.number_here(slot, (session, client)) else { return };
         let Some(there) = self.connections.get_mut(&connection) else { return };
         if let Stage::Attached(_, revision) = &mut there.stage
             && *revision < now
@@ -421,8 +454,8 @@ impl Attachments {
         let Some(there) = self.connections.get_mut(&connection) else { return };
         there.stage = Stage::Over;
         there.joined.clear();
-        let (session, slot) = (there.session, there.slot);
-        self.forget_attached(slot, session);
+        let (whose, slot) = (there.whose(), there.slot);
+        self.forget_attached(slot, whose);
         self.leaving.entry(connection).or_default().extend(goodbye);
         out.extend([Output::Cut { connection, why }, Output::Unsubscribe { connection }]);
     }
@@ -442,18 +475,18 @@ impl Attachments {
         }
     }
 
-    fn forget_attached(&mut self, slot: SlotId, session: SessionId) {
-        if let Some(sessions) = self.attached.get_mut(&slot) {
-            self.count -= usize::from(sessions.remove(&session).is_some());
-            if sessions.is_empty() {
+    fn forget_attached(&mut self, slot: SlotId, whose: (SessionId, ClientKey)) {
+        if let Some(clients) = self.attached.get_mut(&slot) {
+            self.count -= usize::from(clients.remove(&whose).is_some());
+            if clients.is_empty() {
                 self.attached.remove(&slot);
             }
         }
     }
 
-    /// The connection that the session is attached to here, and its number.
-    fn number_here(&self, slot: SlotId, session: SessionId) -> Option<(u64, AttachmentNumber)> {
-        let connection = *self.attached.get(&slot)?.get(&session)?;
+    /// The connection that the client is attached to here, and its number.
+    fn number_here(&self, slot: SlotId, whose: (SessionId, ClientKey)) -> Option<(u64, AttachmentNumber)> {
+        let connection = *self.attached.get(&slot)?.get(&whose)?;
         match self.connections.get(&connection)?.stage {
             Stage::Attached(number, _) => Some((connection, number)),
             Stage::Opening(_) | Stage::Over => None,

@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     few::Few,
-    id::{AttachmentNumber, Epoch, GroupName, Index, Member, PublishKey, SessionId},
+    id::{AttachmentNumber, ClientId, ClientKey, Epoch, GroupName, Index, Member, PublishKey, Seat, SessionId},
+    session::Room,
 };
 
 /// What a message takes beside its data, a presence beside its texts, a session beside its record's, a group that a record
@@ -78,10 +79,11 @@ impl Message {
     }
 }
 
-/// Someone present in a group.
+/// A client of a session that is present in a group.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Presence {
     pub session: SessionId,
+    pub client: ClientKey,
     pub user: String,
     /// The session's public attributes, as JSON text.
     pub info: Bytes,
@@ -91,6 +93,11 @@ pub struct Presence {
 }
 
 impl Presence {
+    /// Where it sits.
+    pub fn seat(&self) -> Seat {
+        Seat { session: self.session, client: self.client, attachment: self.attachment }
+    }
+
     /// What it takes in a group, in bytes, about.
     pub fn held_bytes(&self) -> u64 {
         (PRESENCE_BYTES + self.user.len() + self.info.len()) as u64
@@ -288,19 +295,14 @@ pub enum GroupEntry {
         /// The keys of the publishes.
         keys: Vec<PublishKey>,
     },
-    /// Someone is present.
+    /// A client is present.
     MemberJoin {
         /// Its epoch if it is new.
         epoch: Epoch,
         member: Presence,
     },
     /// No longer present, unless it has joined again by a later attachment.
-    MemberLeave {
-        session: SessionId,
-        /// Up to this attachment.
-        #[serde(deserialize_with = "crate::id::number")]
-        attachment: AttachmentNumber,
-    },
+    MemberLeave { seat: Seat },
     /// Drops messages older than the group's retention; with `remove` the group as well, if nothing is left in it.
     Trim {
         /// When, in milliseconds since 1970.
@@ -335,8 +337,9 @@ pub enum SessionEntry {
         #[serde(deserialize_with = "crate::id::number")]
         at_ms: u64,
     },
-    /// A client of this gateway takes the session; an earlier attachment is displaced.
+    /// A client of this gateway takes the session; an earlier attachment of the client is displaced.
     Attach {
+        client: ClientId,
         /// Where the client is connected.
         gateway: Member,
         /// The gateway's number for the connection; the same one again is the same attachment.
@@ -349,9 +352,11 @@ pub enum SessionEntry {
         at_ms: u64,
         /// The number of the token that its client has shown.
         token: u32,
+        room: Room,
     },
-    /// A gateway still has this attachment, of which the slot has lost sight. One that was given since stays.
+    /// A gateway still has this attachment, of which the slot has lost sight. One that was given to the client since stays.
     Restore {
+        client: ClientId,
         gateway: Member,
         /// Its number for the connection.
         connection: u64,
@@ -362,9 +367,11 @@ pub enum SessionEntry {
         revision: u64,
         /// What its client has joined, as far as the gateway knows.
         joined: Joined,
+        room: Room,
     },
-    /// The socket of this attachment is gone; the session stays present until `grace_until_ms`.
+    /// The socket of this attachment is gone; its client stays present until `grace_until_ms`.
     Detach {
+        client: ClientKey,
         /// The gateway of the attachment. In two lineages of a slot two gateways can be given the same number.
         gateway: Member,
         /// Only if this still is its attachment.
@@ -373,7 +380,7 @@ pub enum SessionEntry {
         /// When, in milliseconds since 1970.
         #[serde(deserialize_with = "crate::id::number")]
         at_ms: u64,
-        /// When its presence ends.
+        /// When the client's presence ends.
         #[serde(deserialize_with = "crate::id::number")]
         grace_until_ms: u64,
         /// Its gateway says so; else the gateway is believed dead, and the connection may be open still.
@@ -381,43 +388,56 @@ pub enum SessionEntry {
     },
     /// The connection is gone, and its gateway does not know whether it was attached: where it is, that is undone.
     Withdraw {
+        client: ClientKey,
         gateway: Member,
         /// Its number for the connection.
         connection: u64,
         /// When, in milliseconds since 1970.
         #[serde(deserialize_with = "crate::id::number")]
         at_ms: u64,
-        /// When the session's presence ends.
+        /// When the client's presence ends.
         #[serde(deserialize_with = "crate::id::number")]
         grace_until_ms: u64,
     },
     /// A gateway has cut off a displaced attachment.
     Closed {
+        client: ClientKey,
         gateway: Member,
         /// This attachment there, and earlier ones.
         #[serde(deserialize_with = "crate::id::number")]
         attachment: AttachmentNumber,
     },
-    /// The grace is over: the session is present no longer and leaves its groups' presence.
+    /// The grace is over: the client is present no longer and leaves its groups' presence.
     GraceOver {
+        client: ClientKey,
         /// Only if this was its last attachment.
         #[serde(deserialize_with = "crate::id::number")]
         attachment: AttachmentNumber,
     },
-    /// The client joined a group. Not done where the session has none, or where its grants do not allow it.
+    /// A client joined a group. Not done where the session has no such client, or where its grants do not allow it.
     Join {
+        client: ClientKey,
         /// What it joined.
         group: GroupName,
         /// The group's namespace asks for a grant.
         needs_grant: bool,
     },
-    /// The client left a group. Not done where the session has none.
+    /// A client left a group. Not done where the session has no such client, or where it has attached anew since: the leave is
+    /// late, and the client may have joined again.
     Leave {
+        client: ClientKey,
+        /// By this attachment.
+        #[serde(deserialize_with = "crate::id::number")]
+        attachment: AttachmentNumber,
         /// What it left.
         group: GroupName,
+        /// When, in milliseconds since 1970.
+        #[serde(deserialize_with = "crate::id::number")]
+        at_ms: u64,
     },
-    /// These presences, left behind by a session that was detached or ended, have been taken out of their groups.
+    /// These presences, left behind by a client that is gone, have been taken out of their groups.
     Departed {
+        client: ClientKey,
         /// The groups done, each up to this attachment.
         #[serde(deserialize_with = "crate::id::numbers")]
         groups: BTreeMap<GroupName, AttachmentNumber>,
@@ -428,9 +448,16 @@ pub enum SessionEntry {
         #[serde(deserialize_with = "crate::id::number")]
         index: Index,
     },
+    /// A client that is gone is forgotten: no gateway delivers to a connection of it.
+    ForgetClient {
+        client: ClientKey,
+        /// Only if this was its last attachment.
+        #[serde(deserialize_with = "crate::id::number")]
+        attachment: AttachmentNumber,
+    },
     /// A session long detached leaves the memory; the store has it.
     Forget,
-    /// It is attached still.
+    /// A client is attached still.
     Used {
         /// When, in milliseconds since 1970.
         #[serde(deserialize_with = "crate::id::number")]

@@ -332,7 +332,7 @@ impl Following {
                         let again = Ask::Leave { asked, subscriber, request, tries: tries + 1 };
                         return self.requests.ask_again(now_ms + self.settings.leave_pause_ms, again);
                     }
-                    let (group, session) = (asked.group.clone(), request.session);
+                    let (group, session) = (asked.group.clone(), request.seat.session);
                     out.push(Output::StaysPresent { group, session, error });
                 }
                 let Asked { slot, group, attempt } = asked;
@@ -456,7 +456,7 @@ impl Following {
             }
             feed::Output::AskLeave { attempt, subscriber, seat } => {
                 let asked = Asked { slot, group, attempt };
-                let request = Leave { session: seat.session, attachment: seat.attachment };
+                let request = Leave { seat };
                 self.requests.single(Ask::Leave { asked, subscriber, request, tries: 1 });
             }
             feed::Output::AskRegister { attempt, since } => self.requests.register(slot, group, attempt, since),

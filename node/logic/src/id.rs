@@ -1,10 +1,14 @@
 //! The names of things. Plain values that print, compare and travel; no behaviour beyond making one from outside text.
 
+mod client;
+
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use serde::{Deserialize, Deserializer, Serialize, de::Error};
 use uuid::Uuid;
 use xxhash_rust::xxh3::xxh3_64;
+
+pub use self::client::{CLIENT_ID_MAX_BYTES, ClientId, ClientKey, Seat};
 
 /// The highest offset, index, term, version, generation, attachment number and time: the highest number that every reader of
 /// JSON holds exactly. None gets near it, and one above it is not read from a peer, a client or the store, so that whoever
@@ -274,16 +278,8 @@ pub struct Position {
     pub offset: u64,
 }
 
-/// Counts the attachments of a session: a higher one displaces a lower one.
+/// Counts the attachments of a session's clients: of one client, a higher one displaces a lower one.
 pub type AttachmentNumber = u64;
-
-/// A session's place in a group's presence.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Seat {
-    pub session: SessionId,
-    /// The attachment by which the session has it. A later one keeps it when this one gives it up.
-    pub attachment: AttachmentNumber,
-}
 
 /// What makes repeats of one publish the same publish: a hash of the publisher and its key, or random.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash, Serialize, Deserialize)]

@@ -27,15 +27,16 @@ use super::{
     memory::{Level, Pressure},
     replication::{Replica, ReplicaLimits, ReplicaOutput, ReplicationMessage},
     request::{GroupInfo, Push, SlotAnswer, SlotError, SlotRequest},
+    session::Room,
 };
-use crate::id::{AttachmentNumber, GroupName, Index, Member, SessionId, SlotId, Term};
+use crate::id::{AttachmentNumber, ClientKey, GroupName, Index, Member, SessionId, SlotId, Term};
 
 /// What a slot needs to know of the configuration.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SlotSettings {
     /// A replica that has not acknowledged for this time is reported to the steward.
     pub replica_timeout_ms: u64,
-    /// A session stays present for this time after its socket dropped.
+    /// A client stays present for this time after its socket dropped.
     pub resume_grace_ms: u64,
     /// It leaves the memory when detached for this time.
     pub memory_ttl_ms: u64,
@@ -48,8 +49,10 @@ pub struct SlotSettings {
     pub group_idle_tight_ms: u64,
     /// Entries waiting for their commit; past it requests are refused with `Busy`.
     pub queue: usize,
-    /// Groups of one session.
+    /// Groups of one client.
     pub groups_per_session: usize,
+    /// Clients of one session.
+    pub room: Room,
 }
 
 /// Names a request for its answer; the shell's.
@@ -93,6 +96,7 @@ pub enum SlotInput {
     /// To [`SlotOutput::Depart`]: these are done.
     Departed {
         session: SessionId,
+        client: ClientKey,
         /// Not all of those asked for, perhaps; the rest is asked for again. Each up to the attachment that was asked for.
         groups: BTreeMap<GroupName, AttachmentNumber>,
     },
@@ -147,9 +151,10 @@ pub enum SlotOutput {
         /// The last applied entry.
         index: Index,
     },
-    /// Take a session's presences out of these groups, which live in other slots.
+    /// Take a client's presences out of these groups, which live in other slots.
     Depart {
         session: SessionId,
+        client: ClientKey,
         /// Each up to an attachment.
         groups: Vec<(GroupName, AttachmentNumber)>,
     },
@@ -253,9 +258,9 @@ impl SlotCore {
                     reigning.saved(now, (session, index), result, out);
                 }
             }
-            SlotInput::Departed { session, groups } => {
+            SlotInput::Departed { session, client, groups } => {
                 if let Some(mut reigning) = self.reigning(now) {
-                    reigning.departed(session, groups);
+                    reigning.departed((session, client), groups);
                 }
             }
             SlotInput::Alive(alive) => self.alive = alive,

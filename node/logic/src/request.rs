@@ -11,7 +11,7 @@ pub use self::{ask::*, group::*, session::*};
 use crate::{
     entry::EndReason,
     few::Few,
-    id::{GroupName, Position, SessionId},
+    id::{ClientKey, GroupName, Position, SessionId},
 };
 
 /// The messages in the answer to one [`Join`] have about this many bytes, the last of them apart.
@@ -97,13 +97,13 @@ impl SlotAnswer {
     }
 }
 
-/// What a slot says of the sessions of a [`Renew`]. Of those that it does not name it tells by pushes, or is asking the store.
+/// What a slot says of the attachments of a [`Renew`]. Of those that it does not name it tells by pushes, or is asking the store.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Renewed {
     /// It has these attachments as the gateway says.
-    pub confirmed: Vec<SessionId>,
+    pub confirmed: Vec<(SessionId, ClientKey)>,
     /// It has lost sight of these, and brings them back once the gateway has said what their clients have joined.
-    pub wanted: Vec<SessionId>,
+    pub wanted: Vec<(SessionId, ClientKey)>,
 }
 
 /// Done; nothing to tell.
@@ -137,8 +137,10 @@ pub enum SlotError {
     NoSession,
     /// The session is over.
     SessionEnded(EndReason),
-    /// The session has as many groups as one may have.
+    /// The client is in as many groups as one may be.
     TooManyGroups,
+    /// The session has as many clients as one may have.
+    TooManyClients,
     /// The session's grants do not allow it (any more).
     NotGranted,
     /// The session has a newer token than the one that was shown.
@@ -166,6 +168,7 @@ impl SlotError {
             | Self::Unavailable
             | Self::NotEnoughCopies { .. }
             | Self::TooManyGroups
+            | Self::TooManyClients
             | Self::NotGranted
             | Self::OldToken
             | Self::TooLong { .. }

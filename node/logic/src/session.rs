@@ -1,74 +1,38 @@
-//! A session's life in its slot: attach, displace, grace, end, and what it leaves behind.
+//! A session's life in its slot: what it may do, which clients it has, and its end.
 //!
 //! Only entries change it, so every copy of the slot has the same. Attachment numbers are at least the time of the
 //! attach: they grow even when a slot has lost its memory and the record came back from the store.
 //!
-//! What a backend has put the session into is in its record, and so in the store. What its client has joined is kept beside
-//! the attachment, for as long as the client is there or may come back: a slot that has lost it is told by the client's gateway.
+//! What a backend has put the session into is in its record, and so in the store, and every client of it is in that. What a
+//! client has joined is its own, and in no store: `session/client.rs`.
 
+mod client;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::client::{Attachment, Client, Stage};
 use super::{
-    entry::{EndReason, Joined, NAMED_BYTES, SESSION_BYTES, SessionChange, SessionRecord},
-    request::ClientView,
+    entry::{EndReason, Joined, SESSION_BYTES, SessionChange, SessionRecord},
+    request::{ClientView, ListedClient, SessionView},
 };
-use crate::id::{AttachmentNumber, GroupName, Index, Member};
-
-/// The one live connection of a session.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Attachment {
-    /// A later one displaces it.
-    #[serde(deserialize_with = "crate::id::number")]
-    pub number: AttachmentNumber,
-    /// Where the client is connected.
-    pub gateway: Member,
-    /// The gateway's number for the connection.
-    pub connection: u64,
-    /// When its client asked for it first, in milliseconds since 1970.
-    #[serde(deserialize_with = "crate::id::number")]
-    pub since_ms: u64,
-}
-
-impl Attachment {
-    /// Whether it is this connection's.
-    pub fn is_of(&self, gateway: &Member, connection: u64) -> bool {
-        self.gateway == *gateway && self.connection == connection
-    }
-}
-
-/// Where a session is.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub enum Stage {
-    /// A client is attached, by the last attachment.
-    Attached,
-    /// The socket of the last attachment dropped; present until then.
-    Grace {
-        /// Milliseconds since 1970.
-        #[serde(deserialize_with = "crate::id::number")]
-        until_ms: u64,
-    },
-    /// Not present.
-    Detached,
-    /// Over; kept until its presences are gone and the store knows.
-    Ended(EndReason),
-}
+use crate::id::{AttachmentNumber, ClientId, ClientKey, GroupName, Index, Member};
 
 /// A session in its slot.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Session {
     /// What the store has too.
     pub record: SessionRecord,
-    /// Where it is.
-    pub stage: Stage,
-    /// The last attachment, live or not.
-    pub last: Option<Attachment>,
-    /// What its client has joined: none where it has no client, none that is in the record.
-    pub joined: Joined,
+    /// Why it is over; kept until its presences are gone and the store knows.
+    pub ended: Option<EndReason>,
+    /// Those that are there, may come back, or have left something behind.
+    pub clients: BTreeMap<ClientKey, Box<Client>>,
+    /// Of the last attachment of a client that is here or was: later ones have higher numbers.
+    #[serde(deserialize_with = "crate::id::number")]
+    pub last_number: AttachmentNumber,
     /// The revision that last took a group or a right from it, or may have: whoever knows an earlier one may name groups that
     /// it is not to be in.
     #[serde(deserialize_with = "crate::id::number")]
@@ -82,35 +46,66 @@ pub struct Session {
     /// When the record was last used, as the entry `changed` had it: what the store has, or is to have.
     #[serde(deserialize_with = "crate::id::number")]
     pub noted_ms: u64,
-    /// Presences to be taken out of these groups, up to this attachment.
-    #[serde(deserialize_with = "crate::id::numbers")]
-    pub departing: BTreeMap<GroupName, AttachmentNumber>,
-    /// Groups that the client left lately: should its gateway have died before it took the presence out, the end of the
-    /// attachment does.
-    pub left: BTreeSet<GroupName>,
-    /// Earlier attachments, by gateway, which nobody has said to be closed: whoever attaches waits for them, also where the
-    /// primary that displaced them has gone, or the gateway was wrongly believed dead.
-    #[serde(deserialize_with = "crate::id::numbers")]
-    pub open: BTreeMap<Member, AttachmentNumber>,
-    /// The gateway of the last attachment has said that it is closed.
-    pub closed: bool,
 }
 
-/// Why a client has not joined a group.
+/// Why a client has not joined or left a group.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum NotJoined {
-    /// The session has no client: its grace is over, or the slot has lost sight of it.
+    /// The session has no such client: its grace is over, or the slot has lost sight of it.
     Absent,
     /// The session's grants do not allow it.
     NotGranted,
 }
 
-/// A first attempt is never refused for a later connection, whatever the clocks of primaries say.
-const OVERTAKEN_AFTER_MS: u64 = 1_000;
-/// More than these are not remembered in `left`.
-const LEFT_MAX: usize = 64;
-/// More than these are not remembered in `open`; those of the past are nearly all of gateways that are dead.
-const OPEN_MAX: usize = 16;
+/// Why a client does not have the session.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NotAttached {
+    /// A later connection of the client has it, or it is known to be gone.
+    Overtaken,
+    /// There are as many clients as there may be.
+    Full,
+}
+
+/// How many clients a session may have at once, and what becomes of one more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Room {
+    pub clients_max: u16,
+    pub when_full: WhenFull,
+}
+
+/// What becomes of a client for which its session has no room.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WhenFull {
+    /// It takes the place of the one that has been gone the longest; where all are there, of the one that attached first.
+    Displace,
+    /// It is refused.
+    Refuse,
+}
+
+/// A connection that asks for a session.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Asking {
+    pub client: ClientId,
+    pub gateway: Member,
+    /// The gateway's number for it.
+    pub connection: u64,
+    /// Since when, in milliseconds since 1970.
+    pub since_ms: u64,
+}
+
+/// A connection has the session.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Given {
+    pub attachment: Attachment,
+    /// The live attachments of clients that had to go for it.
+    pub crowded_out: Vec<(ClientKey, Attachment)>,
+}
+
+/// Clients that are gone and not forgotten: past it a session takes no new one.
+const GONE_MAX: usize = 64;
+/// Of those for which nothing is left to do no more than these are kept.
+const AT_REST_MAX: usize = 4;
 
 impl Session {
     /// A session as created or loaded.
@@ -119,73 +114,87 @@ impl Session {
             noted_ms: record.last_used_ms,
             taken: record.revision,
             record,
-            stage: Stage::Detached,
-            last: None,
-            joined: Joined::new(),
+            ended: None,
+            clients: BTreeMap::new(),
+            last_number: 0,
             changed: index,
             saved: if stored { index } else { 0 },
-            departing: BTreeMap::new(),
-            left: BTreeSet::new(),
-            open: BTreeMap::new(),
-            closed: false,
         }
     }
 
     /// What it takes in memory, in bytes, about.
     pub fn held_bytes(&self) -> u64 {
-        let named = self.departing.keys().chain(&self.left).chain(self.joined.keys());
-        let named = named.map(|group| NAMED_BYTES + group.as_str().len());
-        let open = self.open.len() * NAMED_BYTES;
-        self.record.held_bytes() + (SESSION_BYTES + open + named.sum::<usize>()) as u64
+        let clients = self.clients.values().map(|client| client.held_bytes());
+        self.record.held_bytes() + (SESSION_BYTES + clients.sum::<usize>()) as u64
     }
 
-    /// The live connection, where there is one.
-    pub fn attachment(&self) -> Option<&Attachment> {
-        self.last.as_ref().filter(|_| self.stage == Stage::Attached)
+    /// A client that it has, or has had.
+    pub fn client(&self, key: ClientKey) -> Option<&Client> {
+        self.clients.get(&key).map(|client| &**client)
     }
 
-    /// Whether the last attachment is of another gateway than this.
-    pub fn is_of_other_gateway(&self, gateway: &Member) -> bool {
-        self.last.as_ref().is_some_and(|last| last.gateway != *gateway)
+    /// The live connections.
+    pub fn attachments(&self) -> impl Iterator<Item = (ClientKey, &Attachment)> {
+        self.clients.iter().filter_map(|(key, client)| Some((*key, client.attachment()?)))
+    }
+
+    /// Whether a client is attached.
+    pub fn is_attached(&self) -> bool {
+        self.attachments().next().is_some()
+    }
+
+    /// Whether its groups show it.
+    pub fn is_present(&self) -> bool {
+        self.clients.values().any(|client| client.is_present())
     }
 
     /// Whether a connection may not have it with this token, since there is a newer one. What has been attached with it
     /// stays, and so do repeats of that.
     pub fn refuses(&self, token: u32, gateway: &Member, connection: u64) -> bool {
-        token < self.record.token && !self.last.as_ref().is_some_and(|last| last.is_of(gateway, connection))
+        token < self.record.token && !self.clients.values().any(|client| client.last.is_of(gateway, connection))
     }
 
-    /// The number of the last attachment; 0 before the first.
-    pub fn last_number(&self) -> AttachmentNumber {
-        self.last.as_ref().map_or(0, |last| last.number)
+    /// As a client of it is told of it; a client that is not known here has joined nothing.
+    pub fn view(&self, key: ClientKey) -> ClientView {
+        let joined = self.client(key).map(|client| client.joined.clone());
+        ClientView { record: self.record.clone(), joined: joined.unwrap_or_default() }
     }
 
-    /// Whether its groups show it.
-    pub fn is_present(&self) -> bool {
-        matches!(self.stage, Stage::Attached | Stage::Grace { .. })
+    /// As backends are told of it.
+    pub fn whole_view(&self) -> SessionView {
+        let present = self.clients.values().filter(|client| client.is_present());
+        let listed = |client: &Client| ListedClient {
+            id: client.id.clone(),
+            gateway: client.last.gateway.clone(),
+            since_ms: client.last.since_ms,
+            attached: client.stage == Stage::Attached,
+            joined: client.joined.clone(),
+        };
+        SessionView { record: self.record.clone(), clients: present.map(|client| listed(client)).collect() }
     }
 
-    /// Why it is over, if it is.
-    pub fn ended(&self) -> Option<EndReason> {
-        match self.stage {
-            Stage::Ended(reason) => Some(reason),
-            Stage::Attached | Stage::Grace { .. } | Stage::Detached => None,
-        }
+    /// In how many groups this client is or would be, and whether it is in this one.
+    pub fn groups_of(&self, key: ClientKey, group: &GroupName) -> (usize, bool) {
+        let joined = self.client(key).map(|client| &client.joined);
+        let is_in = self.record.groups.contains(group) || joined.is_some_and(|joined| joined.contains_key(group));
+        (self.record.groups.len() + joined.map_or(0, Joined::len), is_in)
     }
 
-    /// As its client is told of it.
-    pub fn view(&self) -> ClientView {
-        ClientView { record: self.record.clone(), joined: self.joined.clone() }
-    }
-
-    /// Whether it is in this group, by a backend's word or its client's.
-    pub fn is_in(&self, group: &GroupName) -> bool {
-        self.record.groups.contains(group) || self.joined.contains_key(group)
+    /// In how many groups the client is that is in the most.
+    pub fn most_groups(&self) -> usize {
+        let joined = self.clients.values().map(|client| client.joined.len()).max();
+        self.record.groups.len() + joined.unwrap_or(0)
     }
 
     /// Whether it is one that entries can have made: what comes from a peer is looked at.
     pub fn is_sound(&self) -> bool {
-        self.is_present() || self.joined.is_empty()
+        self.clients.iter().all(|(key, client)| {
+            let numbers = client.open.values().chain(client.departing.values()).chain([&client.last.number]);
+            client.id.key() == *key
+                && (client.is_present() || client.joined.is_empty())
+                && (self.ended.is_none() || !client.is_present())
+                && numbers.max() <= Some(&self.last_number)
+        })
     }
 
     /// Whether the store lacks something. It has nothing of one that is ephemeral.
@@ -205,94 +214,132 @@ impl Session {
 
     /// Why it is to end at this time, if it is.
     pub fn expired(&self, wall_ms: u64) -> Option<EndReason> {
-        if self.ended().is_some() {
+        if self.ended.is_some() {
             return None;
         }
         if wall_ms >= self.record.expires_ms {
             return Some(EndReason::Expired);
         }
         let idle_until = self.record.last_used_ms.saturating_add(self.record.idle_ttl_ms);
-        (self.attachment().is_none() && wall_ms >= idle_until).then_some(EndReason::Idle)
+        (!self.is_attached() && wall_ms >= idle_until).then_some(EndReason::Idle)
     }
 
-    /// Gives the session to a connection; the attachment that it takes the place of is `open` until its gateway says
-    /// otherwise. The connection of the last attachment takes it up again under its number: its gateway was believed dead
-    /// and is not.
+    /// Whether a client that is not present finds no room here.
+    pub fn is_full(&self, key: ClientKey, room: Room) -> bool {
+        let present = self.clients.values().filter(|client| client.is_present());
+        !self.client(key).is_some_and(Client::is_present) && present.count() >= usize::from(room.clients_max.max(1))
+    }
+
+    /// Gives the session to a connection of a client. Its earlier attachment is `open` until its gateway says otherwise. The
+    /// connection of the last attachment takes it up again under its number.
     ///
-    /// Not done, and nothing, where its gateway has said that the connection is gone; and where this was asked for in vain
-    /// for a while, and meanwhile a later connection was given the session: its client has most likely gone there. It is not
-    /// said to be displaced, so that it may come again if not.
-    pub fn attach(&mut self, gateway: Member, connection: u64, since_ms: u64, at_ms: u64) -> Option<Attachment> {
-        let retried = since_ms.saturating_add(OVERTAKEN_AFTER_MS) <= at_ms;
-        let is_other = |live: &&Attachment| !live.is_of(&gateway, connection);
-        if retried && self.attachment().filter(is_other).is_some_and(|live| since_ms < live.since_ms) {
-            return None;
-        }
-        let again = self.last.as_ref().filter(|last| last.is_of(&gateway, connection)).cloned();
-        if again.is_some() && self.closed {
-            // What its gateway asked before it said that the connection is gone comes after that.
-            return None;
-        }
-        let was_closed = std::mem::take(&mut self.closed);
-        self.stage = Stage::Attached;
-        self.record.last_used_ms = self.record.last_used_ms.max(at_ms);
-        if let Some(again) = again {
-            // Its presences have this number too.
-            let Self { record, departing, .. } = self;
-            departing.retain(|group, of| *of < again.number || !record.groups.contains(group));
-            return Some(again);
-        }
-        let number = at_ms.max(self.last_number().saturating_add(1));
-        assert!(self.last_number() < number || number == u64::MAX, "attachment numbers grow");
-        // A node that has started anew has no earlier connections.
-        self.open.retain(|other, _| other.node != gateway.node || other.generation >= gateway.generation);
-        let now = Attachment { number, gateway, connection, since_ms };
-        let earlier = self.last.replace(now.clone()).filter(|_| !was_closed);
-        if let Some(earlier) = earlier {
-            self.open.insert(earlier.gateway, earlier.number);
-        }
-        if self.open.len() > OPEN_MAX {
-            let oldest = self.open.iter().min_by_key(|(_, number)| **number).map(|(gateway, _)| gateway.clone());
-            oldest.map(|gateway| self.open.remove(&gateway));
-        }
-        Some(now)
+    /// # Errors
+    /// Where it comes too late ([`NotAttached::Overtaken`]), which is not said to be displaced, so that the client may come again
+    /// if it has not gone elsewhere. And where there is no room, and none is made.
+    pub fn attach(&mut self, asking: Asking, at_ms: u64, room: Room) -> Result<Given, NotAttached> {
+        let number = at_ms.max(self.last_number.saturating_add(1));
+        self.give(asking, (number, at_ms), room)
     }
 
-    /// Gives the session back to the attachment of this number, of which its gateway says that it is there still. Nothing
-    /// where a later one was given meanwhile, perhaps by an entry that was on its way when the gateway said so.
+    fn give(
+        &mut self,
+        Asking { client, gateway, connection, since_ms }: Asking,
+        (number, at_ms): (AttachmentNumber, u64),
+        room: Room,
+    ) -> Result<Given, NotAttached> {
+        let key = client.key();
+        if self.client(key).is_some_and(|known| known.overtakes(&gateway, connection, since_ms, at_ms)) {
+            return Err(NotAttached::Overtaken);
+        }
+        let gone = self.clients.values().filter(|client| !client.is_present()).count();
+        if (self.is_full(key, room) && room.when_full == WhenFull::Refuse)
+            || (!self.clients.contains_key(&key) && gone >= GONE_MAX)
+        {
+            return Err(NotAttached::Full);
+        }
+        let mut crowded_out = Vec::new();
+        while self.is_full(key, room) {
+            crowded_out.extend(self.crowd_out(at_ms));
+        }
+        self.record.last_used_ms = self.record.last_used_ms.max(at_ms);
+        if let Some(known) = self.clients.get_mut(&key).filter(|known| known.last.is_of(&gateway, connection)) {
+            known.attach_again(&self.record.groups);
+            return Ok(Given { attachment: known.last.clone(), crowded_out });
+        }
+        self.last_number = self.last_number.max(number);
+        let attachment = Attachment { number, gateway, connection, since_ms };
+        match self.clients.get_mut(&key) {
+            Some(known) => known.attach(attachment.clone()),
+            None => {
+                self.clients.insert(key, Box::new(Client::new(client, attachment.clone())));
+            }
+        }
+        Ok(Given { attachment, crowded_out })
+    }
+
+    /// Makes room for a client: the one whose grace ends first goes, or that attached first. Its attachment, where it is live.
+    ///
+    /// # Panics
+    /// Where no client is present.
+    fn crowd_out(&mut self, at_ms: u64) -> Option<(ClientKey, Attachment)> {
+        let present = self.clients.iter_mut().filter(|(_, client)| client.is_present());
+        let (key, first) = present
+            .min_by_key(|(_, client)| match client.stage {
+                Stage::Grace { until_ms } => (0, until_ms, client.last.number),
+                Stage::Attached | Stage::Gone { .. } => (1, client.last.since_ms, client.last.number),
+            })
+            .expect("who is to make room is there");
+        let live = first.attachment().cloned();
+        first.go(&self.record.groups, at_ms);
+        live.map(|live| (*key, live))
+    }
+
+    /// Gives the session back to the attachment of this number, of which its gateway says that it is there still. Not where a
+    /// later one of the client was given meanwhile, perhaps by an entry that was on its way when the gateway said so, and not where
+    /// there is no room.
     ///
     /// What its client had joined comes back too where it is not known here, but for a gateway that may not have heard of a
     /// group, or a right to one, being taken since the `revision` that it knows: all or nothing, since which is not known.
+    ///
+    /// # Errors
+    /// See above.
     pub fn restore(
         &mut self,
-        gateway: Member,
-        connection: u64,
+        asking: Asking,
         number: AttachmentNumber,
         (revision, joined): (u64, Joined),
-    ) -> Option<Attachment> {
-        if number < self.last_number() {
-            return None;
+        room: Room,
+    ) -> Result<Given, NotAttached> {
+        let key = asking.client.key();
+        // Two lineages of the slot may have given the same number: who attached in this one has it.
+        let is_later = |last: &Attachment| {
+            last.number > number || (last.number == number && !last.is_of(&asking.gateway, asking.connection))
+        };
+        if self.client(key).is_some_and(|known| is_later(&known.last)) {
+            return Err(NotAttached::Overtaken);
         }
-        let knows_client = self.knows_client(number);
-        // A number is the time of the attach or later: taken for the time, it gives the attachment the number that it has.
-        let attachment = self.attach(gateway, connection, number, number)?;
+        let knows_client = self.knows_client(key, number);
+        // Nobody has to go for a client that came earlier.
+        let room = Room { when_full: WhenFull::Refuse, ..room };
+        // A number is the time of the attach or later.
+        let given = self.give(asking, (number, number), room)?;
         if !knows_client && self.taken <= revision {
             for (group, needs_grant) in joined {
                 // The grants may be others than those that it was joined by.
-                let _ = self.join_as_client(group, needs_grant);
+                let _ = self.join_as_client(key, group, needs_grant);
             }
         }
-        Some(attachment)
+        Ok(given)
     }
 
     /// Whether what the client of this attachment has joined is known here.
-    pub fn knows_client(&self, number: AttachmentNumber) -> bool {
-        self.is_present() && self.last_number() == number
+    pub fn knows_client(&self, key: ClientKey, number: AttachmentNumber) -> bool {
+        self.client(key).is_some_and(|client| client.is_present() && client.last.number == number)
     }
 
     /// It is attached still, so it counts as used. Whether that says something new.
     pub fn used(&mut self, at_ms: u64) -> bool {
-        let says = self.attachment().is_some() && self.record.last_used_ms < at_ms;
+        let says = self.is_attached() && self.record.last_used_ms < at_ms;
         if says {
             self.record.last_used_ms = at_ms;
         }
@@ -307,30 +354,25 @@ impl Session {
         is_old && !self.record.id.is_ephemeral()
     }
 
-    /// A gateway has cut off this attachment and earlier ones.
-    pub fn close(&mut self, gateway: &Member, number: AttachmentNumber) {
-        if self.open.get(gateway).is_some_and(|open| *open <= number) {
-            self.open.remove(gateway);
+    /// A gateway has cut off this attachment of a client and earlier ones.
+    pub fn close(&mut self, key: ClientKey, gateway: &Member, number: AttachmentNumber) {
+        if let Some(client) = self.clients.get_mut(&key) {
+            client.close(gateway, number);
         }
     }
 
-    /// The socket is gone, as its gateway says (`closed`) or as it is believed. Whether that was the live attachment.
+    /// The socket of a client is gone, as its gateway says (`closed`) or as it is believed. Whether that was the live attachment.
     pub fn detach(
         &mut self,
-        gateway: &Member,
-        number: AttachmentNumber,
+        key: ClientKey,
+        (gateway, number): (&Member, AttachmentNumber),
         at_ms: u64,
         until_ms: u64,
         closed: bool,
     ) -> bool {
-        let is_it = |attachment: &Attachment| attachment.number == number && attachment.gateway == *gateway;
-        if closed {
-            self.open.retain(|of, open| of != gateway || *open != number);
-            self.closed |= self.last.as_ref().is_some_and(is_it);
-        }
-        let live = self.attachment().is_some_and(is_it);
+        let Some(client) = self.clients.get_mut(&key) else { return false };
+        let live = client.detach(gateway, number, until_ms, closed);
         if live {
-            self.stage = Stage::Grace { until_ms };
             self.record.last_used_ms = self.record.last_used_ms.max(at_ms);
         }
         live
@@ -338,36 +380,46 @@ impl Session {
 
     /// The connection is gone, as its gateway says, which does not know under which number it was attached, if it was.
     /// Whether that was the live attachment.
-    pub fn withdraw(&mut self, gateway: &Member, connection: u64, at_ms: u64, until_ms: u64) -> bool {
-        let last = self.last.as_ref().filter(|last| last.is_of(gateway, connection));
+    pub fn withdraw(
+        &mut self,
+        key: ClientKey,
+        (gateway, connection): (&Member, u64),
+        at_ms: u64,
+        until_ms: u64,
+    ) -> bool {
+        let last = self.client(key).map(|client| &client.last).filter(|last| last.is_of(gateway, connection));
         let number = last.map(|last| last.number);
-        number.is_some_and(|number| self.detach(gateway, number, at_ms, until_ms, true))
+        number.is_some_and(|number| self.detach(key, (gateway, number), at_ms, until_ms, true))
     }
 
-    /// The grace has passed: its groups no longer show it. Whether the store should hear when it was last used: from here it
-    /// may be forgotten by all who knew. One that is ephemeral is over: nothing else remembers it.
-    pub fn grace_over(&mut self, number: AttachmentNumber) -> bool {
-        let over = matches!(self.stage, Stage::Grace { .. }) && self.last_number() == number;
+    /// The grace of a client has passed: its groups no longer show it. Whether the store should hear when the session was last
+    /// used: from here it may be forgotten by all who knew. One that is ephemeral is over with its last client: nothing else
+    /// remembers it.
+    pub fn grace_over(&mut self, key: ClientKey, number: AttachmentNumber) -> bool {
+        let Some(client) = self.clients.get_mut(&key) else { return false };
+        let Stage::Grace { until_ms } = client.stage else { return false };
+        let over = client.last.number == number;
         if over {
-            let is_ephemeral = self.record.id.is_ephemeral();
-            self.stage = if is_ephemeral { Stage::Ended(EndReason::Lapsed) } else { Stage::Detached };
-            self.depart();
+            client.go(&self.record.groups, until_ms);
         }
-        over && self.noted_ms < self.record.last_used_ms
+        if over && !self.is_present() && self.record.id.is_ephemeral() {
+            self.ended = Some(EndReason::Lapsed);
+        }
+        over && !self.is_present() && self.noted_ms < self.record.last_used_ms
     }
 
-    /// It is over. The attachment to be told so.
-    pub fn end(&mut self, reason: EndReason) -> Option<Attachment> {
-        if self.ended().is_some() {
-            return None;
+    /// It is over. The attachments to be told so.
+    pub fn end(&mut self, reason: EndReason, at_ms: u64) -> Vec<Attachment> {
+        if self.ended.is_some() {
+            return Vec::new();
         }
-        let attachment = self.attachment().cloned();
-        self.stage = Stage::Ended(reason);
-        self.depart();
-        attachment
+        let attachments = self.attachments().map(|(_, attachment)| attachment.clone()).collect();
+        self.ended = Some(reason);
+        self.clients.values_mut().for_each(|client| client.go(&self.record.groups, at_ms));
+        attachments
     }
 
-    /// A change over HTTP. What its client has joined and new grants do not allow is left; what a backend has put it into
+    /// A change over HTTP. What its clients have joined and new grants do not allow is left; what a backend has put it into
     /// stays, whatever the grants.
     pub fn change(&mut self, change: SessionChange, at_ms: u64) {
         let SessionChange { expires_ms, attributes, grants, new_token, join, leave } = change;
@@ -377,86 +429,116 @@ impl Session {
         record.attributes = attributes.unwrap_or_else(|| record.attributes.clone());
         record.grants = grants.unwrap_or_else(|| std::mem::take(&mut record.grants));
         record.token = record.token.saturating_add(u32::from(new_token));
-        record.revision = record.revision.saturating_add(1).max(at_ms);
-        record.last_used_ms = record.last_used_ms.max(at_ms);
-        if takes {
-            self.taken = record.revision;
-        }
+        self.revise(takes, at_ms);
         for group in join {
             self.join(group);
         }
-        for group in leave.iter().chain(&self.forbidden()) {
-            self.leave(group);
+        for group in &leave {
+            self.clients.values_mut().for_each(|client| {
+                client.leave(group);
+            });
+            self.take_from(group);
+        }
+        let record = &self.record;
+        for client in self.clients.values_mut() {
+            let joined = client.joined.iter();
+            let forbidden = joined.filter(|(group, needs_grant)| !record.may_join(group, **needs_grant));
+            for group in forbidden.map(|(group, _)| group.clone()).collect::<Vec<_>>() {
+                client.leave(&group);
+            }
         }
     }
 
-    /// Groups that its client has joined and that its grants do not allow.
-    fn forbidden(&self) -> Vec<GroupName> {
-        let joined = self.joined.iter();
-        let forbidden = joined.filter(|(group, needs_grant)| !self.record.may_join(group, **needs_grant));
-        forbidden.map(|(group, _)| group.clone()).collect()
+    /// The record is another one from now on.
+    fn revise(&mut self, takes: bool, at_ms: u64) {
+        self.record.revision = self.record.revision.saturating_add(1).max(at_ms);
+        self.record.last_used_ms = self.record.last_used_ms.max(at_ms);
+        if takes {
+            self.taken = self.record.revision;
+        }
     }
 
-    /// By the server's word it is in this group from now on.
+    /// By the server's word it is in this group from now on, with all of its clients.
     fn join(&mut self, group: GroupName) {
-        self.joined.remove(&group);
-        self.hold(&group);
+        for client in self.clients.values_mut() {
+            client.joined.remove(&group);
+            client.hold(&group);
+        }
         self.record.groups.insert(group);
     }
 
-    /// Its client has joined this group.
-    ///
-    /// # Errors
-    /// Where it has no client, or its grants do not allow it by now.
-    pub fn join_as_client(&mut self, group: GroupName, needs_grant: bool) -> Result<(), NotJoined> {
-        if !self.is_present() {
-            return Err(NotJoined::Absent);
-        }
-        if !self.record.groups.contains(&group) {
-            if !self.record.may_join(&group, needs_grant) {
-                return Err(NotJoined::NotGranted);
-            }
-            self.joined.insert(group.clone(), needs_grant);
-        }
-        self.hold(&group);
-        Ok(())
-    }
-
-    /// Its client has left this group, or new grants or a backend took it. Whether that changes the record.
-    pub fn leave(&mut self, group: &GroupName) -> bool {
+    /// It is out of this group that a backend had put it into, with all of its clients. Whether it was in it.
+    fn take_from(&mut self, group: &GroupName) -> bool {
         let was_given = self.record.groups.remove(group);
-        if self.joined.remove(group).is_some() || was_given {
-            if self.left.len() >= LEFT_MAX {
-                self.left.pop_first();
-            }
-            self.left.insert(group.clone());
+        if was_given {
+            self.clients.values_mut().for_each(|client| client.has_left(group));
         }
         was_given
     }
 
-    /// It is in this group again. The presence of its attachment, where it is to be taken out, is to stay: that attachment's
-    /// end takes it out. Not so an earlier one's, or that of a session without a client, which nothing else would take out.
-    fn hold(&mut self, group: &GroupName) {
-        self.left.remove(group);
-        if self.is_present() && self.departing.get(group) == Some(&self.last_number()) {
-            self.departing.remove(group);
+    /// A client of it has joined this group.
+    ///
+    /// # Errors
+    /// Where it has no such client, or its grants do not allow it by now.
+    pub fn join_as_client(&mut self, key: ClientKey, group: GroupName, needs_grant: bool) -> Result<(), NotJoined> {
+        let client = self.clients.get_mut(&key).filter(|client| client.is_present()).ok_or(NotJoined::Absent)?;
+        if self.record.groups.contains(&group) {
+            client.hold(&group);
+        } else if self.record.may_join(&group, needs_grant) {
+            client.join(group, needs_grant);
+        } else {
+            return Err(NotJoined::NotGranted);
+        }
+        Ok(())
+    }
+
+    /// A client of it has left this group; one that a backend had put the session into all of its clients leave. Whether that
+    /// changes the record.
+    ///
+    /// # Errors
+    /// Where it has no such client, or one that has attached since.
+    pub fn leave_as_client(
+        &mut self,
+        (key, number): (ClientKey, AttachmentNumber),
+        group: &GroupName,
+        at_ms: u64,
+    ) -> Result<bool, NotJoined> {
+        let is_it = |client: &&mut Box<Client>| client.is_present() && client.last.number <= number;
+        let client = self.clients.get_mut(&key).filter(is_it).ok_or(NotJoined::Absent)?;
+        client.leave(group);
+        let was_given = self.take_from(group);
+        if was_given {
+            self.revise(true, at_ms);
+        }
+        Ok(was_given)
+    }
+
+    /// Presences of a client are out of these groups, each up to this attachment.
+    pub fn departed(&mut self, key: ClientKey, groups: &BTreeMap<GroupName, AttachmentNumber>) {
+        if let Some(client) = self.clients.get_mut(&key) {
+            client.departed(groups);
         }
     }
 
-    /// Presences are out of these groups, each up to this attachment. A later one's is still to be taken out.
-    pub fn departed(&mut self, groups: &BTreeMap<GroupName, AttachmentNumber>) {
-        self.departing.retain(|group, number| groups.get(group).is_none_or(|done| *done < *number));
+    /// Forgets clients for which nothing is left to do, but for the last few.
+    pub fn tidy(&mut self) {
+        let at_rest = self.clients.iter().filter(|(_, client)| client.is_at_rest());
+        let mut at_rest: Vec<_> = at_rest.map(|(key, client)| (client.last.number, *key)).collect();
+        if at_rest.len() > AT_REST_MAX {
+            at_rest.sort_unstable();
+            let last = at_rest.len() - AT_REST_MAX;
+            at_rest[..last].iter().for_each(|(_, key)| drop(self.clients.remove(key)));
+        }
+    }
+
+    /// Forgets a client that is gone and has left nothing behind: its connections are known to be closed, though nobody has said
+    /// so.
+    pub fn forget_client(&mut self, key: ClientKey, number: AttachmentNumber) {
+        self.clients.retain(|of, client| *of != key || !client.has_departed() || client.last.number != number);
     }
 
     /// Whether nothing is left to do for it, so that it may leave the memory.
     pub fn is_at_rest(&self) -> bool {
-        matches!(self.stage, Stage::Detached | Stage::Ended(_)) && self.departing.is_empty() && !self.is_unsaved()
-    }
-
-    fn depart(&mut self) {
-        let number = self.last_number();
-        let joined = std::mem::take(&mut self.joined).into_keys();
-        let groups = self.record.groups.iter().cloned().chain(joined).chain(std::mem::take(&mut self.left));
-        self.departing.extend(groups.map(|group| (group, number)));
+        self.clients.values().all(|client| client.has_departed()) && !self.is_unsaved()
     }
 }

@@ -3,6 +3,7 @@
 
 mod cut;
 mod groups;
+mod members;
 mod sessions;
 
 use std::{
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 pub use self::{
     cut::Place,
     groups::{Group, GroupEffect},
+    members::Members,
     sessions::SessionEffect,
 };
 use self::{groups::Groups, sessions::Sessions};
@@ -134,8 +136,7 @@ impl SlotState {
     /// From a primary's snapshot, which is sound.
     pub fn restore(snapshot: SlotSnapshot) -> Self {
         let groups = snapshot.groups.into_iter().map(|(name, log, members)| {
-            let members = members.into_iter().map(|member| (member.session, member)).collect();
-            (name, Arc::new(Group::new(GroupLog::restore(log), members)))
+            (name, Arc::new(Group::new(GroupLog::restore(log), members.into_iter().collect())))
         });
         let sessions = snapshot.sessions.into_iter().map(|session| (session.record.id, Arc::new(session)));
         let (groups, sessions) = (Groups(groups.collect()), Sessions(sessions.collect()));

@@ -139,7 +139,8 @@ impl Tail {
     }
 
     fn hello(&self) -> Value {
-        let mut hello = json!({ "type": "hello" });
+        // The same client when it comes back, and no other one of its session.
+        let mut hello = json!({ "type": "hello", "client": format!("tail-{}", std::process::id()) });
         if let Some(token) = &self.token {
             hello["session"] = token.as_str().into();
         }

@@ -22,6 +22,8 @@ pub enum Purpose {
 }
 
 const SHORTEST_API_KEY: usize = 16;
+/// Clients of one session: its slot holds them in memory, and each change of the session is told to all.
+const CLIENTS_MAX: u16 = 1_000;
 const DAY_S: u64 = 24 * 3_600;
 /// Long enough for everyone, short enough that milliseconds of it never overflow.
 const LONGEST_S: u64 = 100 * 365 * DAY_S;
@@ -214,6 +216,7 @@ fn session(found: &mut Found, session: &SessionConfig) {
     found.range("session.ttl_s", session.ttl_s, 1..=LONGEST_S);
     found.range("session.idle_ttl_s", session.idle_ttl_s, 1..=LONGEST_S);
     found.range("session.resume_grace_s", session.resume_grace_s, 0..=DAY_S);
+    found.range("session.clients_max", session.clients_max, 1..=CLIENTS_MAX);
     found.range("session.memory_ttl_s", session.memory_ttl_s, 0..=LONGEST_S);
     found.unless(session.resume_grace_s <= session.idle_ttl_s, "session.resume_grace_s", || {
         format!("must not be above session.idle_ttl_s ({}), it is {}", session.idle_ttl_s, session.resume_grace_s)

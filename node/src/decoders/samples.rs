@@ -6,7 +6,7 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use crate::{
-    id::{Epoch, GroupName, Member, NodeId, Position, PublishKey, SessionId, SlotId},
+    id::{ClientId, ClientKey, Epoch, GroupName, Member, NodeId, Position, PublishKey, Seat, SessionId, SlotId},
     logic::{
         entry::{
             Entry, Grant, GroupEntry, Joined, Message, NewMessage, Presence, Publisher, Retention, SessionChange,
@@ -17,11 +17,12 @@ use crate::{
         memory::Level,
         replication::{Reconcile, ReplicationMessage},
         request::{
-            Attach, Attached, ChangeSession, ClientView, ConfirmDisplaced, CreateSession, Detach, Done, EndSession,
-            GroupPush, GroupRequest, History, Interest, Join, JoinPoint, Leave, Publish, Published, Push, ReadGroup,
-            ReadHistory, ReadMembers, ReadSession, RecordJoin, RecordLeave, Renewal, Renewed, SessionPush,
+            Attach, Attached, ChangeSession, ClientView, ConfirmDisplaced, CreateSession, Detach, Displaced, Done,
+            EndSession, GroupPush, GroupRequest, History, Interest, Join, JoinPoint, Leave, Publish, Published, Push,
+            ReadGroup, ReadHistory, ReadMembers, ReadSession, RecordJoin, RecordLeave, Renewal, Renewed, SessionPush,
             SessionRequest, SlotAnswer, SlotError, SlotRequest, Withdraw,
         },
+        session::{Room, WhenFull},
         slot::{Place, SlotState},
     },
     wire::peer::{NodeAnswer, NodeRequest, PeerFrame, encode_into},
@@ -86,9 +87,21 @@ pub(super) fn on_lane(frame: &PeerFrame) -> Vec<u8> {
 const KEEP: Retention =
     Retention { messages: 10, bytes: 1_000, age_ms: 10_000, window_ms: 300_000, window_publishes: 10_000 };
 const SESSION: SessionId = SessionId(Uuid::from_u128(7));
+const SEAT: Seat = Seat { session: SESSION, client: ClientKey(11), attachment: 3 };
+const ROOM: Room = Room { clients_max: 2, when_full: WhenFull::Displace };
+
+fn client() -> ClientId {
+    ClientId::made(1)
+}
 
 fn presence() -> Presence {
-    Presence { session: SESSION, user: "ann".to_owned(), info: Bytes::from_static(b"{}"), attachment: 3 }
+    Presence {
+        session: SESSION,
+        client: client().key(),
+        user: "ann".to_owned(),
+        info: Bytes::from_static(b"{}"),
+        attachment: 3,
+    }
 }
 
 fn message(offset: u64) -> Message {
@@ -112,24 +125,41 @@ fn entries() -> Vec<Arc<Entry>> {
         publish(),
         GroupEntry::Recall { keys: vec![PublishKey(4), PublishKey(6)] },
         GroupEntry::MemberJoin { epoch: Epoch(3), member: presence() },
-        GroupEntry::MemberLeave { session: SESSION, attachment },
+        GroupEntry::MemberLeave { seat: SEAT },
         GroupEntry::Trim { at_ms: 9, remove: true },
     ];
     let change = SessionChange { join: vec![group("h")], new_token: true, ..SessionChange::default() };
-    let (at_ms, since_ms, connection, grace_until_ms) = (8, 7, 6, 99);
+    let (at_ms, since_ms, connection, grace_until_ms, key) = (8, 7, 6, 99, client().key());
     let of_session = [
         SessionEntry::Put { record: record(), stored: false },
-        SessionEntry::Attach { gateway: gateway.clone(), connection, since_ms, at_ms, token: 0 },
+        SessionEntry::Attach {
+            client: client(),
+            gateway: gateway.clone(),
+            connection,
+            since_ms,
+            at_ms,
+            token: 0,
+            room: ROOM,
+        },
         SessionEntry::Change { change, at_ms },
-        SessionEntry::Restore { gateway: gateway.clone(), connection, attachment, revision: 9, joined: joined() },
-        SessionEntry::Join { group: group("g"), needs_grant: false },
-        SessionEntry::Detach { gateway: gateway.clone(), attachment, at_ms, grace_until_ms, closed: true },
-        SessionEntry::Withdraw { gateway: gateway.clone(), connection, at_ms, grace_until_ms },
-        SessionEntry::Closed { gateway, attachment },
-        SessionEntry::GraceOver { attachment },
-        SessionEntry::Leave { group: group("g") },
-        SessionEntry::Departed { groups: BTreeMap::from([(group("g"), attachment)]) },
+        SessionEntry::Restore {
+            client: client(),
+            gateway: gateway.clone(),
+            connection,
+            attachment,
+            revision: 9,
+            joined: joined(),
+            room: ROOM,
+        },
+        SessionEntry::Join { client: key, group: group("g"), needs_grant: false },
+        SessionEntry::Detach { client: key, gateway: gateway.clone(), attachment, at_ms, grace_until_ms, closed: true },
+        SessionEntry::Withdraw { client: key, gateway: gateway.clone(), connection, at_ms, grace_until_ms },
+        SessionEntry::Closed { client: key, gateway, attachment },
+        SessionEntry::GraceOver { client: key, attachment },
+        SessionEntry::Leave { client: key, attachment, group: group("g"), at_ms },
+        SessionEntry::Departed { client: key, groups: BTreeMap::from([(group("g"), attachment)]) },
         SessionEntry::Saved { index: 2 },
+        SessionEntry::ForgetClient { client: key, attachment },
         SessionEntry::Forget,
     ];
     let of_group = of_group.into_iter().map(|entry| Arc::new(Entry::Group(group("g"), entry)));
@@ -179,7 +209,8 @@ fn replication(slot: SlotId) -> Vec<PeerFrame> {
 
 fn requests(slot: SlotId) -> Vec<PeerFrame> {
     let since = Some(Position { epoch: Epoch(3), offset: 1 });
-    let renewal = Renewal { session: SESSION, attachment: 3, connection: 6, revision: 5, joined: None };
+    let renewal =
+        Renewal { session: SESSION, client: client(), attachment: 3, connection: 6, revision: 5, joined: None };
     let change = SessionChange {
         attributes: Some(Bytes::from_static(b"{}")),
         leave: vec![group("g")],
@@ -197,18 +228,18 @@ fn requests(slot: SlotId) -> Vec<PeerFrame> {
         GroupRequest::ReadHistory(ReadHistory { since, limit: 10 }),
         GroupRequest::ReadMembers(ReadMembers { after: Some(SESSION), limit: 10 }),
         GroupRequest::ReadGroup(ReadGroup),
-        GroupRequest::Leave(Leave { session: SESSION, attachment: 3 }),
+        GroupRequest::Leave(Leave { seat: SEAT }),
     ];
     let of_session = [
         SessionRequest::CreateSession(CreateSession { record: record() }),
-        SessionRequest::Attach(Attach { connection: 6, waited_ms: 1, token: 0 }),
+        SessionRequest::Attach(Attach { client: client(), connection: 6, waited_ms: 1, token: 0 }),
         SessionRequest::ReadSession(ReadSession),
-        SessionRequest::RecordJoin(RecordJoin { group: group("h"), needs_grant: true }),
+        SessionRequest::RecordJoin(RecordJoin { client: SEAT.client, group: group("h"), needs_grant: true }),
         SessionRequest::ChangeSession(ChangeSession { change }),
-        SessionRequest::RecordLeave(RecordLeave { group: group("g") }),
-        SessionRequest::ConfirmDisplaced(ConfirmDisplaced { attachment: 3 }),
-        SessionRequest::Withdraw(Withdraw { connection: 6 }),
-        SessionRequest::Detach(Detach { attachment: 3 }),
+        SessionRequest::RecordLeave(RecordLeave { client: SEAT.client, attachment: 3, group: group("g") }),
+        SessionRequest::ConfirmDisplaced(ConfirmDisplaced { client: SEAT.client, attachment: 3 }),
+        SessionRequest::Withdraw(Withdraw { client: SEAT.client, connection: 6 }),
+        SessionRequest::Detach(Detach { client: SEAT.client, attachment: 3 }),
         SessionRequest::EndSession(EndSession),
     ];
     let of_group = of_group.into_iter().map(|request| SlotRequest::Group(group("g"), request));
@@ -238,7 +269,10 @@ fn answers() -> Vec<PeerFrame> {
         Ok(SlotAnswer::Registered(vec![point.clone()])),
         Ok(SlotAnswer::Joined(point)),
         Ok(SlotAnswer::Done(Done)),
-        Ok(SlotAnswer::Renewed(Renewed { confirmed: vec![SESSION], wanted: vec![SessionId(Uuid::from_u128(8))] })),
+        Ok(SlotAnswer::Renewed(Renewed {
+            confirmed: vec![(SESSION, SEAT.client)],
+            wanted: vec![(SessionId(Uuid::from_u128(8)), SEAT.client)],
+        })),
         Ok(SlotAnswer::Published([Ok(Published { position, copies: 2 }), Err(SlotError::Full)].into())),
         Ok(SlotAnswer::History(History { position: Some(position), complete: true, messages: vec![message(2)] })),
         Ok(SlotAnswer::Attached(Attached { view: view(), attachment: 3 })),
@@ -253,8 +287,8 @@ fn pushes(slot: SlotId) -> Vec<PeerFrame> {
         Push::Group(group("g"), GroupPush::Deliver { epoch: Epoch(3), messages: [message(1)].into() }),
         Push::Group(group("g"), GroupPush::Deliver { epoch: Epoch(3), messages: [message(4), message(5)].into() }),
         Push::Group(group("g"), GroupPush::Member { joined: true, member: presence() }),
-        Push::Session(SESSION, SessionPush::Displace { attachment: 3 }),
-        Push::Session(SESSION, SessionPush::Changed { view: view() }),
+        Push::Session(SESSION, SessionPush::Displace { client: SEAT.client, why: Displaced::Elsewhere, attachment: 3 }),
+        Push::Session(SESSION, SessionPush::Changed { client: SEAT.client, view: view() }),
     ];
     pushes.map(|push| PeerFrame::Push { slot, term: 2, voters: 4, push }).to_vec()
 }

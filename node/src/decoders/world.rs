@@ -18,6 +18,7 @@ use crate::{
         map::{ClusterMap, Leads, SharedMap},
         primary::{SlotCore, SlotInput, SlotOutput, SlotSettings},
         request::{self, GroupPush, JoinPoint, Push, SlotAnswer, SlotError},
+        session::{Room, WhenFull},
         steward::{Steward, StewardInput, StewardOutput, StewardSettings},
     },
     store,
@@ -38,6 +39,7 @@ const SETTINGS: SlotSettings = SlotSettings {
     group_idle_tight_ms: 1_000,
     queue: 64,
     groups_per_session: 4,
+    room: Room { clients_max: 2, when_full: WhenFull::Displace },
 };
 
 /// A node that leads slot 0 alone (the peer learns) and slot 2 with the peer, and follows the peer in slot 1.
@@ -297,8 +299,8 @@ fn perform(slot: SlotId, output: SlotOutput) -> Option<SlotInput> {
             store::decoders::comes_back(&record, false);
             return Some(SlotInput::Saved { session: record.id, index, result: Ok(()) });
         }
-        SlotOutput::Depart { session, groups } => {
-            return Some(SlotInput::Departed { session, groups: groups.into_iter().collect() });
+        SlotOutput::Depart { session, client, groups } => {
+            return Some(SlotInput::Departed { session, client, groups: groups.into_iter().collect() });
         }
         // The caller has taken fences out.
         SlotOutput::Fence { .. } | SlotOutput::Shed { .. } => return None,

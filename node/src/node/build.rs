@@ -41,7 +41,7 @@ use crate::{
     },
     id::Member,
     lease,
-    logic::{map::MapRequest, primary::SlotSettings},
+    logic::{map::MapRequest, primary::SlotSettings, session::Room},
     memory::Ledger,
     peer::mesh::Mesh,
     permit::Permit,
@@ -300,5 +300,6 @@ fn slot_settings(config: &Config) -> SlotSettings {
         group_idle_tight_ms: GROUP_IDLE_MIN_MS,
         queue: config.limits.slot_queue,
         groups_per_session: config.limits.groups_per_session,
+        room: Room { clients_max: config.session.clients_max, when_full: config.session.when_full },
     }
 }

@@ -1,4 +1,4 @@
-//! Takes presences of sessions that are over out of groups wherever these live: the session's slot knows the groups only by
+//! Takes presences of clients that are gone out of groups wherever these live: the session's slot knows the groups only by
 //! name.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -6,13 +6,14 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::sync::{Semaphore, mpsc};
 
 use crate::{
+    id::Seat,
     logic::request::Leave,
     router::Router,
     slots::{Departure, Slots},
     tasks::Tasks,
 };
 
-/// Sessions whose presences are taken out at once; past it the others wait.
+/// Clients whose presences are taken out at once; past it the others wait.
 const AT_ONCE: usize = 256;
 /// For one group.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -39,14 +40,15 @@ impl Departures {
         }
     }
 
-    async fn carry_out(&self, Departure { slot, session, groups }: Departure) {
+    async fn carry_out(&self, Departure { slot, session, client, groups }: Departure) {
         let mut done = BTreeMap::new();
         for (group, attachment) in groups {
-            let request = (group.clone(), Leave { session, attachment });
+            let seat = Seat { session, client, attachment };
+            let request = (group.clone(), Leave { seat });
             if self.router.call(group.slot(self.count), request, LIMIT, None).await.is_ok() {
                 done.insert(group, attachment);
             }
         }
-        self.slots.departed(slot, session, done).await;
+        self.slots.departed(slot, (session, client), done).await;
     }
 }

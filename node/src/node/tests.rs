@@ -13,12 +13,12 @@ use super::*;
 use crate::{
     config::Config,
     gateway::service::{By, NewMessage},
-    id::{GroupName, SlotId},
+    id::{ClientKey, GroupName, SlotId},
     logic::{
         lease::LeaseMessage,
         map::{MapRequest, SlotAssignment},
         replication::ReplicationMessage,
-        request::{GroupRequest, Push, ReadGroup, SessionPush, SlotError, SlotRequest},
+        request::{Displaced, GroupRequest, Push, ReadGroup, SessionPush, SlotError, SlotRequest},
         slot::SlotSnapshot,
     },
     metrics::Metrics,
@@ -369,7 +369,10 @@ async fn who_is_not_the_primary_replicates_pushes_and_asks_for_nothing() {
             ] {
                 frames.push(PeerFrame::Replication { slot, message });
             }
-            let push = Push::Session(session, SessionPush::Displace { attachment: u64::MAX });
+            let push = Push::Session(
+                session,
+                SessionPush::Displace { client: ClientKey(7), why: Displaced::Elsewhere, attachment: u64::MAX },
+            );
             frames.push(PeerFrame::Push { slot, term, voters: FAR, push });
             frames.push(PeerFrame::Response { id: 1, voters: FAR, result: Err(SlotError::Busy) });
         }

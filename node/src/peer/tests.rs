@@ -31,6 +31,7 @@ use crate::{
 const LIMIT: Duration = Duration::from_secs(15);
 
 #[derive(Clone, PartialEq, Debug)]
+#[expect(clippy::large_enum_variant, reason = "a test looks at few of them")]
 enum Seen {
     Connected(Member),
     Lost(Member),

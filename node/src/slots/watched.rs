@@ -31,7 +31,10 @@ mod tests {
     use super::*;
     use crate::{
         id::{Member, NodeId},
-        logic::primary::SlotSettings,
+        logic::{
+            primary::SlotSettings,
+            session::{Room, WhenFull},
+        },
     };
 
     #[test]
@@ -46,6 +49,7 @@ mod tests {
             group_idle_tight_ms: 1,
             queue: 1,
             groups_per_session: 1,
+            room: Room { clients_max: 16, when_full: WhenFull::Displace },
         };
         let mut core = SlotCore::new(7, me, settings, 1);
         let panic = catch_unwind(AssertUnwindSafe(|| watched(7, &mut core, |_| panic!("offsets follow each other"))));

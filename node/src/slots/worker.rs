@@ -312,8 +312,8 @@ impl Worker {
                 SlotOutput::Save { record, ended, term, index } => {
                     self.save(slot, record, ended, WriteVersion { term, index });
                 }
-                SlotOutput::Depart { session, groups } => {
-                    let _ = self.inputs.departures.try_send(Departure { slot, session, groups });
+                SlotOutput::Depart { session, client, groups } => {
+                    let _ = self.inputs.departures.try_send(Departure { slot, session, client, groups });
                 }
                 SlotOutput::Shed { messages, bytes } => {
                     self.inputs.metrics.memory.shed.inc_by(messages);

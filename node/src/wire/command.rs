@@ -6,8 +6,11 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use crate::{
-    id::{Epoch, GroupName, Position, SessionId},
-    logic::entry::{Message, Presence},
+    id::{ClientId, Epoch, GroupName, Position, SessionId},
+    logic::{
+        entry::{Message, Presence},
+        request::PresentSession,
+    },
     wire::reason::Reason,
 };
 
@@ -22,6 +25,8 @@ pub enum Command {
         id: RequestId,
         /// A token, unless it came by cookie or header.
         session: Option<String>,
+        /// Which of the session's clients it is; one that says nothing is a new one.
+        client: Option<ClientId>,
         /// Where the client stopped in its groups.
         resume: BTreeMap<GroupName, Position>,
     },
@@ -134,6 +139,8 @@ pub enum Event {
         id: RequestId,
         /// The session's id.
         session: SessionId,
+        /// Which of its clients this is: to be said in the next hello.
+        client: ClientId,
         user: String,
         /// A token, where the session is new.
         token: Option<String>,
@@ -189,7 +196,7 @@ pub enum Event {
         id: RequestId,
         group: GroupName,
         /// By session id.
-        members: Vec<Presence>,
+        members: Vec<PresentSession>,
         /// More after the last.
         more: bool,
     },
@@ -231,7 +238,7 @@ pub enum Event {
     Stale { group: GroupName },
     /// The group is heard again, up to here nothing is missing or it was declared so.
     Live { group: GroupName, epoch: Epoch, offset: u64 },
-    /// The session attached elsewhere. A `bye` follows.
+    /// The client attached elsewhere, or had to make room for another. A `bye` follows.
     Displaced,
     /// Something was refused.
     Error(ClientError),

@@ -253,7 +253,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        id::{Epoch, GroupName, NUMBER_MAX, NodeId, Position, SessionId},
+        id::{ClientId, ClientKey, Epoch, GroupName, NUMBER_MAX, NodeId, Position, SessionId},
         logic::{
             encoded,
             entry::{
@@ -315,7 +315,8 @@ mod tests {
         let (session, group) = (SessionId(uuid::Uuid::from_u128(7)), GroupName::parse("g").unwrap());
         let retention = Retention { messages: 9, bytes: 99, age_ms: 9, window_ms: 9, window_publishes: 9 };
         let (epoch, user) = (Epoch(1), || "somebody".to_owned());
-        let member = Presence { session, user: user(), info: Bytes::from_static(b"{}"), attachment: 3 };
+        let member =
+            Presence { session, client: ClientKey(1), user: user(), info: Bytes::from_static(b"{}"), attachment: 3 };
         let from = Some(Publisher { session, user: user().into() });
         let message = |key| NewMessage { key: crate::id::PublishKey(key), data: Bytes::from_static(b"1") };
         let messages = [message(5), message(6)].into();
@@ -417,6 +418,7 @@ mod tests {
         let request = |numbers: [u64; 3]| {
             let renewal = |attachment, connection| Renewal {
                 session: SessionId(uuid::Uuid::nil()),
+                client: ClientId::made(1),
                 attachment,
                 connection,
                 revision: numbers[2],

@@ -66,7 +66,8 @@ reasons! {
     UnknownOutcome         "unknown_outcome"         504  -     0      "no answer in time: it may or may not have been done. Repeat it; a publish with the same key is never made twice";
     NoSession              "no_session"              404  -     -      "there is no such session";
     SessionEnded           "session_ended"           410  4101  -      "the session is over";
-    TooManyGroups          "too_many_groups"         409  -     -      "the session has as many groups as one may have (limits.groups_per_session): leave some first";
+    TooManyGroups          "too_many_groups"         409  -     -      "the client is in as many groups as one may be (limits.groups_per_session): leave some first";
+    TooManyClients         "too_many_clients"        409  4104  -      "the session has as many clients as one may have (session.clients_max): close one first";
     NoGroup                "no_group"                404  -     -      "there is no such group: nobody is in it and no message is kept";
     NoPresence             "no_presence"             -    -     -      "this namespace keeps no presence: nobody knows who is there";
     Forbidden              "forbidden"               403  -     -      "this session may not do this";
@@ -90,7 +91,8 @@ reasons! {
     Idle                   "idle"                    -    4003  -      "nothing was heard for too long: answer pings, or send a heartbeat now and then";
     SlowConsumer           "slow_consumer"           -    4004  -      "too much was waiting for this connection: read faster, or join fewer groups";
     RateLimited            "rate_limited"            429  4005  5_000  "far more operations than limits.operations_per_s allows: wait for answers, and slow down";
-    Displaced              "displaced"               -    4100  -      "this session has attached from another connection";
+    Displaced              "displaced"               -    4100  -      "this client has attached from another connection";
+    CrowdedOut             "crowded_out"             -    4105  -      "another client of the session has taken the place of this one: it has as many as it may have (session.clients_max)";
     BadFrame               "bad_frame"               -    4103  -      "the frame breaks the WebSocket protocol";
     BadJson                "bad_json"                -    -     -      "a frame is one JSON object, for instance {\"type\":\"heartbeat\"}";
     FrameTooLarge          "frame_too_large"         -    1009  -      "the frame is larger than limits.frame_bytes allows";
@@ -173,6 +175,8 @@ mod tests {
         check(Reason::SessionEnded, "session_ended", 4_101, false);
         check(Reason::Unauthorized, "unauthorized", 4_102, false);
         check(Reason::BadFrame, "bad_frame", 4_103, false);
+        check(Reason::TooManyClients, "too_many_clients", 4_104, false);
+        check(Reason::CrowdedOut, "crowded_out", 4_105, false);
     }
 
     /// The README names codes in back-quotes where it speaks of errors; each is one of the table.

@@ -19,8 +19,8 @@ pub(super) const TABLE: &[Planted] = &[
         300,
         &[edit(
             "logic/session.rs",
-            "if !self.record.may_join(&group, needs_grant) {",
-            r#"if !self.record.may_join(&group, needs_grant) && !planted!("BelievesGateways") {"#,
+            "} else if self.record.may_join(&group, needs_grant) {",
+            r#"} else if self.record.may_join(&group, needs_grant) || planted!("BelievesGateways") {"#,
         )],
     ),
     bug(
@@ -39,9 +39,10 @@ pub(super) const TABLE: &[Planted] = &[
         100,
         &[edit(
             "logic/session.rs",
-            "for group in leave.iter().chain(&self.forbidden()) {",
-            r#"let forbidden = if planted!("KeepsForbiddenGroups") { Vec::new() } else { self.forbidden() };
-        for group in leave.iter().chain(&forbidden) {"#,
+            "let forbidden = joined.filter(|(group, needs_grant)| !record.may_join(group, **needs_grant));",
+            r#"let forbidden = joined.filter(|(group, needs_grant)| {
+                !record.may_join(group, **needs_grant) && !planted!("KeepsForbiddenGroups")
+            });"#,
         )],
     ),
 ];

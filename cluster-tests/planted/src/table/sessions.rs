@@ -117,8 +117,8 @@ pub(super) const TABLE: &[Planted] = &[
         40,
         &[edit(
             "logic/session.rs",
-            "            let is_ephemeral = self.record.id.is_ephemeral();",
-            r#"            let is_ephemeral = self.record.id.is_ephemeral() && !planted!("OutlivesItsClient");"#,
+            "        if over && !self.is_present() && self.record.id.is_ephemeral() {",
+            r#"        if over && !self.is_present() && self.record.id.is_ephemeral() && !planted!("OutlivesItsClient") {"#,
         )],
     ),
     bug(
@@ -127,11 +127,11 @@ pub(super) const TABLE: &[Planted] = &[
         10,
         &[edit(
             "logic/session.rs",
-            "            self.joined.insert(group.clone(), needs_grant);",
+            "            client.join(group, needs_grant);",
             r#"            if planted!("WritesJoins") {
-                self.record.groups.insert(group.clone());
+                self.record.groups.insert(group);
             } else {
-                self.joined.insert(group.clone(), needs_grant);
+                client.join(group, needs_grant);
             }"#,
         )],
     ),
@@ -150,7 +150,7 @@ pub(super) const TABLE: &[Planted] = &[
         "sessions: what a client has joined is kept when its grace is over",
         10,
         &[edit(
-            "logic/session.rs",
+            "logic/session/client.rs",
             "let joined = std::mem::take(&mut self.joined).into_keys();",
             r#"let joined = self.joined.clone().into_keys();
         if !planted!("JoinsOutliveTheClient") {
@@ -159,11 +159,57 @@ pub(super) const TABLE: &[Planted] = &[
         )],
     ),
     bug(
+        "RestoresToAnother",
+        "sessions: a client that attaches is given what another client of its session has joined",
+        100,
+        &[edit(
+            "logic/session.rs",
+            "        let joined = self.client(key).map(|client| client.joined.clone());\n        ClientView",
+            r#"        let whose = if planted!("RestoresToAnother") { self.clients.keys().next().copied() } else { Some(key) };
+        let joined = whose.and_then(|key| self.client(key)).map(|client| client.joined.clone());
+        ClientView"#,
+        )],
+    ),
+    bug(
+        "TakesLaterPresences",
+        "presence: a late leave of an earlier attachment takes out what a later one of the client has joined",
+        400,
+        &[edit(
+            "logic/slot/members.rs",
+            "is_some_and(|there| there.attachment <= seat.attachment)\n    }",
+            r#"is_some_and(|there| there.attachment <= seat.attachment || planted!("TakesLaterPresences"))
+    }"#,
+        )],
+    ),
+    bug(
+        "CountsClientsTwice",
+        "presence: a client that is back by another attachment counts as another session",
+        50,
+        &[edit(
+            "logic/slot/members.rs",
+            "let is_new = self.of(member.session).next().is_none();",
+            r#"let is_new = self.of(member.session).next().is_none()
+            || (planted!("CountsClientsTwice") && self.of(member.session).all(|there| there.attachment < member.attachment));"#,
+        )],
+    ),
+    bug(
+        "LeavesGhosts",
+        "presence: what a client has left before it attached anew is not taken out where its earlier gateway has died",
+        4_000,
+        &[edit(
+            "logic/session/client.rs",
+            "            self.departing.extend(left.into_iter().map(|group| (group, earlier.number)));",
+            r#"            if !planted!("LeavesGhosts") {
+                self.departing.extend(left.into_iter().map(|group| (group, earlier.number)));
+            }"#,
+        )],
+    ),
+    bug(
         "ForgetsWhoIsOpen",
         "S7: a new primary does not know which earlier connections may be open",
         2200,
         &[edit(
-            "logic/session.rs",
+            "logic/session/client.rs",
             "self.open.insert(earlier.gateway, earlier.number);",
             r#"if planted!("ForgetsWhoIsOpen") {
                 self.open.clear();
@@ -176,11 +222,11 @@ pub(super) const TABLE: &[Planted] = &[
         "S7: an attachment whose gateway is believed dead counts as closed, also when that is not so",
         400,
         &[edit(
-            "logic/session.rs",
-            "            self.closed |= self.last.as_ref().is_some_and(is_it);\n        }",
-            r#"            self.closed |= self.last.as_ref().is_some_and(is_it);
+            "logic/session/client.rs",
+            "            self.closed |= is_last;\n        }",
+            r#"            self.closed |= is_last;
         } else if planted!("TrustsTheSuspicion") {
-            self.closed |= self.last.as_ref().is_some_and(is_it);
+            self.closed |= is_last;
         }"#,
         )],
     ),
@@ -201,8 +247,8 @@ pub(super) const TABLE: &[Planted] = &[
         460,
         &[edit(
             "logic/primary/sessions/attaches.rs",
-            "if self.later_stays(session, (&gateway, connection), since_ms) {",
-            r#"if self.later_stays(session, (&gateway, connection), since_ms) && !planted!("GivesToTheSlow") {"#,
+            "if self.later_stays((session, key), (&gateway, connection), since_ms) {",
+            r#"if self.later_stays((session, key), (&gateway, connection), since_ms) && !planted!("GivesToTheSlow") {"#,
         )],
     ),
     bug(
@@ -231,8 +277,8 @@ pub(super) const TABLE: &[Planted] = &[
         2_200,
         &[edit(
             "logic/attachments.rs",
-            "news.displaced = news.displaced.max(number);",
-            r#"news.displaced = if planted!("ForgetsNews") { 0 } else { news.displaced.max(number) };"#,
+            "news.displaced = later.or(Some((number, why)));",
+            r#"news.displaced = if planted!("ForgetsNews") { None } else { later.or(Some((number, why))) };"#,
         )],
     ),
 ];

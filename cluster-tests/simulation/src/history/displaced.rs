@@ -1,5 +1,5 @@
-//! S7 across connections, by cause: what was first sent after a session's next connection was welcomed never reaches an
-//! earlier one. What was sent before may be under way to it still.
+//! S7 across connections, by cause: what was first sent after the next connection of a session's client was welcomed never
+//! reaches an earlier one. What was sent before may be under way to it still.
 
 use std::collections::BTreeMap;
 
@@ -20,27 +20,27 @@ pub(super) fn first_violation(history: &History) -> Option<Violation> {
     found.min_by_key(|violation| violation.at_us)
 }
 
-/// Each connection whose session was asked for again after it was welcomed, with the first welcome that came of that. Of two
+/// Each connection whose session its client asked for again after it was welcomed, with the first welcome that came of that. Of two
 /// that were asked for at one time it is not known which is the later one.
 fn displaced(history: &History) -> Vec<(&ConnectionLog, &Welcome)> {
-    let mut sessions: BTreeMap<&str, Vec<(&ConnectionLog, &Welcome)>> = BTreeMap::new();
+    let mut clients: BTreeMap<(&str, &str), Vec<(&ConnectionLog, &Welcome)>> = BTreeMap::new();
     for connection in &history.connections {
         if let Some(welcome) = &connection.welcome {
-            sessions.entry(&welcome.session).or_default().push((connection, welcome));
+            clients.entry((&welcome.session, &welcome.client)).or_default().push((connection, welcome));
         }
     }
     let mut displaced = Vec::new();
-    for of_session in sessions.values_mut() {
-        of_session.sort_by_key(|(_, welcome)| welcome.asked_us);
+    for of_client in clients.values_mut() {
+        of_client.sort_by_key(|(_, welcome)| welcome.asked_us);
         // From the last to the first: the earliest welcome among those that were asked for later.
-        let mut earliest: Vec<&Welcome> = Vec::with_capacity(of_session.len());
-        for (_, welcome) in of_session.iter().rev() {
+        let mut earliest: Vec<&Welcome> = Vec::with_capacity(of_client.len());
+        for (_, welcome) in of_client.iter().rev() {
             let before = earliest.last().copied().filter(|before| before.at_us <= welcome.at_us);
             earliest.push(before.unwrap_or(welcome));
         }
         earliest.reverse();
-        for (connection, welcome) in &*of_session {
-            let later = of_session.partition_point(|(_, other)| other.asked_us <= welcome.at_us);
+        for (connection, welcome) in &*of_client {
+            let later = of_client.partition_point(|(_, other)| other.asked_us <= welcome.at_us);
             displaced.extend(earliest.get(later).map(|next| (*connection, *next)));
         }
     }
@@ -56,11 +56,12 @@ fn reached(connection: &ConnectionLog, next: &Welcome, sent: &BTreeMap<(&str, &s
     });
     let (index, at_us, payload, sent_us) = late?;
     let what = format!(
-        "{}, connection {} to {}: {payload} was sent at {:.6} s, and its session {} had been attached elsewhere since {:.6} s",
+        "{}, connection {} to {}: {payload} was sent at {:.6} s, and client {} of session {} had been attached elsewhere since {:.6} s",
         connection.client,
         connection.number,
         connection.node,
         sent_us as f64 / 1e6,
+        next.client,
         next.session,
         next.at_us as f64 / 1e6
     );
@@ -71,7 +72,7 @@ fn reached(connection: &ConnectionLog, next: &Welcome, sent: &BTreeMap<(&str, &s
 impl Welcome {
     /// Of the session of this number, as soon as it was asked for.
     pub(super) fn at(session: usize, at_us: u64) -> Self {
-        Self { session: format!("session {session}").into(), asked_us: at_us, at_us }
+        Self { session: format!("session {session}").into(), client: "c".into(), asked_us: at_us, at_us }
     }
 }
 
@@ -105,7 +106,7 @@ mod tests {
             client: "c".into(),
             number,
             node: "n1".into(),
-            welcome: Some(Welcome { session: "s".into(), asked_us, at_us }),
+            welcome: Some(Welcome { session: "s".into(), client: "c".into(), asked_us, at_us }),
             events: seen.into_iter().zip([at_us, 9_000]).map(|(seen, at_us)| Stamped { at_us, seen }).collect(),
             settled: false,
         };

@@ -3,7 +3,7 @@
 use roost_logic::{
     asking::{Asking, Attempt, Input, Output},
     attachments, following,
-    id::{AttachmentNumber, GroupName, Member, NodeId, Position, SessionId, SlotId, Term},
+    id::{GroupName, Member, NodeId, Position, Seat, SessionId, SlotId, Term},
     request::{Answer, Ask as Question, History, Renewed, SlotAnswer, SlotError, SlotRequest},
 };
 
@@ -43,9 +43,8 @@ pub(super) enum Purpose {
     /// A group's slot is asked to take a presence out, for the slot of the session.
     Depart {
         slot: SlotId,
-        session: SessionId,
         group: GroupName,
-        attachment: AttachmentNumber,
+        seat: Seat,
     },
     /// The client of a connection joins a group, or leaves it, or its gateway looks whether it is in there.
     Member {
@@ -196,11 +195,12 @@ impl World {
             Purpose::Renew { number } => {
                 let renewed: Renewed = read(result).unwrap_or_default();
                 self.ledger.count_if(!renewed.wanted.is_empty(), "attachments that slots had lost sight of");
+                self.unseen.extend(&renewed.wanted);
                 self.attachments(node, attachments::Input::Renewed { number, renewed });
             }
-            Purpose::Depart { slot, session, group, attachment } => {
-                let groups = result.is_ok().then_some((group, attachment)).into_iter().collect();
-                self.departed(node, slot, session, groups);
+            Purpose::Depart { slot, group, seat } => {
+                let groups = result.is_ok().then_some((group, seat.attachment)).into_iter().collect();
+                self.departed(node, slot, seat, groups);
             }
             Purpose::Member { connection, group, step } => {
                 self.member_answered(node, (connection, group), step, result);

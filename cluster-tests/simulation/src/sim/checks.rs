@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 use roost_logic::{
     entry::Message,
-    id::{AttachmentNumber, Epoch, GroupName, Index, Member, Position, PublishKey, SessionId, SlotId, Term},
+    id::{AttachmentNumber, ClientKey, Epoch, GroupName, Index, Member, Position, PublishKey, SessionId, SlotId, Term},
     map::ClusterMap,
     replication::{Incoming, Replica},
     slot::SlotState,
@@ -90,9 +90,9 @@ pub(super) struct Ledger {
     /// The term in which a life of a slot began, where that was not the first.
     begun: BTreeMap<Life, Term>,
     /// S7: in which life of its slot an attachment was given.
-    attachments: BTreeMap<(SessionId, AttachmentNumber), Life>,
+    attachments: BTreeMap<((SessionId, ClientKey), AttachmentNumber), Life>,
     /// To which connection each attachment was given first, and in which term.
-    given_to: BTreeMap<(SessionId, AttachmentNumber), (u64, Term)>,
+    given_to: BTreeMap<((SessionId, ClientKey), AttachmentNumber), (u64, Term)>,
 }
 
 impl Ledger {
@@ -350,29 +350,35 @@ impl Ledger {
     }
 
     /// A primary gives an attachment in this life of its slot.
-    pub(super) fn gives(&mut self, session: SessionId, number: AttachmentNumber, life: Life) {
-        self.attachments.entry((session, number)).or_insert(life);
+    pub(super) fn gives(&mut self, whose: (SessionId, ClientKey), number: AttachmentNumber, life: Life) {
+        self.attachments.entry((whose, number)).or_insert(life);
     }
 
     /// This connection is given it in this term.
-    pub(super) fn gives_to(&mut self, session: SessionId, number: AttachmentNumber, connection: u64, term: Term) {
-        self.given_to.entry((session, number)).or_insert((connection, term));
+    pub(super) fn gives_to(
+        &mut self,
+        whose: (SessionId, ClientKey),
+        number: AttachmentNumber,
+        connection: u64,
+        term: Term,
+    ) {
+        self.given_to.entry((whose, number)).or_insert((connection, term));
     }
 
     /// The connection that was given this attachment first, and the term.
-    pub(super) fn given_to(&self, session: SessionId, number: AttachmentNumber) -> Option<(u64, Term)> {
-        self.given_to.get(&(session, number)).copied()
+    pub(super) fn given_to(&self, whose: (SessionId, ClientKey), number: AttachmentNumber) -> Option<(u64, Term)> {
+        self.given_to.get(&(whose, number)).copied()
     }
 
     /// A session that was not in memory is loaded: its slot has lost sight of what it gave before.
     pub(super) fn loads(&mut self, session: SessionId) {
-        self.attachments.retain(|(of, _), _| *of != session);
+        self.attachments.retain(|((of, _), _), _| *of != session);
     }
 
     /// S7: whether an earlier attachment may be open still while a later one is given: its slot has lost its memory of it (the
     /// gateway says at the next renewal that it is there).
-    pub(super) fn may_be_open(&self, session: SessionId, number: AttachmentNumber, life: Life) -> bool {
-        self.attachments.get(&(session, number)).is_none_or(|given| *given != life)
+    pub(super) fn may_be_open(&self, whose: (SessionId, ClientKey), number: AttachmentNumber, life: Life) -> bool {
+        self.attachments.get(&(whose, number)).is_none_or(|given| *given != life)
     }
 
     /// A current primary begins to serve: nothing that was committed in this life may be missing (rule 4, S3).

@@ -9,7 +9,7 @@ use roost_logic::{
     batch,
     entry::{NewMessage, Retention},
     few::Few,
-    id::{Epoch, GroupName, Position, PublishKey, SessionId, SlotId},
+    id::{ClientId, Epoch, GroupName, Position, PublishKey, SessionId, SlotId},
     request::{Publish, Published, SlotError},
 };
 
@@ -97,7 +97,7 @@ impl Message {
     }
 }
 
-/// A client with a session.
+/// A session, and those who use it.
 #[derive(Debug)]
 pub(super) struct SessionClient {
     pub(super) id: SessionId,
@@ -107,16 +107,17 @@ pub(super) struct SessionClient {
     pub(super) ending: bool,
     /// When its end was answered.
     pub(super) ended_ms: Option<u64>,
-    /// Its last connection.
-    pub(super) last: Option<(usize, u64)>,
+    /// Its clients, each with its last connection.
+    pub(super) clients: Vec<(ClientId, Option<(usize, u64)>)>,
     /// The number of the last token that was answered, and when that was.
     pub(super) token: (u32, u64),
 }
 
 impl SessionClient {
     /// One that has yet to be given its session.
-    pub(super) fn new(id: SessionId) -> Self {
-        Self { id, created: false, creating_until_ms: 0, ending: false, ended_ms: None, last: None, token: (0, 0) }
+    pub(super) fn new(id: SessionId, clients: Vec<ClientId>) -> Self {
+        let clients = clients.into_iter().map(|client| (client, None)).collect();
+        Self { id, created: false, creating_until_ms: 0, ending: false, ended_ms: None, clients, token: (0, 0) }
     }
 }
 
@@ -132,7 +133,8 @@ impl World {
         }
         for number in 0..self.profile.sessions {
             let id = new_id(&mut self.random);
-            self.sessions.push(SessionClient::new(id));
+            let clients = (1..=self.random.between(1, 4)).map(ClientId::made);
+            self.sessions.push(SessionClient::new(id, clients.collect()));
             let after = self.random.below(3_000);
             self.after(after, Event::Session(number));
         }

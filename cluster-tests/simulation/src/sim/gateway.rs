@@ -42,6 +42,9 @@ pub(super) struct Listener {
 /// A listener that is not answered for this time tries another node.
 const PATIENCE_MS: u64 = 10_000;
 
+/// Between attempts of a connection to join what its session is in.
+const JOIN_AGAIN_MS: u64 = 500;
+
 /// What a listener takes to read a page.
 const READ_MS: u64 = 20;
 
@@ -193,6 +196,7 @@ impl World {
                     self.ask_slot(node, Purpose::Follow(ask), slot, request);
                 }
                 Output::Joined { group, subscriber, epoch, offset, recovered, .. } => {
+                    self.ledger.count_if(self.is_present(subscriber), "presences of clients");
                     let told = Told::Joined { at: Position { epoch, offset }, recovered };
                     self.tell(node, &group, |number| number == subscriber, told);
                 }
@@ -200,6 +204,7 @@ impl World {
                     if let Some(listener) = self.listeners.iter_mut().find(|there| there.is_at(node, subscriber)) {
                         listener.at = None;
                     }
+                    self.subscribe_mouth(node, subscriber, JOIN_AGAIN_MS);
                 }
                 Output::Replay { subscriber, .. } => self.set_behind(node, subscriber, false),
                 Output::Behind { group, subscriber } => {
@@ -291,14 +296,15 @@ impl World {
             Push::Group(group, GroupPush::Member { joined, member }) => {
                 self.follow(node, Input::Member { slot, group, joined, member });
             }
-            Push::Session(session, SessionPush::Displace { attachment }) => {
-                self.attachments(node, attachments::Input::Displaced { slot, session, number: attachment });
+            Push::Session(session, SessionPush::Displace { client, why, attachment }) => {
+                let number = attachment;
+                self.attachments(node, attachments::Input::Displaced { slot, session, client, number, why });
             }
             Push::Session(session, SessionPush::Ended { reason }) => {
                 self.attachments(node, attachments::Input::Ended { slot, session, reason });
             }
-            Push::Session(_, SessionPush::Changed { view }) => {
-                self.attachments(node, attachments::Input::Changed { slot, view: Arc::new(view) });
+            Push::Session(_, SessionPush::Changed { client, view }) => {
+                self.attachments(node, attachments::Input::Changed { slot, client, view: Arc::new(view) });
             }
         }
     }

@@ -2,12 +2,12 @@
 
 use roost_logic::{
     attachments,
-    id::{GroupName, SessionId},
+    id::{AttachmentNumber, ClientKey, GroupName, SessionId},
     request::{ReadSession, RecordJoin, RecordLeave, SlotAnswer, SlotError},
     session::Session,
 };
 
-use super::{asks::Purpose, node::Input, world::World};
+use super::{asks::Purpose, node::Input, sessions::Live, world::World};
 
 /// Between attempts at what has to be done in the end.
 const AGAIN_MS: u64 = 500;
@@ -22,7 +22,7 @@ pub(super) enum MemberStep {
 
 impl World {
     pub(super) fn member(&mut self, node: usize, connection: u64, group: GroupName, joins: bool) {
-        let Some(session) = self.attached_here(node, connection) else { return };
+        let Some(((session, client), attachment)) = self.attached_here(node, connection) else { return };
         let there = (connection, group.clone());
         if self.joining.contains_key(&there) || (joins && self.is_in(node, &there)) {
             return;
@@ -33,10 +33,10 @@ impl World {
             let joins = attachments::Input::Joins { connection, group: group.clone(), needs_grant: false };
             self.attachments(node, joins);
             let purpose = Purpose::Member { connection, group: group.clone(), step: MemberStep::Join };
-            self.ask(node, purpose, slot, (session, RecordJoin { group, needs_grant: false }));
+            self.ask(node, purpose, slot, (session, RecordJoin { client, group, needs_grant: false }));
         } else {
             let purpose = Purpose::Member { connection, group: group.clone(), step: MemberStep::Leave };
-            self.ask(node, purpose, slot, (session, RecordLeave { group }));
+            self.ask(node, purpose, slot, (session, RecordLeave { client, attachment, group }));
         }
     }
 
@@ -52,7 +52,7 @@ impl World {
     }
 
     pub(super) fn reconcile(&mut self, node: usize, connection: u64, group: GroupName) {
-        let Some(session) = self.attached_here(node, connection) else { return };
+        let Some(((session, _), _)) = self.attached_here(node, connection) else { return };
         if let Some(again) = self.joining.get_mut(&(connection, group.clone())) {
             *again = true;
             return;
@@ -69,6 +69,7 @@ impl World {
         step: MemberStep,
         result: Result<SlotAnswer, SlotError>,
     ) {
+        let client = self.client_of(connection).key();
         let mut again = self.joining.remove(&(connection, group.clone())).unwrap_or(false);
         self.ledger.count_if(
             step != MemberStep::Reconcile && result == Err(SlotError::Busy),
@@ -77,7 +78,7 @@ impl World {
         let is_out = match (step, result) {
             (MemberStep::Join, Ok(_)) => false,
             (MemberStep::Join, Err(_)) | (MemberStep::Leave, Ok(_)) => true,
-            (MemberStep::Reconcile, Ok(SlotAnswer::Session(view))) => !view.client.is_in(&group),
+            (MemberStep::Reconcile, Ok(SlotAnswer::Session(view))) => !view.of_client(client).is_in(&group),
             // A leave of unknown outcome may be done.
             (MemberStep::Reconcile | MemberStep::Leave, _) => {
                 again = true;
@@ -92,20 +93,23 @@ impl World {
         }
     }
 
-    /// What is not well with what a session's client has joined, when all should be.
-    pub(super) fn joins_unrest(&self, state: &Session, connection: Option<u64>) -> Option<String> {
-        if !state.is_present() && !state.joined.is_empty() {
-            return Some(format!("sessions: what a client has joined outlives it: {state:?}"));
+    /// What is not well with what a session's clients have joined, when all should be.
+    pub(super) fn joins_unrest(&self, state: &Session, live: &[Live]) -> Option<String> {
+        let outlives = state.clients.values().find(|client| !client.is_present() && !client.joined.is_empty());
+        if let Some(client) = outlives {
+            return Some(format!("sessions: what a client has joined outlives it: {client:?}"));
         }
-        let processes = self.nodes.iter().filter_map(|node| node.process.as_ref());
-        let joined = processes.filter_map(|process| process.attachments.joined(connection?)).flatten();
-        let lost = joined.map(|(group, _)| group).find(|group| !state.is_in(group))?;
-        Some(format!("sessions: the client of connection {connection:?} has joined {lost}, its slot says {state:?}"))
+        live.iter().find_map(|Live { connection, client, .. }| {
+            let processes = self.nodes.iter().filter_map(|node| node.process.as_ref());
+            let joined = processes.filter_map(|process| process.attachments.joined(*connection)).flatten();
+            let lost = joined.map(|(group, _)| group).find(|group| !state.groups_of(*client, group).1)?;
+            Some(format!("sessions: the client of connection {connection} has joined {lost}, its slot says {state:?}"))
+        })
     }
 
-    fn attached_here(&self, node: usize, connection: u64) -> Option<SessionId> {
+    fn attached_here(&self, node: usize, connection: u64) -> Option<((SessionId, ClientKey), AttachmentNumber)> {
         let mut connections = self.nodes[node].process.as_ref()?.attachments.connections();
-        connections.find_map(|(there, session, number)| (there == connection && number.is_some()).then_some(session))
+        connections.find_map(|(there, whose, number)| Some((whose, number?)).filter(|_| there == connection))
     }
 
     fn is_in(&self, node: usize, (connection, group): &(u64, GroupName)) -> bool {

@@ -2,12 +2,14 @@
 //! outbox, and a loop of its own that looks whether it may write and then writes. The node may stand still in between. And the
 //! shell of [`Lease`](roost_logic::lease::Lease), which says whether it may.
 
+use bytes::Bytes;
 use roost_logic::{
     attachments,
+    entry::Presence,
     feed::Subscriber,
     following::Input as Follow,
     hints::HintInput,
-    id::{GroupName, Member, NodeId, SessionId, SlotId},
+    id::{AttachmentNumber, GroupName, Member, NodeId, Seat, SessionId, SlotId},
     lease::{LeaseInput, LeaseOutput},
     primary::SlotInput,
 };
@@ -24,6 +26,10 @@ pub(super) struct Mouth {
     /// The node and its generation.
     at: (usize, u64),
     group: (GroupName, SlotId),
+    /// As whom it takes part.
+    seat: Seat,
+    /// It is present in the group, since its session is in it.
+    is_present: bool,
     log: usize,
     /// The episode in which its attachment was confirmed last; 0 before.
     pub(super) confirmed: u64,
@@ -81,14 +87,21 @@ impl World {
     }
 
     /// A connection is welcomed, and takes part in a group.
-    pub(super) fn open_mouth(&mut self, node: usize, connection: u64, session: SessionId) {
+    pub(super) fn open_mouth(
+        &mut self,
+        node: usize,
+        (connection, attachment): (u64, AttachmentNumber),
+        session: SessionId,
+    ) {
         let Some(generation) = self.generation(node) else { return };
         let opened_ms = self.opened_ms.get(&connection).copied().unwrap_or(self.now);
-        let log = self.seen.welcomed(self.now, session, (opened_ms, self.nodes[node].id.as_str()));
-        let (group, slot) = self.groups[0].clone();
+        let client = self.client_of(connection);
+        let log = self.seen.welcomed(self.now, session, &client, (opened_ms, self.nodes[node].id.as_str()));
         let mouth = Mouth {
             at: (node, generation),
-            group: (group.clone(), slot),
+            group: self.groups[0].clone(),
+            seat: Seat { session, client: client.key(), attachment },
+            is_present: self.views.get(&connection).is_some_and(|view| view.is_in(&self.groups[0].0)),
             log,
             confirmed: 0,
             is_live: false,
@@ -97,8 +110,44 @@ impl World {
             is_open: true,
         };
         self.mouths.insert(connection, mouth);
-        let input = Follow::Subscribe { slot, group, subscriber: connection, request: None, member: None, since: None };
-        self.input_after(1, node, Input::Follow(input));
+        self.subscribe_mouth(node, connection, 1);
+    }
+
+    pub(super) fn subscribe_mouth(&mut self, node: usize, connection: u64, after: u64) {
+        let Some(mouth) = self.mouths.get(&connection).filter(|mouth| mouth.is_open) else { return };
+        let ((group, slot), Seat { session, client, attachment }) = (mouth.group.clone(), mouth.seat);
+        let present = || Presence { session, client, user: String::new(), info: Bytes::from_static(b"{}"), attachment };
+        let member = mouth.is_present.then(present);
+        let input = Follow::Subscribe { slot, group, subscriber: connection, request: None, member, since: None };
+        self.input_after(after, node, Input::Follow(input));
+    }
+
+    /// Whether the client of this connection is to be seen in the group.
+    pub(super) fn is_present(&self, connection: u64) -> bool {
+        self.mouths.get(&connection).is_some_and(|mouth| mouth.is_present)
+    }
+
+    /// Those who take part in the group, to be seen there.
+    pub(super) fn seated(&self) -> impl Iterator<Item = Seat> {
+        let is_there = |mouth: &&Mouth| {
+            let (node, generation) = mouth.at;
+            mouth.is_open && mouth.is_live && mouth.is_present && self.generation(node) == Some(generation)
+        };
+        let seats = self.mouths.values().filter(is_there).map(|mouth| mouth.seat);
+        seats.filter(|seat| !self.unseen.contains(&(seat.session, seat.client)))
+    }
+
+    /// Its session is in the group now, or is not any more.
+    pub(super) fn move_mouth(&mut self, node: usize, connection: u64) {
+        let is_in = self.views.get(&connection).is_some_and(|view| view.is_in(&self.groups[0].0));
+        if self.mouths.get(&connection).is_none_or(|mouth| !mouth.is_open || mouth.is_present == is_in) {
+            return;
+        }
+        self.unsubscribe_mouth(node, connection);
+        if let Some(mouth) = self.mouths.get_mut(&connection) {
+            (mouth.is_present, mouth.is_live) = (is_in, false);
+        }
+        self.subscribe_mouth(node, connection, 0);
     }
 
     pub(super) fn confirm_mouth(&mut self, node: usize, connection: u64, episode: u64) {
@@ -124,8 +173,8 @@ impl World {
 
     pub(super) fn unsubscribe_mouth(&mut self, node: usize, connection: u64) {
         if let Some(mouth) = self.mouths.get(&connection) {
-            let (group, slot) = mouth.group.clone();
-            self.follow(node, Follow::Unsubscribe { slot, group, subscriber: connection, leave: None });
+            let ((group, slot), leave) = (mouth.group.clone(), mouth.is_present.then_some(mouth.seat));
+            self.follow(node, Follow::Unsubscribe { slot, group, subscriber: connection, leave });
         }
     }
 

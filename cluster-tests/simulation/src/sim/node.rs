@@ -14,7 +14,7 @@ use roost_logic::{
     entry::{EndReason, Entry, GroupEntry, NewMessage, SessionRecord},
     following::{self, Following},
     hints::HintInput,
-    id::{AttachmentNumber, GroupName, Index, Member, PublishKey, SessionId, SlotId, Term},
+    id::{AttachmentNumber, GroupName, Index, Member, PublishKey, Seat, SessionId, SlotId, Term},
     lease::{self, Ahead, Lease, LeaseInput},
     liveness::{Liveness, Says},
     map::{Leads, MapChange, SlotAssignment},
@@ -22,10 +22,10 @@ use roost_logic::{
     primary::{SlotCore, SlotInput, SlotOutput, Ticket},
     replication::Replica,
     request::{
-        self, Attached, GroupPush, GroupRequest, JoinPoint, Published, Push, SessionPush, SessionRequest, SlotAnswer,
-        SlotError, SlotRequest,
+        self, Attached, Displaced, GroupPush, GroupRequest, JoinPoint, Published, Push, SessionPush, SessionRequest,
+        SlotAnswer, SlotError, SlotRequest,
     },
-    session::{Session, Stage},
+    session::Session,
     steward::{self, StewardInput},
 };
 
@@ -472,8 +472,14 @@ impl World {
                         Push::Group(group, GroupPush::Deliver { epoch, messages }) => {
                             messages.iter().for_each(|message| self.ledger.saw(group, *epoch, message));
                         }
-                        Push::Session(session, SessionPush::Displace { attachment }) => {
-                            self.check_displaced((node, slot), *session, *attachment, term);
+                        Push::Session(
+                            session,
+                            SessionPush::Displace { client, why: Displaced::Elsewhere, attachment },
+                        ) => {
+                            self.check_displaced((node, slot), (*session, *client), *attachment, term);
+                        }
+                        Push::Session(_, SessionPush::Displace { why: Displaced::CrowdedOut, .. }) => {
+                            self.ledger.count("clients that had to make room");
                         }
                         _ => {}
                     }
@@ -494,7 +500,7 @@ impl World {
                         SessionWrite { record, ended, version: (term, index), order: (lineage, index), wall_ms };
                     self.ask_store(node, Operation::Save { slot, write });
                 }
-                SlotOutput::Depart { session, groups } => self.depart(node, slot, session, groups),
+                SlotOutput::Depart { session, client, groups } => self.depart(node, slot, (session, client), groups),
                 SlotOutput::Shed { messages, .. } => {
                     self.ledger.count_if(messages > 0, "messages dropped for want of memory");
                 }
@@ -505,7 +511,7 @@ impl World {
     /// No session is old enough in a run to end by itself.
     fn check_why_ended(&mut self, node: usize, slot: SlotId, session: SessionId) {
         let state = self.process(node).cores[usize::from(slot)].replica().state();
-        let reason = state.and_then(|state| state.session(session)).and_then(Session::ended);
+        let reason = state.and_then(|state| state.session(session)).and_then(|session| session.ended);
         if let Some(reason @ (EndReason::Expired | EndReason::Idle)) = reason {
             let who = self.process(node).member.clone();
             self.ledger.fail(format!("sessions: {who} ends {session} by a wrong clock: {reason:?}"));
@@ -557,9 +563,13 @@ impl World {
             {
                 self.ledger.fail(format!("S4: a repeat of what stands in the log is told {result:?}: {request:?}"));
             }
-            (Ok(SlotAnswer::Attached(Attached { view, attachment })), _) => {
-                self.check_attached(node, slot, &asker.from, (view.record.id, *attachment));
+            (
+                Ok(SlotAnswer::Attached(Attached { attachment, .. })),
+                SlotRequest::Session(session, SessionRequest::Attach(attach)),
+            ) => {
+                self.check_attached((node, slot), &asker.from, (*session, attach.client.key()), *attachment);
             }
+            (Err(SlotError::TooManyClients), _) => self.ledger.count("clients refused, the session is full"),
             (Ok(_), SlotRequest::Session(session, SessionRequest::EndSession(_))) => self.check_ended(*session),
             (Ok(_), SlotRequest::Session(_, SessionRequest::ChangeSession(_))) => self.ledger.count("sessions changed"),
             (Ok(_), SlotRequest::Session(_, SessionRequest::RecordJoin(_) | SessionRequest::RecordLeave(_))) => {
@@ -585,15 +595,15 @@ impl World {
         }
     }
 
-    /// Told by the shell that a session's presences are out of these groups.
+    /// Told by the shell that a client's presences are out of these groups.
     pub(super) fn departed(
         &mut self,
         node: usize,
         slot: SlotId,
-        session: SessionId,
+        Seat { session, client, .. }: Seat,
         groups: BTreeMap<GroupName, AttachmentNumber>,
     ) {
-        self.slot_input(node, slot, SlotInput::Departed { session, groups });
+        self.slot_input(node, slot, SlotInput::Departed { session, client, groups });
     }
 
     /// Compares what is now with what was, and both with what must be.
@@ -606,8 +616,15 @@ impl World {
         let there = |group| core.replica().state().is_some_and(|state| state.group(group).is_some());
         let sessions = core.replica().state().into_iter().flat_map(|state| state.sessions().values());
         let outlives = |session: &&Arc<Session>| {
-            session.record.id.is_ephemeral() && session.stage == Stage::Detached && session.last.is_some()
+            let is_left = !session.clients.is_empty() && !session.is_present();
+            session.record.id.is_ephemeral() && session.ended.is_none() && is_left
         };
+        let keeps = |session: &&Arc<Session>| {
+            session.clients.values().any(|client| !client.is_present() && !client.joined.is_empty())
+        };
+        if let Some(session) = sessions.clone().find(keeps) {
+            ledger.fail(format!("sessions: what a client has joined outlives it: {session:?}"));
+        }
         if let Some(session) = sessions.into_iter().find(outlives) {
             ledger.fail(format!("sessions: an ephemeral one outlives its client's grace: {session:?}"));
         }

@@ -97,7 +97,7 @@ impl World {
             }
         }
         let unrest = self.sessions.iter().find_map(|client| self.session_unrest(client));
-        unrest.or_else(|| self.overfull())
+        unrest.or_else(|| self.ghost()).or_else(|| self.overfull())
     }
 
     /// Who does not know the newest map. A change that was long under way can come as late as this.

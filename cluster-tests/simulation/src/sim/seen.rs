@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 use roost_logic::{
     entry::Message,
-    id::{GroupName, Position, PublishKey, SessionId},
+    id::{ClientId, GroupName, Position, PublishKey, SessionId},
 };
 
 use super::checks::Told;
@@ -109,12 +109,19 @@ impl ClientLog {
         });
     }
 
-    /// A connection of a session is welcomed. Which log is its own.
-    pub(super) fn welcomed(&mut self, now: u64, session: SessionId, (asked_ms, node): (u64, &str)) -> usize {
+    /// A connection of a session's client is welcomed. Which log is its own.
+    pub(super) fn welcomed(
+        &mut self,
+        now: u64,
+        session: SessionId,
+        client: &ClientId,
+        (asked_ms, node): (u64, &str),
+    ) -> usize {
         let connections = &mut self.history.connections;
-        let welcome = Welcome { session: session.to_string().into(), asked_us: asked_ms * 1_000, at_us: now * 1_000 };
+        let (session, client): (Arc<str>, Arc<str>) = (session.to_string().into(), client.to_string().into());
+        let welcome = Welcome { session: session.clone(), client, asked_us: asked_ms * 1_000, at_us: now * 1_000 };
         connections.push(ConnectionLog {
-            client: session.to_string().into(),
+            client: session,
             number: connections.len() as u32,
             node: node.into(),
             welcome: Some(welcome),

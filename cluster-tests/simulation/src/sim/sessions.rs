@@ -6,12 +6,12 @@ use bytes::Bytes;
 use roost_logic::{
     attachments,
     entry::{EndReason, Grant, SessionChange, SessionRecord},
-    id::{AttachmentNumber, GroupName, Member, SessionId, SlotId, Term},
+    id::{AttachmentNumber, ClientId, ClientKey, GroupName, Member, Seat, SessionId, SlotId, Term},
     request::{
         Ask, Attach, Attached, ChangeSession, ConfirmDisplaced, CreateSession, Detach, EndSession, Leave, ReadSession,
         Renew, SessionRequest, SlotAnswer, SlotError, SlotRequest, Withdraw,
     },
-    session::{Session, Stage},
+    session::{Client, Session, Stage},
 };
 use uuid::Uuid;
 
@@ -22,6 +22,15 @@ use super::{
     world::{Event, World},
 };
 
+/// A connection that is not over.
+#[derive(Debug)]
+pub(super) struct Live {
+    gateway: Member,
+    pub(super) connection: u64,
+    pub(super) client: ClientKey,
+    number: Option<AttachmentNumber>,
+}
+
 /// A cut connection's socket is gone after at most this time.
 const CLOSE_MS: u64 = 50;
 
@@ -31,8 +40,13 @@ impl World {
             return;
         }
         self.opened_ms.insert(connection, self.now);
-        let slot = session.slot(self.profile.slots);
-        self.attachments(node, attachments::Input::Open { connection, session, slot });
+        let (slot, client) = (session.slot(self.profile.slots), self.client_of(connection));
+        self.attachments(node, attachments::Input::Open { connection, session, client, slot });
+    }
+
+    /// Whose connection it is.
+    pub(super) fn client_of(&self, connection: u64) -> ClientId {
+        self.clients.get(&connection).cloned().unwrap_or_else(|| ClientId::made(0))
     }
 
     /// The client's socket closes.
@@ -61,15 +75,16 @@ impl World {
         match output {
             Output::Attach { connection, session, slot } => {
                 let token = self.shown.get(&connection).copied().unwrap_or(0);
-                let request = (session, Attach { connection, waited_ms: 0, token });
+                let client = self.client_of(connection);
+                let request = (session, Attach { client, connection, waited_ms: 0, token });
                 self.ask(node, Purpose::Attach { connection }, slot, request);
             }
             Output::GiveUp { connection } => self.give_up(node, connection),
-            Output::Attached { connection, view, .. } => {
+            Output::Attached { connection, number, view } => {
                 let session = view.record.id;
                 self.check_opened(connection, session);
                 self.views.insert(connection, view);
-                self.open_mouth(node, connection, session);
+                self.open_mouth(node, (connection, number), session);
                 if self.random.permille(700) {
                     let (after, group) = (self.random.waiting(300), self.random.index(self.groups.len()));
                     let group = self.groups[group].0.clone();
@@ -79,6 +94,7 @@ impl World {
             Output::Changed { connection, view } => {
                 self.ledger.count("connections told of a change");
                 self.views.insert(connection, view);
+                self.move_mouth(node, connection);
                 self.reconcile_all(node, connection);
             }
             Output::Confirmed { connection, episode } => self.confirm_mouth(node, connection, episode),
@@ -89,7 +105,7 @@ impl World {
                     self.ledger.count_if(reason == EndReason::Lapsed, what);
                     self.is_over(connection);
                 }
-                self.ledger.count_if(why == attachments::Cut::Displaced, "attachments displaced");
+                self.ledger.count_if(matches!(why, attachments::Cut::Displaced(_)), "attachments displaced");
                 let after = self.random.below(CLOSE_MS);
                 self.input_after(after, node, node::Input::Disconnect(connection));
             }
@@ -100,11 +116,15 @@ impl World {
             }
             Output::Say { number, slot, goodbye } => {
                 let request = match goodbye {
-                    Goodbye::Detach(session, attachment) => (session, Detach { attachment }).into_request(),
-                    Goodbye::Confirm(session, attachment) => (session, ConfirmDisplaced { attachment }).into_request(),
-                    Goodbye::Withdraw(session, connection) => {
+                    Goodbye::Detach((session, client), attachment) => {
+                        (session, Detach { client, attachment }).into_request()
+                    }
+                    Goodbye::Confirm((session, client), attachment) => {
+                        (session, ConfirmDisplaced { client, attachment }).into_request()
+                    }
+                    Goodbye::Withdraw((session, client), connection) => {
                         self.ledger.count("attaches withdrawn");
-                        (session, Withdraw { connection }).into_request()
+                        (session, Withdraw { client, connection }).into_request()
                     }
                 };
                 self.ask_slot(node, Purpose::Goodbye { number }, slot, request);
@@ -126,7 +146,8 @@ impl World {
     /// The client of this connection is told that its session is over. Where nothing but its slot remembers it, it is for good.
     fn is_over(&mut self, connection: u64) {
         let now = self.now;
-        let has_it = |client: &&mut SessionClient| client.last.is_some_and(|(_, last)| last == connection);
+        let is_it = |last: Option<(usize, u64)>| last.is_some_and(|(_, last)| last == connection);
+        let has_it = |there: &&mut SessionClient| there.clients.iter().any(|(_, last)| is_it(*last));
         if let Some(client) = self.sessions.iter_mut().find(has_it).filter(|client| client.id.is_ephemeral()) {
             client.ended_ms.get_or_insert(now);
             self.ledger.count("ephemeral sessions that were over");
@@ -162,18 +183,19 @@ impl World {
         }
     }
 
-    /// A slot wants a session's presences taken out of groups of other slots.
+    /// A slot wants a client's presences taken out of groups of other slots.
     pub(super) fn depart(
         &mut self,
         node: usize,
         slot: SlotId,
-        session: SessionId,
+        (session, client): (SessionId, ClientKey),
         groups: Vec<(GroupName, AttachmentNumber)>,
     ) {
         for (group, attachment) in groups {
             let of_group = group.slot(self.profile.slots);
-            let request = (group.clone(), Leave { session, attachment });
-            self.ask(node, Purpose::Depart { slot, session, group, attachment }, of_group, request);
+            let seat = Seat { session, client, attachment };
+            let request = (group.clone(), Leave { seat });
+            self.ask(node, Purpose::Depart { slot, group, seat }, of_group, request);
         }
     }
 
@@ -188,7 +210,8 @@ impl World {
         let id = self.sessions[session].id;
         if id.is_ephemeral() && self.sessions[session].ended_ms.is_some() && self.random.permille(200) {
             self.past_sessions.push(id);
-            self.sessions[session] = SessionClient::new(id);
+            let names = self.sessions[session].clients.iter().map(|(name, _)| name.clone()).collect();
+            self.sessions[session] = SessionClient::new(id, names);
         }
         let slot = id.slot(self.profile.slots);
         if !self.sessions[session].created {
@@ -230,7 +253,8 @@ impl World {
                 self.input_after(1, node, Input::Client(Purpose::End { session, id }, slot, request.into_request()));
             }
             5..=9 => {
-                if let Some((node, connection)) = self.sessions[session].last.take() {
+                let client = self.some_client(session);
+                if let Some((node, connection)) = self.sessions[session].clients[client].1.take() {
                     self.input_after(1, node, Input::Disconnect(connection));
                 }
             }
@@ -239,7 +263,10 @@ impl World {
                 let (token, _) = self.sessions[session].token;
                 let is_old = self.random.permille(200);
                 self.shown.insert(connection, token.saturating_sub(u32::from(is_old)));
-                self.sessions[session].last = Some((node, connection));
+                let client = self.some_client(session);
+                let (name, last) = &mut self.sessions[session].clients[client];
+                *last = Some((node, connection));
+                self.clients.insert(connection, name.clone());
                 self.input_after(1, node, Input::Connect { session: id, connection });
             }
             16 => {
@@ -257,13 +284,18 @@ impl World {
             }
             number @ 20..=22 => {
                 let group = self.random.index(self.groups.len());
-                if let Some((node, connection)) = self.sessions[session].last {
+                let client = self.some_client(session);
+                if let Some((node, connection)) = self.sessions[session].clients[client].1 {
                     let group = self.groups[group].0.clone();
                     self.input_after(1, node, Input::Member { connection, group, joins: number != 21 });
                 }
             }
             _ => {}
         }
+    }
+
+    fn some_client(&mut self, session: usize) -> usize {
+        self.random.index(self.sessions[session].clients.len())
     }
 
     fn record(&mut self, session: usize) -> SessionRecord {
@@ -286,7 +318,7 @@ impl World {
         if let Ok(SlotAnswer::Session(view)) = result {
             let now = self.now;
             let client = &mut self.sessions[session];
-            let record = &view.client.record;
+            let record = &view.record;
             if record.id == client.id && client.token.0 < record.token {
                 client.token = (record.token, now);
             }
@@ -318,21 +350,21 @@ impl World {
         }
     }
 
-    /// S7: when a session is given to a connection, nothing is delivered to its earlier ones any more.
+    /// S7: when a session is given to a connection, nothing is delivered to earlier ones of its client any more.
     pub(super) fn check_attached(
         &mut self,
-        node: usize,
-        slot: SlotId,
+        (node, slot): (usize, SlotId),
         gateway: &Member,
-        (session, attachment): (SessionId, AttachmentNumber),
+        whose: (SessionId, ClientKey),
+        attachment: AttachmentNumber,
     ) {
         let Some(process) = &self.nodes[node].process else { return };
         let life = (slot, process.cores[usize::from(slot)].replica().lineage().unwrap_or(0));
-        self.ledger.gives(session, attachment, life);
+        self.ledger.gives(whose, attachment, life);
         let replica = process.cores[usize::from(slot)].replica();
-        let last = replica.state().and_then(|state| state.session(session)?.last.as_ref());
+        let last = replica.state().and_then(|state| Some(&state.session(whose.0)?.client(whose.1)?.last));
         if let (Some(last), Some(term)) = (last.filter(|last| last.number == attachment), replica.serving()) {
-            self.ledger.gives_to(session, attachment, last.connection, term);
+            self.ledger.gives_to(whose, attachment, last.connection, term);
         }
         let mut open = Vec::new();
         for (number, other) in self.nodes.iter().enumerate() {
@@ -346,12 +378,12 @@ impl World {
             if may.map_version < process.lease.voters_since() {
                 continue;
             }
-            for (connection, _, number) in other.attachments.connections().filter(|(_, of, _)| *of == session) {
+            for (connection, _, number) in other.attachments.connections().filter(|(_, of, _)| *of == whose) {
                 let delivers =
                     self.mouths.get(&connection).is_some_and(|mouth| may.allows(mouth.confirmed, now_ms, &other.ahead));
                 if let Some(number) = number.filter(|number| *number < attachment)
                     && delivers
-                    && !self.ledger.may_be_open(session, number, life)
+                    && !self.ledger.may_be_open(whose, number, life)
                 {
                     open.push(format!("{number} at {}", other.member));
                 }
@@ -359,7 +391,7 @@ impl World {
         }
         if !open.is_empty() {
             let open = open.join(", ");
-            let what = format!("S7: {session} is given to {gateway} as {attachment}, and is open as {open}");
+            let what = format!("S7: {whose:?} is given to {gateway} as {attachment}, and is open as {open}");
             self.ledger.fail(what);
         }
     }
@@ -369,74 +401,85 @@ impl World {
     pub(super) fn check_displaced(
         &mut self,
         (node, slot): (usize, SlotId),
-        session: SessionId,
+        whose: (SessionId, ClientKey),
         number: AttachmentNumber,
         term: Term,
     ) {
         let Some(process) = &self.nodes[node].process else { return };
         let state = process.cores[usize::from(slot)].replica().state();
-        let Some(now) = state.and_then(|state| state.session(session)?.last.as_ref()) else { return };
-        let Some((connection, given_in)) = self.ledger.given_to(session, number) else { return };
+        let Some(now) = state.and_then(|state| Some(&state.session(whose.0)?.client(whose.1)?.last)) else { return };
+        let Some((connection, given_in)) = self.ledger.given_to(whose, number) else { return };
         let came = |connection| self.opened_ms.get(connection);
         if given_in != term
             || came(&now.connection) >= came(&connection)
-            || self.ledger.given_to(session, now.number).is_some()
+            || self.ledger.given_to(whose, now.number).is_some()
         {
             return;
         }
-        let has_it = |client: &SessionClient| client.last.is_some_and(|(_, last)| last == connection);
-        if self.sessions.iter().any(|client| client.id == session && has_it(client)) {
-            let what = format!("S7: connection {connection}, the last of its client, loses {session} to {now:?}");
+        let has_it = |there: &SessionClient| {
+            there.clients.iter().any(|(_, last)| last.is_some_and(|(_, last)| last == connection))
+        };
+        if self.sessions.iter().any(|there| there.id == whose.0 && has_it(there)) {
+            let what = format!("S7: connection {connection}, the last of its client, loses {whose:?} to {now:?}");
             self.ledger.fail(what);
         }
     }
 
-    /// A session whose slot has it as attached to a connection that its living gateway does not have.
+    /// A client whose session's slot has it as attached to a connection that its living gateway does not have.
     pub(super) fn unattended(&self) -> Option<String> {
         self.sessions.iter().find_map(|client| {
             let state = self.serving_core(client.id.slot(self.profile.slots))?.replica().state()?;
-            let known = state.session(client.id)?.attachment()?;
-            let gateway = self.nodes[self.running(&known.gateway)?].process.as_ref()?;
-            let is_there = gateway.attachments.connections().any(|(connection, ..)| connection == known.connection);
-            (!is_there)
-                .then(|| format!("nobody has told the slot of {} that its attachment is over: {known:?}", client.id))
+            state.session(client.id)?.attachments().find_map(|(_, known)| {
+                let gateway = self.nodes[self.running(&known.gateway)?].process.as_ref()?;
+                let is_there = gateway.attachments.connections().any(|(connection, ..)| connection == known.connection);
+                (!is_there).then(|| {
+                    format!("nobody has told the slot of {} that its attachment is over: {known:?}", client.id)
+                })
+            })
         })
+    }
+
+    /// The connections of a session that are not over.
+    fn live(&self, session: SessionId) -> Vec<Live> {
+        let processes = self.nodes.iter().filter_map(|node| node.process.as_ref());
+        let live = processes.flat_map(|process| {
+            let of_session = process.attachments.connections().filter(|(_, whose, _)| whose.0 == session);
+            of_session.map(|(connection, whose, number)| Live {
+                gateway: process.member.clone(),
+                connection,
+                client: whose.1,
+                number,
+            })
+        });
+        live.collect()
     }
 
     /// What is not well yet with a session, when all should be.
     pub(super) fn session_unrest(&self, client: &SessionClient) -> Option<String> {
         let session = client.id;
-        let live: Vec<_> = self
-            .nodes
-            .iter()
-            .filter_map(|node| node.process.as_ref())
-            .flat_map(|process| process.attachments.connections().map(|there| (process.member.clone(), there)))
-            .filter(|(_, (_, of, _))| *of == session)
-            .map(|(member, (connection, _, number))| (member, connection, number))
-            .collect();
+        let live = self.live(session);
         let slot = session.slot(self.profile.slots);
         let state = self.serving_core(slot)?.replica().state()?.session(session);
-        let known = state.and_then(|state| state.attachment());
-        if let Some(state) = state
-            && (state.is_unsaved() || (!state.departing.is_empty() && !state.is_present()))
-        {
-            return Some(format!("session {session} is not saved or departed: {state:?}"));
-        }
-        if let Some(state) = state
-            && let Some((group, _)) = state.joined.iter().find(|(group, of)| !state.record.may_join(group, **of))
-        {
-            return Some(format!("rights: session {session} is in {group} without a right to: {state:?}"));
-        }
-        if let ([(_, connection, Some(_))], Some(state)) = (live.as_slice(), state)
-            && let Some(told) = self.views.get(connection)
-            && told.record.revision < state.record.revision
-        {
-            return Some(format!("rights: connection {connection} was told {told:?}, its slot says {state:?}"));
-        }
-        if let Some(state) = state
-            && let Some(what) = self.joins_unrest(state, live.first().map(|(_, connection, _)| *connection))
-        {
-            return Some(what);
+        if let Some(state) = state {
+            let departs = state.clients.values().any(|client| !client.departing.is_empty() && !client.is_present());
+            if state.is_unsaved() || departs {
+                return Some(format!("session {session} is not saved or departed: {state:?}"));
+            }
+            let may = |group: &GroupName, needs_grant: &bool| state.record.may_join(group, *needs_grant);
+            let mut joined = state.clients.values().flat_map(|client| &client.joined);
+            if let Some((group, _)) = joined.find(|(group, of)| !may(group, of)) {
+                return Some(format!("rights: session {session} is in {group} without a right to: {state:?}"));
+            }
+            for Live { connection, .. } in live.iter().filter(|live| live.number.is_some()) {
+                if let Some(told) = self.views.get(connection)
+                    && told.record.revision < state.record.revision
+                {
+                    return Some(format!("rights: connection {connection} was told {told:?}, its slot says {state:?}"));
+                }
+            }
+            if let Some(what) = self.joins_unrest(state, &live) {
+                return Some(what);
+            }
         }
         if let Some(state) = state.filter(|_| session.is_ephemeral() && live.is_empty())
             && self.has_lapsed(slot, state)
@@ -445,7 +488,7 @@ impl World {
         }
         let row = self.store.sessions.get(&session);
         if let (Some(state), Some(process)) = (state, self.process_of(slot).filter(|_| !session.is_ephemeral()))
-            && state.ended().is_none()
+            && state.ended.is_none()
             && !client.ending
         {
             let life = (slot, process.cores[usize::from(slot)].replica().lineage().unwrap_or(0));
@@ -458,19 +501,54 @@ impl World {
         if client.ended_ms.is_some() && row.is_some_and(|row| row.record.is_some()) {
             return Some(format!("session {session} is over, and the store has it: {row:?}"));
         }
-        if client.ended_ms.is_some() && (!live.is_empty() || known.is_some()) {
-            return Some(format!("session {session} is over and attached: {live:?}, {known:?}"));
+        let attached = state.map_or(0, |state| state.attachments().count());
+        if client.ended_ms.is_some() && (!live.is_empty() || attached > 0) {
+            return Some(format!("session {session} is over and attached: {live:?}, {state:?}"));
         }
-        let agree = match (live.as_slice(), known) {
-            ([], None) => true,
-            ([(gateway, connection, Some(number))], Some(known)) => {
-                known.gateway == *gateway && known.connection == *connection && known.number == *number
-            }
+        let is_known = |live: &Live| match state {
+            Some(state) => state
+                .client(live.client)
+                .and_then(Client::attachment)
+                .is_some_and(|known| known.is_of(&live.gateway, live.connection) && Some(known.number) == live.number),
             // Its slot has lost its memory, and the session has not been asked for since. Nobody else has one that is ephemeral.
-            ([(_, _, Some(_))], None) => state.is_none() && !session.is_ephemeral(),
-            _ => false,
+            None => live.number.is_some() && !session.is_ephemeral(),
         };
+        let agree = live.iter().all(is_known) && (state.is_none() || live.len() == attached);
         (!agree).then(|| format!("session {session} is connected as {live:?}, its slot says {state:?}"))
+    }
+
+    /// Somebody who is present in the group that mouths take part in, and is not there, or the other way round. Where a slot of sessions has lost its
+    /// memory nobody knows whom to take out.
+    pub(super) fn ghost(&self) -> Option<String> {
+        let (group, slot) = self.groups.first()?;
+        let replica = self.serving_core(*slot)?.replica();
+        let members = &replica.state()?.group(group)?.members;
+        let sessions: BTreeSet<_> = members.iter().map(|member| member.session).collect();
+        if members.sessions() != sessions.len() as u64 {
+            return Some(format!("presence: {group} counts {} sessions, there are {sessions:?}", members.sessions()));
+        }
+        // Where clocks differ, a slot that has lost its memory may give lower numbers than it had given.
+        let is_sure = self.profile.skew_ms == 0 && self.ledger.begun((*slot, replica.lineage()?)) == 0;
+        let is_sure = |seat: &Seat| {
+            let slot = seat.session.slot(self.profile.slots);
+            let lineage = self.serving_core(slot).and_then(|core| core.replica().lineage());
+            is_sure && lineage.is_some_and(|lineage| self.ledger.begun((slot, lineage)) == 0)
+        };
+        let is_lost = |seat: &Seat| is_sure(seat) && !members.iter().any(|there| there.seat() == *seat);
+        if let Some(lost) = self.seated().find(is_lost) {
+            return Some(format!("presence: {lost:?} takes part in {group} and is not present"));
+        }
+        members.iter().find_map(|member| {
+            let slot = member.session.slot(self.profile.slots);
+            let replica = self.serving_core(slot)?.replica();
+            if self.ledger.begun((slot, replica.lineage()?)) > 0 {
+                return None;
+            }
+            let known = replica.state()?.session(member.session).and_then(|state| state.client(member.client));
+            let attached = known.and_then(Client::attachment).map(|attachment| attachment.number);
+            (attached != Some(member.attachment))
+                .then(|| format!("presence: {member:?} is in {group}, its session's slot says {known:?}"))
+        })
     }
 }
 
@@ -480,13 +558,17 @@ impl World {
         let primary = self.store.map.as_ref().and_then(|map| map.slot(slot)).map(|slot| &slot.primary);
         let Some(node) = primary.and_then(|primary| self.running(primary)) else { return false };
         let wall_ms = self.clock(node).wall_ms;
-        match state.stage {
-            Stage::Attached => false,
-            Stage::Grace { until_ms } => until_ms <= wall_ms,
-            Stage::Detached => {
-                state.last.is_some() || state.record.last_used_ms + self.profile.slot.unclaimed_ms <= wall_ms
+        let until_ms = state.clients.values().filter_map(|client| match client.stage {
+            Stage::Attached => Some(u64::MAX),
+            Stage::Grace { until_ms } => Some(until_ms),
+            Stage::Gone { .. } => None,
+        });
+        match (state.ended, until_ms.max()) {
+            (Some(_), _) => true,
+            (None, Some(until_ms)) => until_ms <= wall_ms,
+            (None, None) => {
+                !state.clients.is_empty() || state.record.last_used_ms + self.profile.slot.unclaimed_ms <= wall_ms
             }
-            Stage::Ended(_) => true,
         }
     }
 }

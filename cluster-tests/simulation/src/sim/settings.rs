@@ -1,7 +1,12 @@
 //! What a run is like. Each seed switches every kind of fault on or off and sets its rate, because some bugs show only
 //! where other faults do not get in the way (swarm testing: Groce et al., 2012).
 
-use roost_logic::{following::FollowingSettings, primary::SlotSettings, replication::ReplicaLimits};
+use roost_logic::{
+    following::FollowingSettings,
+    primary::SlotSettings,
+    replication::ReplicaLimits,
+    session::{Room, WhenFull},
+};
 
 use super::{asks::GIVE_UP_MS, faults::Fault, random::Random};
 
@@ -199,6 +204,10 @@ impl Profile {
                 group_idle_ms: 0,
                 group_idle_tight_ms: 0,
                 groups_per_session: 16,
+                room: Room {
+                    clients_max: random.between(1, 4) as u16,
+                    when_full: if random.permille(300) { WhenFull::Refuse } else { WhenFull::Displace },
+                },
             },
             limits: if random.permille(500) {
                 ReplicaLimits {

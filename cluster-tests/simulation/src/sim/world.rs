@@ -2,7 +2,7 @@
 //! comes out of the queue, and whatever is random out of the seed's streams, so a seed is a run.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     fmt::Write as _,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
@@ -11,7 +11,7 @@ use std::{
 use roost_logic::{
     Now,
     clocks::Voice,
-    id::{GroupName, Member, NodeId, SessionId, SlotId},
+    id::{ClientId, ClientKey, GroupName, Member, NodeId, SessionId, SlotId},
     primary::SlotInput,
     request::ClientView,
 };
@@ -153,6 +153,10 @@ pub(super) struct World {
     pub(super) opened_ms: BTreeMap<u64, u64>,
     /// The number of the token that each connection shows.
     pub(super) shown: BTreeMap<u64, u32>,
+    /// Clients of which a slot had lost sight: they are not seen in their groups again before they attach anew.
+    pub(super) unseen: BTreeSet<(SessionId, ClientKey)>,
+    /// Whose each connection is.
+    pub(super) clients: BTreeMap<u64, ClientId>,
     /// What each connection was told of its session last.
     pub(super) views: BTreeMap<u64, Arc<ClientView>>,
     /// What is under way for a connection and a group, and whether it is to be looked at once more afterwards.
@@ -221,6 +225,8 @@ impl World {
             past_sessions: Vec::new(),
             opened_ms: BTreeMap::new(),
             shown: BTreeMap::new(),
+            unseen: BTreeSet::new(),
+            clients: BTreeMap::new(),
             views: BTreeMap::new(),
             joining: BTreeMap::new(),
             gone: BTreeMap::new(),

@@ -38,7 +38,7 @@ _REQUEST_S = 240.0
 # The longest frame that is taken.
 _FRAME_BYTES = 32 << 20
 # How a connection ends that does not come back as it was.
-_CLOSES = {"frame_too_large": 1009, "displaced": 4100, "session_ended": 4101, "unauthorized": 4102, "bad_frame": 4103}
+_CLOSES = {"frame_too_large": 1009, "displaced": 4100, "session_ended": 4101, "unauthorized": 4102, "bad_frame": 4103, "too_many_clients": 4104, "crowded_out": 4105}
 
 _log = logging.getLogger("roost_client")
 
@@ -79,14 +79,17 @@ def connect(
     get_token: Callable[[], str | None | Awaitable[str | None]] | None = None,
     storage: MutableMapping[str, str] | None = None,
     storage_key: str = "roost",
+    client: str | None = None,
 ) -> Connection:
     """A connection, for `async with`: kept up until the block ends, or until the server says that coming back makes no sense.
 
     `urls` name nodes of the cluster; the first is one by chance, the next one follows when it fails. `get_token` is asked at
     first and each time the session is over; None ends the connection, and when it raises it is asked again. Without it and
-    without a `token` the session is a new anonymous one, where the cluster allows that. `storage` keeps token and positions.
+    without a `token` the session is a new anonymous one, where the cluster allows that. `storage` keeps token, client and
+    positions. `client` says which client of its session this is: a later connection of the same client takes the place of the
+    earlier one. Unless given it is one of its own.
     """
-    return Connection([urls] if isinstance(urls, str) else list(urls), token, get_token, storage, storage_key)
+    return Connection([urls] if isinstance(urls, str) else list(urls), token, get_token, storage, storage_key, client)
 
 
 class Connection:
@@ -99,6 +102,7 @@ class Connection:
         get_token: Callable[[], str | None | Awaitable[str | None]] | None,
         storage: MutableMapping[str, str] | None,
         storage_key: str,
+        client: str | None,
     ) -> None:
         for url in urls:
             if urlsplit(url).scheme not in ("http", "https", "ws", "wss"):
@@ -111,6 +115,10 @@ class Connection:
         self._storage, self._storage_key = storage, storage_key
         self._current = token or (storage.get(storage_key) if storage is not None else None)
         self._keys, self._key_count = secrets.token_hex(8), 0
+        self._client_key = f"{storage_key}.client"
+        # Out of the storage while it is used, or a copy of that would be the same client.
+        kept = storage.pop(self._client_key, None) if storage is not None else None
+        self._client = client or kept or self._keys
         self._groups: dict[str, Group] = {}
         self._requests: dict[int, Request] = {}
         self._listeners: dict[str, list[Callable[[Any], object]]] = {}
@@ -262,7 +270,7 @@ class Connection:
             raise _Lost(1006) from error
 
     async def _talk(self, socket: ClientConnection) -> None:
-        await socket.send(json.dumps({"type": "hello", "session": self._current, "resume": self._resume()}))
+        await socket.send(json.dumps({"type": "hello", "session": self._current, "client": self._client, "resume": self._resume()}))
         patience_s, asked = _WELCOME_S, True
         writing: asyncio.Task[None] | None = None
         try:
@@ -392,6 +400,7 @@ class Connection:
         if self.ended is not None:
             return
         self.ended = why
+        self._keep(self._client_key, self._client)
         for request in list(self._requests.values()):
             self._settle(request, RoostError(why.code, why.message, request.unsure or request.sent))
         for group in self._groups.values():

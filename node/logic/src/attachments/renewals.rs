@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use super::{Attachments, Connection, Goodbye, Output, Stage};
 use crate::{
     entry::{Joined, NAMED_BYTES},
-    id::{SessionId, SlotId},
+    id::{ClientKey, SessionId, SlotId},
     request::{Renewal, Renewed},
 };
 
@@ -43,23 +43,21 @@ impl Attachments {
     /// The attachments of a slot that are such.
     fn here(&self, slot: SlotId, is_such: impl Fn(&Connection) -> bool) -> Vec<Renewal> {
         let sessions = self.attached.get(&slot).into_iter().flatten();
-        let renewal = |(session, connection): (&SessionId, &u64)| {
+        let renewal = |connection: &u64| {
             let there = self.connections.get(connection).filter(|there| is_such(there))?;
-            match there.stage {
-                Stage::Attached(attachment, revision) => {
-                    Some(Renewal { session: *session, attachment, connection: *connection, revision, joined: None })
-                }
-                Stage::Opening(_) | Stage::Over => None,
-            }
+            let Stage::Attached(attachment, revision) = there.stage else { return None };
+            let (session, client, connection) = (there.session, there.client.clone(), *connection);
+            Some(Renewal { session, client, attachment, connection, revision, joined: None })
         };
-        sessions.filter_map(renewal).collect()
+        sessions.filter_map(|(_, connection)| renewal(connection)).collect()
     }
 
-    /// With what the client has joined; nothing where the session is not attached here.
-    fn full_renewal(&self, slot: SlotId, session: SessionId) -> Option<Renewal> {
-        let (connection, attachment) = self.number_here(slot, session)?;
-        let (revision, joined) = (self.revision(connection)?, self.joined(connection).cloned());
-        Some(Renewal { session, attachment, connection, revision, joined })
+    /// With what the client has joined; nothing where it is not attached here.
+    fn full_renewal(&self, slot: SlotId, whose: (SessionId, ClientKey)) -> Option<Renewal> {
+        let (connection, attachment) = self.number_here(slot, whose)?;
+        let there = self.connections.get(&connection)?;
+        let (revision, joined) = (self.revision(connection)?, Some(there.joined.clone()));
+        Some(Renewal { session: whose.0, client: there.client.clone(), attachment, connection, revision, joined })
     }
 
     fn ask(&mut self, slot: SlotId, attachments: &[Renewal], out: &mut Vec<Output>) {
@@ -111,12 +109,13 @@ impl Attachments {
         let Some(Asked { slot, attachments, episode }) = self.renewals.remove(&number) else { return };
         let confirmed: BTreeSet<_> = renewed.confirmed.iter().collect();
         let wanted: BTreeSet<_> = renewed.wanted.iter().collect();
-        let again: Vec<_> = wanted.into_iter().filter_map(|session| self.full_renewal(slot, *session)).collect();
+        let again: Vec<_> = wanted.into_iter().filter_map(|whose| self.full_renewal(slot, *whose)).collect();
         self.ask(slot, &again, out);
-        for Renewal { session, attachment, connection, .. } in attachments {
-            if self.number_here(slot, session) == Some((connection, attachment)) {
+        for Renewal { session, client, attachment, connection, .. } in attachments {
+            let whose = (session, client.key());
+            if self.number_here(slot, whose) == Some((connection, attachment)) {
                 if episode == self.episode
-                    && confirmed.contains(&session)
+                    && confirmed.contains(&whose)
                     && let Some(there) = self.connections.get_mut(&connection)
                     && there.episode != self.episode
                 {
@@ -125,7 +124,7 @@ impl Attachments {
                 }
                 continue;
             }
-            let goodbye = Goodbye::Detach(session, attachment);
+            let goodbye = Goodbye::Detach(whose, attachment);
             match self.leaving.get_mut(&connection) {
                 Some(leaving) => leaving.push((slot, goodbye)),
                 None => self.goodbyes.add(slot, goodbye),

@@ -168,7 +168,7 @@ impl Feed {
                 JoinStage::Paused { .. } | JoinStage::AfterLeave => None,
             };
             // Whoever is told that it has not joined is not to be seen by others either.
-            let seat = Seat { session: member.session, attachment: member.attachment };
+            let seat = member.seat();
             self.depart(subscriber, seat, asked, out);
         }
         out.push(Output::JoinFailed { subscriber, request: joining.request, error });

@@ -101,7 +101,13 @@ fn short(output: &Output) -> String {
 }
 
 fn presence() -> Presence {
-    Presence { session: SessionId(Uuid::nil()), user: "u".to_owned(), info: "{}".into(), attachment: 1 }
+    Presence {
+        session: SessionId(Uuid::nil()),
+        client: crate::id::ClientKey(1),
+        user: "u".to_owned(),
+        info: "{}".into(),
+        attachment: 1,
+    }
 }
 
 fn subscribe(subscriber: u64, since: Option<Position>) -> Input {
@@ -109,7 +115,10 @@ fn subscribe(subscriber: u64, since: Option<Position>) -> Input {
 }
 
 fn unsubscribe(subscriber: u64) -> Input {
-    Input::Unsubscribe { subscriber, leave: Some(Seat { session: SessionId(Uuid::nil()), attachment: 1 }) }
+    Input::Unsubscribe {
+        subscriber,
+        leave: Some(Seat { session: SessionId(Uuid::nil()), client: crate::id::ClientKey(1), attachment: 1 }),
+    }
 }
 
 fn joined(attempt: u64, subscriber: u64, point: JoinPoint) -> Input {

@@ -201,7 +201,7 @@ fn a_message_that_nobody_here_wants_ends_the_registration() {
 fn a_leave_is_asked_again_before_the_presence_is_given_up() {
     let mut bench = Bench::new(FollowingSettings::default());
     bench.joined(1, "a");
-    let leave = Some(Seat { session: SessionId(uuid::Uuid::nil()), attachment: 4 });
+    let leave = Some(Seat { session: SessionId(uuid::Uuid::nil()), client: crate::id::ClientKey(1), attachment: 4 });
     bench.input(Input::Unsubscribe { slot: SLOT, group: group("a"), subscriber: 1, leave });
     for _ in 1..FollowingSettings::default().leave_tries {
         assert_eq!(bench.answer_all(), []);

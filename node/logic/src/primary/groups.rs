@@ -18,8 +18,8 @@ use crate::{
     id::{Epoch, GroupName, Member, Position},
     memory::Level,
     request::{
-        Done, GroupInfo, GroupPush, GroupRequest, History, Join, Leave, MemberPage, Publish, Published, Push,
-        ReadGroup, ReadHistory, ReadMembers, SlotAnswer, SlotError,
+        Done, GroupInfo, GroupPush, GroupRequest, History, Join, Leave, MemberPage, PresentSession, Publish, Published,
+        Push, ReadGroup, ReadHistory, ReadMembers, SlotAnswer, SlotError,
     },
     slot::{GroupEffect, SlotState},
 };
@@ -98,8 +98,8 @@ impl Reigning<'_> {
         let answer: SlotAnswer = match request {
             GroupRequest::Publish(publish) => return self.publish(now, ticket, group, publish),
             GroupRequest::Join(join) => return self.join(now, (ticket, from), group, join, out),
-            GroupRequest::Leave(Leave { session, attachment }) => {
-                let entry = GroupEntry::MemberLeave { session, attachment };
+            GroupRequest::Leave(Leave { seat }) => {
+                let entry = GroupEntry::MemberLeave { seat };
                 return self.order_group(group, entry, Some(GroupPending::Leave(ticket)));
             }
             GroupRequest::ReadHistory(read) => self.history(&group, read).into(),
@@ -341,9 +341,9 @@ impl Reigning<'_> {
 
     fn members(&self, group: &GroupName, ReadMembers { after, limit }: ReadMembers) -> MemberPage {
         let members = self.state().and_then(|state| state.group(group)).map(|group| &group.members);
-        let later = members.into_iter().flatten().filter(|(session, _)| after.is_none_or(|after| **session > after));
-        let mut page: Vec<_> =
-            later.map(|(_, member)| member.clone()).take((limit as usize).saturating_add(1)).collect();
+        let later = members.into_iter().flat_map(|members| members.sessions_after(after));
+        let present = later.map(|(member, clients)| PresentSession { member: member.clone(), clients });
+        let mut page: Vec<_> = present.take((limit as usize).saturating_add(1)).collect();
         let more = page.len() > limit as usize;
         page.truncate(limit as usize);
         MemberPage { members: page, more }
@@ -358,6 +358,7 @@ pub(super) fn info(state: &SlotState, name: &GroupName) -> Option<GroupInfo> {
         epoch: group.log.epoch(),
         head: group.log.head(),
         kept: group.log.kept(),
-        members: group.members.len() as u64,
+        members: group.members.sessions(),
+        clients: group.members.clients(),
     })
 }

@@ -12,7 +12,7 @@ use crate::{
     Now,
     chance::Chance,
     entry::{Entry, GroupEntry, SessionEntry},
-    id::{AttachmentNumber, Epoch, GroupName, Index, Member, SessionId, Term},
+    id::{AttachmentNumber, ClientKey, Epoch, GroupName, Index, Member, SessionId, Term},
     memory::Level,
     replication::Replica,
     request::{Done, GroupRequest, Push, Renewal, SessionRequest, SessionView, SlotAnswer, SlotError, SlotRequest},
@@ -63,21 +63,21 @@ pub(super) struct SessionsReign {
     pub(super) loading: BTreeMap<SessionId, Vec<Asked>>,
     /// Requests answered when the store has the session as of an entry.
     pub(super) saving: BTreeMap<(SessionId, Index), Vec<Saving>>,
-    pub(super) displacing: BTreeMap<SessionId, Displacing>,
+    pub(super) displacing: BTreeMap<(SessionId, ClientKey), Displacing>,
     /// When each gateway was last confirmed an attachment, and up to when it is known to have to confirm all again.
     pub(super) confirmed: BTreeMap<Member, u64>,
     pub(super) gone: BTreeMap<Member, u64>,
     /// Attachments of sessions that are not in memory, while the store is asked.
     pub(super) renewals: BTreeMap<SessionId, Vec<(Member, Renewal)>>,
-    /// When a session's attachment was last heard of.
-    pub(super) heard: BTreeMap<SessionId, u64>,
-    /// The attach of each session that was ordered last, until that is over.
-    pub(super) latest: BTreeMap<SessionId, Latest>,
-    /// Sessions with a timer's entry under way, with a write under way, with groups being departed (and when to try again), and
-    /// when to try a failed save again. A store that does not answer keeps no timer waiting.
+    /// When a client's attachment was last heard of.
+    pub(super) heard: BTreeMap<(SessionId, ClientKey), u64>,
+    /// The attach of each client that was ordered last, until that is over.
+    pub(super) latest: BTreeMap<(SessionId, ClientKey), Latest>,
+    /// Sessions with a timer's entry under way, with a write under way, clients with groups being departed (and when to try again),
+    /// and when to try a failed save again. A store that does not answer keeps no timer waiting.
     pub(super) timers: BTreeSet<SessionId>,
     pub(super) writes: BTreeSet<SessionId>,
-    pub(super) departing: BTreeMap<SessionId, u64>,
+    pub(super) departing: BTreeMap<(SessionId, ClientKey), u64>,
     pub(super) save_again_ms: u64,
     /// Creations that the store did not take: their ends are ordered, and not committed yet.
     pub(super) given_up: BTreeSet<SessionId>,

@@ -4,7 +4,7 @@ mod attaches;
 mod renewals;
 mod stored;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     SlotOutput, Ticket,
@@ -13,12 +13,12 @@ use super::{
 use crate::{
     Now,
     entry::{EndReason, SessionEntry},
-    id::{AttachmentNumber, GroupName, Index, Member, SessionId},
+    id::{AttachmentNumber, ClientKey, GroupName, Index, Member, SessionId},
     request::{
-        ChangeSession, ConfirmDisplaced, CreateSession, Detach, Done, EndSession, Push, ReadSession, RecordJoin,
-        RecordLeave, SessionPush, SessionRequest, SessionView, SlotAnswer, SlotError, Withdraw,
+        ChangeSession, ConfirmDisplaced, CreateSession, Detach, Displaced, Done, EndSession, Push, ReadSession,
+        RecordJoin, RecordLeave, SessionPush, SessionRequest, SlotAnswer, SlotError, Withdraw,
     },
-    session::Session,
+    session::{Client, WhenFull},
     slot::SessionEffect,
 };
 
@@ -33,7 +33,7 @@ pub(super) enum SessionPending {
     Done(Ticket),
     /// The store did not take a new session.
     GivenUp,
-    /// The session came from the store: what waits for that can be handled now.
+    /// The session came from the store, or the log says whether it is there: what waits for that can be handled now.
     Loaded,
     /// A timer's entry: until it is committed the timer does not order it again.
     Timer,
@@ -59,30 +59,40 @@ impl Reigning<'_> {
             return self.request_unknown(session, asked, out);
         };
         let at_ms = now.wall_ms;
-        let over = known.ended().or_else(|| known.expired(at_ms).filter(|_| self.clock_trusted));
+        let over = known.ended.or_else(|| known.expired(at_ms).filter(|_| self.clock_trusted));
         let Asked { ticket, from, came_ms, request } = asked;
         let ended = |reason| SlotOutput::Answer { ticket, result: Err(SlotError::SessionEnded(reason)) };
         match (request, over) {
             (SessionRequest::CreateSession(create), _) => self.create(ticket, session, create, out),
-            (SessionRequest::EndSession(EndSession), _) if known.ended().is_some() => {
+            (SessionRequest::EndSession(EndSession), _) if known.ended.is_some() => {
                 self.over(self.replica.applied(), session, ticket, out);
             }
-            (SessionRequest::Detach(Detach { attachment }), _) => {
+            (SessionRequest::Detach(Detach { client, attachment }), _) => {
                 let grace_until_ms = at_ms + self.settings.resume_grace_ms;
                 let closed = true;
-                let entry = SessionEntry::Detach { gateway: from, attachment, at_ms, grace_until_ms, closed };
+                let entry = SessionEntry::Detach { client, gateway: from, attachment, at_ms, grace_until_ms, closed };
                 self.order_session(session, entry, Some(SessionPending::Done(ticket)));
             }
-            (SessionRequest::Withdraw(Withdraw { connection }), _) => {
+            (SessionRequest::Withdraw(Withdraw { client, connection }), _) => {
                 let grace_until_ms = at_ms + self.settings.resume_grace_ms;
-                let entry = SessionEntry::Withdraw { gateway: from, connection, at_ms, grace_until_ms };
+                let entry = SessionEntry::Withdraw { client, gateway: from, connection, at_ms, grace_until_ms };
                 self.order_session(session, entry, Some(SessionPending::Done(ticket)));
             }
-            (SessionRequest::ConfirmDisplaced(ConfirmDisplaced { attachment }), _) => {
-                let open = known.open.get(&from).is_some_and(|open| *open <= attachment);
-                self.confirm_displaced(now, session, (&from, attachment), out);
-                if open {
-                    self.order_session(session, SessionEntry::Closed { gateway: from, attachment }, None);
+            (SessionRequest::ConfirmDisplaced(ConfirmDisplaced { client, attachment }), _) => {
+                let there = known.client(client);
+                let waits = there.is_some_and(|client| client.waits_for(&from, attachment));
+                let live = there.and_then(Client::attachment).map(|live| (live.gateway.clone(), live.number));
+                self.confirm_displaced(now, (session, client), (&from, attachment), out);
+                if waits {
+                    let gateway = from.clone();
+                    self.order_session(session, SessionEntry::Closed { client, gateway, attachment }, None);
+                }
+                // It had to make room, and was given the same attachment once more by a repeat of its attach.
+                if let Some((gateway, attachment)) = live.filter(|(of, number)| *of == from && *number <= attachment) {
+                    let grace_until_ms = at_ms + self.settings.resume_grace_ms;
+                    let closed = true;
+                    let entry = SessionEntry::Detach { client, gateway, attachment, at_ms, grace_until_ms, closed };
+                    self.order_session(session, entry, None);
                 }
                 out.push(SlotOutput::Answer { ticket, result: Ok(SlotAnswer::Done(Done)) });
             }
@@ -96,11 +106,11 @@ impl Reigning<'_> {
                 Some(reason),
             ) => out.push(ended(reason)),
             (SessionRequest::ReadSession(ReadSession), None) => {
-                out.push(SlotOutput::Answer { ticket, result: Ok(SlotAnswer::Session(view(known))) });
+                out.push(SlotOutput::Answer { ticket, result: Ok(SlotAnswer::Session(known.whole_view())) });
             }
             (SessionRequest::ChangeSession(ChangeSession { change }), None) => {
                 let most = self.settings.groups_per_session + change.leave.len();
-                if known.record.groups.len() + known.joined.len() + change.join.len() > most {
+                if known.most_groups() + change.join.len() > most {
                     return out.push(SlotOutput::Answer { ticket, result: Err(SlotError::TooManyGroups) });
                 }
                 let entry = SessionEntry::Change { change, at_ms };
@@ -114,19 +124,25 @@ impl Reigning<'_> {
                 if known.refuses(attach.token, &from, attach.connection) {
                     return out.push(SlotOutput::Answer { ticket, result: Err(SlotError::OldToken) });
                 }
+                let room = self.settings.room;
+                if room.when_full == WhenFull::Refuse && known.is_full(attach.client.key(), room) {
+                    return out.push(SlotOutput::Answer { ticket, result: Err(SlotError::TooManyClients) });
+                }
                 let waited_ms = u64::from(attach.waited_ms) + (now.mono_ms - came_ms);
-                self.attach(now, (ticket, session, attach.token), (from, attach.connection, waited_ms), out);
+                let asks = (from, attach.connection, waited_ms);
+                self.attach(now, (ticket, session, attach.token), attach.client, asks, out);
             }
-            (SessionRequest::RecordJoin(RecordJoin { group, needs_grant }), None) => {
-                let count = known.record.groups.len() + known.joined.len();
-                if count >= self.settings.groups_per_session && !known.is_in(&group) {
+            (SessionRequest::RecordJoin(RecordJoin { client, group, needs_grant }), None) => {
+                let (count, is_in) = known.groups_of(client, &group);
+                if count >= self.settings.groups_per_session && !is_in {
                     return out.push(SlotOutput::Answer { ticket, result: Err(SlotError::TooManyGroups) });
                 }
-                let entry = SessionEntry::Join { group, needs_grant };
+                let entry = SessionEntry::Join { client, group, needs_grant };
                 self.order_session(session, entry, Some(SessionPending::Done(ticket)));
             }
-            (SessionRequest::RecordLeave(RecordLeave { group }), None) => {
-                self.order_session(session, SessionEntry::Leave { group }, Some(SessionPending::Done(ticket)));
+            (SessionRequest::RecordLeave(RecordLeave { client, attachment, group }), None) => {
+                let entry = SessionEntry::Leave { client, attachment, group, at_ms };
+                self.order_session(session, entry, Some(SessionPending::Done(ticket)));
             }
         }
     }
@@ -147,10 +163,14 @@ impl Reigning<'_> {
     }
 
     /// Presences are out of their groups; nothing here where they could not be taken out.
-    pub(super) fn departed(&mut self, session: SessionId, groups: BTreeMap<GroupName, AttachmentNumber>) {
-        self.sessions.departing.remove(&session);
+    pub(super) fn departed(
+        &mut self,
+        (session, client): (SessionId, ClientKey),
+        groups: BTreeMap<GroupName, AttachmentNumber>,
+    ) {
+        self.sessions.departing.remove(&(session, client));
         if !groups.is_empty() {
-            self.order_once(session, SessionEntry::Departed { groups });
+            self.order_once(session, SessionEntry::Departed { client, groups });
         }
     }
 
@@ -169,6 +189,7 @@ impl Reigning<'_> {
             // A later connection has it; or its gateway has to renew it first; or it was there when this was asked, and has been
             // forgotten since: the store has it.
             SessionEffect::Overtaken | SessionEffect::NoClient | SessionEffect::Gone(None) => Some(SlotError::Busy),
+            SessionEffect::Full => Some(SlotError::TooManyClients),
             SessionEffect::NotGranted => Some(SlotError::NotGranted),
             SessionEffect::OldToken => Some(SlotError::OldToken),
             SessionEffect::Quiet
@@ -185,6 +206,14 @@ impl Reigning<'_> {
             (Some(SessionPending::GivenUp), _) => {
                 self.sessions.given_up.remove(&session);
             }
+            (Some(SessionPending::Loaded), _) if session.is_ephemeral() && matches!(effect, SessionEffect::Gone(_)) => {
+                let error = if let SessionEffect::Gone(Some(reason)) = effect {
+                    SlotError::SessionEnded(reason)
+                } else {
+                    SlotError::NoSession
+                };
+                self.is_not_there(session, error, out);
+            }
             (Some(SessionPending::Loaded), _) => self.handle_waiting(now, session, out),
             (Some(SessionPending::Create(ticket)), Some(SlotError::SessionEnded(EndReason::NotStored))) => {
                 out.push(refuse(ticket, not_stored()));
@@ -199,10 +228,10 @@ impl Reigning<'_> {
                 self.over(index, session, ticket, out);
             }
             (Some(SessionPending::Attach(ticket)), None) => {
-                let SessionEffect::Attached { attachment, displaced } = effect else {
+                let SessionEffect::Attached { client, attachment, displaced, crowded_out: _ } = effect else {
                     unreachable!("an attach has come to {effect:?}");
                 };
-                self.attached(now, (ticket, session), attachment.number, displaced, out);
+                self.attached(now, ticket, (session, client), (attachment.number, displaced), out);
             }
             (Some(SessionPending::Done(ticket)), None) => {
                 out.push(SlotOutput::Answer { ticket, result: Ok(SlotAnswer::Done(Done)) });
@@ -223,36 +252,54 @@ impl Reigning<'_> {
     /// Gateways are told also of what an earlier primary had ordered.
     fn tell_gateways(&mut self, now: Now, session: SessionId, effect: &SessionEffect, out: &mut Vec<SlotOutput>) {
         match effect {
-            SessionEffect::Ended { attachment: Some(attachment) } => self.tell_end(session, &attachment.gateway, out),
-            SessionEffect::Changed => self.tell_change(session, out),
-            SessionEffect::Attached { displaced, .. } => {
-                self.sessions.heard.insert(session, now.mono_ms);
+            SessionEffect::Ended { attachments } => {
+                let gateways: BTreeSet<_> = attachments.iter().map(|attachment| &attachment.gateway).collect();
+                gateways.into_iter().for_each(|gateway| self.tell_end(session, gateway, out));
+            }
+            SessionEffect::Changed => self.tell_change(session, None, out),
+            SessionEffect::Attached { client, displaced, crowded_out, .. } => {
+                self.sessions.heard.insert((session, *client), now.mono_ms);
                 for (gateway, number) in displaced {
-                    self.push_session(gateway, session, SessionPush::Displace { attachment: *number }, out);
+                    self.displace(gateway, session, (*client, *number), Displaced::Elsewhere, out);
+                }
+                for (client, live) in crowded_out {
+                    self.displace(&live.gateway, session, (*client, live.number), Displaced::CrowdedOut, out);
                 }
             }
             SessionEffect::Quiet
             | SessionEffect::Overtaken
+            | SessionEffect::Full
             | SessionEffect::NotGranted
             | SessionEffect::NoClient
             | SessionEffect::OldToken
-            | SessionEffect::Ended { attachment: None }
             | SessionEffect::Gone(_) => {}
         }
     }
 
-    fn tell_change(&self, session: SessionId, out: &mut Vec<SlotOutput>) {
+    /// Tells the gateways of its clients, or of this one, what the session is now.
+    fn tell_change(&self, session: SessionId, only: Option<ClientKey>, out: &mut Vec<SlotOutput>) {
         let Some(known) = self.state().and_then(|state| state.session(session)) else {
             return;
         };
-        if let Some(attachment) = known.attachment() {
-            let push = SessionPush::Changed { view: known.view() };
+        for (client, attachment) in known.attachments().filter(|(client, _)| only.is_none_or(|only| *client == only)) {
+            let push = SessionPush::Changed { client, view: known.view(client) };
             self.push_session(&attachment.gateway, session, push, out);
         }
     }
 
+    fn displace(
+        &self,
+        gateway: &Member,
+        session: SessionId,
+        (client, attachment): (ClientKey, AttachmentNumber),
+        why: Displaced,
+        out: &mut Vec<SlotOutput>,
+    ) {
+        self.push_session(gateway, session, SessionPush::Displace { client, why, attachment }, out);
+    }
+
     fn tell_end(&self, session: SessionId, gateway: &Member, out: &mut Vec<SlotOutput>) {
-        let reason = self.state().and_then(|state| state.session(session)).and_then(|session| session.ended());
+        let reason = self.state().and_then(|state| state.session(session)).and_then(|session| session.ended);
         let push = SessionPush::Ended { reason: reason.unwrap_or(EndReason::Ended) };
         self.push_session(gateway, session, push, out);
     }
@@ -260,10 +307,6 @@ impl Reigning<'_> {
     fn push_session(&self, to: &Member, session: SessionId, push: SessionPush, out: &mut Vec<SlotOutput>) {
         self.push(to, Push::Session(session, push), out);
     }
-}
-
-fn view(known: &Session) -> SessionView {
-    SessionView { client: known.view(), attached: known.attachment().is_some(), present: known.is_present() }
 }
 
 fn not_stored() -> SlotError {

@@ -11,9 +11,9 @@ use super::{
 use crate::{
     Now,
     entry::{EndReason, GroupEntry, SessionEntry},
-    id::{GroupName, Member, SessionId},
+    id::{ClientKey, GroupName, Member, SessionId},
     memory::Level,
-    session::{Session, Stage},
+    session::{Client, Session, Stage},
     slot::{Group, SlotState},
 };
 
@@ -35,7 +35,7 @@ const UNRENEWED_MS: u64 = 20_000;
 enum Due {
     Entry(SessionEntry),
     Save,
-    Depart,
+    Depart(ClientKey),
     /// What it was confirmed is to count for nothing before that is forgotten.
     Fence(Member),
 }
@@ -99,11 +99,12 @@ impl Reigning<'_> {
             self.group_timers(now);
             self.forget_gateways();
             let state = self.replica.state();
-            self.sessions.heard.retain(|id, _| {
-                state.and_then(|state| state.session(*id)).is_some_and(|session| session.attachment().is_some())
+            self.sessions.heard.retain(|(id, client), _| {
+                let client = state.and_then(|state| state.session(*id)?.client(*client));
+                client.is_some_and(|client| client.stage == Stage::Attached)
             });
             let latest = std::mem::take(&mut self.sessions.latest);
-            self.sessions.latest = latest.into_iter().filter(|(id, latest)| self.is_there(*id, latest)).collect();
+            self.sessions.latest = latest.into_iter().filter(|(whose, latest)| self.is_there(*whose, latest)).collect();
         }
     }
 
@@ -140,12 +141,11 @@ impl Reigning<'_> {
                     out.push(SlotOutput::Fence { gateway, since_ms });
                 }
                 Due::Save => self.save(self.replica.applied(), session, None, out),
-                Due::Depart => {
-                    self.sessions.departing.insert(session, now.mono_ms + DEPART_AGAIN_MS);
-                    let state = self.replica.state().and_then(|state| state.session(session));
-                    let groups =
-                        state.map(|session| session.departing.clone().into_iter().collect()).unwrap_or_default();
-                    out.push(SlotOutput::Depart { session, groups });
+                Due::Depart(client) => {
+                    self.sessions.departing.insert((session, client), now.mono_ms + DEPART_AGAIN_MS);
+                    let known = self.state().and_then(|state| state.session(session)?.client(client));
+                    let groups = known.map(|client| client.departing.clone().into_iter().collect()).unwrap_or_default();
+                    out.push(SlotOutput::Depart { session, client, groups });
                 }
             }
         }
@@ -156,33 +156,19 @@ impl Reigning<'_> {
         if let Some(reason) = session.expired(at_ms).filter(|_| self.clock_trusted) {
             return Some(Due::Entry(SessionEntry::End { reason, at_ms }));
         }
-        let heard_ms = self.sessions.heard.get(&id).copied().unwrap_or(self.since_ms);
-        let gone = |gateway| {
-            (!self.alive.is_empty() && !self.alive.contains(gateway)) || heard_ms + UNRENEWED_MS <= now.mono_ms
-        };
-        match (&session.stage, session.attachment()) {
-            (_, Some(live)) if gone(&live.gateway) => {
-                let grace_until_ms = at_ms + self.settings.resume_grace_ms;
-                let (gateway, attachment) = (live.gateway.clone(), live.number);
-                let entry = SessionEntry::Detach { gateway, attachment, at_ms, grace_until_ms, closed: false };
-                return Some(Due::Entry(entry));
-            }
-            // That of an ephemeral one ends it, so not by a clock that is not trusted.
-            (Stage::Grace { until_ms }, _) if *until_ms <= at_ms && (self.clock_trusted || !id.is_ephemeral()) => {
-                return Some(Due::Entry(SessionEntry::GraceOver { attachment: session.last_number() }));
-            }
-            (Stage::Attached | Stage::Grace { .. } | Stage::Detached | Stage::Ended(_), _) => {}
+        let of_clients = session.clients.iter().find_map(|(key, client)| self.client_due(now, (id, *key), client));
+        if of_clients.is_some() {
+            return of_clients;
         }
-        if session.attachment().is_some() && session.should_note(at_ms) {
+        if session.is_attached() && session.should_note(at_ms) {
             return Some(Due::Entry(SessionEntry::Used { at_ms }));
-        }
-        if !session.departing.is_empty()
-            && self.sessions.departing.get(&id).is_none_or(|again_ms| *again_ms <= now.mono_ms)
-        {
-            return Some(Due::Depart);
         }
         if session.is_unsaved() && !self.sessions.writes.contains(&id) && self.sessions.save_again_ms <= now.mono_ms {
             return Some(Due::Save);
+        }
+        let gone = session.clients.iter().filter(|_| session.ended.is_none());
+        if let Some(due) = gone.into_iter().find_map(|(key, client)| self.forget_due(now, *key, client)) {
+            return Some(due);
         }
         if !session.is_at_rest() {
             return None;
@@ -196,7 +182,46 @@ impl Reigning<'_> {
         if unused_ms < self.settings.memory_ttl_ms {
             return None;
         }
-        Some(self.delivering(session).map_or(Due::Entry(SessionEntry::Forget), |gateway| Due::Fence(gateway.clone())))
+        // A session that is over has told its gateways.
+        let clients = session.clients.values().filter(|_| session.ended.is_none());
+        let delivering = clients.into_iter().find_map(|client| self.delivering(client));
+        Some(delivering.map_or(Due::Entry(SessionEntry::Forget), |gateway| Due::Fence(gateway.clone())))
+    }
+
+    fn client_due(&self, now: Now, whose: (SessionId, ClientKey), client: &Client) -> Option<Due> {
+        let (at_ms, key) = (now.wall_ms, whose.1);
+        let heard_ms = self.sessions.heard.get(&whose).copied().unwrap_or(self.since_ms);
+        let is_dead = |gateway| !self.alive.is_empty() && !self.alive.contains(gateway);
+        let (gateway, attachment) = (&client.last.gateway, client.last.number);
+        match client.stage {
+            Stage::Attached if is_dead(gateway) || heard_ms + UNRENEWED_MS <= now.mono_ms => {
+                let (grace_until_ms, gateway) = (at_ms + self.settings.resume_grace_ms, gateway.clone());
+                let (client, closed) = (key, false);
+                let entry = SessionEntry::Detach { client, gateway, attachment, at_ms, grace_until_ms, closed };
+                return Some(Due::Entry(entry));
+            }
+            // That of the last client of an ephemeral one ends it, so not by a clock that is not trusted.
+            Stage::Grace { until_ms } if until_ms <= at_ms && (self.clock_trusted || !whose.0.is_ephemeral()) => {
+                return Some(Due::Entry(SessionEntry::GraceOver { client: key, attachment }));
+            }
+            Stage::Attached | Stage::Grace { .. } | Stage::Gone { .. } => {}
+        }
+        let departs = self.sessions.departing.get(&whose).is_none_or(|again_ms| *again_ms <= now.mono_ms);
+        (!client.departing.is_empty() && departs).then_some(Due::Depart(key))
+    }
+
+    /// What is to be done to forget a client that is gone.
+    fn forget_due(&self, now: Now, client: ClientKey, known: &Client) -> Option<Due> {
+        let Stage::Gone { since_ms } = known.stage else { return None };
+        if !known.has_departed() || now.wall_ms < since_ms.saturating_add(self.settings.memory_ttl_ms) {
+            return None;
+        }
+        let attachment = known.last.number;
+        match self.delivering(known) {
+            None => Some(Due::Entry(SessionEntry::ForgetClient { client, attachment })),
+            // One that is alive says by itself that it is closed, or the session is forgotten with it.
+            Some(gateway) => (!self.alive.contains(gateway)).then(|| Due::Fence(gateway.clone())),
+        }
     }
 
     fn group_timers(&mut self, now: Now) {

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     entry::{Message, NewMessage, Presence, Publisher, Retention},
     few::Few,
-    id::{AttachmentNumber, Epoch, GroupName, NUMBER_MAX, Position, SessionId},
+    id::{Epoch, GroupName, NUMBER_MAX, Position, Seat, SessionId},
 };
 
 /// Asked about one group.
@@ -39,7 +39,7 @@ pub struct Publish {
     pub min_copies: u8,
 }
 
-/// A session joins: registers the gateway's interest, enters the presence, gives the join point and what was missed since
+/// A client joins: registers the gateway's interest, enters the presence, gives the join point and what was missed since
 /// `since`, [`super::PAGE_BYTES`] of it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Join {
@@ -49,13 +49,10 @@ pub struct Join {
     pub since: Option<Position>,
 }
 
-/// A session leaves the presence.
+/// A client leaves the presence.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Leave {
-    pub session: SessionId,
-    /// Up to this attachment.
-    #[serde(deserialize_with = "crate::id::number")]
-    pub attachment: AttachmentNumber,
+    pub seat: Seat,
 }
 
 /// Reads messages, oldest first.
@@ -140,9 +137,18 @@ pub struct History {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct MemberPage {
     /// By session id.
-    pub members: Vec<Presence>,
+    pub members: Vec<PresentSession>,
     /// There are more after the last.
     pub more: bool,
+}
+
+/// A session that is present in a group.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PresentSession {
+    /// That of its client that attached last.
+    pub member: Presence,
+    /// How many of its clients are.
+    pub clients: u32,
 }
 
 /// What is said about a group.
@@ -157,6 +163,8 @@ pub struct GroupInfo {
     pub kept: u64,
     /// How many sessions are present.
     pub members: u64,
+    /// How many clients of these are.
+    pub clients: u64,
 }
 
 /// Told of one group by its slot's primary, unasked.

@@ -8,7 +8,7 @@ use std::ops::Bound::{Excluded, Unbounded};
 use super::{Group, SlotSnapshot, SlotState};
 use crate::{
     encoded,
-    id::{GroupName, SessionId},
+    id::{ClientKey, GroupName, SessionId},
 };
 
 /// Where in a state a piece begins. The first one begins at [`Place::default`].
@@ -19,7 +19,7 @@ pub struct Place {
     /// So are this number of messages and keys of the next group, and its members up to this one.
     messages: usize,
     keys: usize,
-    member: Option<SessionId>,
+    member: Option<(SessionId, ClientKey)>,
     /// All sessions up to this one.
     session: Option<SessionId>,
 }
@@ -94,12 +94,12 @@ impl SlotSnapshot {
                 log.push_key(key);
                 place.keys += 1;
             }
-            for (id, member) in group.members.range((place.member.map_or(Unbounded, Excluded), Unbounded)) {
+            for member in group.members.after(place.member) {
                 if !room.takes(encoded::bytes(member)) {
                     break 'full;
                 }
                 members.push(member.clone());
-                place.member = Some(*id);
+                place.member = Some((member.session, member.client));
             }
             is_whole = true;
             room.is_empty = false;
@@ -151,7 +151,8 @@ mod tests {
         match what {
             0 => Entry::Group(group, GroupEntry::Open { epoch }),
             1 => {
-                let member = Presence { session, user: "u".to_owned(), info: Bytes::new(), attachment: number };
+                let client = ClientKey(number % 3);
+                let member = Presence { session, client, user: "u".to_owned(), info: Bytes::new(), attachment: number };
                 Entry::Group(group, GroupEntry::MemberJoin { epoch, member })
             }
             2 => {

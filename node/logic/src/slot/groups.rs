@@ -2,10 +2,11 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use super::members::Members;
 use crate::{
     entry::{GroupEntry, Message, NewMessage, Presence},
     few::Few,
-    id::{Epoch, GroupName, SessionId},
+    id::{Epoch, GroupName},
     log::GroupLog,
     memory::StateBytes,
 };
@@ -17,17 +18,13 @@ const GROUP_BYTES: u64 = 800;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Group {
     pub log: GroupLog,
-    /// Who is there.
-    pub members: BTreeMap<SessionId, Presence>,
-    /// What `members` takes.
-    members_bytes: u64,
+    pub members: Members,
 }
 
 impl Group {
     /// With this log and these members.
-    pub(super) fn new(log: GroupLog, members: BTreeMap<SessionId, Presence>) -> Self {
-        let members_bytes = members.values().map(Presence::held_bytes).sum();
-        Self { log, members, members_bytes }
+    pub(super) fn new(log: GroupLog, members: Members) -> Self {
+        Self { log, members }
     }
 
     /// What it takes, in bytes, about.
@@ -35,7 +32,7 @@ impl Group {
         StateBytes {
             history: self.log.history_bytes(),
             repeats: self.log.window_bytes(),
-            groups: GROUP_BYTES + name.as_str().len() as u64 + self.members_bytes,
+            groups: GROUP_BYTES + name.as_str().len() as u64 + self.members.held_bytes,
             sessions: 0,
         }
     }
@@ -115,22 +112,13 @@ impl Groups {
                 None => GroupEffect::Quiet,
             },
             GroupEntry::MemberJoin { epoch, member } => self.member_join(name, epoch, member),
-            GroupEntry::MemberLeave { session, attachment } => {
-                let Some(there) = self.0.get_mut(name) else {
-                    return GroupEffect::Quiet;
-                };
-                if there.members.get(&session).is_none_or(|member| member.attachment > attachment) {
-                    return GroupEffect::Quiet;
+            GroupEntry::MemberLeave { seat } => match self.0.get_mut(name) {
+                Some(there) if there.members.would_leave(&seat) => {
+                    let member = Arc::make_mut(there).members.leave(&seat);
+                    member.map_or(GroupEffect::Quiet, |member| GroupEffect::Member { joined: false, member })
                 }
-                let there = Arc::make_mut(there);
-                match there.members.remove(&session) {
-                    Some(member) => {
-                        there.members_bytes -= member.held_bytes();
-                        GroupEffect::Member { joined: false, member }
-                    }
-                    None => GroupEffect::Quiet,
-                }
-            }
+                Some(_) | None => GroupEffect::Quiet,
+            },
             GroupEntry::Trim { at_ms, remove } => {
                 if let Some(there) = self.0.get_mut(name).map(Arc::make_mut) {
                     there.log.trim(at_ms);
@@ -144,25 +132,12 @@ impl Groups {
     }
 
     fn member_join(&mut self, name: &GroupName, epoch: Epoch, member: Presence) -> GroupEffect {
-        let there = self.open(name, epoch);
-        match there.members.get_mut(&member.session) {
-            Some(earlier) => {
-                if earlier.attachment <= member.attachment {
-                    there.members_bytes = there.members_bytes - earlier.held_bytes() + member.held_bytes();
-                    *earlier = member;
-                }
-                GroupEffect::Quiet
-            }
-            None => {
-                there.members_bytes += member.held_bytes();
-                there.members.insert(member.session, member.clone());
-                GroupEffect::Member { joined: true, member }
-            }
-        }
+        let is_new = self.open(name, epoch).members.join(member.clone());
+        if is_new { GroupEffect::Member { joined: true, member } } else { GroupEffect::Quiet }
     }
 
     fn open(&mut self, name: &GroupName, epoch: Epoch) -> &mut Group {
-        let new = || Arc::new(Group::new(GroupLog::new(epoch), BTreeMap::new()));
+        let new = || Arc::new(Group::new(GroupLog::new(epoch), Members::default()));
         Arc::make_mut(self.0.entry(name.clone()).or_insert_with(new))
     }
 }

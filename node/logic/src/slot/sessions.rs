@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
     entry::{EndReason, SessionEntry},
-    id::{AttachmentNumber, Index, Member, SessionId},
-    session::{Attachment, NotJoined, Session},
+    id::{AttachmentNumber, ClientKey, Index, Member, SessionId},
+    session::{Asking, Attachment, Given, NotAttached, NotJoined, Session},
 };
 
 /// What an entry of a session came to.
@@ -13,17 +13,22 @@ use crate::{
 pub enum SessionEffect {
     /// It is there, as the entry wanted it. Nobody else is told.
     Quiet,
-    /// It was changed over HTTP.
+    /// It was changed over HTTP, or by a client that left a group for all.
     Changed,
-    /// A connection has it now, instead of earlier ones.
+    /// A connection of this client has it now, instead of earlier ones.
     Attached {
+        client: ClientKey,
         /// As it is now.
         attachment: Attachment,
-        /// Earlier ones, by gateway, to be cut off.
+        /// Earlier ones of the client, by gateway, to be cut off.
         displaced: BTreeMap<Member, AttachmentNumber>,
+        /// Those of other clients that had to go for it.
+        crowded_out: Vec<(ClientKey, Attachment)>,
     },
-    /// An attach came too late: a later connection has the session.
+    /// An attach came too late: a later connection of its client has the session.
     Overtaken,
+    /// There are as many clients as there may be.
+    Full,
     /// A join that the session's grants do not allow by now.
     NotGranted,
     /// A join or a leave of a client of which the slot has lost sight: its gateway is to say first that it is there.
@@ -33,7 +38,7 @@ pub enum SessionEffect {
     /// It is over.
     Ended {
         /// To be told.
-        attachment: Option<Attachment>,
+        attachments: Vec<Attachment>,
     },
     /// It is not here, or was over already.
     Gone(Option<EndReason>),
@@ -57,7 +62,7 @@ impl Sessions {
             self.0.insert(id, Arc::new(Session::new(record, index, stored)));
             return SessionEffect::Quiet;
         };
-        if let Some(reason) = session.ended()
+        if let Some(reason) = session.ended
             && !outlives_end(&entry)
         {
             return SessionEffect::Gone(Some(reason));
@@ -65,11 +70,12 @@ impl Sessions {
         let forget = matches!(entry, SessionEntry::Forget);
         let session = Arc::make_mut(session);
         let effect = change(session, index, entry);
+        session.tidy();
         // One that could not be stored is remembered for a while: a repeat of its creation would make it again, and the store,
         // where an end is for ever, would not have it.
-        let is_over = session.ended().is_some_and(|reason| reason != EndReason::NotStored);
+        let is_over = session.ended.is_some_and(|reason| reason != EndReason::NotStored);
         if session.is_at_rest() && (forget || is_over) {
-            assert!(session.joined.is_empty(), "{id} is forgotten before what its client has joined");
+            assert!(!session.is_present(), "{id} is forgotten before its clients are gone");
             self.0.remove(&id);
         }
         effect
@@ -82,6 +88,7 @@ fn outlives_end(entry: &SessionEntry) -> bool {
         SessionEntry::Departed { .. }
         | SessionEntry::Closed { .. }
         | SessionEntry::Saved { .. }
+        | SessionEntry::ForgetClient { .. }
         | SessionEntry::Forget => true,
         SessionEntry::Put { .. }
         | SessionEntry::Change { .. }
@@ -107,54 +114,60 @@ fn change(session: &mut Session, index: Index, entry: SessionEntry) -> SessionEf
         }
         // One of several repeats of a creation failed; another has put the session into the store.
         SessionEntry::End { reason: EndReason::NotStored, .. } if session.saved > 0 => false,
-        SessionEntry::End { reason, .. } => {
+        SessionEntry::End { reason, at_ms } => {
             session.mark_changed(index);
-            return SessionEffect::Ended { attachment: session.end(reason) };
+            return SessionEffect::Ended { attachments: session.end(reason, at_ms) };
         }
         SessionEntry::Attach { gateway, connection, token, .. } if session.refuses(token, &gateway, connection) => {
             return SessionEffect::OldToken;
         }
-        SessionEntry::Attach { gateway, connection, since_ms, at_ms, token: _ } => {
-            let Some(attachment) = session.attach(gateway, connection, since_ms, at_ms) else {
-                return SessionEffect::Overtaken;
-            };
-            if session.should_note(session.record.last_used_ms) {
-                session.mark_changed(index);
-            }
-            return SessionEffect::Attached { attachment, displaced: session.open.clone() };
+        SessionEntry::Attach { client, gateway, connection, since_ms, at_ms, token: _, room } => {
+            let key = client.key();
+            let given = session.attach(Asking { client, gateway, connection, since_ms }, at_ms, room);
+            return attached(session, index, key, given);
         }
-        SessionEntry::Restore { gateway, connection, attachment, revision, joined } => {
-            let Some(attachment) = session.restore(gateway, connection, attachment, (revision, joined)) else {
-                return SessionEffect::Overtaken;
-            };
-            if session.should_note(session.record.last_used_ms) {
-                session.mark_changed(index);
-            }
-            return SessionEffect::Attached { attachment, displaced: session.open.clone() };
+        SessionEntry::Restore { client, gateway, connection, attachment, revision, joined, room } => {
+            let key = client.key();
+            let asking = Asking { client, gateway, connection, since_ms: attachment };
+            let given = session.restore(asking, attachment, (revision, joined), room);
+            return attached(session, index, key, given);
         }
-        SessionEntry::Detach { gateway, attachment, at_ms, grace_until_ms, closed } => {
-            session.detach(&gateway, attachment, at_ms, grace_until_ms, closed)
+        SessionEntry::Detach { client, gateway, attachment, at_ms, grace_until_ms, closed } => {
+            session.detach(client, (&gateway, attachment), at_ms, grace_until_ms, closed)
                 && session.should_note(session.record.last_used_ms)
         }
-        SessionEntry::Withdraw { gateway, connection, at_ms, grace_until_ms } => {
-            session.withdraw(&gateway, connection, at_ms, grace_until_ms)
+        SessionEntry::Withdraw { client, gateway, connection, at_ms, grace_until_ms } => {
+            session.withdraw(client, (&gateway, connection), at_ms, grace_until_ms)
                 && session.should_note(session.record.last_used_ms)
         }
-        SessionEntry::Closed { gateway, attachment } => {
-            session.close(&gateway, attachment);
+        SessionEntry::Closed { client, gateway, attachment } => {
+            session.close(client, &gateway, attachment);
             false
         }
-        SessionEntry::Join { group, needs_grant } => match session.join_as_client(group, needs_grant) {
-            Ok(()) => false,
-            Err(NotJoined::Absent) => return SessionEffect::NoClient,
-            Err(NotJoined::NotGranted) => return SessionEffect::NotGranted,
-        },
-        SessionEntry::Leave { .. } if !session.is_present() => return SessionEffect::NoClient,
-        SessionEntry::Leave { group } => session.leave(&group),
+        SessionEntry::Join { client, group, needs_grant } => {
+            if let Err(why) = session.join_as_client(client, group, needs_grant) {
+                return not_joined(why);
+            }
+            false
+        }
+        SessionEntry::Leave { client, attachment, group, at_ms } => {
+            match session.leave_as_client((client, attachment), &group, at_ms) {
+                Ok(true) => {
+                    session.mark_changed(index);
+                    return SessionEffect::Changed;
+                }
+                Ok(false) => false,
+                Err(why) => return not_joined(why),
+            }
+        }
         SessionEntry::Used { at_ms } => session.used(at_ms),
-        SessionEntry::GraceOver { attachment } => session.grace_over(attachment),
-        SessionEntry::Departed { groups } => {
-            session.departed(&groups);
+        SessionEntry::GraceOver { client, attachment } => session.grace_over(client, attachment),
+        SessionEntry::Departed { client, groups } => {
+            session.departed(client, &groups);
+            false
+        }
+        SessionEntry::ForgetClient { client, attachment } => {
+            session.forget_client(client, attachment);
             false
         }
         SessionEntry::Saved { index } => {
@@ -168,4 +181,31 @@ fn change(session: &mut Session, index: Index, entry: SessionEntry) -> SessionEf
         session.mark_changed(index);
     }
     SessionEffect::Quiet
+}
+
+/// What came of an attach.
+fn attached(
+    session: &mut Session,
+    index: Index,
+    client: ClientKey,
+    given: Result<Given, NotAttached>,
+) -> SessionEffect {
+    match given {
+        Ok(Given { attachment, crowded_out }) => {
+            if session.should_note(session.record.last_used_ms) {
+                session.mark_changed(index);
+            }
+            let displaced = session.client(client).map(|client| client.open.clone()).unwrap_or_default();
+            SessionEffect::Attached { client, attachment, displaced, crowded_out }
+        }
+        Err(NotAttached::Overtaken) => SessionEffect::Overtaken,
+        Err(NotAttached::Full) => SessionEffect::Full,
+    }
+}
+
+fn not_joined(why: NotJoined) -> SessionEffect {
+    match why {
+        NotJoined::Absent => SessionEffect::NoClient,
+        NotJoined::NotGranted => SessionEffect::NotGranted,
+    }
 }

@@ -24,12 +24,12 @@ use crate::{
     clock,
     deliveries::SessionNews,
     gateway::{ask::Ask, door::reasons::ended, hub::Hub},
-    id::{AttachmentNumber, GroupName, SessionId, SlotId},
+    id::{AttachmentNumber, ClientId, GroupName, SessionId, SlotId},
     logic::{
         attachments::{self, Cut, Goodbye, Input, Output, TICK_MS},
         request::{
-            Attach, Attached, ClientView, ConfirmDisplaced, Detach, Done, Renew, Renewal, SessionPush, SlotError,
-            Withdraw,
+            Attach, Attached, ClientView, ConfirmDisplaced, Detach, Displaced, Done, Renew, Renewal, SessionPush,
+            SlotError, Withdraw,
         },
     },
     tasks::Tasks,
@@ -110,28 +110,33 @@ impl Attachments {
         }
     }
 
-    /// Asks for the session of a token for a connection. Once `over` is cancelled nothing is tried again. The connection is to say when
+    /// Asks for the session of a token for a connection of this client. Once `over` is cancelled nothing is tried again. The connection is to say when
     /// it is [`gone`](Self::gone), before this returns or after.
     pub(super) async fn attach(
         &self,
-        Signed { session, number }: Signed,
+        (Signed { session, number }, client): (Signed, &ClientId),
         outbox: &Arc<Outbox>,
         over: &CancellationToken,
     ) -> Result<Held, NotAttached> {
         let connection = outbox.connection;
-        let opening = self.open(session, outbox.clone(), over.clone());
+        let opening = self.open((session, client.clone()), outbox.clone(), over.clone());
         // A `hello` that has lain there while this node stood still is not the later of two.
         let waited_ms = u32::try_from(outbox.late_ms()).unwrap_or(u32::MAX);
-        let attach = Attach { connection, waited_ms, token: number };
+        let attach = Attach { client: client.clone(), connection, waited_ms, token: number };
         let result = self.shared.ask.of_session(session, attach, Some(over)).await;
         opening.answered(result)
     }
 
-    fn open(&self, session: SessionId, outbox: Arc<Outbox>, over: CancellationToken) -> Opening<'_> {
+    fn open(
+        &self,
+        (session, client): (SessionId, ClientId),
+        outbox: Arc<Outbox>,
+        over: CancellationToken,
+    ) -> Opening<'_> {
         let connection = outbox.connection;
         let slot = session.slot(self.shared.ask.slot_count());
         self.lock().connections.insert(connection, Connection { outbox, over, view: None });
-        self.handle(Input::Open { connection, session, slot });
+        self.handle(Input::Open { connection, session, client, slot });
         Opening { attachments: self, connection, is_answered: false }
     }
 
@@ -150,7 +155,7 @@ impl Attachments {
         self.handle(Input::Leaves { connection, group: group.clone() });
     }
 
-    /// How many sessions are attached.
+    /// How many clients are attached.
     pub fn len(&self) -> usize {
         self.lock().core.len()
     }
@@ -214,11 +219,15 @@ impl Attachments {
         self.spawn("attachment_goodbye", move |this| async move {
             let ask = &this.shared.ask;
             let said = match goodbye {
-                Goodbye::Detach(session, attachment) => ask.upkeep(slot, (session, Detach { attachment })).await,
-                Goodbye::Confirm(session, attachment) => {
-                    ask.upkeep(slot, (session, ConfirmDisplaced { attachment })).await
+                Goodbye::Detach((session, client), attachment) => {
+                    ask.upkeep(slot, (session, Detach { client, attachment })).await
                 }
-                Goodbye::Withdraw(session, connection) => ask.upkeep(slot, (session, Withdraw { connection })).await,
+                Goodbye::Confirm((session, client), attachment) => {
+                    ask.upkeep(slot, (session, ConfirmDisplaced { client, attachment })).await
+                }
+                Goodbye::Withdraw((session, client), connection) => {
+                    ask.upkeep(slot, (session, Withdraw { client, connection })).await
+                }
             };
             if let Err(error) = &said {
                 tracing::debug!(slot, ?goodbye, ?error, "a slot has not heard the end of an attachment");
@@ -283,16 +292,24 @@ impl Drop for Opening<'_> {
 
 fn input_of(SessionNews { slot, session, push }: SessionNews) -> Input {
     match push {
-        SessionPush::Displace { attachment } => Input::Displaced { slot, session, number: attachment },
+        SessionPush::Displace { client, why, attachment } => {
+            Input::Displaced { slot, session, client, number: attachment, why }
+        }
         SessionPush::Ended { reason } => Input::Ended { slot, session, reason },
-        SessionPush::Changed { view } => Input::Changed { slot, view: Arc::new(view) },
+        SessionPush::Changed { client, view } => Input::Changed { slot, client, view: Arc::new(view) },
     }
 }
 
 /// Says why, as the last thing that the client gets.
 fn say_goodbye(outbox: &Outbox, why: Cut) {
     match why {
-        Cut::Displaced => outbox.cut_with(plain::encode(&Event::Displaced), Closing::new(Reason::Displaced)),
+        Cut::Displaced(why) => {
+            let reason = match why {
+                Displaced::Elsewhere => Reason::Displaced,
+                Displaced::CrowdedOut => Reason::CrowdedOut,
+            };
+            outbox.cut_with(plain::encode(&Event::Displaced), Closing::new(reason));
+        }
         Cut::Ended(reason) => outbox.close(Closing::saying(Reason::SessionEnded, ended(reason))),
     }
 }

@@ -58,11 +58,12 @@ fn written(command: &Command) -> String {
     let or_null = |text: Option<String>| text.unwrap_or_else(|| "null".to_owned());
     let mut frame = format!(r#"{{"id":{}"#, command.id().as_deref().unwrap_or("null"));
     let rest = match command {
-        Command::Hello { session, resume, .. } => {
+        Command::Hello { session, client, resume, .. } => {
             let resume: Vec<String> =
                 resume.iter().map(|(group, position)| format!("{}:{}", quoted(group.as_str()), at(position))).collect();
             let session = or_null(session.as_deref().map(quoted));
-            format!(r#","type":"hello","session":{session},"resume":{{{}}}"#, resume.join(","))
+            let client = or_null(client.as_ref().map(|client| quoted(&client.to_string())));
+            format!(r#","type":"hello","session":{session},"client":{client},"resume":{{{}}}"#, resume.join(","))
         }
         Command::Join { group, since, .. } => {
             let since = or_null(since.as_ref().map(at));
@@ -90,7 +91,7 @@ fn written(command: &Command) -> String {
 /// A frame of each type.
 pub(crate) fn client_frame_seeds() -> Vec<Vec<u8>> {
     let frames = [
-        r#"{"type":"hello","id":1,"session":"v2.k.AAAA.0.BBBB","resume":{"room:1":{"epoch":"00000000000000ff","offset":3}}}"#,
+        r#"{"type":"hello","id":1,"session":"v2.k.AAAA.0.BBBB","client":"tab-1","resume":{"room:1":{"epoch":"00000000000000ff","offset":3}}}"#,
         r#"{"type":"join","id":"a","group":"room:1","since":{"epoch":"0123456789abcdef","offset":9007199254740991}}"#,
         r#"{"type":"leave","group":"r\u00f6st"}"#,
         r#"{"type":"publish","id":-1.5e3,"group":"g","data":{"a" : [1, 2.50, "\"", null]},"key":"k"}"#,

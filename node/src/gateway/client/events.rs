@@ -191,8 +191,8 @@ async fn authorise(gateway: &Gateway, credentials: &Credentials, asked: &Asked) 
     let read = match signed {
         None => Ok(None),
         Some(signed) => match gateway.service.session(signed.session).await {
-            Ok(view) if signed.number < view.client.record.token => Err(SlotError::OldToken.into()),
-            read => read.map(|view| Some((signed, view.client))),
+            Ok(view) if signed.number < view.record.token => Err(SlotError::OldToken.into()),
+            read => read.map(|view| Some((signed, view.of_any()))),
         },
     };
     let read = match read {

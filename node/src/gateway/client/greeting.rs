@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    hello::{self, NotOpened, Opened},
+    hello::{self, Hello, NotOpened, Opened},
     outbox::Closing,
     socket::{Ending, Heard, Over, Socket, read},
 };
@@ -49,9 +49,10 @@ pub(super) async fn greet(
     };
     socket.heard();
     match read(&text, limits.message_bytes) {
-        Ok(Command::Hello { id, session, resume }) => {
+        Ok(Command::Hello { id, session, client, resume }) => {
             let over = CancellationToken::new();
-            let opening = hello::open(gateway, &outbox, (&credentials, address), id.clone(), (session, resume), &over);
+            let said = Hello { token: session, client, resume };
+            let opening = hello::open(gateway, &outbox, (&credentials, address), id.clone(), said, &over);
             let gone = || {
                 over.cancel();
                 gateway.attachments.gone(outbox.connection);

@@ -20,7 +20,7 @@ use crate::{
         Gateway,
         door::{origin::Credentials, reasons::Refused},
     },
-    id::{GroupName, Position, SessionId},
+    id::{ClientId, GroupName, Position, SessionId},
     logic::{entry::SessionRecord, request::ClientView},
     token::Signed,
     wire::{
@@ -61,6 +61,14 @@ pub(super) enum Source {
     Cookie,
 }
 
+/// What a client says first.
+pub(super) struct Hello {
+    pub(super) token: Option<String>,
+    /// As it names itself.
+    pub(super) client: Option<ClientId>,
+    pub(super) resume: BTreeMap<GroupName, Position>,
+}
+
 /// Finds the session that a client asks for, or makes one, and attaches it. Once the token is cancelled the client is gone,
 /// and nothing is tried again.
 pub(super) async fn open(
@@ -68,20 +76,21 @@ pub(super) async fn open(
     outbox: &Arc<Outbox>,
     (credentials, address): (&Credentials, Option<IpAddr>),
     id: RequestId,
-    (token, resume): (Option<String>, BTreeMap<GroupName, Position>),
+    Hello { token, client, resume }: Hello,
     over: &CancellationToken,
 ) -> Result<Opened, NotOpened> {
     let (signed, source) = identify(gateway, credentials, token)?;
+    let name = client.unwrap_or_else(new_client_id);
     let attached = match signed {
-        Some(signed) => attach(gateway, signed, outbox, over).await.map(|held| (held, None)),
-        None => create(gateway, outbox, over).await,
+        Some(signed) => attach(gateway, (signed, &name), outbox, over).await.map(|held| (held, None)),
+        None => create(gateway, &name, outbox, over).await,
     };
     let (Held { number, mut changes }, token) = match attached {
         // A page cannot drop a cookie that scripts cannot see, and would be locked out by one that is over.
         Err(NotOpened::Refused(refused))
             if is_past(&refused) && source == Some(Source::Cookie) && gateway.config.session.anonymous =>
         {
-            create(gateway, outbox, over).await?
+            create(gateway, &name, outbox, over).await?
         }
         attached => attached?,
     };
@@ -92,11 +101,12 @@ pub(super) async fn open(
         None => Spender::Session(record.id),
     };
     let allowance = gateway.allowances.of(spender);
-    let client = Arc::new(Client::new(gateway.clone(), outbox.clone(), &view, number, allowance));
+    let client = Arc::new(Client::new(gateway.clone(), outbox.clone(), &view, (name.key(), number), allowance));
     let groups: Vec<GroupName> = client.private_groups().chain(view.groups().cloned()).collect();
     let welcome = Event::Welcome {
         id,
         session: client.session(),
+        client: name,
         user: record.user.clone(),
         token,
         node: gateway.node.as_str().to_owned(),
@@ -143,11 +153,11 @@ pub(super) fn identify(
 
 async fn attach(
     gateway: &Gateway,
-    signed: Signed,
+    (signed, client): (Signed, &ClientId),
     outbox: &Arc<Outbox>,
     over: &CancellationToken,
 ) -> Result<Held, NotOpened> {
-    gateway.attachments.attach(signed, outbox, over).await.map_err(|why| match why {
+    gateway.attachments.attach((signed, client), outbox, over).await.map_err(|why| match why {
         NotAttached::Refused(error) => Refused::from(error).into(),
         NotAttached::Over => NotOpened::Over,
     })
@@ -156,14 +166,21 @@ async fn attach(
 /// A new session, and its token.
 async fn create(
     gateway: &Gateway,
+    client: &ClientId,
     outbox: &Arc<Outbox>,
     over: &CancellationToken,
 ) -> Result<(Held, Option<String>), NotOpened> {
     let record = anonymous_record(&gateway.config.session, clock::wall_ms());
     let signed = Signed { session: record.id, number: record.token };
     gateway.service.create(record, Some(over)).await?;
-    let held = attach(gateway, signed, outbox, over).await?;
+    let held = attach(gateway, (signed, client), outbox, over).await?;
     Ok((held, Some(gateway.keyring.sign(signed.session, signed.number))))
+}
+
+/// For a client that does not name itself: a random number, so that no other client of the session has it.
+fn new_client_id() -> ClientId {
+    let (random, _) = Uuid::new_v4().as_u64_pair();
+    ClientId::made(random)
 }
 
 /// An ephemeral session of nobody in particular: neither a fleet that comes back at once nor visitors that never do are the
@@ -189,6 +206,7 @@ pub(super) fn closing(refused: &Refused) -> Closing {
     let reason = match refused.reason {
         Reason::NoSession | Reason::SessionEnded => Reason::SessionEnded,
         Reason::Unauthorized | Reason::ForbiddenOrigin => Reason::Unauthorized,
+        Reason::TooManyClients => Reason::TooManyClients,
         _ => Reason::Unavailable,
     };
     let closing = Closing::saying(reason, refused.words.clone());

@@ -24,11 +24,11 @@ use crate::{
         hub::{Entered, JoinOutcome},
         service::{By, Caller, NewMessage, Publication},
     },
-    id::{AttachmentNumber, GroupName, Position, Seat, SessionId},
+    id::{AttachmentNumber, ClientKey, GroupName, Position, Seat, SessionId},
     logic::{
         entry::{Grant, Message, Presence},
         few::Few,
-        request::{ClientView, History, MemberPage, Published, SessionView, SlotError},
+        request::{ClientView, History, MemberPage, Published, SlotError},
     },
     metrics::Limit,
     wire::{
@@ -54,8 +54,8 @@ pub(super) struct Client {
     pub(super) outbox: Arc<Outbox>,
     session: SessionId,
     user: Arc<str>,
-    /// A reader has none, and nobody sees it in a group.
-    attachment: Option<AttachmentNumber>,
+    /// As whom it takes part in groups. A reader has none, and nobody sees it in a group.
+    seat: Option<Seat>,
     rights: Mutex<Rights>,
     paging: Semaphore,
     allowance: Arc<Allowance>,
@@ -137,7 +137,7 @@ impl Client {
         gateway: Arc<Gateway>,
         outbox: Arc<Outbox>,
         view: &ClientView,
-        attachment: AttachmentNumber,
+        (client, attachment): (ClientKey, AttachmentNumber),
         allowance: Arc<Allowance>,
     ) -> Self {
         let record = &view.record;
@@ -147,8 +147,8 @@ impl Client {
             groups: view.groups().cloned().collect(),
         };
         let (rights, paging) = (Mutex::new(rights), Semaphore::new(PAGES_AT_ONCE));
-        let (session, user, attachment) = (record.id, record.user.as_str().into(), Some(attachment));
-        Self { gateway, outbox, session, user, attachment, rights, paging, allowance }
+        let seat = Some(Seat { session: record.id, client, attachment });
+        Self { gateway, outbox, session: record.id, user: record.user.as_str().into(), seat, rights, paging, allowance }
     }
 
     /// A reader of these groups, which it may read. `session`: on whose behalf, or a name for nobody's.
@@ -160,8 +160,8 @@ impl Client {
         allowance: Arc<Allowance>,
     ) -> Self {
         let rights = Mutex::new(Rights { grants: Arc::default(), info: Bytes::new(), groups });
-        let (paging, attachment) = (Semaphore::new(PAGES_AT_ONCE), None);
-        Self { gateway, outbox, session, user: "".into(), attachment, rights, paging, allowance }
+        let (paging, seat) = (Semaphore::new(PAGES_AT_ONCE), None);
+        Self { gateway, outbox, session, user: "".into(), seat, rights, paging, allowance }
     }
 
     pub(super) fn session(&self) -> SessionId {
@@ -171,7 +171,7 @@ impl Client {
     /// The groups that the session is in without having joined.
     pub(super) fn private_groups(&self) -> impl Iterator<Item = GroupName> {
         let user = (!self.user.is_empty()).then(|| GroupName::of_user(&self.user));
-        [GroupName::of_session(self.session)].into_iter().chain(user)
+        [GroupName::of_session(self.session())].into_iter().chain(user)
     }
 
     /// Takes over what is said of the session now. Groups that it is not in, and that its grants do not allow, are left before
@@ -265,13 +265,13 @@ impl Client {
                     | SlotError::Full,
                 ) => {}
                 Ok(entered) => {
-                    if entered == Entered::NewGroup && self.attachment.is_none() {
+                    if entered == Entered::NewGroup && self.seat.is_none() {
                         self.allowance.began_group();
                     }
                     return Ok(());
                 }
                 Err(error) => {
-                    if self.attachment.is_none() {
+                    if self.seat.is_none() {
                         // It would wait for ever; it comes back by itself.
                         let words = Refused::from(error).words;
                         self.outbox.close(Closing::saying(Reason::Unavailable, words));
@@ -317,7 +317,7 @@ impl Client {
     /// Does what the session's slot says by now: the push that made this necessary may have been overtaken by the client's own
     /// joins and leaves, which are done with since they are in the same lane.
     async fn reconcile(&self, group: GroupName) -> Result<(), Refused> {
-        let SessionView { client, .. } = self.gateway.service.session(self.session).await?;
+        let client = self.gateway.service.session(self.session).await?.of_client(self.seat()?.client);
         match (self.is_member(&group), client.is_in(&group)) {
             (false, true) => {
                 self.rights().groups.insert(group.clone());
@@ -352,7 +352,7 @@ impl Client {
             // this node on the way. And should the slot forget, it is told by what is noted here.
             let needs_grant = access::needs_grant(&self.gateway.service.options(&group));
             self.gateway.attachments.joins(self.outbox.connection, &group, needs_grant);
-            if let Err(refused) = self.gateway.service.enter(self.session, group.clone(), needs_grant).await {
+            if let Err(refused) = self.gateway.service.enter(self.seat()?, group.clone(), needs_grant).await {
                 self.is_out(&group);
                 return Err(refused);
             }
@@ -373,9 +373,14 @@ impl Client {
         if entered.is_err() && !member {
             // The client was told that it is not in the group; its slot should not bring it back later.
             self.is_out(&group);
-            let _ = self.gateway.service.leave(self.session, group).await;
+            let _ = self.gateway.service.leave(self.seat()?, group).await;
         }
         Ok(())
+    }
+
+    /// As whom it joins and leaves: a reader does neither.
+    fn seat(&self) -> Result<Seat, Refused> {
+        self.seat.ok_or_else(|| Refused::new(Reason::Internal))
     }
 
     /// Has the hub deliver the group. The hub tells the client what came of it. Overtaken by a leave or another join of
@@ -389,8 +394,9 @@ impl Client {
     ) -> JoinOutcome {
         let (page, _turn) = paid.map(|Paid { page, turn }| (page, turn)).unzip();
         let presence = !group.is_private() && self.gateway.service.options(&group).presence;
-        let member = self.attachment.filter(|_| presence).map(|attachment| Presence {
-            session: self.session,
+        let member = self.seat.filter(|_| presence).map(|Seat { session, client, attachment }| Presence {
+            session,
+            client,
             user: self.user.as_ref().to_owned(),
             info: self.rights().info.clone(),
             attachment,
@@ -409,7 +415,7 @@ impl Client {
         if group.is_private() {
             return Err(Denied::Private.into());
         }
-        self.gateway.service.leave(self.session, group.clone()).await?;
+        self.gateway.service.leave(self.seat()?, group.clone()).await?;
         self.depart(id, group, LeftBy::Client).await;
         Ok(())
     }
@@ -417,8 +423,7 @@ impl Client {
     /// Has the hub deliver the group no more, tell the client so, and take the session out of the group's presence.
     pub(super) async fn depart(&self, id: RequestId, group: GroupName, by: LeftBy) {
         self.is_out(&group);
-        let seat = self.attachment.map(|attachment| Seat { session: self.session, attachment });
-        let presence = seat.filter(|_| self.gateway.service.options(&group).presence);
+        let presence = self.seat.filter(|_| self.gateway.service.options(&group).presence);
         self.gateway.hub.leave(self.outbox.clone(), (id, by), group, presence).await;
     }
 
@@ -496,7 +501,7 @@ impl Client {
     /// This client, asking about a group.
     fn by(&self, group: &GroupName) -> By<'_> {
         let grants = self.rights().grants.clone();
-        By::Client(Caller { session: self.session, user: &self.user, grants, member: self.is_member(group) })
+        By::Client(Caller { session: self.session(), user: &self.user, grants, member: self.is_member(group) })
     }
 
     fn is_member(&self, group: &GroupName) -> bool {
@@ -517,7 +522,7 @@ impl Client {
 
 impl Drop for Client {
     fn drop(&mut self) {
-        if self.attachment.is_some() {
+        if self.seat.is_some() {
             self.gateway.attachments.gone(self.outbox.connection);
         }
     }

@@ -92,6 +92,7 @@ impl From<SlotError> for Refused {
             SlotError::NoSession => Self::new(Reason::NoSession),
             SlotError::SessionEnded(reason) => Self::saying(Reason::SessionEnded, ended(reason)),
             SlotError::TooManyGroups => Self::new(Reason::TooManyGroups),
+            SlotError::TooManyClients => Self::new(Reason::TooManyClients),
             SlotError::NotGranted => Denied::NotGranted.into(),
             SlotError::TooLong { done: false } => Self::new(Reason::TooLarge),
             SlotError::TooLong { done: true } => Self::new(Reason::Internal),

@@ -24,8 +24,8 @@ use crate::{
     gateway::service::By,
     id::{Epoch, GroupName, NUMBER_MAX, NodeId, Position, SessionId},
     logic::{
-        entry::{Message, Presence},
-        request::{self, GroupInfo},
+        entry::Message,
+        request::{self, GroupInfo, PresentSession},
     },
     wire::reason::Reason,
 };
@@ -99,6 +99,8 @@ pub struct GroupMember {
     /// The session's attributes.
     #[schema(value_type = Object)]
     info: Box<RawValue>,
+    /// How many clients of the session are in the group.
+    clients: u32,
 }
 
 /// A group.
@@ -116,6 +118,8 @@ pub struct OneGroup {
     kept: u64,
     /// How many sessions are present.
     members: u64,
+    /// How many clients of these are.
+    clients: u64,
     /// Which nodes have subscribers of it connected, and about how many: from gossip, a few seconds old.
     nodes: Vec<Subscribers>,
     /// No node has too many groups to tell them all, so that `nodes` is not missing any.
@@ -137,6 +141,8 @@ pub struct GroupSummary {
     kept: u64,
     /// How many sessions are present.
     members: u64,
+    /// How many clients of these are.
+    clients: u64,
 }
 
 /// Subscribers of a group on a node.
@@ -188,8 +194,8 @@ async fn info(State(api): State<Arc<Api>>, InPath(group): InPath<GroupName>) -> 
         _ => refused.into(),
     })?;
     let (nodes, nodes_complete) = subscribers(&api.view.borrow(), &group);
-    let GroupSummary { group, epoch, head, kept, members } = summary(found);
-    Ok(Json(OneGroup { group, epoch, head, kept, members, nodes, nodes_complete }))
+    let GroupSummary { group, epoch, head, kept, members, clients } = summary(found);
+    Ok(Json(OneGroup { group, epoch, head, kept, members, clients, nodes, nodes_complete }))
 }
 
 /// Reads a group's messages, oldest first.
@@ -237,13 +243,13 @@ async fn members(
     let limit = query.limit();
     query.done()?;
     let request::MemberPage { members, more } = api.service.members(&By::Server, &group, after, limit).await?;
-    let next = members.last().map(|last| last.session).filter(|_| more);
+    let next = members.last().map(|last| last.member.session).filter(|_| more);
     Ok(Json(MemberPage { members: members.into_iter().map(member).collect::<Result<_, _>>()?, next }))
 }
 
 fn summary(info: GroupInfo) -> GroupSummary {
-    let GroupInfo { group, epoch, head, kept, members } = info;
-    GroupSummary { group, epoch: epoch.to_string(), head, kept, members }
+    let GroupInfo { group, epoch, head, kept, members, clients } = info;
+    GroupSummary { group, epoch: epoch.to_string(), head, kept, members, clients }
 }
 
 fn message(message: Message) -> Result<OneMessage, ApiError> {
@@ -255,8 +261,8 @@ fn message(message: Message) -> Result<OneMessage, ApiError> {
     })
 }
 
-fn member(presence: Presence) -> Result<GroupMember, ApiError> {
-    Ok(GroupMember { session: presence.session, user: presence.user, info: raw(&presence.info)? })
+fn member(PresentSession { member, clients }: PresentSession) -> Result<GroupMember, ApiError> {
+    Ok(GroupMember { session: member.session, user: member.user, info: raw(&member.info)?, clients })
 }
 
 /// Where gossip says that a group's subscribers are.

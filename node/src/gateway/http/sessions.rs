@@ -24,10 +24,10 @@ use crate::{
     clock,
     config::SessionConfig,
     gateway::service::SessionsOfUser,
-    id::{GroupName, SessionId},
+    id::{ClientId, GroupName, NodeId, SessionId},
     logic::{
         entry::{Grant, SessionChange, SessionRecord},
-        request::{ClientView, SessionView},
+        request::{ListedClient, SessionView},
     },
     metrics::Limit,
     wire::reason::Reason,
@@ -156,11 +156,11 @@ pub struct Session {
     /// The application's own.
     #[schema(value_type = Object)]
     attributes: Box<RawValue>,
-    /// All groups that it is in: those that a backend has put it into, and those that its client has joined.
+    /// All groups that it is in: those that a backend has put it into, and those that its clients have joined.
     #[schema(value_type = Vec<String>)]
     groups: BTreeSet<GroupName>,
-    /// Those of `groups` that its client has joined by itself. It leaves them when it has been gone for
-    /// `session.resume_grace_s`; the others are the session's for as long as that lasts.
+    /// Those of `groups` that a client of it has joined by itself, and is alone in. It leaves them when it has been gone for
+    /// `session.resume_grace_s`; the others are the session's, and all of its clients are in them, for as long as it lasts.
     #[schema(value_type = Vec<String>)]
     joined: BTreeSet<GroupName>,
     /// What its client may do.
@@ -171,6 +171,26 @@ pub struct Session {
     attached: bool,
     /// A client is connected, or was a moment ago.
     present: bool,
+    /// Its clients that are connected, or were a moment ago.
+    clients: Vec<OneClient>,
+}
+
+/// A client of a session: a tab, or a device.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct OneClient {
+    /// As it names itself in `hello`, or as it was named.
+    #[schema(value_type = String)]
+    client: ClientId,
+    /// The node that it is connected to, or was last.
+    #[schema(value_type = String)]
+    node: NodeId,
+    /// When it connected last; in milliseconds since 1970.
+    since_ms: u64,
+    /// It is connected; else it was within `session.resume_grace_s`.
+    attached: bool,
+    /// Groups that it has joined by itself.
+    #[schema(value_type = Vec<String>)]
+    joined: BTreeSet<GroupName>,
 }
 
 /// A session and its new token.
@@ -257,7 +277,7 @@ async fn renew_token(State(api): State<Arc<Api>>, InPath(id): InPath<SessionId>)
 
 /// The session with the token that is good now, also as a cookie that lasts as long as the session may.
 fn with_token(api: &Api, view: SessionView) -> Result<impl IntoResponse + use<>, ApiError> {
-    let SessionRecord { id, token: number, expires_ms, .. } = view.client.record;
+    let SessionRecord { id, token: number, expires_ms, .. } = view.record;
     let token = api.keyring.sign(id, number);
     let left_s = expires_ms.saturating_sub(clock::wall_ms()).div_ceil(1_000);
     let cookie = [(header::SET_COOKIE, cookie(&api.config.session, &token, left_s)?)];
@@ -371,9 +391,10 @@ async fn changed(api: &Api, id: SessionId, change: SessionChange) -> Result<Json
 }
 
 fn session(view: SessionView) -> Result<Session, ApiError> {
-    let SessionView { client, attached, present } = view;
-    let groups = client.groups().cloned().collect();
-    let ClientView { record, joined } = client;
+    let joined: BTreeSet<GroupName> = view.joined().into_iter().cloned().collect();
+    let (attached, present) = (view.is_attached(), view.is_present());
+    let SessionView { record, clients } = view;
+    let groups = record.groups.union(&joined).cloned().collect();
     Ok(Session {
         id: record.id,
         user: record.user,
@@ -384,7 +405,7 @@ fn session(view: SessionView) -> Result<Session, ApiError> {
         last_used_ms: record.last_used_ms,
         attributes: super::messages::raw(&record.attributes)?,
         groups,
-        joined: joined.into_keys().collect(),
+        joined,
         token_number: record.token,
         grants: record
             .grants
@@ -393,7 +414,13 @@ fn session(view: SessionView) -> Result<Session, ApiError> {
             .collect(),
         attached,
         present,
+        clients: clients.into_iter().map(client).collect(),
     })
+}
+
+fn client(listed: ListedClient) -> OneClient {
+    let ListedClient { id: client, gateway, since_ms, attached, joined } = listed;
+    OneClient { client, node: gateway.node, since_ms, attached, joined: joined.into_keys().collect() }
 }
 
 /// The token as a cookie that scripts cannot read.

@@ -36,13 +36,13 @@ use crate::{
         ask::{Ask, Primaries},
         service::Service,
     },
-    id::{Epoch, Generation, GroupName, Member, NodeId, Position, SessionId, SlotId},
+    id::{ClientId, ClientKey, Epoch, Generation, GroupName, Member, NodeId, Position, SessionId, SlotId},
     logic::{
         entry::{EndReason, Message, Presence, SessionChange, SessionRecord},
         map::{ClusterMap, SharedMap},
         request::{
-            Ask as _, ChangeSession, ClientView, CreateSession, Done, GroupInfo, GroupRequest, History, MemberPage,
-            Publish, Published, SessionRequest, SessionView, SlotAnswer, SlotError, SlotRequest,
+            Ask as _, ChangeSession, CreateSession, Done, GroupInfo, GroupRequest, History, ListedClient, MemberPage,
+            PresentSession, Publish, Published, SessionRequest, SessionView, SlotAnswer, SlotError, SlotRequest,
         },
     },
     memory::Ledger,
@@ -163,7 +163,7 @@ fn node(name: &str) -> NodeId {
 }
 
 fn group_info() -> GroupInfo {
-    GroupInfo { group: GroupName::parse("chat:a").unwrap(), epoch: Epoch(7), head: 3, kept: 2, members: 1 }
+    GroupInfo { group: GroupName::parse("chat:a").unwrap(), epoch: Epoch(7), head: 3, kept: 2, members: 1, clients: 2 }
 }
 
 fn node_view(name: &str, alive: bool) -> NodeView {
@@ -202,8 +202,14 @@ fn obliging(request: &SlotRequest) -> Option<Answer> {
         token: 3,
     };
     let view = |record| {
-        let client = ClientView { record, joined: BTreeMap::new() };
-        Ok(SlotAnswer::Session(SessionView { client, attached: true, present: true }))
+        let tab = ListedClient {
+            id: ClientId::parse("tab-1").unwrap(),
+            gateway: Member { node: node("n2"), generation: 1 },
+            since_ms: 5,
+            attached: true,
+            joined: BTreeMap::new(),
+        };
+        Ok(SlotAnswer::Session(SessionView { record, clients: vec![tab] }))
     };
     Some(match request {
         SlotRequest::Group(_, GroupRequest::Publish(Publish { messages, .. })) => {
@@ -221,11 +227,15 @@ fn obliging(request: &SlotRequest) -> Option<Answer> {
             messages: vec![Message { offset: 3, data: bytes::Bytes::from_static(b"[1, 2]"), from: None, at_ms: 9 }],
         })),
         SlotRequest::Group(_, GroupRequest::ReadMembers(_)) => Ok(SlotAnswer::Members(MemberPage {
-            members: vec![Presence {
-                session: SessionId(Uuid::from_u128(5)),
-                user: "alice".to_owned(),
-                info: bytes::Bytes::from_static(b"{}"),
-                attachment: 1,
+            members: vec![PresentSession {
+                member: Presence {
+                    session: SessionId(Uuid::from_u128(5)),
+                    client: ClientKey(1),
+                    user: "alice".to_owned(),
+                    info: bytes::Bytes::from_static(b"{}"),
+                    attachment: 1,
+                },
+                clients: 2,
             }],
             more: true,
         })),

@@ -5,7 +5,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Service, in_order};
 use crate::{
     gateway::door::reasons::Refused,
-    id::{GroupName, SessionId},
+    id::{GroupName, Seat, SessionId},
     logic::{
         entry::{SessionChange, SessionRecord},
         request::{
@@ -78,15 +78,21 @@ impl Service {
         }
     }
 
-    /// Tells a session's slot that its client is in a group, unless its grants do not allow it by now.
-    pub async fn enter(&self, session: SessionId, group: GroupName, needs_grant: bool) -> Result<(), Refused> {
-        self.ask.of_session(session, RecordJoin { group, needs_grant }, None).await?;
+    /// Tells a session's slot that a client of it is in a group, unless its grants do not allow it by now.
+    pub async fn enter(
+        &self,
+        Seat { session, client, .. }: Seat,
+        group: GroupName,
+        needs_grant: bool,
+    ) -> Result<(), Refused> {
+        self.ask.of_session(session, RecordJoin { client, group, needs_grant }, None).await?;
         Ok(())
     }
 
-    /// Tells a session's slot that its client is not in a group any more.
-    pub async fn leave(&self, session: SessionId, group: GroupName) -> Result<(), Refused> {
-        self.ask.of_session(session, RecordLeave { group }, None).await?;
+    /// Tells a session's slot that a client of it is not in a group any more.
+    pub async fn leave(&self, by: Seat, group: GroupName) -> Result<(), Refused> {
+        let Seat { session, client, attachment } = by;
+        self.ask.of_session(session, RecordLeave { client, attachment, group }, None).await?;
         Ok(())
     }
 

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::{DEPTH_MAX, ID_MAX_BYTES, LIMIT_DEFAULT, LIMIT_MAX, Limits};
 use crate::{
-    id::{Epoch, GroupName, NUMBER_MAX, Position, SessionId},
+    id::{ClientId, Epoch, GroupName, NUMBER_MAX, Position, SessionId},
     wire::{
         command::{ClientError, Command, Detail, RequestId},
         reason::Reason,
@@ -60,7 +60,8 @@ fn command(id: RequestId, object: Object<'_>, limits: &Limits, faults: &mut Faul
             let session =
                 fields.optional("session", faults, |at, raw, faults| string(at, raw, faults).map(Cow::into_owned));
             let resume = fields.optional("resume", faults, positions);
-            (|| Some(Command::Hello { id, session: session?, resume: resume?.unwrap_or_default() }))()
+            let client = fields.optional("client", faults, client);
+            (|| Some(Command::Hello { id, session: session?, client: client?, resume: resume?.unwrap_or_default() }))()
         }
         "join" => {
             let group = fields.required("group", faults, group);
@@ -346,6 +347,11 @@ fn key(at: &At<'_>, raw: &RawValue, faults: &mut Faults) -> Option<String> {
         return None;
     }
     Some(text.into_owned())
+}
+
+fn client(at: &At<'_>, raw: &RawValue, faults: &mut Faults) -> Option<ClientId> {
+    let text = string(at, raw, faults)?;
+    parsed(at, ClientId::parse(&text), faults)
 }
 
 fn limit(at: &At<'_>, raw: &RawValue, faults: &mut Faults) -> Option<u32> {

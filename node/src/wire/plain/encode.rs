@@ -4,7 +4,10 @@ use bytes::Bytes;
 
 use crate::{
     id::{Epoch, GroupName},
-    logic::entry::{Message, Presence},
+    logic::{
+        entry::{Message, Presence},
+        request::PresentSession,
+    },
     wire::{
         command::{ClientError, Event, RequestId},
         frame::{Frame, HEADER_ROOM},
@@ -42,7 +45,9 @@ pub(in crate::wire) fn size_hint(event: &Event) -> usize {
             140 + group.as_str().len() + message.data.len() + from
         }
         Event::History { messages, .. } => 200 + messages.iter().map(|message| message.data.len() + 150).sum::<usize>(),
-        Event::Members { members, .. } => 200 + members.iter().map(|member| member.info.len() + 120).sum::<usize>(),
+        Event::Members { members, .. } => {
+            200 + members.iter().map(|present| present.member.info.len() + 140).sum::<usize>()
+        }
         _ => 200,
     }
 }
@@ -55,9 +60,10 @@ struct Text {
 impl Text {
     fn event(&mut self, event: &Event) {
         match event {
-            Event::Welcome { id, session, user, token, node, heartbeat_s, groups } => {
+            Event::Welcome { id, session, client, user, token, node, heartbeat_s, groups } => {
                 self.begin("welcome", id);
                 self.plain("session", session);
+                self.text("client", &client.to_string());
                 self.text("user", user);
                 if let Some(token) = token {
                     self.text("token", token);
@@ -104,9 +110,10 @@ impl Text {
             Event::Members { id, group, members, more } => {
                 self.begin("members", id);
                 self.text("group", group.as_str());
-                self.list("members", members, |text, member| {
+                self.list("members", members, |text, PresentSession { member, clients }| {
                     text.out.push(b'{');
                     text.presence(member);
+                    text.number("clients", u64::from(*clients));
                     text.out.push(b'}');
                 });
                 self.bool("more", *more);

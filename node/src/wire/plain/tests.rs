@@ -5,8 +5,11 @@ use uuid::Uuid;
 
 use super::*;
 use crate::{
-    id::{Epoch, GroupName, NUMBER_MAX, Position, SessionId},
-    logic::entry::{Message, Presence, Publisher},
+    id::{ClientId, ClientKey, Epoch, GroupName, NUMBER_MAX, Position, SessionId},
+    logic::{
+        entry::{Message, Presence, Publisher},
+        request::PresentSession,
+    },
     wire::{
         command::{ClientError, Command, Detail, Event, LeftBy, RequestId},
         reason::Reason,
@@ -30,18 +33,19 @@ fn position(epoch: u64, offset: u64) -> Position {
 #[test]
 fn reads_each_command() {
     let check = |frame: &str, wanted: Command| assert_eq!(decode(frame, &LIMITS), Ok(wanted), "{frame}");
-    check(r#"{"type":"hello"}"#, Command::Hello { id: None, session: None, resume: [].into() });
+    check(r#"{"type":"hello"}"#, Command::Hello { id: None, session: None, client: None, resume: [].into() });
     check(
-        r#"{"type":"hello","id":1,"session":"v1.a.b.c","resume":{"a":{"epoch":"00000000000000ff","offset":7},"b:\u00e9":{"offset":9007199254740991,"epoch":"ffffffffffffffff"}}}"#,
+        r#"{"type":"hello","id":1,"session":"v1.a.b.c","client":"tab-1","resume":{"a":{"epoch":"00000000000000ff","offset":7},"b:\u00e9":{"offset":9007199254740991,"epoch":"ffffffffffffffff"}}}"#,
         Command::Hello {
             id: id("1"),
             session: Some("v1.a.b.c".to_owned()),
+            client: Some(ClientId::parse("tab-1").unwrap()),
             resume: [(group("a"), position(255, 7)), (group("b:é"), position(u64::MAX, NUMBER_MAX))].into(),
         },
     );
     check(
         r#"{"type":"hello","session":null,"resume":null,"id":null}"#,
-        Command::Hello { id: None, session: None, resume: [].into() },
+        Command::Hello { id: None, session: None, client: None, resume: [].into() },
     );
     check(
         r#" {"group":"chat:1","id":"a\n" , "type":"join"} "#,
@@ -149,6 +153,10 @@ fn names_the_field_at_fault() {
         &["resume.a duplicate_field"],
     );
     check(r#"{"type":"hello","resume":[]}"#, None, &["resume type_error"]);
+    check(r#"{"type":"hello","client":""}"#, None, &["client value_error"]);
+    check(r#"{"type":"hello","client":"a b"}"#, None, &["client value_error"]);
+    check(&format!(r#"{{"type":"hello","client":"{}"}}"#, "x".repeat(65)), None, &["client value_error"]);
+    check(r#"{"type":"hello","client":7}"#, None, &["client type_error"]);
     check(r#"{"type":"hello","sesion":"x","session":1}"#, None, &["session type_error", "sesion unknown_field"]);
     check(r#"{"type":"publish","group":"g"}"#, None, &["data missing"]);
     check(r#"{"type":"publish","group":"g","data":1,"key":""}"#, None, &["key value_error"]);
@@ -258,25 +266,27 @@ fn writes_each_answer() {
         Event::Welcome {
             id: id("1"),
             session,
+            client: ClientId::parse("a\"b").unwrap(),
             user: "a\"b".into(),
             token: Some("t".into()),
             node: "n1".into(),
             heartbeat_s: 30,
             groups: vec![group("g\\"), group("h")],
         },
-        json!({"type":"welcome","id":1,"session":nil,"user":"a\"b","token":"t","node":"n1","heartbeat_s":30,"groups":["g\\","h"]}),
+        json!({"type":"welcome","id":1,"session":nil,"client":"a\"b","user":"a\"b","token":"t","node":"n1","heartbeat_s":30,"groups":["g\\","h"]}),
     );
     check(
         Event::Welcome {
             id: None,
             session,
+            client: ClientId::made(7),
             user: String::new(),
             token: None,
             node: "n1".into(),
             heartbeat_s: 30,
             groups: vec![],
         },
-        json!({"type":"welcome","session":nil,"user":"","node":"n1","heartbeat_s":30,"groups":[]}),
+        json!({"type":"welcome","session":nil,"client":"0000000000000007","user":"","node":"n1","heartbeat_s":30,"groups":[]}),
     );
     check(
         Event::Joined { id: id("\"x\""), group: group("g"), epoch: Epoch(10), offset: u64::MAX, recovered: true },
@@ -304,10 +314,11 @@ fn writes_each_answer() {
         Event::History { id: id("3"), group: group("g"), position: None, complete: true, messages: vec![] },
         json!({"type":"history","id":3,"group":"g","epoch":null,"offset":0,"complete":true,"messages":[]}),
     );
-    let member = Presence { session, user: "u".into(), info: Bytes::from("{}"), attachment: 3 };
+    let member = Presence { session, client: ClientKey(1), user: "u".into(), info: Bytes::from("{}"), attachment: 3 };
+    let member = PresentSession { member, clients: 2 };
     check(
         Event::Members { id: id("4"), group: group("g"), members: vec![member.clone(), member], more: true },
-        json!({"type":"members","id":4,"group":"g","members":[{"session":nil,"user":"u","info":{}},{"session":nil,"user":"u","info":{}}],"more":true}),
+        json!({"type":"members","id":4,"group":"g","members":[{"session":nil,"user":"u","info":{},"clients":2},{"session":nil,"user":"u","info":{},"clients":2}],"more":true}),
     );
     check(Event::Heartbeat { id: id("5") }, json!({"type":"heartbeat","id":5}));
     let detail = vec![Detail { loc: vec!["since".into(), "offset".into()], msg: "no".into(), kind: "type_error" }];
@@ -337,7 +348,7 @@ fn writes_each_push() {
         },
         json!({"type":"message","group":"g","epoch":"0000000000000001","offset":4,"data":[1],"from":{"session":nil,"user":"u"},"at_ms":7}),
     );
-    let member = Presence { session, user: "u".into(), info: Bytes::new(), attachment: 3 };
+    let member = Presence { session, client: ClientKey(1), user: "u".into(), info: Bytes::new(), attachment: 3 };
     check(
         Event::Member { group: group("g"), joined: true, member: member.clone() },
         json!({"type":"member","group":"g","event":"join","session":nil,"user":"u","info":null}),
@@ -437,7 +448,7 @@ proptest! {
     ) {
         let group = group(&name);
         let event = Event::Welcome {
-            id: None, session: SessionId(Uuid::nil()), user: user.clone(), token: None, node: reason.clone(), heartbeat_s: number, groups: vec![group.clone()],
+            id: None, session: SessionId(Uuid::nil()), client: ClientId::made(number), user: user.clone(), token: None, node: reason.clone(), heartbeat_s: number, groups: vec![group.clone()],
         };
         let read: Value = serde_json::from_str(encode(&event).as_str()).unwrap();
         prop_assert_eq!(&read["user"], &json!(user));

@@ -12,9 +12,9 @@ use super::{
 use crate::{
     Now,
     entry::SessionEntry,
-    id::{AttachmentNumber, Member, SessionId},
+    id::{AttachmentNumber, ClientId, ClientKey, Member, SessionId},
     request::{Attached, SlotError},
-    session::Session,
+    session::Client,
 };
 
 /// A gateway that is alive has this much time to cut an earlier attachment off before it is fenced.
@@ -30,36 +30,40 @@ impl Reigning<'_> {
         &mut self,
         now: Now,
         (ticket, session, token): (Ticket, SessionId, u32),
+        client: ClientId,
         (gateway, connection, waited_ms): (Member, u64, u64),
         out: &mut Vec<SlotOutput>,
     ) {
+        let key = client.key();
         let since_ms = now.mono_ms.cast_signed().saturating_sub_unsigned(waited_ms);
-        if self.later_stays(session, (&gateway, connection), since_ms) {
+        if self.later_stays((session, key), (&gateway, connection), since_ms) {
             return out.push(SlotOutput::Answer { ticket, result: Err(SlotError::Busy) });
         }
         let entry = SessionEntry::Attach {
+            client,
             gateway: gateway.clone(),
             connection,
             since_ms: now.wall_ms.saturating_sub(waited_ms),
             at_ms: now.wall_ms,
             token,
+            room: self.settings.room,
         };
         if let Some(index) = self.order_session(session, entry, Some(SessionPending::Attach(ticket))) {
-            self.sessions.latest.insert(session, Latest { gateway, connection, since_ms, index });
+            self.sessions.latest.insert((session, key), Latest { gateway, connection, since_ms, index });
         }
     }
 
-    /// Whether another connection, whose client came later than this, has the session or is about to.
-    fn later_stays(&self, session: SessionId, (gateway, connection): (&Member, u64), since_ms: i64) -> bool {
-        let Some(latest) = self.sessions.latest.get(&session) else { return false };
+    /// Whether another connection of the client, opened later than this, has the session or is about to.
+    fn later_stays(&self, whose: (SessionId, ClientKey), (gateway, connection): (&Member, u64), since_ms: i64) -> bool {
+        let Some(latest) = self.sessions.latest.get(&whose) else { return false };
         let is_other = latest.gateway != *gateway || latest.connection != connection;
-        is_other && since_ms < latest.since_ms && self.is_there(session, latest)
+        is_other && since_ms < latest.since_ms && self.is_there(whose, latest)
     }
 
     /// Whether it has the session, or is about to, for all that its gateway has said: one that is believed dead may be alive.
-    pub(in super::super) fn is_there(&self, session: SessionId, latest: &Latest) -> bool {
-        let known = self.state().and_then(|state| state.session(session)).filter(|known| !known.closed);
-        let last = known.and_then(|known| known.last.as_ref());
+    pub(in super::super) fn is_there(&self, (session, client): (SessionId, ClientKey), latest: &Latest) -> bool {
+        let known = self.state().and_then(|state| state.session(session)?.client(client));
+        let last = known.filter(|known| !known.closed).map(|known| &known.last);
         self.replica.applied() < latest.index || last.is_some_and(|last| last.is_of(&latest.gateway, latest.connection))
     }
 
@@ -68,14 +72,14 @@ impl Reigning<'_> {
     pub(super) fn attached(
         &mut self,
         now: Now,
-        (ticket, session): (Ticket, SessionId),
-        attachment: AttachmentNumber,
-        earlier: BTreeMap<Member, AttachmentNumber>,
+        ticket: Ticket,
+        whose: (SessionId, ClientKey),
+        (attachment, earlier): (AttachmentNumber, BTreeMap<Member, AttachmentNumber>),
         out: &mut Vec<SlotOutput>,
     ) {
         let since_ms = now.mono_ms;
         let mut displacing = Displacing { answers: Vec::new(), attachment, earlier, since_ms };
-        if let Some(before) = self.sessions.displacing.remove(&session) {
+        if let Some(before) = self.sessions.displacing.remove(&whose) {
             // Whom this one displaces waits on: its gateway knows that it is displaced before it hears the answer.
             displacing.answers = before.answers;
             if before.attachment == attachment {
@@ -86,24 +90,26 @@ impl Reigning<'_> {
         }
         displacing.answers.push((ticket, attachment));
         let waits_ms = now.mono_ms - displacing.since_ms;
-        self.sessions.displacing.insert(session, displacing);
-        self.fence(session, waits_ms, out);
-        self.answer_if_alone(now, session, out);
+        self.sessions.displacing.insert(whose, displacing);
+        self.fence(whose, waits_ms, out);
+        self.answer_if_alone(now, whose, out);
     }
 
-    fn answer_if_alone(&mut self, now: Now, session: SessionId, out: &mut Vec<SlotOutput>) {
-        let Some(displacing) = self.sessions.displacing.get(&session) else { return };
+    fn answer_if_alone(&mut self, now: Now, whose: (SessionId, ClientKey), out: &mut Vec<SlotOutput>) {
+        let Some(displacing) = self.sessions.displacing.get(&whose) else { return };
         if displacing.earlier.keys().any(|gateway| !self.is_gone(gateway)) {
             return;
         }
-        let answers = self.sessions.displacing.remove(&session).into_iter().flat_map(|there| there.answers);
+        let answers = self.sessions.displacing.remove(&whose).into_iter().flat_map(|there| there.answers);
         for (ticket, attachment) in answers {
+            let (session, client) = whose;
             let Some(known) = self.state().and_then(|state| state.session(session)) else {
                 self.leave_open(ticket, out);
                 continue;
             };
             // With what the client has joined by its earlier connection meanwhile.
-            let (view, last) = (known.view(), known.last.as_ref().map(|last| last.gateway.clone()));
+            let last = known.client(client).map(|client| client.last.gateway.clone());
+            let view = known.view(client);
             self.sessions.confirmed.extend(last.map(|gateway| (gateway, now.mono_ms)));
             out.push(SlotOutput::Answer { ticket, result: Ok(Attached { view, attachment }.into()) });
         }
@@ -120,19 +126,14 @@ impl Reigning<'_> {
         self.sessions.confirmed.get(gateway).copied().unwrap_or(self.since_ms)
     }
 
-    /// A gateway that may deliver to a connection of this session that the session remembers.
-    pub(in super::super) fn delivering<'s>(&self, session: &'s Session) -> Option<&'s Member> {
-        if session.ended().is_some() {
-            return None;
-        }
-        let last = session.last.as_ref().filter(|_| !session.closed);
-        let gateways = session.open.keys().chain(last.map(|last| &last.gateway));
-        gateways.into_iter().find(|gateway| !self.is_gone(gateway) && !gateway.has_restarted(self.alive.iter()))
+    /// A gateway that may deliver to a connection of this client that the session remembers.
+    pub(in super::super) fn delivering<'c>(&self, client: &'c Client) -> Option<&'c Member> {
+        client.unclosed().find(|gateway| !self.is_gone(gateway) && !gateway.has_restarted(self.alive.iter()))
     }
 
-    /// Has those fenced that have not said for a while that they have cut the session's earlier attachments.
-    fn fence(&self, session: SessionId, waits_ms: u64, out: &mut Vec<SlotOutput>) {
-        let Some(displacing) = self.sessions.displacing.get(&session) else { return };
+    /// Has those fenced that have not said for a while that they have cut the client's earlier attachments.
+    fn fence(&self, whose: (SessionId, ClientKey), waits_ms: u64, out: &mut Vec<SlotOutput>) {
+        let Some(displacing) = self.sessions.displacing.get(&whose) else { return };
         for gateway in displacing.earlier.keys().filter(|gateway| !self.is_gone(gateway)) {
             let is_silent = !self.alive.is_empty() && !self.alive.contains(gateway);
             if is_silent || FENCE_AFTER_MS <= waits_ms {
@@ -146,21 +147,21 @@ impl Reigning<'_> {
     pub(in super::super) fn gone(&mut self, now: Now, gateway: Member, since_ms: u64, out: &mut Vec<SlotOutput>) {
         let known_ms = self.sessions.gone.entry(gateway).or_default();
         *known_ms = since_ms.max(*known_ms);
-        for session in self.sessions.displacing.keys().copied().collect::<Vec<_>>() {
-            self.answer_if_alone(now, session, out);
+        for whose in self.sessions.displacing.keys().copied().collect::<Vec<_>>() {
+            self.answer_if_alone(now, whose, out);
         }
     }
 
     /// What waits for gateways to cut earlier attachments off.
     pub(in super::super) fn displacing_timers(&mut self, now: Now, out: &mut Vec<SlotOutput>) {
         let waiting = self.sessions.displacing.iter();
-        let waiting: Vec<_> = waiting.map(|(session, there)| (*session, now.mono_ms - there.since_ms)).collect();
-        for (session, waits_ms) in waiting {
+        let waiting: Vec<_> = waiting.map(|(whose, there)| (*whose, now.mono_ms - there.since_ms)).collect();
+        for (whose, waits_ms) in waiting {
             if waits_ms < DISPLACE_MAX_MS {
-                self.fence(session, waits_ms, out);
+                self.fence(whose, waits_ms, out);
                 continue;
             }
-            for (ticket, _) in self.sessions.displacing.remove(&session).into_iter().flat_map(|there| there.answers) {
+            for (ticket, _) in self.sessions.displacing.remove(&whose).into_iter().flat_map(|there| there.answers) {
                 self.leave_open(ticket, out);
             }
         }
@@ -175,16 +176,16 @@ impl Reigning<'_> {
     pub(super) fn confirm_displaced(
         &mut self,
         now: Now,
-        session: SessionId,
+        whose: (SessionId, ClientKey),
         (gateway, attachment): (&Member, AttachmentNumber),
         out: &mut Vec<SlotOutput>,
     ) {
-        let Some(displacing) = self.sessions.displacing.get_mut(&session) else {
+        let Some(displacing) = self.sessions.displacing.get_mut(&whose) else {
             return;
         };
         if displacing.earlier.get(gateway).is_some_and(|earlier| *earlier <= attachment) {
             displacing.earlier.remove(gateway);
         }
-        self.answer_if_alone(now, session, out);
+        self.answer_if_alone(now, whose, out);
     }
 }

@@ -3,10 +3,10 @@
 use super::super::{SlotOutput, Ticket, reign::Reigning};
 use crate::{
     Now,
-    entry::{EndReason, SessionEntry},
+    entry::SessionEntry,
     id::Member,
-    request::{Renewal, Renewed, SessionPush, SlotAnswer},
-    session::Stage,
+    request::{Displaced, Renewal, Renewed, SessionPush, SlotAnswer},
+    session::{Attachment, Stage},
 };
 
 /// What a slot says at once of an attachment that a gateway has.
@@ -31,10 +31,10 @@ impl Reigning<'_> {
     ) {
         let mut renewed = Renewed::default();
         for renewal in attachments {
-            let session = renewal.session;
+            let whose = (renewal.session, renewal.client.key());
             match self.renew(now, gateway.clone(), renewal, out) {
-                Sight::Confirmed => renewed.confirmed.push(session),
-                Sight::Wanted => renewed.wanted.push(session),
+                Sight::Confirmed => renewed.confirmed.push(whose),
+                Sight::Wanted => renewed.wanted.push(whose),
                 Sight::Told => {}
             }
         }
@@ -47,59 +47,54 @@ impl Reigning<'_> {
     /// A gateway says that it still has this attachment: the slot may have lost sight of it, or have given it to another.
     pub(super) fn renew(&mut self, now: Now, gateway: Member, renewal: Renewal, out: &mut Vec<SlotOutput>) -> Sight {
         let Some(known) = self.state().and_then(|state| state.session(renewal.session)) else {
-            if renewal.session.is_ephemeral() {
-                // It is over and the gateway was not told, or the slot has lost its memory, and nobody else can say whether it
-                // was over before.
-                let push = SessionPush::Ended { reason: EndReason::Lapsed };
-                self.push_session(&gateway, renewal.session, push, out);
-                return Sight::Told;
-            }
-            if renewal.joined.is_none() {
+            if renewal.joined.is_none() && !renewal.session.is_ephemeral() {
                 return Sight::Wanted;
             }
-            // The slot has lost its memory, or the session is over and the gateway was not told: the store knows.
+            // The slot has lost its memory, or the session is over and the gateway was not told: the store knows, or for one that
+            // is ephemeral nobody, and so it is over.
             let session = renewal.session;
             if self.sessions.renewals.len() < self.settings.queue {
                 let asked =
                     self.sessions.loading.contains_key(&session) || self.sessions.renewals.contains_key(&session);
                 self.sessions.renewals.entry(session).or_default().push((gateway, renewal));
                 if !asked {
-                    out.push(SlotOutput::Load { session });
+                    self.look_up(session, out);
                 }
             }
             return Sight::Told;
         };
-        let Renewal { session, attachment, connection, revision, joined } = renewal;
-        let push = match (&known.stage, known.last_number()) {
-            (Stage::Ended(reason), _) => SessionPush::Ended { reason: *reason },
-            (Stage::Attached | Stage::Grace { .. } | Stage::Detached, last) if last > attachment => {
-                SessionPush::Displace { attachment }
+        let Renewal { session, client, attachment, connection, revision, joined } = renewal;
+        if let Some(reason) = known.ended {
+            self.push_session(&gateway, session, SessionPush::Ended { reason }, out);
+            return Sight::Told;
+        }
+        let (key, room) = (client.key(), self.settings.room);
+        let there = known.client(key);
+        // Two lineages of the slot gave the same number: the connection that attached in this one has the session.
+        let is_later =
+            |last: &Attachment| last.number > attachment || (last.number == attachment && last.gateway != gateway);
+        if there.is_some_and(|there| is_later(&there.last)) {
+            self.displace(&gateway, session, (key, attachment), Displaced::Elsewhere, out);
+            return Sight::Told;
+        }
+        if there.is_some_and(|there| there.stage == Stage::Attached && there.last.number == attachment) {
+            // What was told of a change can be lost with a link, or with the primary that told it.
+            if revision < known.record.revision {
+                self.tell_change(session, Some(key), out);
             }
-            // Two lineages of the slot gave the same number: the connection that attached in this one has the session.
-            (Stage::Attached | Stage::Grace { .. } | Stage::Detached, last)
-                if last == attachment && known.is_of_other_gateway(&gateway) =>
-            {
-                SessionPush::Displace { attachment }
-            }
-            (Stage::Attached, last) if last == attachment => {
-                // What was told of a change can be lost with a link, or with the primary that told it.
-                if revision < known.record.revision {
-                    self.tell_change(session, out);
-                }
-                self.sessions.heard.insert(session, now.mono_ms);
-                return Sight::Confirmed;
-            }
-            (Stage::Attached | Stage::Grace { .. } | Stage::Detached, _) => {
-                if joined.is_none() && !known.knows_client(attachment) {
-                    return Sight::Wanted;
-                }
-                let joined = joined.unwrap_or_default().into_iter().take(self.settings.groups_per_session).collect();
-                let entry = SessionEntry::Restore { gateway, connection, attachment, revision, joined };
-                self.order_session(session, entry, None);
-                return Sight::Told;
-            }
-        };
-        self.push_session(&gateway, session, push, out);
+            self.sessions.heard.insert((session, key), now.mono_ms);
+            return Sight::Confirmed;
+        }
+        if known.is_full(key, room) {
+            self.displace(&gateway, session, (key, attachment), Displaced::CrowdedOut, out);
+            return Sight::Told;
+        }
+        if joined.is_none() && !known.knows_client(key, attachment) {
+            return Sight::Wanted;
+        }
+        let joined = joined.unwrap_or_default().into_iter().take(self.settings.groups_per_session).collect();
+        let entry = SessionEntry::Restore { client, gateway, connection, attachment, revision, joined, room };
+        self.order_session(session, entry, None);
         Sight::Told
     }
 }

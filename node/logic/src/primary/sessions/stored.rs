@@ -5,7 +5,7 @@ use super::{
         SlotOutput, Ticket,
         reign::{Asked, Reigning, Saving, Waiting},
     },
-    SessionPending, not_stored, view,
+    SessionPending, not_stored,
 };
 use crate::{
     Now,
@@ -29,10 +29,6 @@ impl Reigning<'_> {
             SessionRequest::Detach(_) | SessionRequest::Withdraw(_) | SessionRequest::ConfirmDisplaced(_) => {
                 out.push(SlotOutput::Answer { ticket: asked.ticket, result: Ok(SlotAnswer::Done(Done)) });
             }
-            // It was only here.
-            _ if session.is_ephemeral() => {
-                out.push(SlotOutput::Answer { ticket: asked.ticket, result: Err(SlotError::NoSession) });
-            }
             SessionRequest::ReadSession(_)
             | SessionRequest::ChangeSession(_)
             | SessionRequest::EndSession(_)
@@ -40,11 +36,23 @@ impl Reigning<'_> {
             | SessionRequest::RecordJoin(_)
             | SessionRequest::RecordLeave(_) => {
                 let waiting = self.sessions.loading.entry(session).or_default();
-                if waiting.is_empty() && !self.sessions.renewals.contains_key(&session) {
-                    out.push(SlotOutput::Load { session });
-                }
+                let is_first = waiting.is_empty() && !self.sessions.renewals.contains_key(&session);
                 waiting.push(asked);
+                if is_first {
+                    self.look_up(session, out);
+                }
             }
+        }
+    }
+
+    /// Asks the store for a session; for one that is ephemeral the slot's log, since nobody else can say that it is over. A primary
+    /// that another one has taken the place of commits nothing, and so says nothing.
+    pub(super) fn look_up(&mut self, session: SessionId, out: &mut Vec<SlotOutput>) {
+        if session.is_ephemeral() {
+            let changes_nothing = SessionEntry::Used { at_ms: 0 };
+            self.order_session(session, changes_nothing, Some(SessionPending::Loaded));
+        } else {
+            out.push(SlotOutput::Load { session });
         }
     }
 
@@ -72,9 +80,15 @@ impl Reigning<'_> {
             Ok(None) => SlotError::NoSession,
             Err(reason) => SlotError::StoreUnavailable(reason),
         };
+        self.is_not_there(session, error, out);
+    }
+
+    /// Answers what waits for a session that is not there.
+    pub(super) fn is_not_there(&mut self, session: SessionId, error: SlotError, out: &mut Vec<SlotOutput>) {
         // Where it is not known, the gateways will say it again.
         let renewals = self.sessions.renewals.remove(&session).unwrap_or_default();
         if let Some(reason) = error.session_over() {
+            let reason = if session.is_ephemeral() { EndReason::Lapsed } else { reason };
             for (gateway, _) in renewals {
                 self.push_session(&gateway, session, SessionPush::Ended { reason }, out);
             }
@@ -153,12 +167,12 @@ impl Reigning<'_> {
             return;
         };
         if session.is_ephemeral() {
-            let answer = |(ticket, waiting): (Ticket, Waiting)| (ticket, Ok(waiting.done(view(known))));
+            let answer = |(ticket, waiting): (Ticket, Waiting)| (ticket, Ok(waiting.done(known.whole_view())));
             out.extend(waiting.map(answer).map(|(ticket, result)| SlotOutput::Answer { ticket, result }));
             return;
         }
-        let saving = waiting.map(|(ticket, waiting)| Saving { ticket, waiting, view: view(known) });
-        let (record, ended) = (known.record.clone(), known.ended().is_some());
+        let saving = waiting.map(|(ticket, waiting)| Saving { ticket, waiting, view: known.whole_view() });
+        let (record, ended) = (known.record.clone(), known.ended.is_some());
         out.push(SlotOutput::Save { record, ended, term: self.term, index });
         self.sessions.writes.insert(session);
         self.sessions.saving.entry((session, index)).or_default().extend(saving);
@@ -167,7 +181,7 @@ impl Reigning<'_> {
     /// Whether a new session is over because the store did not take it, or will be.
     fn is_given_up(&self, session: SessionId) -> bool {
         let known = self.state().and_then(|state| state.session(session));
-        let over = known.is_none_or(|known| known.ended() == Some(EndReason::NotStored));
+        let over = known.is_none_or(|known| known.ended == Some(EndReason::NotStored));
         over || self.sessions.given_up.contains(&session)
     }
 }

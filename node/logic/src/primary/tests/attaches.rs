@@ -8,15 +8,15 @@ fn an_attach_that_was_overtaken_is_answered_at_once() {
     bench.now_ms += 10_000;
     let later = bench.attach("g1", 2);
     assert!(matches!(bench.answer(later), Some(Ok(SlotAnswer::Attached(_)))));
-    let overtaken = bench.ask("g2", (SESSION, Attach { connection: 1, waited_ms: 5_000, token: 0 }));
+    let overtaken = bench.ask("g2", (SESSION, Attach { client: client(), connection: 1, waited_ms: 5_000, token: 0 }));
     assert_eq!(bench.answer(overtaken), Some(&Err(SlotError::Busy)));
     assert!(bench.pushes("g1").is_empty(), "who has the session keeps it");
     // Another primary's clock is compared with more care, when the entry is applied.
     bench.term += 1;
     bench.map("p", &["p"]);
-    let overtaken = bench.ask("g2", (SESSION, Attach { connection: 1, waited_ms: 5_000, token: 0 }));
+    let overtaken = bench.ask("g2", (SESSION, Attach { client: client(), connection: 1, waited_ms: 5_000, token: 0 }));
     assert_eq!(bench.answer(overtaken), Some(&Err(SlotError::Busy)));
-    let slow = bench.ask("g2", (SESSION, Attach { connection: 1, waited_ms: 500, token: 0 }));
+    let slow = bench.ask("g2", (SESSION, Attach { client: client(), connection: 1, waited_ms: 500, token: 0 }));
     assert_eq!(bench.answer(slow), None, "it waits for the earlier one to be cut off");
     assert_eq!(bench.pushes("g1").len(), 1);
 }
@@ -30,7 +30,7 @@ fn what_comes_while_a_loaded_session_is_being_committed_waits_and_its_wait_count
     bench.now_ms += 1_000;
     let second = bench.attach("g2", 2);
     bench.store(true, Some(record()));
-    let withdrawn = bench.ask("g2", (SESSION, Withdraw { connection: 2 }));
+    let withdrawn = bench.ask("g2", (SESSION, Withdraw { client: key(), connection: 2 }));
     assert_eq!(bench.answer(withdrawn), None, "the session is not there yet");
     let third = bench.attach("g1", 3);
     bench.acknowledge();
@@ -41,14 +41,14 @@ fn what_comes_while_a_loaded_session_is_being_committed_waits_and_its_wait_count
     bench.gone("g2");
     let numbers = [first, second, third].map(|ticket| bench.attached(ticket));
     assert!(numbers.is_sorted_by(|one, two| one < two), "each is later than those before: {numbers:?}");
-    let late = bench.ask("g2", (SESSION, Attach { connection: 4, waited_ms: 1_600, token: 0 }));
+    let late = bench.ask("g2", (SESSION, Attach { client: client(), connection: 4, waited_ms: 1_600, token: 0 }));
     assert_eq!(bench.answer(late), Some(&Err(SlotError::Busy)), "after the second, before the third");
 }
 
 #[test]
 fn a_primary_that_has_just_started_knows_who_came_later() {
     let mut bench = Bench::with_session();
-    let waited = |connection, waited_ms| (SESSION, Attach { connection, waited_ms, token: 0 });
+    let waited = |connection, waited_ms| (SESSION, Attach { client: client(), connection, waited_ms, token: 0 });
     assert!(bench.now_ms < 2_000);
     let later = bench.ask("g1", waited(2, 2_000));
     bench.attached(later);
@@ -59,7 +59,7 @@ fn a_primary_that_has_just_started_knows_who_came_later() {
 fn an_attach_that_was_slow_on_its_way_does_not_displace_a_later_connection() {
     let mut bench = Bench::with_session();
     bench.now_ms += 10_000;
-    let slow = |waited_ms| (SESSION, Attach { connection: 1, waited_ms, token: 0 });
+    let slow = |waited_ms| (SESSION, Attach { client: client(), connection: 1, waited_ms, token: 0 });
     // Neither one that is about to have the session …
     bench.share();
     let later = bench.attach("g1", 2);
@@ -69,14 +69,14 @@ fn an_attach_that_was_slow_on_its_way_does_not_displace_a_later_connection() {
     let number = bench.attached(later);
     // … nor one that has it. A repeat is no other.
     assert_eq!(bench.answer_to("g2", slow(1)), Err(SlotError::Busy));
-    let repeat = bench.ask("g1", (SESSION, Attach { connection: 2, waited_ms: 100, token: 0 }));
+    let repeat = bench.ask("g1", (SESSION, Attach { client: client(), connection: 2, waited_ms: 100, token: 0 }));
     bench.acknowledge();
     assert_eq!(bench.attached(repeat), number);
     bench.map("p", &["p"]);
     bench.pass(1_000);
     assert_eq!(bench.answer_to("g2", slow(1_001)), Err(SlotError::Busy));
     // Nobody else is there.
-    bench.ask("g1", (SESSION, Detach { attachment: number }));
+    bench.ask("g1", (SESSION, Detach { client: key(), attachment: number }));
     let alone = bench.ask("g2", slow(2_000));
     assert!(bench.attached(alone) > number);
     assert!(bench.pushes("g1").is_empty());
@@ -92,11 +92,11 @@ fn what_undoes_an_attach_waits_until_its_session_is_loaded_and_committed() {
     bench.share();
     let attach = bench.attach("g1", 1);
     bench.store(true, Some(record()));
-    let withdraw = bench.ask("g1", (SESSION, Withdraw { connection: 1 }));
+    let withdraw = bench.ask("g1", (SESSION, Withdraw { client: key(), connection: 1 }));
     assert_eq!(bench.answer(withdraw), None, "what the store has is not committed yet");
     (0..2).for_each(|_| bench.acknowledge());
     assert!(bench.attached(attach) > 0 && bench.answer(withdraw) == Some(&Ok(SlotAnswer::Done(Done))));
-    assert_eq!(bench.core.replica().state().unwrap().session(SESSION).unwrap().attachment(), None);
+    assert_eq!(bench.core.replica().state().unwrap().session(SESSION).unwrap().attachments().count(), 0);
 }
 
 /// Whom the slot wants fenced, each once.
@@ -132,11 +132,24 @@ fn a_gateway_that_does_not_say_that_it_has_cut_the_earlier_one_is_fenced() {
     // A renewal tells it what has come about, and confirms nothing.
     let renewed = bench.answer_to(
         "g1",
-        Renew(vec![Renewal { session: SESSION, attachment: first, connection: 1, revision: 0, joined: None }]),
+        Renew(vec![Renewal {
+            session: SESSION,
+            client: client(),
+            attachment: first,
+            connection: 1,
+            revision: 0,
+            joined: None,
+        }]),
     );
     assert_eq!(renewed, Ok(SlotAnswer::Renewed(Renewed::default())));
     let displaced = bench.pushes("g1");
-    assert_eq!(displaced.last(), Some(&Push::Session(SESSION, SessionPush::Displace { attachment: first })));
+    assert_eq!(
+        displaced.last(),
+        Some(&Push::Session(
+            SESSION,
+            SessionPush::Displace { client: key(), why: Displaced::Elsewhere, attachment: first }
+        ))
+    );
 }
 
 #[test]
@@ -156,17 +169,24 @@ fn a_gateway_that_is_believed_dead_is_fenced_at_once_and_counts_again_when_it_wa
     bench.pass(100);
     let third = bench.attach("g3", 3);
     assert_eq!(bench.answer(third), None);
-    bench.ask("g2", (SESSION, ConfirmDisplaced { attachment: number }));
+    bench.ask("g2", (SESSION, ConfirmDisplaced { client: key(), attachment: number }));
     let number = bench.attached(third);
     bench.pass(100);
     let again = bench.attach("g1", 4);
-    bench.ask("g3", (SESSION, ConfirmDisplaced { attachment: number }));
+    bench.ask("g3", (SESSION, ConfirmDisplaced { client: key(), attachment: number }));
     let number = bench.attached(again);
     let renewed = bench.answer_to(
         "g1",
-        Renew(vec![Renewal { session: SESSION, attachment: number, connection: 4, revision: 0, joined: None }]),
+        Renew(vec![Renewal {
+            session: SESSION,
+            client: client(),
+            attachment: number,
+            connection: 4,
+            revision: 0,
+            joined: None,
+        }]),
     );
-    assert_eq!(renewed, Ok(SlotAnswer::Renewed(Renewed { confirmed: vec![SESSION], wanted: Vec::new() })));
+    assert_eq!(renewed, Ok(SlotAnswer::Renewed(Renewed { confirmed: vec![(SESSION, key())], wanted: Vec::new() })));
     let last = bench.attach("g2", 5);
     assert_eq!(bench.answer(last), None, "g1 is there");
 }
@@ -192,4 +212,65 @@ fn a_session_is_not_forgotten_while_a_gateway_may_deliver_to_it() {
     bench.gone("g1");
     bench.pass(5_000);
     assert!(!is_there(&bench));
+}
+
+#[test]
+fn who_had_to_make_room_and_was_given_the_same_again_is_gone_when_its_gateway_says_so() {
+    // Seed 42066 of the simulation: a repeat of the attach came after the client had to go.
+    let mut bench = Bench::with_session();
+    let first = bench.attach("g1", 1);
+    let number = bench.attached(first);
+    for nth in [2, 3] {
+        bench.now_ms += 10;
+        bench.ask("g2", (SESSION, Attach { client: ClientId::made(nth), connection: nth, waited_ms: 0, token: 0 }));
+    }
+    let why = Displaced::CrowdedOut;
+    let displaced = Push::Session(SESSION, SessionPush::Displace { client: key(), why, attachment: number });
+    assert_eq!(bench.pushes("g1"), [displaced]);
+    let again = bench.attach("g1", 1);
+    assert_eq!(bench.attached(again), number);
+    bench.ask("g1", (SESSION, ConfirmDisplaced { client: key(), attachment: number }));
+    let session = bench.core.replica().state().unwrap().session(SESSION).unwrap();
+    assert!(session.client(key()).unwrap().attachment().is_none());
+}
+
+#[test]
+fn an_attach_waits_for_the_earlier_socket_and_so_do_a_repeat_and_a_third_one() {
+    let mut bench = Bench::with_session();
+    let first = bench.attach("g1", 1);
+    let first = bench.attached(first);
+    let second = bench.attach("g2", 2);
+    assert_eq!(
+        bench.pushes("g1"),
+        [Push::Session(SESSION, SessionPush::Displace { client: key(), why: Displaced::Elsewhere, attachment: first })]
+    );
+    let repeat = bench.attach("g2", 2);
+    assert_eq!((bench.answer(second), bench.answer(repeat)), (None, None));
+    let third = bench.attach("g3", 3);
+    let [Push::Session(_, SessionPush::Displace { attachment: number, .. })] = bench.pushes("g2")[..] else {
+        panic!("g2 is told of the third")
+    };
+    bench.ask("g2", (SESSION, ConfirmDisplaced { client: key(), attachment: number }));
+    for waits in [second, repeat, third] {
+        assert_eq!(bench.answer(waits), None, "the first one is not known to be gone");
+    }
+    bench.ask("g1", (SESSION, ConfirmDisplaced { client: key(), attachment: first }));
+    assert_eq!((bench.attached(second), bench.attached(repeat)), (number, number));
+    assert!(bench.attached(third) > number);
+}
+
+#[test]
+fn of_two_attachments_with_one_number_the_later_lineage_has_the_session() {
+    let mut bench = Bench::with_session();
+    let attached = bench.attach("g1", 1);
+    let number = bench.attached(attached);
+    // Another lineage of the slot gave this number too, by another clock, and all its copies are lost.
+    bench.renew("g2", number, 7);
+    let displaced =
+        Push::Session(SESSION, SessionPush::Displace { client: key(), why: Displaced::Elsewhere, attachment: number });
+    assert_eq!((bench.pushes("g2"), bench.pushes("g1")), (vec![displaced], vec![]));
+    bench.ask("g2", (SESSION, Detach { client: key(), attachment: number }));
+    assert!(bench.view().is_attached(), "that goodbye is not of this connection");
+    bench.ask("g1", (SESSION, Detach { client: key(), attachment: number }));
+    assert!(!bench.view().is_attached());
 }

@@ -20,7 +20,7 @@ fn no_session_ends_by_a_clock_that_is_not_trusted() {
     assert!(matches!(bench.answer(read), Some(Ok(SlotAnswer::Session(_)))), "{:?}", bench.answer(read));
     let attach = bench.attach("g1", 1);
     let attachment = bench.attached(attach);
-    bench.ask("g1", (SESSION, Detach { attachment }));
+    bench.ask("g1", (SESSION, Detach { client: key(), attachment }));
     assert_eq!(ends(&bench), 0);
     bench.input(SlotInput::Clock { trusted: true });
     bench.now_ms += 3 * 86_400_000;

@@ -6,7 +6,7 @@ use super::{
 };
 
 fn leave(name: &str) -> (SessionId, RecordLeave) {
-    (SESSION, RecordLeave { group: named(name) })
+    (SESSION, RecordLeave { client: key(), attachment: u64::MAX >> 11, group: named(name) })
 }
 
 fn joined(names: &[&str]) -> Joined {
@@ -32,13 +32,13 @@ impl Bench {
         }
         bench.input(SlotInput::Alive(Arc::new([member("p"), member("g2")].into())));
         bench.pass(SETTINGS.resume_grace_ms + 1_000);
-        assert!(!bench.view().present);
+        assert!(!bench.view().is_present());
         bench.input(SlotInput::Alive(Arc::new([member("p"), member("g1"), member("g2")].into())));
         (bench, number)
     }
 
     fn says(&mut self, attachment: AttachmentNumber, revision: u64, joined: Option<Joined>) -> Renewed {
-        let renewal = Renewal { session: SESSION, attachment, connection: 1, revision, joined };
+        let renewal = Renewal { session: SESSION, client: client(), attachment, connection: 1, revision, joined };
         match self.answer_to("g1", Renew(vec![renewal])) {
             Ok(SlotAnswer::Renewed(renewed)) => renewed,
             other => panic!("{other:?}"),
@@ -62,10 +62,10 @@ fn what_a_client_joins_costs_the_store_nothing() {
         }
         bench.pass(100);
     }
-    assert_eq!((bench.saves(), bench.view().client.joined), (0, joined(&["c"])));
+    assert_eq!((bench.saves(), bench.one().joined), (0, joined(&["c"])));
     // What a backend gave is the session's, and so it is in the record.
     bench.change(SessionChange { join: vec![named("c")], ..SessionChange::default() });
-    assert_eq!((bench.view().client.joined, bench.view().client.record.groups), (joined(&[]), [named("c")].into()));
+    assert_eq!((bench.one().joined, bench.view().record.groups), (joined(&[]), [named("c")].into()));
     assert_eq!(bench.answer_to("g1", leave("c")), DONE);
     bench.pass(1_000);
     assert_eq!(bench.saves(), 1, "as its client leaves it");
@@ -75,7 +75,7 @@ fn what_a_client_joins_costs_the_store_nothing() {
 fn a_client_that_comes_back_in_time_finds_what_it_has_joined_and_later_it_does_not() {
     let (mut bench, first) = Bench::with_client();
     assert_eq!(bench.answer_to("g1", join("a", false)), DONE);
-    bench.ask("g1", (SESSION, Detach { attachment: first }));
+    bench.ask("g1", (SESSION, Detach { client: key(), attachment: first }));
     bench.pass(SETTINGS.resume_grace_ms - 200);
     let second = bench.attach("g2", 2);
     let view = |bench: &Bench, ticket| match bench.answer(ticket) {
@@ -84,9 +84,9 @@ fn a_client_that_comes_back_in_time_finds_what_it_has_joined_and_later_it_does_n
     };
     assert_eq!(view(&bench, second).joined, joined(&["a"]));
     let second = bench.attached(second);
-    bench.ask("g2", (SESSION, Detach { attachment: second }));
+    bench.ask("g2", (SESSION, Detach { client: key(), attachment: second }));
     bench.pass(SETTINGS.resume_grace_ms + 1_000);
-    let departs = SlotOutput::Depart { session: SESSION, groups: vec![(named("a"), second)] };
+    let departs = SlotOutput::Depart { session: SESSION, client: key(), groups: vec![(named("a"), second)] };
     assert!(bench.out.contains(&departs), "its presence is taken out");
     let third = bench.attach("g2", 3);
     assert_eq!(view(&bench, third).joined, joined(&[]));
@@ -97,7 +97,7 @@ fn a_join_of_a_displaced_connection_is_the_clients_all_the_same() {
     let (mut bench, first) = Bench::with_client();
     let second = bench.attach("g2", 2);
     assert_eq!(bench.answer_to("g1", join("a", false)), DONE, "its gateway has not heard yet");
-    bench.ask("g1", (SESSION, ConfirmDisplaced { attachment: first }));
+    bench.ask("g1", (SESSION, ConfirmDisplaced { client: key(), attachment: first }));
     let Some(Ok(SlotAnswer::Attached(Attached { view, .. }))) = bench.answer(second) else { panic!("not attached") };
     assert_eq!(view.joined, joined(&["a"]), "the connection that takes its place is told of it");
 }
@@ -106,7 +106,7 @@ fn a_join_of_a_displaced_connection_is_the_clients_all_the_same() {
 fn a_join_or_leave_of_a_client_that_is_not_there_is_refused_and_leaves_no_trace() {
     let (mut bench, number) = Bench::with_client();
     bench.share();
-    bench.ask("g1", (SESSION, Detach { attachment: number }));
+    bench.ask("g1", (SESSION, Detach { client: key(), attachment: number }));
     bench.acknowledge();
     bench.pass(SETTINGS.resume_grace_ms + 1_000);
     // The end of the grace is ordered, and the join comes after it.
@@ -117,19 +117,19 @@ fn a_join_or_leave_of_a_client_that_is_not_there_is_refused_and_leaves_no_trace(
     bench.acknowledge();
     assert_eq!(bench.answer(late), Some(&Err(SlotError::Busy)));
     let view = bench.view();
-    assert_eq!((view.present, view.client.joined), (false, joined(&[])));
+    assert_eq!((view.is_present(), bench.one().joined), (false, joined(&[])));
 }
 
 #[test]
 fn a_slot_that_lost_its_copies_hears_from_the_gateway_what_the_client_has_joined() {
     let mut bench = Bench::new();
     let number = 900;
-    assert_eq!(bench.says(number, 0, None), Renewed { confirmed: vec![], wanted: vec![SESSION] });
+    assert_eq!(bench.says(number, 0, None), Renewed { confirmed: vec![], wanted: vec![(SESSION, key())] });
     assert_eq!(bench.says(number, 0, Some(joined(&["a", "b"]))), Renewed::default(), "the store is asked");
     bench.store(true, Some(record()));
     let view = bench.view();
-    assert_eq!((view.attached, view.client.joined), (true, joined(&["a", "b"])));
-    assert_eq!(bench.says(number, 0, None).confirmed, [SESSION]);
+    assert_eq!((view.is_attached(), bench.one().joined), (true, joined(&["a", "b"])));
+    assert_eq!(bench.says(number, 0, None).confirmed, [(SESSION, key())]);
     assert_eq!(bench.saves(), 0);
 }
 
@@ -139,13 +139,13 @@ fn what_is_brought_back_undoes_nothing_that_was_taken_meanwhile() {
         let (mut bench, number) = Bench::without_sight();
         let words = format!("{change:?}");
         bench.change(change);
-        assert_eq!(bench.says(number, 0, None).wanted, [SESSION], "{words}");
+        assert_eq!(bench.says(number, 0, None).wanted, [(SESSION, key())], "{words}");
         bench.says(number, 0, Some(joined(&["a", "b"])));
         let view = bench.view();
-        assert_eq!((view.attached, &view.client.joined), (true, &joined(expected)), "{words}");
-        let view = view.client;
+        assert_eq!((view.is_attached(), &bench.one().joined), (true, &joined(expected)), "{words}");
+        let view = bench.one();
         assert_eq!(bench.told("g1"), [], "{words}");
-        assert_eq!(bench.says(number, 0, None).confirmed, [SESSION], "{words}");
+        assert_eq!(bench.says(number, 0, None).confirmed, [(SESSION, key())], "{words}");
         assert_eq!(bench.told("g1"), [view], "its gateway learns what is left: {words}");
     };
     let none = SessionChange::default;
@@ -164,10 +164,10 @@ fn a_slot_that_has_not_forgotten_the_client_knows_better_than_its_gateway() {
     // Believed dead, and not for long enough to be over.
     bench.input(SlotInput::Alive(Arc::new([member("p")].into())));
     bench.pass(600);
-    assert!(!bench.view().attached);
+    assert!(!bench.view().is_attached());
     assert_eq!(bench.says(number, 0, Some(joined(&["b"]))), Renewed::default());
     let view = bench.view();
-    assert_eq!((view.attached, view.client.joined), (true, joined(&["a"])));
+    assert_eq!((view.is_attached(), bench.one().joined), (true, joined(&["a"])));
 }
 
 #[test]
@@ -175,7 +175,7 @@ fn a_client_has_no_more_groups_than_it_may_have() {
     let (mut bench, number) = Bench::without_sight();
     let many: Vec<_> = (0..SETTINGS.groups_per_session + 3).map(|number| number.to_string()).collect();
     bench.says(number, 0, Some(joined(&many.iter().map(String::as_str).collect::<Vec<_>>())));
-    assert_eq!(bench.view().client.joined.len(), SETTINGS.groups_per_session);
+    assert_eq!(bench.one().joined.len(), SETTINGS.groups_per_session);
     assert_eq!(bench.answer_to("g1", join("a", false)), Err(SlotError::TooManyGroups));
     let change = SessionChange { join: vec![named("a")], ..SessionChange::default() };
     assert_eq!(bench.answer_to("g2", (SESSION, ChangeSession { change })), Err(SlotError::TooManyGroups));

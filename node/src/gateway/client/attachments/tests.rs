@@ -79,7 +79,8 @@ impl Primaries for Script {
                     return Err(SlotError::Unavailable);
                 }
                 SlotRequest::Renew { attachments } => {
-                    let sessions = attachments.into_iter().map(|renewal| renewal.session).collect();
+                    let sessions =
+                        attachments.into_iter().map(|renewal| (renewal.session, renewal.client.key())).collect();
                     return Ok(SlotAnswer::Renewed(Renewed { confirmed: sessions, wanted: Vec::new() }));
                 }
                 _ => return Ok(SlotAnswer::Done(Done)),
@@ -113,10 +114,9 @@ impl Desk {
     async fn open(&self, outbox: &Arc<Outbox>) -> (Attaching, CancellationToken) {
         let (attachments, outbox, over) = (self.attachments.clone(), outbox.clone(), CancellationToken::new());
         let (connection, token) = (outbox.connection, over.clone());
-        let task =
-            tokio::spawn(
-                async move { attachments.attach(Signed { session: SESSION, number: 0 }, &outbox, &over).await },
-            );
+        let task = tokio::spawn(async move {
+            attachments.attach((Signed { session: SESSION, number: 0 }, &client()), &outbox, &over).await
+        });
         wait_until("it is asked for", || self.script.state.lock().unwrap().attaches.contains_key(&connection)).await;
         (task, token)
     }
@@ -153,8 +153,12 @@ impl Desk {
     }
 }
 
+fn client() -> ClientId {
+    ClientId::made(1)
+}
+
 fn displace(number: AttachmentNumber) -> SessionPush {
-    SessionPush::Displace { attachment: number }
+    SessionPush::Displace { client: client().key(), why: Displaced::Elsewhere, attachment: number }
 }
 
 /// What the client gets last, and with which code it is closed.
@@ -174,11 +178,11 @@ async fn a_displaced_connection_is_cut_and_unsubscribed_before_it_is_confirmed()
     assert_eq!(desk.attach(&outbox, 4).await.unwrap().number, 4);
     desk.bench.joined(&outbox, &group("chat"), None).await;
     desk.news(displace(3));
-    desk.said(ConfirmDisplaced { attachment: 3 }).await;
+    desk.said(ConfirmDisplaced { client: client().key(), attachment: 3 }).await;
     assert!(!outbox.is_closing(), "an earlier one was meant");
     // All the way that a primary's news comes.
     desk.bench.deliveries.deliver(SESSION.slot(8), 1, Push::Session(SESSION, displace(4))).await;
-    desk.said(ConfirmDisplaced { attachment: 4 }).await;
+    desk.said(ConfirmDisplaced { client: client().key(), attachment: 4 }).await;
     assert_eq!(goodbye(&outbox), said_displaced(), "what was queued is dropped");
     assert!(desk.bench.hub.membership().is_empty() && desk.attachments.is_empty());
     desk.attachments.gone(1);
@@ -198,7 +202,7 @@ async fn a_later_attachment_here_displaces_the_earlier_in_whatever_order_they_co
     assert_eq!((desk.attachments.len(), two.is_closing()), (1, false));
     desk.attachments.gone(2);
     assert!(desk.attachments.is_empty());
-    desk.said(Detach { attachment: 5 }).await;
+    desk.said(Detach { client: client().key(), attachment: 5 }).await;
     desk.end().await;
 }
 
@@ -213,7 +217,7 @@ async fn news_that_overtakes_the_attachment_is_not_forgotten() {
     assert_eq!(goodbye(&one), said_displaced());
     for (connection, used_ms, expected) in [(2, 9, 10), (3, 11, 11)] {
         let (attaching, _) = desk.open(&outbox(connection)).await;
-        desk.news(SessionPush::Changed { view: view(used_ms) });
+        desk.news(SessionPush::Changed { client: client().key(), view: view(used_ms) });
         desk.answer(connection, given(5));
         let held = attaching.await.unwrap().unwrap();
         assert_eq!(held.changes.borrow().record.last_used_ms, expected, "the later of the two records stands");
@@ -234,7 +238,7 @@ async fn a_session_that_ends_or_changes_is_told_to_its_connection() {
     let outbox = outbox(1);
     let mut held = desk.attach(&outbox, 4).await.unwrap();
     held.changes.mark_unchanged();
-    desk.news(SessionPush::Changed { view: view(15) });
+    desk.news(SessionPush::Changed { client: client().key(), view: view(15) });
     assert!(held.changes.has_changed().unwrap());
     assert_eq!(held.changes.borrow().record.last_used_ms, 15);
     desk.news(SessionPush::Ended { reason: EndReason::Ended });
@@ -255,16 +259,16 @@ async fn what_came_of_an_attach_whose_client_is_gone_is_undone() {
     // The slot has given the session all the same.
     desk.answer(1, given(4));
     assert_eq!(attaching.await.unwrap().unwrap_err(), NotAttached::Over);
-    desk.said(Detach { attachment: 4 }).await;
+    desk.said(Detach { client: client().key(), attachment: 4 }).await;
     // Nobody knows what came of it; the client is there and is told so.
     let (attaching, _) = desk.open(&outbox(2)).await;
     desk.answer(2, Err(SlotError::Unknown));
     assert_eq!(attaching.await.unwrap().unwrap_err(), NotAttached::Refused(SlotError::Unknown));
-    desk.said(Withdraw { connection: 2 }).await;
+    desk.said(Withdraw { client: client().key(), connection: 2 }).await;
     // The connection's task ends in the middle.
     let (attaching, _) = desk.open(&outbox(3)).await;
     attaching.abort();
-    desk.said(Withdraw { connection: 3 }).await;
+    desk.said(Withdraw { client: client().key(), connection: 3 }).await;
     desk.end().await;
 }
 
@@ -275,7 +279,7 @@ async fn a_goodbye_is_said_until_it_is_heard() {
     desk.script.state.lock().unwrap().deaf = 2;
     desk.attachments.gone(1);
     drop(held);
-    let detach = (SESSION, Detach { attachment: 4 }).into_request();
+    let detach = (SESSION, Detach { client: client().key(), attachment: 4 }).into_request();
     wait_until("it is heard", || desk.asked(&detach) == 3).await;
     desk.end().await;
 }
@@ -284,8 +288,15 @@ async fn a_goodbye_is_said_until_it_is_heard() {
 async fn attachments_are_renewed() {
     let desk = Desk::new().await;
     let _held = desk.attach(&outbox(1), 4).await.unwrap();
-    let renewal = Renew(vec![Renewal { session: SESSION, attachment: 4, connection: 1, revision: 10, joined: None }])
-        .into_request();
+    let renewal = Renew(vec![Renewal {
+        session: SESSION,
+        client: client(),
+        attachment: 4,
+        connection: 1,
+        revision: 10,
+        joined: None,
+    }])
+    .into_request();
     wait_until("it is renewed", || desk.asked(&renewal) > 0).await;
     desk.attachments.gone(1);
     desk.end().await;

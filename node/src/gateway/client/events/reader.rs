@@ -142,11 +142,11 @@ impl Reader {
     async fn looked(&mut self, read: Result<SessionView, Refused>) -> Result<(), Over> {
         self.look = look(self.gateway.clone(), self.client.session());
         match read {
-            Ok(SessionView { client, .. }) if self.token < client.record.token => {
+            Ok(view) if self.token < view.record.token => {
                 let refused = Refused::from(SlotError::OldToken);
                 Err(Some(Closing::saying(Reason::Unauthorized, refused.words)))
             }
-            Ok(SessionView { client, .. }) => self.leave_forbidden(&client).await,
+            Ok(view) => self.leave_forbidden(&view.of_any()).await,
             Err(refused) if refused.is_session_over() => {
                 Err(Some(Closing::saying(Reason::SessionEnded, refused.words)))
             }
