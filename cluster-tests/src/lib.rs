@@ -16,6 +16,7 @@ pub mod greed;
 pub mod latency;
 pub mod ledger;
 pub mod load;
+pub mod lone;
 pub mod nat;
 pub mod network;
 pub mod ports;

@@ -5,11 +5,10 @@ use std::{process::Stdio, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
 use cluster_tests::{
-    api::{Api, KEY},
+    api::Api,
     cluster::{Cluster, Kind},
     gauges::metric,
-    ports::free_block,
-    process::binary,
+    lone::Lone,
     reader::{Event, Reader, Refusal},
     socket::Socket,
     turn,
@@ -17,11 +16,10 @@ use cluster_tests::{
 };
 use roost::wire::events::{GROUPS_MAX, ID_MAX_BYTES};
 use serde_json::{Value, json};
-use tempfile::TempDir;
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{TcpSocket, TcpStream},
-    process::{Child, Command},
+    process::Command,
     task::JoinSet,
 };
 
@@ -162,7 +160,10 @@ async fn nothing_is_missed_and_nothing_comes_twice_when_a_node_is_killed() -> Re
 #[tokio::test(flavor = "multi_thread")]
 async fn what_readers_are_refused() -> Result<()> {
     let _turn = turn::take(module_path!());
-    let (_folder, mut node, url) = serve().await?;
+    // A node as it comes, without `session.anonymous`, which `roost dev` sets; for pages of one origin.
+    let allows = "[store]\nkind = \"embedded\"\n[session]\nallowed_origins = [\"http://app.example\"]\n";
+    let node = Lone::start(|_| allows.to_owned()).await?;
+    let url = node.url.clone();
     let api = Api::new(&url);
     wait_until("the node is ready", LIMIT, async || api.is_ready().await).await?;
     let grants = json!([{"pattern": "chat:*", "join": true, "publish": false}]);
@@ -222,32 +223,7 @@ async fn what_readers_are_refused() -> Result<()> {
         exchange(&mut head, &format!("HEAD {one} HTTP/1.1\r\nHost: x\r\nOrigin: http://app.example\r\n\r\n")).await?;
     let allows = "access-control-allow-origin: http://app.example";
     ensure!(answer.contains(" 200 ") && answer.contains("text/event-stream") && answer.contains(allows), "{answer}");
-    let id = node.id().context("it runs")?;
-    ensure!(Command::new("kill").args(["-TERM", &id.to_string()]).status().await?.success());
-    ensure!(node.wait().await?.success());
-    Ok(())
-}
-
-/// A node as it comes, without `session.anonymous`, which `roost dev` sets; for pages of one origin.
-async fn serve() -> Result<(TempDir, Child, String)> {
-    let (folder, port, roost) = (tempfile::tempdir()?, free_block(1)?, binary()?);
-    for arguments in [
-        &["certs", "init", "--dir", "."][..],
-        &["certs", "node", "n1", "--dir", "."],
-        &["keys", "new", "--file", "keyring.toml"],
-    ] {
-        let made = Command::new(&roost).args(arguments).current_dir(folder.path()).output().await?;
-        ensure!(made.status.success(), "{arguments:?}: {made:?}");
-    }
-    let config = format!(
-        "[node]\nid = \"n1\"\nhttp_listen = \"127.0.0.1:{port}\"\npeer_listen = \"127.0.0.1:0\"\n\
-         [tls]\nca = \"ca.pem\"\ncert = \"n1.pem\"\nkey = \"n1.key\"\n[auth]\napi_keys = [\"{KEY}\"]\n\
-         [store]\nkind = \"embedded\"\n[session]\nallowed_origins = [\"http://app.example\"]\n"
-    );
-    std::fs::write(folder.path().join("node.toml"), config)?;
-    let mut serve = Command::new(&roost);
-    let node = serve.args(["serve", "--config", "node.toml"]).current_dir(folder.path()).kill_on_drop(true).spawn()?;
-    Ok((folder, node, format!("http://127.0.0.1:{port}")))
+    node.end().await
 }
 
 async fn exchange(socket: &mut TcpStream, request: &str) -> Result<String> {

@@ -166,8 +166,9 @@ impl Reigning<'_> {
         if session.is_unsaved() && !self.sessions.writes.contains(&id) && self.sessions.save_again_ms <= now.mono_ms {
             return Some(Due::Save);
         }
-        let gone = session.clients.iter().filter(|_| session.ended.is_none());
-        if let Some(due) = gone.into_iter().find_map(|(key, client)| self.forget_due(now, *key, client)) {
+        // A session that is over has told its gateways: nobody delivers for it.
+        let known = || session.clients.iter().filter(|_| session.ended.is_none());
+        if let Some(due) = known().find_map(|(key, client)| self.forget_due(now, *key, client)) {
             return Some(due);
         }
         if !session.is_at_rest() {
@@ -182,9 +183,7 @@ impl Reigning<'_> {
         if unused_ms < self.settings.memory_ttl_ms {
             return None;
         }
-        // A session that is over has told its gateways.
-        let clients = session.clients.values().filter(|_| session.ended.is_none());
-        let delivering = clients.into_iter().find_map(|client| self.delivering(client));
+        let delivering = known().find_map(|(_, client)| self.delivering(client));
         Some(delivering.map_or(Due::Entry(SessionEntry::Forget), |gateway| Due::Fence(gateway.clone())))
     }
 

@@ -85,7 +85,7 @@ pub struct Client {
 
 /// A first attempt is never refused for a later connection, whatever the clocks of primaries say.
 const OVERTAKEN_AFTER_MS: u64 = 1_000;
-/// More than these are not remembered in `left`.
+/// More than these are not remembered in `left`, nor are they added to `departing` by leaves.
 const LEFT_MAX: usize = 64;
 /// More than these are not remembered in `open`; those of the past are nearly all of gateways that are dead.
 const OPEN_MAX: usize = 16;
@@ -233,7 +233,7 @@ impl Client {
             self.left.pop_first();
         }
         self.left.insert(group.clone());
-        if self.doubtful > 0 {
+        if self.doubtful > 0 && (self.departing.len() < LEFT_MAX || self.departing.contains_key(group)) {
             let departing = self.departing.entry(group.clone()).or_default();
             *departing = self.doubtful.max(*departing);
         }

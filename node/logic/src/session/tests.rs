@@ -379,3 +379,17 @@ fn a_leave_that_comes_late_does_not_undo_what_the_client_has_joined_since() {
     assert_eq!(session.leave_as_client((key(), first), &named("j"), 40), Err(NotJoined::Absent));
     assert!(session.one().joined.contains_key(&named("j")));
 }
+
+#[test]
+fn a_client_that_leaves_many_groups_takes_no_more_room_for_it() {
+    let mut session = session();
+    session.attach_one(gateway(1), 1, 10, 10);
+    session.attach_one(other_gateway(), 2, 20, 20);
+    for number in 0..300 {
+        let group = named(&format!("g{number}"));
+        session.join_as_client(key(), group.clone(), false).unwrap();
+        session.leave_as_client((key(), session.last_number), &group, 30).unwrap();
+    }
+    let client = session.one();
+    assert!(!client.departing.is_empty() && client.departing.len() <= 64 && client.left.len() <= 64);
+}

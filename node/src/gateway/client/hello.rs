@@ -179,8 +179,7 @@ async fn create(
 
 /// For a client that does not name itself: a random number, so that no other client of the session has it.
 fn new_client_id() -> ClientId {
-    let (random, _) = Uuid::new_v4().as_u64_pair();
-    ClientId::made(random)
+    ClientId::made(rand::random())
 }
 
 /// An ephemeral session of nobody in particular: neither a fleet that comes back at once nor visitors that never do are the

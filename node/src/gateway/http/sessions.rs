@@ -78,11 +78,11 @@ pub struct NewSession {
     /// Groups to be in from the start.
     #[serde(default)]
     groups: Vec<String>,
-    /// What its client may do. None: what the namespaces allow to everyone.
+    /// What its clients may do. None: what the namespaces allow to everyone.
     #[serde(default)]
     #[schema(value_type = Vec<GrantBody>)]
     grants: Vec<Object<GrantBody>>,
-    /// It is never stored, so it is made though the store is down. It ends when its client has been gone for
+    /// It is never stored, so it is made though the store is down. It ends when its last client has been gone for
     /// `session.resume_grace_s`, when none has come within `session.memory_ttl_s` (a minute at least), and where all nodes that
     /// hold it are lost. It is not listed among the sessions of its user, nor ended with them.
     #[serde(default)]
@@ -101,11 +101,11 @@ pub struct SessionPatch {
     /// New attributes, whole.
     #[schema(value_type = Option<Object>)]
     attributes: Option<Box<RawValue>>,
-    /// New grants, whole. Groups that its client has joined and that they do not allow are left, on whatever node; those
+    /// New grants, whole. Groups that its clients have joined and that they do not allow are left, on whatever node; those
     /// that a backend has put it into stay.
     #[schema(value_type = Option<Vec<GrantBody>>)]
     grants: Option<Vec<Object<GrantBody>>>,
-    /// Groups to join, for its client too.
+    /// Groups to join, for its clients too.
     #[serde(default)]
     join: Vec<String>,
     /// Groups to leave.
@@ -143,7 +143,7 @@ pub struct Session {
     id: SessionId,
     /// The application's name for the user; empty for an anonymous session.
     user: String,
-    /// It is never stored, and ends with its client. So are those of clients that came without a token.
+    /// It is never stored, and ends with its last client. So are those of clients that came without a token.
     ephemeral: bool,
     /// In milliseconds since 1970.
     created_ms: u64,
@@ -163,7 +163,7 @@ pub struct Session {
     /// `session.resume_grace_s`; the others are the session's, and all of its clients are in them, for as long as it lasts.
     #[schema(value_type = Vec<String>)]
     joined: BTreeSet<GroupName>,
-    /// What its client may do.
+    /// What its clients may do.
     grants: Vec<GrantBody>,
     /// Of the token that is good now: 0 for its first, one more for each that has taken the place of another.
     token_number: u32,
@@ -198,7 +198,7 @@ pub struct OneClient {
 pub struct SessionAndToken {
     /// The session.
     session: Session,
-    /// For its client: as a cookie, `Authorization: Bearer`, or in `hello`. Whoever has it has the session.
+    /// For its clients: as a cookie, `Authorization: Bearer`, or in `hello`. Whoever has it has the session.
     #[schema(example = "v2.k1.C19vDlo8SlednX88KhsMnQ.0.kY0c3mXkMSc0yGmS0XkYb2m0yGmS0XkYb2m0yGmS0Xk")]
     token: String,
 }
@@ -291,7 +291,7 @@ async fn read(State(api): State<Arc<Api>>, InPath(id): InPath<SessionId>) -> Res
     Ok(Json(OneSession { session: session(api.service.session(id).await?)? }))
 }
 
-/// Changes a session; its client is told at once. A change of nothing reads it.
+/// Changes a session; its clients are told at once. A change of nothing reads it.
 #[utoipa::path(patch, path = "/v1/sessions/{id}", tag = "sessions", request_body = SessionPatch, params(("id" = String, Path, description = "The session's id", example = "0b5f6f0e-5a3c-4a57-9d6e-7f3c2a1b0c9d")),
     responses((status = 200, description = "The session as it is now", body = OneSession), (status = 404, description = "No such session", body = ErrorBody), (status = 409, description = "Too many groups", body = ErrorBody), (status = 410, description = "The session is over", body = ErrorBody)))]
 async fn change(
@@ -323,7 +323,7 @@ async fn change(
     changed(&api, id, change).await
 }
 
-/// Ends a session: its client is told and disconnected, on whatever node. Repeats do no harm.
+/// Ends a session: its clients are told and disconnected, on whatever nodes. Repeats do no harm.
 #[utoipa::path(delete, path = "/v1/sessions/{id}", tag = "sessions", params(("id" = String, Path, description = "The session's id", example = "0b5f6f0e-5a3c-4a57-9d6e-7f3c2a1b0c9d")),
     responses((status = 204, description = "It is over"), (status = 404, description = "No such session", body = ErrorBody)))]
 async fn end(State(api): State<Arc<Api>>, InPath(id): InPath<SessionId>) -> Result<StatusCode, ApiError> {
@@ -331,7 +331,7 @@ async fn end(State(api): State<Arc<Api>>, InPath(id): InPath<SessionId>) -> Resu
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Has a session join a group, its client too.
+/// Has a session join a group, its clients too.
 #[utoipa::path(post, path = "/v1/sessions/{id}/groups", tag = "sessions", request_body = GroupToJoin, params(("id" = String, Path, description = "The session's id", example = "0b5f6f0e-5a3c-4a57-9d6e-7f3c2a1b0c9d")),
     responses((status = 200, description = "The session as it is now", body = OneSession), (status = 404, description = "No such session", body = ErrorBody), (status = 409, description = "Too many groups", body = ErrorBody), (status = 410, description = "The session is over", body = ErrorBody)))]
 async fn join(
@@ -345,7 +345,7 @@ async fn join(
     changed(&api, id, SessionChange { join: group.into_iter().collect(), ..SessionChange::default() }).await
 }
 
-/// Has a session leave a group, its client too.
+/// Has a session leave a group, its clients too.
 #[utoipa::path(delete, path = "/v1/sessions/{id}/groups/{group}", tag = "sessions", params(("id" = String, Path, description = "The session's id", example = "0b5f6f0e-5a3c-4a57-9d6e-7f3c2a1b0c9d"), ("group" = String, Path, description = "The group", example = "chat:lobby")),
     responses((status = 200, description = "The session as it is now", body = OneSession), (status = 404, description = "No such session", body = ErrorBody), (status = 410, description = "The session is over", body = ErrorBody)))]
 async fn leave(
