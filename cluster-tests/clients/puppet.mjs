@@ -4,7 +4,7 @@ import { createInterface } from "node:readline";
 import WebSocket from "ws";
 import { connect } from "../../node/clients/js/roost.js";
 
-const EVENTS = ["message", "gap", "reset", "stale", "live", "member", "joined", "left"];
+const EVENTS = ["message", "gap", "reset", "stale", "live", "member", "presence", "joined", "left"];
 const clients = new Map();
 const storages = new Map();
 const say = (value) => process.stdout.write(JSON.stringify(value) + "\n");
@@ -21,6 +21,7 @@ function open({ as, urls, token, tokens, storage, client }) {
   const roost = connect({ urls, WebSocket, ...more });
   const told = (event, value, group) => say({ as, event, group, value });
   roost.on("state", (state) => told("state", { state, code: roost.ended?.code, node: roost.node, session: roost.session }));
+  roost.on("direct", (data) => told("direct", data));
   roost.on("error", (error) => told("error", { code: error.code }));
   clients.set(as, { roost, told, known: new Set() });
 }

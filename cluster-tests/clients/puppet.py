@@ -8,6 +8,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[2] / "node/clients/python"))
 
 from roost_client import (  # noqa: E402
+    Counts,
     Gap,
     Joined,
     Left,
@@ -43,7 +44,9 @@ def told(event):
         case Live():
             return "live", {"epoch": event.epoch, "offset": event.offset}
         case Member():
-            return "member", {"event": "join" if event.joined else "leave", "session": event.member.session}
+            return "member", {"event": event.event, "session": event.member.session, "info": event.member.info}
+        case Counts():
+            return "presence", {"sessions": event.sessions, "users": event.users, "anonymous": event.anonymous}
         case Joined():
             return "joined", {"epoch": event.epoch, "offset": event.offset, "recovered": event.recovered}
         case Left():
@@ -65,6 +68,7 @@ async def open_one(ask):
         say({"as": name, "event": "state", "value": value})
 
     roost.on("state", state)
+    roost.on("direct", lambda data: say({"as": name, "event": "direct", "value": data}))
     roost.on("error", lambda error: say({"as": name, "event": "error", "value": {"code": getattr(error, "code", str(error))}}))
     clients[name] = roost, {}
     await roost.__aenter__()

@@ -22,5 +22,6 @@ pub mod scene;
 mod store;
 mod strangers;
 pub mod table;
+mod tabs;
 mod vanished;
 mod watch;

@@ -19,11 +19,15 @@ pub use shared::{SharedSettings, differences};
 
 use std::{
     collections::BTreeMap,
+    fmt,
     net::SocketAddr,
     path::{Path, PathBuf},
 };
 
-use serde::{Deserialize, Serialize};
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{self, Visitor},
+};
 
 use crate::logic::{entry::Retention, session::WhenFull};
 
@@ -312,6 +316,56 @@ pub enum Allow {
     Nobody,
 }
 
+/// What is told of who is in a group.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PresenceMode {
+    /// Nothing, nor is it known. `false`
+    Off,
+    /// Each that comes, goes, or changes. `true`
+    Each,
+    /// How many there are, once in a second at most; who, when asked. `"counts"`
+    Counts,
+}
+
+impl PresenceMode {
+    /// Whether it is known who is there.
+    pub fn is_known(self) -> bool {
+        self != Self::Off
+    }
+}
+
+impl Serialize for PresenceMode {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Off => serializer.serialize_bool(false),
+            Self::Each => serializer.serialize_bool(true),
+            Self::Counts => serializer.serialize_str("counts"),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for PresenceMode {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Mode;
+        impl Visitor<'_> for Mode {
+            type Value = PresenceMode;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("true, false or \"counts\"")
+            }
+            fn visit_bool<E: de::Error>(self, known: bool) -> Result<PresenceMode, E> {
+                Ok(if known { PresenceMode::Each } else { PresenceMode::Off })
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<PresenceMode, E> {
+                match text {
+                    "counts" => Ok(PresenceMode::Counts),
+                    other => Err(E::invalid_value(de::Unexpected::Str(other), &self)),
+                }
+            }
+        }
+        deserializer.deserialize_any(Mode)
+    }
+}
+
 /// What becomes of a client that does not read the messages of a namespace as fast as they come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -336,8 +390,8 @@ pub struct NamespaceConfig {
     pub idempotency_s: u64,
     /// Publishes of each group that are recognised at most, the latest ones.
     pub idempotency_publishes: u32,
-    /// Who is there is known, and told to members.
-    pub presence: bool,
+    /// Whether it is known who is there, and how that is told.
+    pub presence: PresenceMode,
     /// Who may join, read history and members. A session with grants needs a matching one in any case.
     pub join: Allow,
     /// Who may publish. A session with grants needs a matching one in any case.
@@ -526,7 +580,7 @@ impl Default for NamespaceConfig {
             history_age_s: 600,
             idempotency_s: 300,
             idempotency_publishes: 100_000,
-            presence: true,
+            presence: PresenceMode::Each,
             join: Allow::Any,
             publish: Allow::Members,
             min_copies: 1,

@@ -4,7 +4,8 @@ use anyhow::Result;
 use futures_util::future::LocalBoxFuture;
 
 use super::{
-    connections, demand, idlers, liar, links, machine, memory, mix, processes, scene::Scene, store, strangers, vanished,
+    connections, demand, idlers, liar, links, machine, memory, mix, processes, scene::Scene, store, strangers, tabs,
+    vanished,
 };
 use crate::network::Lost;
 
@@ -116,6 +117,9 @@ pub const ALL: &[Fault] = &[
         .in_ci(),
     fault("kill-20-times", "SIGKILL of one node after the other, 20 times, each started again", |s| {
         Box::pin(processes::kill_again_and_again(s))
+    }),
+    fault("kill-under-tabs", "the same under 1,000 sessions of three clients, one at each node", |s| {
+        Box::pin(tabs::kill_under_tabs(s))
     }),
     fault(
         "min-copies-under-kills",

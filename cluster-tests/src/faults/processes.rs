@@ -13,7 +13,7 @@ use crate::{process::LIMIT, servers::Signal};
 
 /// The thread that looks after the others, by its name.
 const WATCHDOG: &str = "roost-watchdog";
-const KILLS: usize = 20;
+pub(super) const KILLS: usize = 20;
 const FEW_KILLS: usize = 6;
 const CROWD: usize = 2_000;
 const FREEZES_S: [u64; 4] = [1, 2, 4, 8];
@@ -60,7 +60,7 @@ pub(super) async fn kill_again_and_again(scene: &mut Scene<'_>) -> Result<()> {
 }
 
 /// This number of kills. Each finds all copies there.
-async fn kill_in_turn(scene: &mut Scene<'_>, kills: usize) -> Result<()> {
+pub(super) async fn kill_in_turn(scene: &mut Scene<'_>, kills: usize) -> Result<()> {
     for round in 0..kills {
         let node = round % 3;
         scene.begin();

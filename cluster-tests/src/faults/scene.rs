@@ -34,7 +34,7 @@ const CROWD_PAUSE: Duration = Duration::from_millis(5);
 /// The number of a crowd's clients that share a group.
 const CROWD_GROUP: usize = 20;
 /// A client leaves a node that says nothing for this time.
-const PATIENCE: Duration = Duration::from_secs(4);
+pub(super) const PATIENCE: Duration = Duration::from_secs(4);
 /// What a fault is compared with.
 const BEFORE: Duration = Duration::from_secs(2);
 /// The load goes on for this time after the fault.
@@ -42,7 +42,7 @@ const AFTER: Duration = Duration::from_secs(2);
 /// Until all is well again.
 pub(super) const HEAL_LIMIT: Duration = Duration::from_secs(90);
 /// Connections that are made at once.
-const AT_ONCE: usize = 64;
+pub(super) const AT_ONCE: usize = 64;
 
 /// Where a fault is played, and how.
 #[derive(Clone, Copy)]
@@ -247,9 +247,24 @@ impl<'a> Scene<'a> {
             }
         });
         let crowd: Vec<Client> = connecting.buffer_unordered(AT_ONCE).try_collect().await?;
-        self.subscribers.extend(crowd);
-        let publisher = client_on(&self.cluster, 1, "crowd-publisher", &groups).await?;
-        self.loads.push(Load::start(vec![publisher], &groups, CROWD_PAUSE));
+        self.subscribe(crowd);
+        self.publish_to(&groups).await
+    }
+
+    /// Further clients, whose histories are judged with the others'.
+    pub fn subscribe(&mut self, clients: Vec<Client>) {
+        self.subscribers.extend(clients);
+    }
+
+    /// Those that are not displaced and do not publish.
+    pub fn subscribers(&self) -> &[Client] {
+        &self.subscribers
+    }
+
+    /// A further publisher, to all of these groups in turn.
+    pub async fn publish_to(&mut self, groups: &[Arc<str>]) -> Result<()> {
+        let publisher = client_on(&self.cluster, 1, "crowd-publisher", groups).await?;
+        self.loads.push(Load::start(vec![publisher], groups, CROWD_PAUSE));
         Ok(())
     }
 

@@ -1,4 +1,5 @@
-//! A session of several clients, as the tabs of a browser are: what is one's own, what all have, and who is present.
+//! A session of several clients, as the tabs of a browser are: what is one's own, what all have, who is present, and what a
+//! backend does with those that are connected.
 
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use cluster_tests::{
     client::{Client, ClientOptions},
     cluster::Cluster,
     history::History,
+    socket::Socket,
     turn,
     wait::wait_until,
 };
@@ -72,6 +74,124 @@ async fn tabs_of_one_session() -> Result<()> {
     too_many(&cluster, &session, &mut history).await?;
     history.check()?;
     cluster.shut_down().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_session_shows_and_how_many_there_are() -> Result<()> {
+    let _turn = turn::take(module_path!());
+    let cluster = Cluster::program_with(3, &[("ROOST_NAMESPACES__HALL__PRESENCE", "counts")]).await?;
+    let api = cluster.api(0);
+    let session = api.create_session_with(json!({"user": "ann", "attributes": {"mood": 1}})).await?;
+    let mut history = History::default();
+    let observer = Client::connect(ClientOptions::new("observer", cluster.urls_from(2))).await?;
+    let (one, two) = (tab(&cluster, 0, "one", &session), tab(&cluster, 1, "two", &session));
+    let (one, two) = (Client::connect(one).await?, Client::connect(two).await?);
+    for client in [&observer, &one, &two] {
+        client.join("room").await?;
+        client.join("hall:of").await?;
+    }
+    let counts = async |group: &str| api.get(&format!("/v1/groups/{group}/presence")).await;
+    let three = json!({"sessions": 2, "clients": 3, "users": 1, "anonymous": 1});
+    ensure!(
+        counts("room").await?.body == three && counts("hall:of").await?.body == three,
+        "{:?}",
+        counts("room").await?
+    );
+    ensure!(counts("none").await?.body["sessions"] == 0, "nobody is where nothing is");
+
+    // Other attributes are told once, though two clients have them.
+    let path = format!("/v1/sessions/{}", session.id);
+    for mood in [2, 3] {
+        api.patch(&path, json!({"attributes": {"mood": mood}})).await?;
+        let seen = |client: &Client| updates(client).last().is_some_and(|info| info["mood"] == mood);
+        wait_until("the change is told", LIMIT, async || seen(&observer) && seen(&one)).await?;
+    }
+    ensure!(updates(&observer) == [json!({"mood": 2}), json!({"mood": 3})], "{:?}", updates(&observer));
+    let listed = api.get("/v1/groups/room/members").await?;
+    let infos: Vec<_> = listed.body["members"].as_array().into_iter().flatten().map(|member| &member["info"]).collect();
+    ensure!(infos.contains(&&json!({"mood": 3})), "{listed:?}");
+
+    // Where they are counted nobody is told of anyone, and the last count is right.
+    two.finish(false, &mut history).await?;
+    one.finish(false, &mut history).await?;
+    let last = |client: &Client| {
+        told_counts(client).last().map(|counts| (counts["sessions"].clone(), counts["users"].clone()))
+    };
+    let is_alone = async || last(&observer) == Some((json!(1), json!(0)));
+    wait_until("the observer is alone", LIMIT + Duration::from_secs(30), is_alone).await?;
+    let notices = observer.state().notices;
+    let of_hall: Vec<_> =
+        notices.iter().filter(|notice| notice["group"] == "hall:of" && notice["type"] == "member").collect();
+    ensure!(of_hall.is_empty(), "{of_hall:?}");
+    observer.finish(false, &mut history).await?;
+    history.check()?;
+    cluster.shut_down().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backend_disconnects_clients_and_sends_to_one() -> Result<()> {
+    let _turn = turn::take(module_path!());
+    let cluster = Cluster::program_with(3, &SETTINGS).await?;
+    let api = cluster.api(2);
+    let session = api.create_session("ann").await?;
+    let other = api.create_session_with(json!({"user": "ann", "ephemeral": true})).await?;
+    let open = async |node: usize, session: &Session, client: &str| -> Result<Socket> {
+        let mut socket = Socket::connect(&cluster.url(node)).await?;
+        socket.send(&json!({"type": "hello", "session": &session.token, "client": client})).await?;
+        socket.frame_of("welcome").await?;
+        Ok(socket)
+    };
+    let (mut one, mut two) = (open(0, &session, "one").await?, open(1, &session, "two").await?);
+    let mut away = open(0, &other, "away").await?;
+
+    // To one of them, from any node.
+    let path = format!("/v1/sessions/{}", session.id);
+    let sent = api.post(&format!("{path}/clients/two/messages"), json!({"data": {"open": 1}})).await?;
+    ensure!(sent.status == 200 && sent.body["node"] == "n2", "{sent:?}");
+    ensure!(two.frame_of("direct").await?["data"] == json!({"open": 1}), "it comes as it was sent");
+    let nobody = api.post(&format!("{path}/clients/three/messages"), json!({"data": 1})).await?;
+    ensure!(nobody.status == 404 && nobody.body["detail"][0]["loc"] == json!(["path", "client"]), "{nobody:?}");
+
+    // One goes with a code of the application's own, and comes back to what it had joined.
+    one.ask(&json!({"type": "join", "id": 1, "group": "room"})).await?;
+    let farewell = json!({"client": "one", "reconnect": true, "after_ms": 20, "reason": "new rights", "code": 7});
+    let gone = api.post(&format!("{path}/disconnect"), farewell).await?;
+    ensure!(gone.body == json!({"disconnected": 1, "missing_nodes": []}), "{gone:?}");
+    let (frames, code) = one.until_closed().await?;
+    let bye = frames.last().context("a bye")?;
+    ensure!(code == 4_507 && bye["reconnect"] == true && bye["after_ms"] == 20, "{code} {frames:?}");
+    ensure!(bye["code"] == "reconnect" && bye["reason"] == "new rights", "{bye}");
+    ensure!(!frames.iter().any(|frame| frame["type"] == "direct"), "which was for another");
+    let mut one = Socket::connect(&cluster.url(2)).await?;
+    one.send(&json!({"type": "hello", "session": &session.token, "client": "one"})).await?;
+    ensure!(one.frame_of("welcome").await?["groups"] == json!(["room"]), "its own is kept");
+    wait_until("both are there", LIMIT, async || clients(&api, &session).await.is_ok_and(|there| there.len() == 2))
+        .await?;
+
+    // All of a user's, those of an ephemeral session too.
+    let gone = api.post("/v1/users/ann/disconnect", json!({})).await?;
+    ensure!(gone.body["disconnected"] == 3, "{gone:?}");
+    for socket in [&mut one, &mut two, &mut away] {
+        let (frames, code) = socket.until_closed().await?;
+        ensure!(code == 4_106 && frames.last().is_some_and(|bye| bye["reconnect"] == false), "{code} {frames:?}");
+    }
+    let nobody = async || clients(&api, &session).await.is_ok_and(|there| there.is_empty());
+    wait_until("the slot has heard it", LIMIT, nobody).await?;
+    ensure!(api.get(&path).await?.status == 200, "the session goes on");
+    let again = api.post(&format!("{path}/disconnect"), json!({"code": 100, "after_ms": 1})).await?;
+    ensure!(again.status == 422 && again.body["detail"][0]["loc"] == json!(["body", "code"]), "{again:?}");
+    cluster.shut_down().await
+}
+
+/// What the client was told of the session's other attributes, in the room.
+fn updates(client: &Client) -> Vec<Value> {
+    let notices = client.state().notices.into_iter();
+    let updates = notices.filter(|notice| notice["event"] == "update" && notice["group"] == "room");
+    updates.map(|notice| notice["info"].clone()).collect()
+}
+
+fn told_counts(client: &Client) -> Vec<Value> {
+    client.state().notices.into_iter().filter(|notice| notice["type"] == "presence").collect()
 }
 
 /// The fourth client takes the place of the first.

@@ -62,6 +62,8 @@ export interface ConnectionEvents {
   state: State;
   /** An error that answers no request, or what `getToken` threw. The connection goes on. */
   error: unknown;
+  /** What a backend has sent to this client alone. */
+  direct: any;
 }
 
 export interface Connection {
@@ -105,8 +107,10 @@ export interface GroupEvents {
   stale: { group: string };
   /** It is heard again, and nothing up to here is missing. */
   live: Position & { group: string };
-  /** Somebody came (`join`) or went (`leave`). */
-  member: Member & { group: string; event: "join" | "leave" };
+  /** Somebody came (`join`), went (`leave`), or has other attributes (`update`). */
+  member: Member & { group: string; event: "join" | "leave" | "update" };
+  /** How many are there, where the namespace tells that instead: sessions, different users, sessions without a user. */
+  presence: { group: string; sessions: number; users: number; anonymous: number };
   /** Joined, for the first time or again; with `recovered` everything since the last position follows. */
   joined: Position & { group: string; recovered: boolean };
   /** Left; with a `reason` where nobody here asked for it. */

@@ -15,7 +15,7 @@ const [REQUESTS, RESUMED] = [100, 300];
 /** A request whose outcome is not known by then is given up: nodes know keys for five minutes. */
 const REQUEST_MS = 240_000;
 /** How a connection ends that does not come back as it was. */
-const CLOSES = { frame_too_large: 1009, displaced: 4100, session_ended: 4101, unauthorized: 4102, bad_frame: 4103, too_many_clients: 4104, crowded_out: 4105 };
+const CLOSES = { frame_too_large: 1009, displaced: 4100, session_ended: 4101, unauthorized: 4102, bad_frame: 4103, too_many_clients: 4104, crowded_out: 4105, disconnected: 4106 };
 
 export class RoostError extends Error {
   constructor(/** @type {string} */ code, /** @type {string} */ message, unsure = false, /** @type {Detail[]} */ detail = []) {
@@ -153,6 +153,7 @@ export function connect({ urls = new URL("/", import.meta.url).href, token, getT
     const request = requests.get(frame.id);
     if (frame.type === "welcome") welcomed(frame);
     else if (frame.type === "bye") bye = { ...frame, ...fault };
+    else if (frame.type === "direct") tell("direct", frame.data);
     else if (frame.type !== "error") groups.get(frame.group)?.heard(frame, request);
     else if (!request) {
       // Of this a bye says only that a frame was wrong.

@@ -49,6 +49,8 @@ pub enum Cut {
     Displaced(Displaced),
     /// The session is over.
     Ended(EndReason),
+    /// A backend has asked for it. The session goes on.
+    Disconnected,
 }
 
 /// What happens to the connections. Each has a number that no other has had.
@@ -64,6 +66,8 @@ pub enum Input {
     Displaced { slot: SlotId, session: SessionId, client: ClientKey, number: AttachmentNumber, why: Displaced },
     /// The session is over.
     Ended { slot: SlotId, session: SessionId, reason: EndReason },
+    /// A backend wants the client of this connection gone, where it is attached. It may come back.
+    Disconnect { connection: u64 },
     /// The record was changed.
     Changed {
         slot: SlotId,
@@ -128,6 +132,8 @@ pub enum Output {
         /// As it is now.
         view: Arc<ClientView>,
     },
+    /// The slot had lost sight of the attachment and has it again: the client is to be shown anew in its groups.
+    Restored { connection: u64 },
     /// End the connection's subscriptions.
     Unsubscribe { connection: u64 },
     /// Tell the slot.
@@ -158,6 +164,8 @@ struct Connection {
     episode: u64,
     /// What the client of an attached one has joined, or is about to; some of it is perhaps its session's by now.
     joined: Joined,
+    /// The slot has lost sight of it, and has not confirmed it since: its client may have been taken out of its groups.
+    out_of_sight: bool,
 }
 
 impl Connection {
@@ -214,8 +222,8 @@ impl Attachments {
         match input {
             Input::Open { connection, session, client, slot } => {
                 let stage = Stage::Opening(News::default());
-                let (episode, joined) = (self.episode, Joined::new());
-                let opening = Connection { session, client, slot, stage, episode, joined };
+                let (episode, joined, out_of_sight) = (self.episode, Joined::new(), false);
+                let opening = Connection { session, client, slot, stage, episode, joined, out_of_sight };
                 let before = self.connections.insert(connection, opening);
                 assert!(before.is_none(), "connection {connection} opens twice: {before:?}");
                 self.opening.entry(session).or_default().push(connection);
@@ -227,6 +235,7 @@ impl Attachments {
                 self.displaced(slot, (session, client), (number, why), out);
             }
             Input::Ended { slot, session, reason } => self.ended(slot, session, reason, out),
+            Input::Disconnect { connection } => self.disconnect(connection, out),
             Input::Changed { slot, client, view } => self.changed(slot, client, &view, out),
             Input::Joins { connection, group, needs_grant } => {
                 if let Some(there) = self.attached_mut(connection) {
@@ -430,6 +439,15 @@ impl Attachments {
         let here = self.attached.get(&slot).into_iter().flat_map(|here| here.range(all.clone()));
         for connection in here.map(|(_, connection)| *connection).collect::<Vec<_>>() {
             self.cut(connection, Cut::Ended(reason), None, out);
+        }
+    }
+
+    /// The slot is told as of one whose client has gone by itself.
+    fn disconnect(&mut self, connection: u64, out: &mut Vec<Output>) {
+        let Some(there) = self.connections.get(&connection) else { return };
+        if let Stage::Attached(number, _) = there.stage {
+            let goodbye = (there.slot, Goodbye::Detach(there.whose(), number));
+            self.cut(connection, Cut::Disconnected, Some(goodbye), out);
         }
     }
 

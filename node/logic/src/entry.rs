@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    num::NonZero,
     sync::Arc,
 };
 
@@ -84,9 +85,13 @@ impl Message {
 pub struct Presence {
     pub session: SessionId,
     pub client: ClientKey,
-    pub user: String,
+    /// One text for all of a user's sessions in the group.
+    pub user: Arc<str>,
     /// The session's public attributes, as JSON text.
     pub info: Bytes,
+    /// Of the session's record that `info` is of.
+    #[serde(deserialize_with = "crate::id::number")]
+    pub revision: u64,
     /// The attachment that joined; a leave by an earlier one is ignored.
     #[serde(deserialize_with = "crate::id::number")]
     pub attachment: AttachmentNumber,
@@ -102,6 +107,28 @@ impl Presence {
     pub fn held_bytes(&self) -> u64 {
         (PRESENCE_BYTES + self.user.len() + self.info.len()) as u64
     }
+}
+
+/// What has become of a session's presence in a group.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum MemberEvent {
+    /// Its first client has come.
+    Join,
+    /// Its last client has gone.
+    Leave,
+    /// Its attributes are others.
+    Update,
+}
+
+/// How many are present in a group.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Present {
+    pub sessions: u64,
+    pub clients: u64,
+    /// Different users that the sessions have.
+    pub users: u64,
+    /// Sessions that have none.
+    pub anonymous: u64,
 }
 
 /// What a session may do with groups that match the pattern (`*` matches any run of characters).
@@ -173,6 +200,8 @@ pub struct SessionRecord {
     pub revision: u64,
     /// The number of the session's token. Tokens of lower numbers are refused.
     pub token: u32,
+    /// It may have no more clients at once than this, where that is fewer than are configured.
+    pub clients_max: Option<NonZero<u16>>,
 }
 
 impl SessionRecord {
@@ -255,7 +284,9 @@ impl Entry {
                 data.sum::<usize>() + from.as_ref().map_or(0, |from| from.user.len())
             }
             Self::Group(_, GroupEntry::Recall { keys }) => size_of_val(keys.as_slice()),
-            Self::Group(_, GroupEntry::MemberJoin { member, .. }) => member.user.len() + member.info.len(),
+            Self::Group(_, GroupEntry::MemberJoin { member, .. } | GroupEntry::MemberUpdate { member }) => {
+                member.user.len() + member.info.len()
+            }
             Self::Session(_, SessionEntry::Put { record, .. }) => record.held_bytes() as usize,
             Self::Session(_, SessionEntry::Change { change, .. }) => change.held_bytes(),
             Self::Session(_, SessionEntry::Restore { joined, .. }) => {
@@ -303,6 +334,8 @@ pub enum GroupEntry {
     },
     /// No longer present, unless it has joined again by a later attachment.
     MemberLeave { seat: Seat },
+    /// A client's attributes are others, where it is present by this attachment.
+    MemberUpdate { member: Presence },
     /// Drops messages older than the group's retention; with `remove` the group as well, if nothing is left in it.
     Trim {
         /// When, in milliseconds since 1970.

@@ -14,6 +14,7 @@
 //! delivered `recent`ly begins.
 
 mod buffers;
+mod counts;
 mod position;
 #[cfg(test)]
 mod simulation;
@@ -28,9 +29,10 @@ use std::{
 
 pub use buffers::Bounds;
 use buffers::{Held, Recent};
+use counts::Counts;
 
 use super::{
-    entry::{Message, Presence},
+    entry::{MemberEvent, Message, Presence, Present},
     request::{JoinPoint, SlotError},
 };
 use crate::id::{Epoch, NUMBER_MAX, Position, Seat, Term};
@@ -65,6 +67,8 @@ pub struct FeedSettings {
     pub answer_ms: u64,
     /// A join that has to be asked again is given up after this time.
     pub join_ms: u64,
+    /// How many are there is told this often at most, where that is told instead of who.
+    pub counts_ms: u64,
     /// For each of the two buffers.
     pub bounds: Bounds,
 }
@@ -81,6 +85,7 @@ impl Default for FeedSettings {
             retry_max_ms: 1_000,
             answer_ms: 12_000,
             join_ms: 8_000,
+            counts_ms: 1_000,
             bounds: Bounds { messages: 4_096, bytes: 4 << 20 },
         }
     }
@@ -96,6 +101,8 @@ pub enum Input {
         request: Mark,
         /// Who, where the namespace has presence.
         member: Option<Presence>,
+        /// It is told how many there are, not who comes and goes.
+        summed: bool,
         /// Where the client stopped.
         since: Option<Position>,
     },
@@ -140,9 +147,10 @@ pub enum Input {
     },
     /// A primary pushed a change of the presence.
     Member {
-        /// Entered, or left.
-        joined: bool,
+        event: MemberEvent,
         member: Presence,
+        /// Who is there then.
+        present: Present,
     },
     /// A live client's connection had no room for a message.
     Lag {
@@ -243,12 +251,13 @@ pub enum Notice {
         epoch: Epoch,
         message: Message,
     },
-    /// Someone came or went.
+    /// Someone came or went, or has other attributes.
     Member {
-        /// Came, or went.
-        joined: bool,
+        event: MemberEvent,
         member: Presence,
     },
+    /// How many are there, where it is not told one by one.
+    Present(Present),
     /// These messages are not to be had any more.
     Gap {
         epoch: Epoch,
@@ -300,6 +309,8 @@ pub struct Feed {
     stale: bool,
     empty_since_ms: Option<u64>,
     unregistering: Option<Attempt>,
+    /// Where these are told instead of who comes and goes.
+    counts: Option<Box<Counts>>,
 }
 
 #[derive(Debug)]
@@ -374,13 +385,15 @@ impl Feed {
             stale: false,
             empty_since_ms: None,
             unregistering: None,
+            counts: None,
         }
     }
 
     /// Takes one step. `now_ms` never goes back.
     pub fn handle(&mut self, now_ms: u64, input: Input, out: &mut Vec<Output>) {
         match input {
-            Input::Subscribe { subscriber, request, member, since } => {
+            Input::Subscribe { subscriber, request, member, summed, since } => {
+                self.sums(summed);
                 let joining = Joining {
                     request,
                     member,
@@ -409,8 +422,9 @@ impl Feed {
             Input::LeaveAnswer { attempt, subscriber } => self.leave_answer(attempt, subscriber, out),
             Input::Deliver { message, .. } if message.offset == 0 || message.offset > NUMBER_MAX => {}
             Input::Deliver { epoch, message, term } => self.pushed(now_ms, epoch, message, term, out),
-            Input::Member { joined, member } if self.has_subscribers() => {
-                out.push(Output::Tell { to: To::AllBut(Vec::new()), notice: Notice::Member { joined, member } });
+            Input::Member { present, .. } if self.counts.is_some() => self.note_present(now_ms, present, out),
+            Input::Member { event, member, .. } if self.has_subscribers() => {
+                out.push(Output::Tell { to: To::AllBut(Vec::new()), notice: Notice::Member { event, member } });
             }
             Input::Member { .. } => {}
             Input::Lag { subscriber, at } => self.lag(subscriber, at, out),
@@ -449,7 +463,8 @@ impl Feed {
         let linger = self.empty_since_ms.map(|since| since + self.settings.linger_ms);
         let stale =
             if self.stale { None } else { self.troubled_since_ms().map(|since| since + self.settings.stale_after_ms) };
-        [registration, joins, linger, stale].into_iter().flatten().min()
+        let counts = self.counts.as_ref().and_then(|counts| counts.due_ms);
+        [registration, joins, linger, stale, counts].into_iter().flatten().min()
     }
 
     /// How many connections follow the group, or are about to.
@@ -499,6 +514,7 @@ impl Feed {
     }
 
     fn tick(&mut self, now_ms: u64, out: &mut Vec<Output>) {
+        self.tell_counts(now_ms, out);
         let behind = self.behind_until_ms.is_some_and(|until| until <= now_ms);
         let due = match self.registration {
             Registration::Asked { at_ms, .. } => at_ms + self.settings.answer_ms <= now_ms,

@@ -24,7 +24,7 @@ use requests::Requests;
 pub use requests::{Answer, Ask, Asked};
 
 use crate::{
-    entry::{Message, Presence},
+    entry::{MemberEvent, Message, Presence, Present},
     feed::{self, Attempt, Feed, FeedSettings, Mark, Notice, Subscriber, To},
     few::Few,
     id::{Epoch, GroupName, Member, Position, Seat, SessionId, SlotId, Term},
@@ -86,6 +86,8 @@ pub enum Input {
         request: Mark,
         /// Who, where the namespace has presence.
         member: Option<Presence>,
+        /// It is told how many there are, not who comes and goes.
+        summed: bool,
         /// Where the client stopped.
         since: Option<Position>,
     },
@@ -132,9 +134,10 @@ pub enum Input {
         /// The group's slot.
         slot: SlotId,
         group: GroupName,
-        /// Entered, or left.
-        joined: bool,
+        event: MemberEvent,
         member: Presence,
+        /// Who is there then.
+        present: Present,
     },
     /// What became of an [`Output::Ask`].
     Answered(Answer),
@@ -235,7 +238,7 @@ impl Following {
             Input::Alive(alive) => self.alive_changed(now_ms, alive, out),
             Input::PeerConnected(peer) => self.peer_connected(now_ms, peer, out),
             Input::PeerLost(peer) => self.peer_lost(now_ms, &peer, out),
-            Input::Subscribe { slot, group, subscriber, request, member, since } => {
+            Input::Subscribe { slot, group, subscriber, request, member, summed, since } => {
                 let (groups, new) = (self.followed_by.entry(subscriber).or_default(), (slot, group.clone()));
                 if let Err(at) = groups.binary_search(&new) {
                     if groups.len() < 4 {
@@ -243,7 +246,7 @@ impl Following {
                     }
                     groups.insert(at, new);
                 }
-                let input = feed::Input::Subscribe { subscriber, request, member, since };
+                let input = feed::Input::Subscribe { subscriber, request, member, summed, since };
                 self.step_opening(now_ms, slot, &group, input, out);
             }
             Input::Unsubscribe { slot, group, subscriber, leave } => {
@@ -266,8 +269,8 @@ impl Following {
                     self.step_opening(now_ms, slot, &group, feed::Input::Deliver { epoch, message, term }, out);
                 }
             }
-            Input::Member { slot, group, joined, member } => {
-                self.step(now_ms, slot, &group, feed::Input::Member { joined, member }, out);
+            Input::Member { slot, group, event, member, present } => {
+                self.step(now_ms, slot, &group, feed::Input::Member { event, member, present }, out);
             }
             Input::Answered(answer) => {
                 self.requests.is_answered();

@@ -10,13 +10,13 @@ mod client;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, num::NonZero};
 
 use serde::{Deserialize, Serialize};
 
 pub use self::client::{Attachment, Client, Stage};
 use super::{
-    entry::{EndReason, Joined, SESSION_BYTES, SessionChange, SessionRecord},
+    entry::{EndReason, Joined, NAMED_BYTES, SESSION_BYTES, SessionChange, SessionRecord},
     request::{ClientView, ListedClient, SessionView},
 };
 use crate::id::{AttachmentNumber, ClientId, ClientKey, GroupName, Index, Member};
@@ -104,6 +104,9 @@ pub struct Given {
 
 /// Clients that are gone and not forgotten: past it a session takes no new one.
 const GONE_MAX: usize = 64;
+/// A session travels whole: past this number of bytes, with what its clients would leave behind, it takes no new client and no
+/// new group.
+const WHOLE_MAX_BYTES: u64 = 12 << 20;
 /// Of those for which nothing is left to do no more than these are kept.
 const AT_REST_MAX: usize = 4;
 
@@ -126,6 +129,12 @@ impl Session {
     pub fn held_bytes(&self) -> u64 {
         let clients = self.clients.values().map(|client| client.held_bytes());
         self.record.held_bytes() + (SESSION_BYTES + clients.sum::<usize>()) as u64
+    }
+
+    /// Whether it has as much to tell as one that travels may have: each client that goes leaves behind what it is to be taken out of.
+    pub fn has_outgrown(&self) -> bool {
+        let given = self.record.groups.iter().map(|group| (NAMED_BYTES + group.as_str().len()) as u64).sum::<u64>();
+        self.held_bytes() + given * self.clients.len() as u64 >= WHOLE_MAX_BYTES
     }
 
     /// A client that it has, or has had.
@@ -224,6 +233,12 @@ impl Session {
         (!self.is_attached() && wall_ms >= idle_until).then_some(EndReason::Idle)
     }
 
+    /// How many clients it may have, where this is configured.
+    pub fn room(&self, configured: Room) -> Room {
+        let own = self.record.clients_max.map_or(u16::MAX, NonZero::get);
+        Room { clients_max: own.min(configured.clients_max), ..configured }
+    }
+
     /// Whether a client that is not present finds no room here.
     pub fn is_full(&self, key: ClientKey, room: Room) -> bool {
         let present = self.clients.values().filter(|client| client.is_present());
@@ -253,7 +268,7 @@ impl Session {
         }
         let gone = self.clients.values().filter(|client| !client.is_present()).count();
         if (self.is_full(key, room) && room.when_full == WhenFull::Refuse)
-            || (!self.clients.contains_key(&key) && gone >= GONE_MAX)
+            || (!self.clients.contains_key(&key) && (gone >= GONE_MAX || self.has_outgrown()))
         {
             return Err(NotAttached::Full);
         }

@@ -80,7 +80,7 @@ mod tests {
         let one = Config::default();
         let mut other = one.clone();
         other.cluster.copies = 3;
-        other.namespaces.entry("chat".to_owned()).or_default().presence = false;
+        other.namespaces.entry("chat".to_owned()).or_default().presence = crate::config::PresenceMode::Off;
         let (one, other) = (one.shared_digest().json, other.shared_digest().json);
         let found = differences(&one, &other);
         assert_eq!(found.len(), 2, "{found:?}");

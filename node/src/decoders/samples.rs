@@ -1,6 +1,6 @@
 //! Values that seeds are made of, and the ways in which bytes are several things.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, num::NonZero, sync::Arc};
 
 use bytes::Bytes;
 use uuid::Uuid;
@@ -9,8 +9,8 @@ use crate::{
     id::{ClientId, ClientKey, Epoch, GroupName, Member, NodeId, Position, PublishKey, Seat, SessionId, SlotId},
     logic::{
         entry::{
-            Entry, Grant, GroupEntry, Joined, Message, NewMessage, Presence, Publisher, Retention, SessionChange,
-            SessionEntry, SessionRecord,
+            Entry, Grant, GroupEntry, Joined, MemberEvent, Message, NewMessage, Presence, Present, Publisher,
+            Retention, SessionChange, SessionEntry, SessionRecord,
         },
         lease::LeaseMessage,
         map::{ClusterMap, MapRequest},
@@ -20,12 +20,12 @@ use crate::{
             Attach, Attached, ChangeSession, ClientView, ConfirmDisplaced, CreateSession, Detach, Displaced, Done,
             EndSession, GroupPush, GroupRequest, History, Interest, Join, JoinPoint, Leave, Publish, Published, Push,
             ReadGroup, ReadHistory, ReadMembers, ReadSession, RecordJoin, RecordLeave, Renewal, Renewed, SessionPush,
-            SessionRequest, SlotAnswer, SlotError, SlotRequest, Withdraw,
+            SessionRequest, SlotAnswer, SlotError, SlotRequest, UpdateMember, Withdraw,
         },
         session::{Room, WhenFull},
         slot::{Place, SlotState},
     },
-    wire::peer::{NodeAnswer, NodeRequest, PeerFrame, encode_into},
+    wire::peer::{Farewell, NodeAnswer, NodeRequest, PeerFrame, Whom, encode_into},
 };
 
 /// The first start of a node.
@@ -52,6 +52,7 @@ pub(crate) fn record() -> SessionRecord {
         grants: vec![Grant { pattern: "chat:*".to_owned(), join: true, publish: false }],
         revision: 5,
         token: 0,
+        clients_max: NonZero::new(2),
     }
 }
 
@@ -88,6 +89,7 @@ const KEEP: Retention =
     Retention { messages: 10, bytes: 1_000, age_ms: 10_000, window_ms: 300_000, window_publishes: 10_000 };
 const SESSION: SessionId = SessionId(Uuid::from_u128(7));
 const SEAT: Seat = Seat { session: SESSION, client: ClientKey(11), attachment: 3 };
+const PRESENT: Present = Present { sessions: 2, clients: 3, users: 1, anonymous: 1 };
 const ROOM: Room = Room { clients_max: 2, when_full: WhenFull::Displace };
 
 fn client() -> ClientId {
@@ -98,8 +100,9 @@ fn presence() -> Presence {
     Presence {
         session: SESSION,
         client: client().key(),
-        user: "ann".to_owned(),
+        user: "ann".into(),
         info: Bytes::from_static(b"{}"),
+        revision: 2,
         attachment: 3,
     }
 }
@@ -125,6 +128,7 @@ fn entries() -> Vec<Arc<Entry>> {
         publish(),
         GroupEntry::Recall { keys: vec![PublishKey(4), PublishKey(6)] },
         GroupEntry::MemberJoin { epoch: Epoch(3), member: presence() },
+        GroupEntry::MemberUpdate { member: Presence { revision: 3, ..presence() } },
         GroupEntry::MemberLeave { seat: SEAT },
         GroupEntry::Trim { at_ms: 9, remove: true },
     ];
@@ -170,7 +174,7 @@ fn entries() -> Vec<Arc<Entry>> {
 fn snapshot() -> Vec<ReplicationMessage> {
     let mut state = SlotState::default();
     let entries = entries();
-    for (index, entry) in (1..).zip(&entries[..9]) {
+    for (index, entry) in (1..).zip(&entries[..10]) {
         state.apply(index, Entry::clone(entry));
     }
     let piece = |index, number, is_last, part| {
@@ -228,6 +232,7 @@ fn requests(slot: SlotId) -> Vec<PeerFrame> {
         GroupRequest::ReadHistory(ReadHistory { since, limit: 10 }),
         GroupRequest::ReadMembers(ReadMembers { after: Some(SESSION), limit: 10 }),
         GroupRequest::ReadGroup(ReadGroup),
+        GroupRequest::UpdateMember(UpdateMember { member: presence(), enters: true }),
         GroupRequest::Leave(Leave { seat: SEAT }),
     ];
     let of_session = [
@@ -264,6 +269,7 @@ fn answers() -> Vec<PeerFrame> {
         up_to: 2,
         recovered: true,
         messages: vec![message(1), message(2)],
+        present: PRESENT,
     };
     let answers = [
         Ok(SlotAnswer::Registered(vec![point.clone()])),
@@ -286,7 +292,7 @@ fn pushes(slot: SlotId) -> Vec<PeerFrame> {
     let pushes = [
         Push::Group(group("g"), GroupPush::Deliver { epoch: Epoch(3), messages: [message(1)].into() }),
         Push::Group(group("g"), GroupPush::Deliver { epoch: Epoch(3), messages: [message(4), message(5)].into() }),
-        Push::Group(group("g"), GroupPush::Member { joined: true, member: presence() }),
+        Push::Group(group("g"), GroupPush::Member { event: MemberEvent::Update, member: presence(), present: PRESENT }),
         Push::Session(SESSION, SessionPush::Displace { client: SEAT.client, why: Displaced::Elsewhere, attachment: 3 }),
         Push::Session(SESSION, SessionPush::Changed { client: SEAT.client, view: view() }),
     ];
@@ -312,6 +318,17 @@ pub(super) fn lanes(map: &ClusterMap) -> Vec<Vec<u8>> {
         PeerFrame::FetchMap { newer_than: 3 },
         PeerFrame::MapRequests(vec![learner, drop]),
         PeerFrame::NodeRequest { id: 1, request: NodeRequest::ListGroups { after: "g".to_owned(), limit: 10 } },
+        PeerFrame::NodeRequest {
+            id: 2,
+            request: NodeRequest::Disconnect {
+                whom: Whom::Session { session: SESSION, client: Some(ClientId::made(1)) },
+                farewell: Farewell { reconnect: true, after_ms: 5, words: Some("w".to_owned()), code: Some(7) },
+            },
+        },
+        PeerFrame::NodeRequest {
+            id: 3,
+            request: NodeRequest::Send { session: SESSION, client: ClientId::made(1), data: "1".into() },
+        },
         PeerFrame::NodeResponse { id: 1, answer: NodeAnswer::OtherDrains { node: "n3".to_owned() } },
         PeerFrame::Probe { origin: member("n2"), nonce: 1, wall_ms: 2 },
         PeerFrame::Memory(Level::Full),

@@ -104,7 +104,15 @@ impl World {
         for (subscriber, name, offset) in [(1, "g", None), (2, "g", Some(1)), (3, "h", Some(2))] {
             let (group, since) = (group(name), offset.map(|offset| Position { epoch: Epoch(3), offset }));
             let slot = group.slot(SLOTS);
-            world.follow(following::Input::Subscribe { slot, group, subscriber, request: None, member: None, since });
+            world.follow(following::Input::Subscribe {
+                slot,
+                group,
+                subscriber,
+                request: None,
+                member: None,
+                summed: subscriber % 2 == 0,
+                since,
+            });
         }
         world.hint(HintInput::Peers(BTreeSet::from([peer.node])));
         world.hint(HintInput::StoreIsUp(false));
@@ -203,9 +211,10 @@ impl World {
                 }
                 self.follow(following::Input::Deliver { slot, term, group, epoch, messages });
             }
-            Push::Group(group, GroupPush::Member { joined, member }) => {
-                let _ = plain::encode(&Event::Member { group: group.clone(), joined, member: member.clone() });
-                self.follow(following::Input::Member { slot, group, joined, member });
+            Push::Group(group, GroupPush::Member { event, member, present }) => {
+                let _ = plain::encode(&Event::Member { group: group.clone(), event, member: member.clone() });
+                let _ = plain::encode(&Event::Presence { group: group.clone(), present });
+                self.follow(following::Input::Member { slot, group, event, member, present });
             }
             Push::Session(..) => {}
         }

@@ -4,6 +4,7 @@
 //! Nothing here keeps state: a call is checked, asked of the primary of its slot through [`Service`](crate::gateway::service::Service), and answered.
 
 pub mod api;
+pub mod clients;
 pub mod cluster;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod decoders;
@@ -38,7 +39,7 @@ use crate::wire::reason::Reason;
 
 /// Every documented route.
 pub(crate) fn table() -> Vec<Route> {
-    [sessions::table(), messages::table(), groups::table(), cluster::table(), probes::table()]
+    [sessions::table(), messages::table(), clients::table(), groups::table(), cluster::table(), probes::table()]
         .into_iter()
         .flatten()
         .collect()

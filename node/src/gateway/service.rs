@@ -20,9 +20,12 @@ use crate::{
     id::{GroupName, Position, SessionId},
     logic::{
         batch,
-        entry::{self, Grant, Publisher},
+        entry::{self, Grant, Presence, Present, Publisher},
         few::Few,
-        request::{GroupInfo, History, MemberPage, Publish, Published, ReadGroup, ReadHistory, ReadMembers, SlotError},
+        request::{
+            Done, GroupInfo, History, MemberPage, Publish, Published, ReadGroup, ReadHistory, ReadMembers, SlotError,
+            UpdateMember,
+        },
     },
     memory::{Account, Ledger},
     metrics::Metrics,
@@ -211,7 +214,7 @@ impl Service {
         limit: u32,
     ) -> Result<MemberPage, Refused> {
         self.check_read(by, group)?;
-        if matches!(by, By::Client(_)) && (group.is_private() || !self.options(group).presence) {
+        if matches!(by, By::Client(_)) && (group.is_private() || !self.options(group).presence.is_known()) {
             return Err(Refused::new(Reason::NoPresence).at("group"));
         }
         Ok(self.ask.of_group(group, ReadMembers { after, limit }).await?)
@@ -220,6 +223,16 @@ impl Service {
     /// Reads about a group.
     pub async fn group(&self, group: &GroupName) -> Result<GroupInfo, Refused> {
         self.ask.of_group(group, ReadGroup).await?.ok_or_else(|| Refused::new(Reason::NoGroup))
+    }
+
+    /// How many are present in a group; nobody where there is no such group.
+    pub async fn present(&self, group: &GroupName) -> Result<Present, Refused> {
+        Ok(self.ask.of_group(group, ReadGroup).await?.map(|info| info.present).unwrap_or_default())
+    }
+
+    /// Tells a group that a client's attributes are others, where it is present, or where it is not (`enters`) that it is.
+    pub async fn update_member(&self, group: &GroupName, member: Presence, enters: bool) -> Result<(), SlotError> {
+        self.ask.of_group(group, UpdateMember { member, enters }).await.map(|Done| ())
     }
 
     fn check_read(&self, by: &By<'_>, group: &GroupName) -> Result<(), Refused> {

@@ -141,9 +141,9 @@ impl Built {
         let lease =
             lease::start(me.clone(), mesh.clone(), maps.subscribe(), (slots.clone(), fenced), permit.clone(), tasks);
         let attachments = Attachments::start(ask, hub.clone(), (sessions, permit.episodes()), tasks);
-        let gateway = gateway_of(&ground, service.clone(), hub, attachments, permit.clone());
+        let gateway = gateway_of(&ground, service.clone(), hub, attachments.clone(), permit.clone());
         let (probes, drain) = (Arc::new(Probes::new(me.clone())), CancellationToken::new());
-        let control = Arc::new(control_of(&ground, (&router, &slots), &steward, (&probes, &drain)));
+        let control = Arc::new(control_of(&ground, (&router, &slots), &steward, attachments, (&probes, &drain)));
         let api = Api {
             service,
             config: config.clone(),
@@ -218,6 +218,7 @@ fn control_of(
     ground: &Ground,
     (router, slots): (&Router, &Slots),
     steward: &Steward,
+    attachments: Attachments,
     (probes, drain): (&Arc<Probes>, &CancellationToken),
 ) -> Control {
     Control {
@@ -228,6 +229,7 @@ fn control_of(
         router: router.clone(),
         slots: slots.clone(),
         steward: steward.clone(),
+        attachments,
         view: ground.gossip.view(),
         pictures: ground.gossip.pictures(),
         probes: probes.clone(),

@@ -10,6 +10,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use futures_util::future::join_all;
 use tokio_util::sync::CancellationToken;
 
@@ -22,15 +23,21 @@ use crate::{
         steward::Steward,
         view::{NodeState, SharedView},
     },
-    gateway::http::api::{ClusterControl, GroupPage, NotDrained},
-    id::{Member, NodeId},
+    gateway::{
+        client::attachments::Attachments,
+        http::api::{ClusterControl, Disconnected, GroupPage, NotDrained},
+    },
+    id::{ClientId, Member, NodeId, SessionId},
     logic::liveness::{Outside, SharedPicture},
     metrics::PeerMetrics,
     peer::{SendError, mesh::Mesh},
     router::Router,
     slots::Slots,
     tasks::Tasks,
-    wire::peer::{NodeAnswer, NodeRequest, PeerFrame},
+    wire::{
+        command::Event,
+        peer::{Farewell, NodeAnswer, NodeRequest, PeerFrame, Whom},
+    },
 };
 
 /// Another node answers within this or counts as missing.
@@ -48,6 +55,7 @@ pub(super) struct Control {
     pub(super) router: Router,
     pub(super) slots: Slots,
     pub(super) steward: Steward,
+    pub(super) attachments: Attachments,
     pub(super) view: tokio::sync::watch::Receiver<SharedView>,
     pub(super) pictures: tokio::sync::watch::Receiver<SharedPicture>,
     pub(super) probes: Arc<Probes>,
@@ -74,6 +82,17 @@ impl Control {
                     Ok(()) => NodeAnswer::Done,
                     Err(other) => NodeAnswer::OtherDrains { node: other.to_string() },
                 },
+                NodeRequest::Disconnect { whom, farewell } => {
+                    let clients = this.attachments.disconnect(&whom, &farewell) as u64;
+                    NodeAnswer::Disconnected { clients }
+                }
+                NodeRequest::Send { session, client, data } => {
+                    if this.attachments.tell(session, &client, &Event::Direct { data }) {
+                        NodeAnswer::Done
+                    } else {
+                        NodeAnswer::NotHere
+                    }
+                }
                 NodeRequest::Forget { node } => match NodeId::parse(&node) {
                     Ok(node) => {
                         this.steward.forget(&node).await.map_or_else(NodeAnswer::Refused, |()| NodeAnswer::Done)
@@ -188,6 +207,37 @@ impl ClusterControl for Control {
         more |= groups.len() > limit as usize;
         groups.truncate(limit as usize);
         GroupPage { groups, more, missing_nodes }
+    }
+
+    async fn disconnect(&self, whom: Whom, farewell: Farewell) -> Disconnected {
+        let living = living_peers(&self.view.borrow().clone());
+        let asked = living.into_iter().map(|node| {
+            let request = NodeRequest::Disconnect { whom: whom.clone(), farewell: farewell.clone() };
+            async move {
+                let answer = self.router.ask_node(&node, request, ASK_DEADLINE).await;
+                (node, answer)
+            }
+        });
+        let here = self.attachments.disconnect(&whom, &farewell) as u64;
+        let mut done = Disconnected { clients: here, missing_nodes: Vec::new() };
+        for (node, answer) in join_all(asked).await {
+            match answer {
+                Some(NodeAnswer::Disconnected { clients }) => done.clients += clients,
+                _ => done.missing_nodes.push(node),
+            }
+        }
+        done
+    }
+
+    async fn send(&self, node: &NodeId, (session, client): (SessionId, ClientId), data: Bytes) -> Option<bool> {
+        if *node == self.me.node {
+            return Some(self.attachments.tell(session, &client, &Event::Direct { data }));
+        }
+        match self.router.ask_node(node, NodeRequest::Send { session, client, data }, ASK_DEADLINE).await {
+            Some(NodeAnswer::Done) => Some(true),
+            Some(NodeAnswer::NotHere) => Some(false),
+            _ => None,
+        }
     }
 
     async fn drain(&self, node: &NodeId, force: bool) -> Result<(), NotDrained> {

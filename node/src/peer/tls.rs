@@ -35,7 +35,7 @@ use crate::{clock, config::TlsConfig, id::NodeId, private_file};
 pub const COMMON_NAME: &str = "node.roost";
 
 /// The wire's version: nodes that share none do not connect.
-pub const ALPN: &[u8] = b"roost/7";
+pub const ALPN: &[u8] = b"roost/8";
 
 /// The largest UDP payload: ten segments of it still fit one segmented send.
 const DATAGRAM_MAX_BYTES: u16 = 6_400;

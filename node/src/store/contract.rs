@@ -48,6 +48,7 @@ pub fn sample_session(number: u128, user: &str) -> SessionRecord {
         grants: vec![Grant { pattern: "chat:*".to_owned(), join: true, publish: false }],
         revision: now,
         token: 7,
+        clients_max: std::num::NonZero::new(3),
     }
 }
 

@@ -2,7 +2,7 @@
 //! core can change without making what is stored unreadable; fields that a row lacks have defaults, unknown ones are
 //! skipped.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, num::NonZero};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
@@ -43,6 +43,8 @@ struct SessionRow {
     revision: u64,
     #[serde(default)]
     token: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    clients_max: Option<NonZero<u16>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -102,6 +104,7 @@ pub fn encode_session(record: &SessionRecord) -> Result<Vec<u8>, StoreError> {
         grants: grants.collect(),
         revision: record.revision,
         token: record.token,
+        clients_max: record.clients_max,
     })
 }
 
@@ -122,6 +125,7 @@ pub fn decode_session(row: &[u8]) -> Result<SessionRecord, StoreError> {
         grants: grants.collect(),
         revision: row.revision,
         token: row.token,
+        clients_max: row.clients_max,
     })
 }
 
@@ -218,6 +222,7 @@ mod tests {
                 grants: vec![Grant { pattern: "chat:*".to_owned(), join: true, publish: false }],
                 revision: 5,
                 token: 6,
+                clients_max: None,
             };
             let row = encode_session(&record).unwrap();
             assert_eq!(decode_session(&row).unwrap(), record);

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use crate::{
     id::{ClientId, Epoch, GroupName, Position, SessionId},
     logic::{
-        entry::{Message, Presence},
+        entry::{MemberEvent, Message, Presence, Present},
         request::PresentSession,
     },
     wire::reason::Reason,
@@ -207,13 +207,15 @@ pub enum Event {
     },
     /// A message of a joined group.
     Message { group: GroupName, epoch: Epoch, message: Message },
-    /// Someone came or went.
-    Member {
-        group: GroupName,
-        /// Came, or went.
-        joined: bool,
-        member: Presence,
+    /// A backend has sent this to the client alone.
+    Direct {
+        /// JSON text.
+        data: Bytes,
     },
+    /// Someone came or went, or has other attributes.
+    Member { group: GroupName, event: MemberEvent, member: Presence },
+    /// How many are there, where that is told instead.
+    Presence { group: GroupName, present: Present },
     /// These messages are not to be had any more.
     Gap {
         group: GroupName,

@@ -8,10 +8,11 @@ use bincode::{
     enc::write::Writer,
     error::{DecodeError, EncodeError},
 };
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    id::{Member, NODE_NAME_MAX_BYTES, SlotId, Term},
+    id::{ClientId, Member, NODE_NAME_MAX_BYTES, SessionId, SlotId, Term},
     logic::{
         lease::LeaseMessage,
         map::{MapRequest, SharedMap},
@@ -133,11 +134,53 @@ pub enum NodeRequest {
         /// Also while another node drains.
         force: bool,
     },
+    /// Disconnect clients that are connected to the node; their sessions go on. → `Disconnected`
+    Disconnect { whom: Whom, farewell: Farewell },
+    /// Send something to a client that is connected to the node, at most once. → `Done`, or `NotHere`
+    Send {
+        session: SessionId,
+        client: ClientId,
+        /// JSON text.
+        data: Bytes,
+    },
     /// Count this node's present start as lost for good (operator's word). Asked of the steward. → `Done`
     Forget {
         /// The node's name.
         node: String,
     },
+}
+
+/// Clients that a backend means.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Whom {
+    /// All clients of a session, or one of them.
+    Session { session: SessionId, client: Option<ClientId> },
+    /// All clients of all sessions of a user.
+    User(String),
+}
+
+/// What a client is told that a backend disconnects.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Farewell {
+    /// Whether it is to come back, with the same session.
+    pub reconnect: bool,
+    /// When, in milliseconds from now.
+    pub after_ms: u32,
+    /// Why, for people.
+    pub words: Option<String>,
+    /// With a meaning of the application's own, up to [`CODE_MAX`].
+    pub code: Option<u8>,
+}
+
+/// The highest code that an application gives where it disconnects a client.
+pub const CODE_MAX: u8 = 99;
+
+impl Farewell {
+    /// The close code; nothing for the usual one. It says whether the client is to come back.
+    pub fn close_code(&self) -> Option<u16> {
+        let first = if self.reconnect { 4_500 } else { 4_600 };
+        self.code.filter(|code| *code <= CODE_MAX).map(|code| first + u16::from(code))
+    }
 }
 
 /// The answer to a [`NodeRequest`].
@@ -150,6 +193,10 @@ pub enum NodeAnswer {
         /// There are more after the last.
         more: bool,
     },
+    /// This number of clients were told to go.
+    Disconnected { clients: u64 },
+    /// The client is not connected to the node.
+    NotHere,
     /// Done.
     Done,
     /// Not done: this node drains, and one at a time is to.
@@ -315,8 +362,14 @@ mod tests {
         let (session, group) = (SessionId(uuid::Uuid::from_u128(7)), GroupName::parse("g").unwrap());
         let retention = Retention { messages: 9, bytes: 99, age_ms: 9, window_ms: 9, window_publishes: 9 };
         let (epoch, user) = (Epoch(1), || "somebody".to_owned());
-        let member =
-            Presence { session, client: ClientKey(1), user: user(), info: Bytes::from_static(b"{}"), attachment: 3 };
+        let member = Presence {
+            session,
+            client: ClientKey(1),
+            user: user().into(),
+            info: Bytes::from_static(b"{}"),
+            revision: 1,
+            attachment: 3,
+        };
         let from = Some(Publisher { session, user: user().into() });
         let message = |key| NewMessage { key: crate::id::PublishKey(key), data: Bytes::from_static(b"1") };
         let messages = [message(5), message(6)].into();
@@ -332,6 +385,7 @@ mod tests {
             grants: Vec::new(),
             revision: 0,
             token: 0,
+            clients_max: None,
         };
         let mut state = SlotState::default();
         let entries = [
@@ -407,7 +461,15 @@ mod tests {
         let joined = |numbers: [u64; 3]| {
             let [head, up_to, offset] = numbers;
             let messages = vec![message(offset, 1)];
-            let point = JoinPoint { group: group(), epoch: Epoch(u64::MAX), head, up_to, recovered: true, messages };
+            let point = JoinPoint {
+                group: group(),
+                epoch: Epoch(u64::MAX),
+                head,
+                up_to,
+                recovered: true,
+                messages,
+                present: Default::default(),
+            };
             PeerFrame::Response { id: u64::MAX, voters: 1, result: Ok(SlotAnswer::Joined(point)) }
         };
         let deliver = |numbers: [u64; 4]| {

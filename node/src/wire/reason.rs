@@ -56,7 +56,8 @@ macro_rules! reasons {
 }
 
 // Close codes: 4000 to 4099 ask the client to come back with the same session; after 4100 to 4199 coming back as it was
-// would do the same again. Those below 4000 are the WebSocket standard's own.
+// would do the same again. 4500 to 4599 and 4600 to 4699 are the same with a meaning of the application's own, which a
+// backend gives where it disconnects a client (`Farewell`). Those below 4000 are the WebSocket standard's own.
 reasons! {
     // name                code                      HTTP close retry  words
     Busy                   "busy"                    503  -     100    "too much is waiting here: not done, try again";
@@ -68,6 +69,7 @@ reasons! {
     SessionEnded           "session_ended"           410  4101  -      "the session is over";
     TooManyGroups          "too_many_groups"         409  -     -      "the client is in as many groups as one may be (limits.groups_per_session): leave some first";
     TooManyClients         "too_many_clients"        409  4104  -      "the session has as many clients as one may have (session.clients_max): close one first";
+    NoClient               "no_client"               404  -     -      "the session has no such client that is connected";
     NoGroup                "no_group"                404  -     -      "there is no such group: nobody is in it and no message is kept";
     NoPresence             "no_presence"             -    -     -      "this namespace keeps no presence: nobody knows who is there";
     Forbidden              "forbidden"               403  -     -      "this session may not do this";
@@ -93,6 +95,8 @@ reasons! {
     RateLimited            "rate_limited"            429  4005  5_000  "far more operations than limits.operations_per_s allows: wait for answers, and slow down";
     Displaced              "displaced"               -    4100  -      "this client has attached from another connection";
     CrowdedOut             "crowded_out"             -    4105  -      "another client of the session has taken the place of this one: it has as many as it may have (session.clients_max)";
+    Reconnect              "reconnect"               -    4007  -      "the application asks this client to connect again";
+    Disconnected           "disconnected"            -    4106  -      "the application has disconnected this client";
     BadFrame               "bad_frame"               -    4103  -      "the frame breaks the WebSocket protocol";
     BadJson                "bad_json"                -    -     -      "a frame is one JSON object, for instance {\"type\":\"heartbeat\"}";
     FrameTooLarge          "frame_too_large"         -    1009  -      "the frame is larger than limits.frame_bytes allows";
@@ -171,12 +175,14 @@ mod tests {
         check(Reason::SlowConsumer, "slow_consumer", 4_004, true);
         check(Reason::RateLimited, "rate_limited", 4_005, true);
         check(Reason::Unavailable, "unavailable", 4_006, true);
+        check(Reason::Reconnect, "reconnect", 4_007, true);
         check(Reason::Displaced, "displaced", 4_100, false);
         check(Reason::SessionEnded, "session_ended", 4_101, false);
         check(Reason::Unauthorized, "unauthorized", 4_102, false);
         check(Reason::BadFrame, "bad_frame", 4_103, false);
         check(Reason::TooManyClients, "too_many_clients", 4_104, false);
         check(Reason::CrowdedOut, "crowded_out", 4_105, false);
+        check(Reason::Disconnected, "disconnected", 4_106, false);
     }
 
     /// The README names codes in back-quotes where it speaks of errors; each is one of the table.

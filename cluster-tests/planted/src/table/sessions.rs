@@ -187,9 +187,32 @@ pub(super) const TABLE: &[Planted] = &[
         50,
         &[edit(
             "logic/slot/members.rs",
-            "let is_new = self.of(member.session).next().is_none();",
-            r#"let is_new = self.of(member.session).next().is_none()
-            || (planted!("CountsClientsTwice") && self.of(member.session).all(|there| there.attachment < member.attachment));"#,
+            "let before = self.shown(session).map(",
+            r#"let is_other = planted!("CountsClientsTwice")
+            && self.of(session).all(|there| there.attachment < member.attachment);
+        let before = self.shown(session).filter(|_| !is_other).map("#,
+        )],
+    ),
+    bug(
+        "ShowsOldAttributes",
+        "presence: what a client showed before its session was changed is taken for newer",
+        1_000,
+        &[edit(
+            "logic/slot/members.rs",
+            "there.attachment == member.attachment && there.revision < member.revision",
+            r#"there.attachment == member.attachment
+            && there.revision < member.revision
+            && !planted!("ShowsOldAttributes")"#,
+        )],
+    ),
+    bug(
+        "StaysUnseen",
+        "presence: a client that its slot had lost sight of is not shown again in its groups",
+        4_000,
+        &[edit(
+            "logic/attachments/renewals.rs",
+            "if std::mem::take(&mut there.out_of_sight) {",
+            r#"if std::mem::take(&mut there.out_of_sight) && !planted!("StaysUnseen") {"#,
         )],
     ),
     bug(
@@ -198,8 +221,8 @@ pub(super) const TABLE: &[Planted] = &[
         4_000,
         &[edit(
             "logic/session/client.rs",
-            "            self.departing.extend(left.into_iter().map(|group| (group, earlier.number)));",
-            r#"            if !planted!("LeavesGhosts") {
+            "self.departing.extend(left.into_iter().map(|group| (group, earlier.number)));",
+            r#"if !planted!("LeavesGhosts") {
                 self.departing.extend(left.into_iter().map(|group| (group, earlier.number)));
             }"#,
         )],

@@ -52,6 +52,13 @@ pub(super) enum Purpose {
         group: GroupName,
         step: MemberStep,
     },
+    /// A group is told what a connection's session shows.
+    Show {
+        connection: u64,
+        enters: bool,
+        /// Of the session's record.
+        revision: u64,
+    },
     /// A client reads a group's history.
     History {
         group: GroupName,
@@ -195,7 +202,6 @@ impl World {
             Purpose::Renew { number } => {
                 let renewed: Renewed = read(result).unwrap_or_default();
                 self.ledger.count_if(!renewed.wanted.is_empty(), "attachments that slots had lost sight of");
-                self.unseen.extend(&renewed.wanted);
                 self.attachments(node, attachments::Input::Renewed { number, renewed });
             }
             Purpose::Depart { slot, group, seat } => {
@@ -204,6 +210,9 @@ impl World {
             }
             Purpose::Member { connection, group, step } => {
                 self.member_answered(node, (connection, group), step, result);
+            }
+            Purpose::Show { connection, enters, revision } => {
+                self.shown(node, (connection, enters, revision), &result);
             }
             Purpose::History { group, since } => {
                 if let Ok(History { position, complete, messages }) = read(result) {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use roost_logic::{
     attachments,
+    entry::MemberEvent,
     feed::{Notice, Subscriber, To},
     following::{Input, Output},
     id::{GroupName, Position, SlotId, Term},
@@ -124,7 +125,7 @@ impl World {
         (listener.at, listener.asked_ms) = (Some((node, generation, subscriber)), self.now);
         let (group, slot) = self.groups[listener.group].clone();
         let since = listener.position;
-        let input = Input::Subscribe { slot, group, subscriber, request: None, member: None, since };
+        let input = Input::Subscribe { slot, group, subscriber, request: None, member: None, summed: false, since };
         self.input_after(1, node, node::Input::Follow(input));
     }
 
@@ -204,7 +205,7 @@ impl World {
                     if let Some(listener) = self.listeners.iter_mut().find(|there| there.is_at(node, subscriber)) {
                         listener.at = None;
                     }
-                    self.subscribe_mouth(node, subscriber, JOIN_AGAIN_MS);
+                    self.input_after(JOIN_AGAIN_MS, node, node::Input::Enter(subscriber));
                 }
                 Output::Replay { subscriber, .. } => self.set_behind(node, subscriber, false),
                 Output::Behind { group, subscriber } => {
@@ -228,7 +229,7 @@ impl World {
             Notice::Reset(position) => Told::Reset(position),
             Notice::Live(position) => Told::Live(position),
             Notice::Stale => Told::Stale,
-            Notice::Member { .. } => return,
+            Notice::Member { .. } | Notice::Present(_) => return,
         };
         match to {
             To::One(subscriber) => self.tell(node, group, |number| number == subscriber, told),
@@ -293,8 +294,9 @@ impl World {
                 self.ledger.count_if(messages.len() > 1, "pushes with several messages");
                 self.follow(node, Input::Deliver { slot, term, group, epoch, messages });
             }
-            Push::Group(group, GroupPush::Member { joined, member }) => {
-                self.follow(node, Input::Member { slot, group, joined, member });
+            Push::Group(group, GroupPush::Member { event, member, present }) => {
+                self.ledger.count_if(event == MemberEvent::Update, "sessions told of with other attributes");
+                self.follow(node, Input::Member { slot, group, event, member, present });
             }
             Push::Session(session, SessionPush::Displace { client, why, attachment }) => {
                 let number = attachment;

@@ -12,13 +12,16 @@ use roost_logic::{
     id::{AttachmentNumber, GroupName, Member, NodeId, Seat, SessionId, SlotId},
     lease::{LeaseInput, LeaseOutput},
     primary::SlotInput,
+    request::{Leave, SlotAnswer, SlotError, UpdateMember},
 };
 
-use super::{checks::Told, network::Frame, node::Input, seen::seen, world::World};
+use super::{asks::Purpose, checks::Told, network::Frame, node::Input, seen::seen, world::World};
 use crate::history::Seen;
 
 /// Between a look whether it may be written and the write; at most.
 const WRITE_MS: u64 = 3;
+/// Between attempts to tell a group what a session shows.
+const SHOW_AGAIN_MS: u64 = 500;
 
 /// A connection that was given its session, to its end.
 #[derive(Debug)]
@@ -110,16 +113,56 @@ impl World {
             is_open: true,
         };
         self.mouths.insert(connection, mouth);
-        self.subscribe_mouth(node, connection, 1);
+        self.input_after(1, node, Input::Enter(connection));
     }
 
-    pub(super) fn subscribe_mouth(&mut self, node: usize, connection: u64, after: u64) {
+    /// As it is by now: its session may be out of the group since this was due.
+    pub(super) fn enter_mouth(&mut self, node: usize, connection: u64) {
         let Some(mouth) = self.mouths.get(&connection).filter(|mouth| mouth.is_open) else { return };
-        let ((group, slot), Seat { session, client, attachment }) = (mouth.group.clone(), mouth.seat);
-        let present = || Presence { session, client, user: String::new(), info: Bytes::from_static(b"{}"), attachment };
-        let member = mouth.is_present.then(present);
-        let input = Follow::Subscribe { slot, group, subscriber: connection, request: None, member, since: None };
-        self.input_after(after, node, Input::Follow(input));
+        let ((group, slot), summed) = (mouth.group.clone(), connection.is_multiple_of(2));
+        let member = mouth.is_present.then(|| self.presence(connection, mouth.seat));
+        let (subscriber, request, since) = (connection, None, None);
+        self.follow(node, Follow::Subscribe { slot, group, subscriber, request, member, summed, since });
+    }
+
+    /// As the group sees a connection; its attributes are other ones with each change of its session.
+    fn presence(&self, connection: u64, Seat { session, client, attachment }: Seat) -> Presence {
+        let revision = self.views.get(&connection).map_or(0, |view| view.record.revision);
+        let info = Bytes::from(revision.to_string());
+        Presence { session, client, user: "".into(), info, revision, attachment }
+    }
+
+    /// Its session has other attributes, or its slot has it again and it `enters` the presence once more: said until that is
+    /// answered. What the product's client does for the group meanwhile waits for that.
+    pub(super) fn show_mouth(&mut self, node: usize, connection: u64, enters: bool) {
+        let Some(mouth) = self.mouths.get(&connection).filter(|mouth| mouth.is_open && mouth.is_present) else {
+            return;
+        };
+        if !mouth.is_live {
+            return self.input_after(SHOW_AGAIN_MS, node, Input::Show { connection, enters });
+        }
+        let ((group, slot), seat) = (mouth.group.clone(), mouth.seat);
+        let member = self.presence(connection, seat);
+        let purpose = Purpose::Show { connection, enters, revision: member.revision };
+        self.ask(node, purpose, slot, (group, UpdateMember { member, enters }));
+    }
+
+    pub(super) fn shown(
+        &mut self,
+        node: usize,
+        (connection, enters, revision): (u64, bool, u64),
+        result: &Result<SlotAnswer, SlotError>,
+    ) {
+        let Some(mouth) = self.mouths.get(&connection).filter(|mouth| mouth.is_open) else { return };
+        let ((group, slot), seat) = (mouth.group.clone(), mouth.seat);
+        match (result, mouth.is_present) {
+            (Ok(_), true) => {
+                self.seen_by.insert((seat.session, seat.client, seat.attachment), revision);
+            }
+            (Err(_), true) => self.input_after(SHOW_AGAIN_MS, node, Input::Show { connection, enters }),
+            (_, false) if enters => self.ask(node, Purpose::Nothing, slot, (group, Leave { seat })),
+            (_, false) => {}
+        }
     }
 
     /// Whether the client of this connection is to be seen in the group.
@@ -133,8 +176,7 @@ impl World {
             let (node, generation) = mouth.at;
             mouth.is_open && mouth.is_live && mouth.is_present && self.generation(node) == Some(generation)
         };
-        let seats = self.mouths.values().filter(is_there).map(|mouth| mouth.seat);
-        seats.filter(|seat| !self.unseen.contains(&(seat.session, seat.client)))
+        self.mouths.values().filter(is_there).map(|mouth| mouth.seat)
     }
 
     /// Its session is in the group now, or is not any more.
@@ -147,7 +189,7 @@ impl World {
         if let Some(mouth) = self.mouths.get_mut(&connection) {
             (mouth.is_present, mouth.is_live) = (is_in, false);
         }
-        self.subscribe_mouth(node, connection, 0);
+        self.enter_mouth(node, connection);
     }
 
     pub(super) fn confirm_mouth(&mut self, node: usize, connection: u64, episode: u64) {

@@ -108,6 +108,13 @@ pub(super) enum Input {
         group: GroupName,
         joins: bool,
     },
+    /// A connection takes part in its group.
+    Enter(u64),
+    /// Its group is told once more what it shows.
+    Show {
+        connection: u64,
+        enters: bool,
+    },
     /// Its gateway looks whether it is in there.
     Reconcile {
         connection: u64,
@@ -302,6 +309,8 @@ impl World {
             Input::Connect { session, connection } => self.connect(node, session, connection),
             Input::Disconnect(connection) => self.disconnect(node, connection),
             Input::Member { connection, group, joins } => self.member(node, connection, group, joins),
+            Input::Enter(connection) => self.enter_mouth(node, connection),
+            Input::Show { connection, enters } => self.show_mouth(node, connection, enters),
             Input::Reconcile { connection, group } => self.reconcile(node, connection, group),
             Input::Attachments(input) => {
                 if input == attachments::Input::Tick {

@@ -33,6 +33,9 @@ pub(super) struct Live {
 
 /// A cut connection's socket is gone after at most this time.
 const CLOSE_MS: u64 = 50;
+/// Of so many connections a backend disconnects one, after so long.
+const DISCONNECTED: u64 = 19;
+const DISCONNECT_MS: u64 = 700;
 
 impl World {
     pub(super) fn connect(&mut self, node: usize, session: SessionId, connection: u64) {
@@ -82,6 +85,9 @@ impl World {
             Output::GiveUp { connection } => self.give_up(node, connection),
             Output::Attached { connection, number, view } => {
                 let session = view.record.id;
+                if connection % DISCONNECTED == 5 {
+                    self.input_after(DISCONNECT_MS, node, node::Input::Attachments(Input::Disconnect { connection }));
+                }
                 self.check_opened(connection, session);
                 self.views.insert(connection, view);
                 self.open_mouth(node, (connection, number), session);
@@ -95,7 +101,12 @@ impl World {
                 self.ledger.count("connections told of a change");
                 self.views.insert(connection, view);
                 self.move_mouth(node, connection);
+                self.show_mouth(node, connection, false);
                 self.reconcile_all(node, connection);
+            }
+            Output::Restored { connection } => {
+                self.ledger.count("clients shown anew");
+                self.show_mouth(node, connection, true);
             }
             Output::Confirmed { connection, episode } => self.confirm_mouth(node, connection, episode),
             Output::Cut { connection, why } => {
@@ -106,6 +117,7 @@ impl World {
                     self.is_over(connection);
                 }
                 self.ledger.count_if(matches!(why, attachments::Cut::Displaced(_)), "attachments displaced");
+                self.ledger.count_if(why == attachments::Cut::Disconnected, "clients disconnected by a backend");
                 let after = self.random.below(CLOSE_MS);
                 self.input_after(after, node, node::Input::Disconnect(connection));
             }
@@ -311,6 +323,7 @@ impl World {
             grants: Vec::new(),
             revision: 0,
             token: 0,
+            clients_max: None,
         }
     }
 
@@ -524,8 +537,11 @@ impl World {
         let replica = self.serving_core(*slot)?.replica();
         let members = &replica.state()?.group(group)?.members;
         let sessions: BTreeSet<_> = members.iter().map(|member| member.session).collect();
-        if members.sessions() != sessions.len() as u64 {
-            return Some(format!("presence: {group} counts {} sessions, there are {sessions:?}", members.sessions()));
+        if members.present().sessions != sessions.len() as u64 {
+            return Some(format!(
+                "presence: {group} counts {} sessions, there are {sessions:?}",
+                members.present().sessions
+            ));
         }
         // Where clocks differ, a slot that has lost its memory may give lower numbers than it had given.
         let is_sure = self.profile.skew_ms == 0 && self.ledger.begun((*slot, replica.lineage()?)) == 0;
@@ -534,6 +550,14 @@ impl World {
             let lineage = self.serving_core(slot).and_then(|core| core.replica().lineage());
             is_sure && lineage.is_some_and(|lineage| self.ledger.begun((slot, lineage)) == 0)
         };
+        let is_new = self.ledger.begun((*slot, replica.lineage()?)) > 0;
+        let outdated = members.iter().find_map(|member| {
+            let known = self.seen_by.get(&(member.session, member.client, member.attachment))?;
+            (member.revision < *known).then(|| format!("presence: {member:?} is shown, revision {known} is known"))
+        });
+        if outdated.is_some() && !is_new {
+            return outdated;
+        }
         let is_lost = |seat: &Seat| is_sure(seat) && !members.iter().any(|there| there.seat() == *seat);
         if let Some(lost) = self.seated().find(is_lost) {
             return Some(format!("presence: {lost:?} takes part in {group} and is not present"));

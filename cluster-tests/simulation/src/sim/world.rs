@@ -2,7 +2,7 @@
 //! comes out of the queue, and whatever is random out of the seed's streams, so a seed is a run.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, VecDeque},
     fmt::Write as _,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
@@ -11,7 +11,7 @@ use std::{
 use roost_logic::{
     Now,
     clocks::Voice,
-    id::{ClientId, ClientKey, GroupName, Member, NodeId, SessionId, SlotId},
+    id::{AttachmentNumber, ClientId, ClientKey, GroupName, Member, NodeId, SessionId, SlotId},
     primary::SlotInput,
     request::ClientView,
 };
@@ -153,8 +153,8 @@ pub(super) struct World {
     pub(super) opened_ms: BTreeMap<u64, u64>,
     /// The number of the token that each connection shows.
     pub(super) shown: BTreeMap<u64, u32>,
-    /// Clients of which a slot had lost sight: they are not seen in their groups again before they attach anew.
-    pub(super) unseen: BTreeSet<(SessionId, ClientKey)>,
+    /// The revision of its session's record that each attachment was last shown by.
+    pub(super) seen_by: BTreeMap<(SessionId, ClientKey, AttachmentNumber), u64>,
     /// Whose each connection is.
     pub(super) clients: BTreeMap<u64, ClientId>,
     /// What each connection was told of its session last.
@@ -225,7 +225,7 @@ impl World {
             past_sessions: Vec::new(),
             opened_ms: BTreeMap::new(),
             shown: BTreeMap::new(),
-            unseen: BTreeSet::new(),
+            seen_by: BTreeMap::new(),
             clients: BTreeMap::new(),
             views: BTreeMap::new(),
             joining: BTreeMap::new(),

@@ -2,6 +2,7 @@
 
 from ._connection import Connection, State, connect
 from ._events import (
+    Counts,
     Event,
     Gap,
     History,
@@ -23,6 +24,7 @@ from ._group import Group, Stream
 
 __all__ = [
     "Connection",
+    "Counts",
     "Event",
     "Gap",
     "Group",

@@ -38,7 +38,7 @@ _REQUEST_S = 240.0
 # The longest frame that is taken.
 _FRAME_BYTES = 32 << 20
 # How a connection ends that does not come back as it was.
-_CLOSES = {"frame_too_large": 1009, "displaced": 4100, "session_ended": 4101, "unauthorized": 4102, "bad_frame": 4103, "too_many_clients": 4104, "crowded_out": 4105}
+_CLOSES = {"frame_too_large": 1009, "displaced": 4100, "session_ended": 4101, "unauthorized": 4102, "bad_frame": 4103, "too_many_clients": 4104, "crowded_out": 4105, "disconnected": 4106}
 
 _log = logging.getLogger("roost_client")
 
@@ -176,12 +176,13 @@ class Connection:
             self._groups[name] = Group(self, name, stored)
         return self._groups[name]
 
-    def on(self, event: Literal["state", "error"], listener: Callable[[Any], object]) -> Connection:
-        """`state`: it has changed. `error`: one that answers no request, or what `get_token` raised; the connection goes on."""
+    def on(self, event: Literal["state", "error", "direct"], listener: Callable[[Any], object]) -> Connection:
+        """`state`: it has changed. `error`: one that answers no request, or what `get_token` raised; the connection goes on.
+        `direct`: what a backend has sent to this client alone."""
         self._listeners.setdefault(event, []).append(listener)
         return self
 
-    def off(self, event: Literal["state", "error"], listener: Callable[[Any], object]) -> Connection:
+    def off(self, event: Literal["state", "error", "direct"], listener: Callable[[Any], object]) -> Connection:
         if listener in self._listeners.get(event, []):
             self._listeners[event].remove(listener)
         return self
@@ -336,6 +337,8 @@ class Connection:
             self._welcomed(frame)
         elif kind == "bye":
             self._bye = {**frame, **self._fault}
+        elif kind == "direct":
+            self._tell("direct", frame["data"])
         elif kind == "error":
             error = RoostError(frame["code"], frame["message"], request is not None and request.unsure, frame["detail"])
             if request is None:

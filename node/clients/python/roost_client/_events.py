@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 
 class RoostError(Exception):
@@ -103,11 +103,21 @@ class Presence:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """Somebody came (`joined`) or went."""
+    """Somebody came, went, or has other attributes."""
 
     group: str
-    joined: bool
+    event: Literal["join", "leave", "update"]
     member: Presence
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How many are there, where the namespace tells that instead of who: sessions, different users, sessions without a user."""
+
+    group: str
+    sessions: int
+    users: int
+    anonymous: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +138,7 @@ class Left:
     reason: str | None
 
 
-Event = Message | Gap | Reset | Stale | Live | Member | Joined | Left
+Event = Message | Gap | Reset | Stale | Live | Member | Counts | Joined | Left
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 
 from ._events import (
     Event,
+    Counts,
     Gap,
     History,
     Joined,
@@ -40,6 +41,7 @@ _NAMES: dict[type[Any], str] = {
     Stale: "stale",
     Live: "live",
     Member: "member",
+    Counts: "presence",
     Joined: "joined",
     Left: "left",
 }
@@ -133,6 +135,8 @@ class Group:
     def on(self, event: Literal["live"], listener: Callable[[Live], object]) -> Group: ...
     @overload
     def on(self, event: Literal["member"], listener: Callable[[Member], object]) -> Group: ...
+    @overload
+    def on(self, event: Literal["presence"], listener: Callable[[Counts], object]) -> Group: ...
     @overload
     def on(self, event: Literal["joined"], listener: Callable[[Joined], object]) -> Group: ...
     @overload
@@ -305,4 +309,6 @@ class Group:
         elif kind == "live":
             self._tell(Live(self.name, epoch, offset))
         elif kind == "member":
-            self._tell(Member(self.name, frame["event"] == "join", presence(frame)))
+            self._tell(Member(self.name, frame["event"], presence(frame)))
+        elif kind == "presence":
+            self._tell(Counts(self.name, frame["sessions"], frame["users"], frame["anonymous"]))

@@ -110,15 +110,20 @@ impl Attachments {
         let confirmed: BTreeSet<_> = renewed.confirmed.iter().collect();
         let wanted: BTreeSet<_> = renewed.wanted.iter().collect();
         let again: Vec<_> = wanted.into_iter().filter_map(|whose| self.full_renewal(slot, *whose)).collect();
+        for Renewal { connection, .. } in &again {
+            self.connections.entry(*connection).and_modify(|there| there.out_of_sight = true);
+        }
         self.ask(slot, &again, out);
         for Renewal { session, client, attachment, connection, .. } in attachments {
             let whose = (session, client.key());
             if self.number_here(slot, whose) == Some((connection, attachment)) {
-                if episode == self.episode
-                    && confirmed.contains(&whose)
-                    && let Some(there) = self.connections.get_mut(&connection)
-                    && there.episode != self.episode
-                {
+                let Some(there) = self.connections.get_mut(&connection).filter(|_| confirmed.contains(&whose)) else {
+                    continue;
+                };
+                if std::mem::take(&mut there.out_of_sight) {
+                    out.push(Output::Restored { connection });
+                }
+                if episode == self.episode && there.episode != self.episode {
                     there.episode = self.episode;
                     out.push(Output::Confirmed { connection, episode: self.episode });
                 }

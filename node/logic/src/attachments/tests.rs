@@ -41,6 +41,7 @@ fn view(last_used_ms: u64) -> Arc<ClientView> {
         grants: Vec::new(),
         revision: last_used_ms,
         token: 0,
+        clients_max: None,
     };
     Arc::new(ClientView { record, joined: Joined::new() })
 }

@@ -164,6 +164,7 @@ impl Feed {
         };
         // What it does not tell has to be asked for.
         self.register_again |= point.is_partial();
+        let present = point.present;
         if point.epoch == position.epoch {
             self.catch_up(attempt, point, out);
         } else {
@@ -174,6 +175,7 @@ impl Feed {
             self.ahead.clear();
             self.tell_all(Notice::Reset(position), out);
         }
+        self.note_present(now_ms, present, out);
         self.settle(now_ms, attempt, out);
     }
 

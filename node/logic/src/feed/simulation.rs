@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use proptest::prelude::*;
 
 use super::*;
-use crate::id::GroupName;
+use crate::{entry::Present, id::GroupName};
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -244,7 +244,7 @@ impl World {
         }
         client.joining = true;
         let since = client.last;
-        self.input(Input::Subscribe { subscriber, request: None, member: None, since });
+        self.input(Input::Subscribe { subscriber, request: None, member: None, summed: false, since });
     }
 
     fn read(&mut self, subscriber: Subscriber) {
@@ -275,7 +275,15 @@ impl World {
                 since.is_none_or(|since| since.epoch == epoch && since.offset <= head && since.offset + 1 >= kept);
             let messages: Vec<_> = (first..=head).map(|offset| message(epoch, offset)).take(PAGE).collect();
             let up_to = messages.last().map_or(head, |message| message.offset);
-            JoinPoint { group: GroupName::parse("g").unwrap(), epoch, head, up_to, recovered, messages }
+            JoinPoint {
+                group: GroupName::parse("g").unwrap(),
+                epoch,
+                head,
+                up_to,
+                recovered,
+                messages,
+                present: Present::default(),
+            }
         };
         let answer = match request {
             Output::AskJoin { attempt, subscriber, since, .. } => {
@@ -414,7 +422,7 @@ impl World {
             Notice::Live(position) => {
                 assert!(last.epoch == position.epoch && last.offset >= position.offset, "{last:?} {position:?}");
             }
-            Notice::Stale | Notice::Member { .. } => {}
+            Notice::Stale | Notice::Member { .. } | Notice::Present(_) => {}
         }
     }
 

@@ -271,7 +271,7 @@ impl Feed {
         out: &mut Vec<Output>,
     ) {
         let Some(joining) = self.joining.remove(&subscriber) else { return };
-        let JoinPoint { epoch, up_to: head, recovered, messages, .. } = point;
+        let JoinPoint { epoch, up_to: head, recovered, messages, present, .. } = point;
         let since = joining.since.filter(|since| since.epoch == epoch && since.offset <= head);
         // Only what is proven by the messages themselves is claimed.
         let kept = contiguous_up_to(head, messages, since.map_or(head, |since| since.offset));
@@ -303,6 +303,9 @@ impl Feed {
         out.extend(self.recent.after(head).map(|message| one(Notice::Message { epoch, message: message.clone() })));
         if head > position.offset {
             self.ahead.insert(subscriber, head);
+        }
+        if self.counts.is_some() && !joining.replay {
+            out.push(one(Notice::Present(present)));
         }
         if self.stale {
             out.push(one(Notice::Stale));

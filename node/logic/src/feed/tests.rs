@@ -17,7 +17,8 @@ fn message(offset: u64) -> Message {
 
 fn point(epoch: Epoch, head: u64, recovered: bool, messages: impl IntoIterator<Item = u64>) -> JoinPoint {
     let group = GroupName::parse("g").unwrap();
-    JoinPoint { group, epoch, head, up_to: head, recovered, messages: messages.into_iter().map(message).collect() }
+    let messages = messages.into_iter().map(message).collect();
+    JoinPoint { group, epoch, head, up_to: head, recovered, messages, present: Present::default() }
 }
 
 fn at(epoch: Epoch, offset: u64) -> Position {
@@ -90,7 +91,8 @@ fn short(output: &Output) -> String {
             };
             match notice {
                 Notice::Message { epoch, message } => format!("{to}: message {}:{}", epoch.0, message.offset),
-                Notice::Member { joined, .. } => format!("{to}: member {joined}"),
+                Notice::Member { event, .. } => format!("{to}: member {event:?}"),
+                Notice::Present(Present { sessions, users, .. }) => format!("{to}: {sessions} of {users}"),
                 Notice::Gap { epoch, from, to: last } => format!("{to}: gap {}:{from}-{last}", epoch.0),
                 Notice::Reset(at) => format!("{to}: reset {}", position(at)),
                 Notice::Stale => format!("{to}: stale"),
@@ -104,14 +106,15 @@ fn presence() -> Presence {
     Presence {
         session: SessionId(Uuid::nil()),
         client: crate::id::ClientKey(1),
-        user: "u".to_owned(),
+        user: "u".into(),
+        revision: 0,
         info: "{}".into(),
         attachment: 1,
     }
 }
 
 fn subscribe(subscriber: u64, since: Option<Position>) -> Input {
-    Input::Subscribe { subscriber, request: None, member: Some(presence()), since }
+    Input::Subscribe { subscriber, request: None, member: Some(presence()), summed: false, since }
 }
 
 fn unsubscribe(subscriber: u64) -> Input {
@@ -144,7 +147,8 @@ fn a_client_that_lags_is_told_nothing_until_it_has_room() {
     bench.check(deliver(E1, 6), &["all: message 1:6"]);
     bench.check(Input::Lag { subscriber: 1, at: at(E1, 5) }, &["1 behind"]);
     bench.check(deliver(E1, 7), &[]);
-    bench.check(Input::Member { joined: true, member: presence() }, &["all: member true"]);
+    let (event, present) = (MemberEvent::Join, Present::default());
+    bench.check(Input::Member { event, member: presence(), present }, &["all: member Join"]);
     bench.check(Input::Room { subscriber: 1 }, &["ask join 2: 1 since 1:5"]);
     bench.check(Input::Room { subscriber: 1 }, &[]);
     bench.check(deliver(E1, 8), &[]);
@@ -555,7 +559,7 @@ proptest::proptest! {
                 }
                 Lie::Answer(epoch, head, up_to, messages) => {
                     let messages = messages.into_iter().map(message).collect();
-                    let point = JoinPoint { group: group.clone(), epoch: Epoch(epoch), head, up_to, recovered: true, messages };
+                    let point = JoinPoint { group: group.clone(), epoch: Epoch(epoch), head, up_to, recovered: true, messages, present: Present::default() };
                     for input in std::mem::take(&mut asked) {
                         let input = match input {
                             Output::AskJoin { attempt, subscriber, .. } => {
@@ -569,7 +573,7 @@ proptest::proptest! {
                 }
                 Lie::Joins(subscriber) => {
                     let since = (subscriber > 1).then(|| at(E1, subscriber));
-                    feed.handle(now_ms, Input::Subscribe { subscriber, request: None, member: None, since }, &mut out);
+                    feed.handle(now_ms, Input::Subscribe { subscriber, request: None, member: None, summed: false, since }, &mut out);
                 }
                 Lie::Waits(ms) => {
                     now_ms += ms;
@@ -579,4 +583,33 @@ proptest::proptest! {
             asked.extend(out.into_iter().filter(|output| matches!(output, Output::AskJoin { .. } | Output::AskRegister { .. })));
         }
     }
+}
+
+#[test]
+fn how_many_there_are_is_told_at_most_once_in_a_while() {
+    let mut bench = Bench::new();
+    let subscribe =
+        |subscriber| Input::Subscribe { subscriber, request: None, member: None, summed: true, since: None };
+    let present = |sessions, users| Present { sessions, clients: sessions, users, anonymous: 0 };
+    let changed = |sessions, users| Input::Member {
+        event: MemberEvent::Join,
+        member: presence(),
+        present: present(sessions, users),
+    };
+    bench.check(subscribe(1), &["ask join 1: 1 since none"]);
+    let joined = JoinPoint { present: present(1, 1), ..point(E1, 4, true, []) };
+    bench.check(Input::JoinAnswer { attempt: 1, subscriber: 1, result: Ok(joined) }, &["1 joined 1:4", "1: 1 of 1"]);
+    bench.check(changed(2, 2), &["all: 2 of 2"]);
+    bench.now_ms += 10;
+    bench.check(changed(3, 2), &[]);
+    bench.check(changed(4, 3), &[]);
+    assert_eq!(bench.feed.next_wake(), Some(bench.now_ms + 990));
+    bench.now_ms += 990;
+    bench.check(Input::Tick, &["all: 4 of 3"]);
+    bench.now_ms += 10;
+    bench.check(changed(5, 3), &[]);
+    bench.check(changed(4, 3), &[]);
+    bench.now_ms += 2_000;
+    bench.check(Input::Tick, &[]);
+    bench.check(changed(3, 3), &["all: 3 of 3"]);
 }

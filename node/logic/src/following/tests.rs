@@ -63,7 +63,15 @@ impl Bench {
 
     fn subscribe(&mut self, subscriber: Subscriber, name: &str) -> Vec<Output> {
         let (request, member, since) = (None, None, None);
-        self.input(Input::Subscribe { slot: SLOT, group: group(name), subscriber, request, member, since })
+        self.input(Input::Subscribe {
+            slot: SLOT,
+            group: group(name),
+            subscriber,
+            request,
+            member,
+            summed: false,
+            since,
+        })
     }
 
     /// The primary has every group at this offset.
@@ -75,6 +83,7 @@ impl Bench {
             up_to: head,
             recovered: true,
             messages: Vec::new(),
+            present: Default::default(),
         };
         let answer = match ask {
             Ask::Register { slot, asked, .. } => {

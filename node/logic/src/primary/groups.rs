@@ -13,13 +13,13 @@ use super::{SlotOutput, Ticket, joins::Following, reign::Reigning};
 use crate::{
     Now,
     asking::ATTEMPT_MS,
-    entry::{Entry, GroupEntry, Message},
+    entry::{Entry, GroupEntry, Message, Present},
     few::Few,
     id::{Epoch, GroupName, Member, Position},
     memory::Level,
     request::{
         Done, GroupInfo, GroupPush, GroupRequest, History, Join, Leave, MemberPage, PresentSession, Publish, Published,
-        Push, ReadGroup, ReadHistory, ReadMembers, SlotAnswer, SlotError,
+        Push, ReadGroup, ReadHistory, ReadMembers, SlotAnswer, SlotError, UpdateMember,
     },
     slot::{GroupEffect, SlotState},
 };
@@ -46,7 +46,7 @@ pub(super) enum GroupPending {
     },
     /// Whoever follows the group, or others that were opened before it.
     Follow(Following),
-    Leave(Ticket),
+    Done(Ticket),
     /// The end of the group.
     Forget,
 }
@@ -55,7 +55,7 @@ impl GroupPending {
     /// Whom to answer if nothing is heard of the entry any more, and whether it may be done all the same.
     pub(super) fn into_ticket(self) -> Option<(Ticket, bool)> {
         match self {
-            Self::Publish { ticket, .. } | Self::Leave(ticket) => Some((ticket, true)),
+            Self::Publish { ticket, .. } | Self::Done(ticket) => Some((ticket, true)),
             Self::Follow(following) => Some((following.ticket(), true)),
             Self::Recall { ticket, .. } => Some((ticket, false)),
             Self::Forget => None,
@@ -100,7 +100,13 @@ impl Reigning<'_> {
             GroupRequest::Join(join) => return self.join(now, (ticket, from), group, join, out),
             GroupRequest::Leave(Leave { seat }) => {
                 let entry = GroupEntry::MemberLeave { seat };
-                return self.order_group(group, entry, Some(GroupPending::Leave(ticket)));
+                return self.order_group(group, entry, Some(GroupPending::Done(ticket)));
+            }
+            GroupRequest::UpdateMember(UpdateMember { member, enters }) => {
+                let epoch = self.new_epoch();
+                let entry =
+                    if enters { GroupEntry::MemberJoin { epoch, member } } else { GroupEntry::MemberUpdate { member } };
+                return self.order_group(group, entry, Some(GroupPending::Done(ticket)));
             }
             GroupRequest::ReadHistory(read) => self.history(&group, read).into(),
             GroupRequest::ReadMembers(read) => self.members(&group, read).into(),
@@ -249,9 +255,10 @@ impl Reigning<'_> {
                 placed = Some((epoch, offsets));
             }
             GroupEffect::Recalled { epoch, offsets } => recalled = Some((epoch, offsets)),
-            GroupEffect::Member { joined, member } => {
+            GroupEffect::Member { event, member } => {
                 self.deliver(out);
-                self.tell_followers(group.clone(), GroupPush::Member { joined, member }, out);
+                let present = self.present(&group);
+                self.tell_followers(group.clone(), GroupPush::Member { event, member, present }, out);
             }
             GroupEffect::Quiet => {}
         }
@@ -266,7 +273,7 @@ impl Reigning<'_> {
                 self.answer_recalled(now, (ticket, min_copies), recalled, refusal, out);
             }
             Some(GroupPending::Follow(following)) => self.follow(now, following, out),
-            Some(GroupPending::Leave(ticket)) => {
+            Some(GroupPending::Done(ticket)) => {
                 out.push(SlotOutput::Answer { ticket, result: Ok(SlotAnswer::Done(Done)) });
             }
             Some(GroupPending::Forget) => {
@@ -339,6 +346,11 @@ impl Reigning<'_> {
         }
     }
 
+    /// How many are present.
+    pub(super) fn present(&self, group: &GroupName) -> Present {
+        self.state().and_then(|state| state.group(group)).map(|group| group.members.present()).unwrap_or_default()
+    }
+
     fn members(&self, group: &GroupName, ReadMembers { after, limit }: ReadMembers) -> MemberPage {
         let members = self.state().and_then(|state| state.group(group)).map(|group| &group.members);
         let later = members.into_iter().flat_map(|members| members.sessions_after(after));
@@ -358,7 +370,6 @@ pub(super) fn info(state: &SlotState, name: &GroupName) -> Option<GroupInfo> {
         epoch: group.log.epoch(),
         head: group.log.head(),
         kept: group.log.kept(),
-        members: group.members.sessions(),
-        clients: group.members.clients(),
+        present: group.members.present(),
     })
 }

@@ -129,6 +129,7 @@ impl Reigning<'_> {
         }
         assert!(up_to <= head, "an answer accounts for what there is");
         assert!(messages.last().is_none_or(|last| last.offset == up_to), "its messages end where it says");
+        let present = self.present(&group);
         self.groups.idle.remove(&group);
         let gateways = self.groups.interests.entry(group.clone()).or_default();
         match gateways.binary_search_by(|(other, _)| other.cmp(gateway)) {
@@ -138,6 +139,6 @@ impl Reigning<'_> {
                 gateways.insert(at, (gateway.clone(), now.mono_ms));
             }
         }
-        Some(JoinPoint { group, epoch, head, up_to, recovered, messages })
+        Some(JoinPoint { group, epoch, head, up_to, recovered, messages, present })
     }
 }

@@ -7,7 +7,7 @@ use super::reign::Reigning;
 use crate::{
     entry::{Entry, Message},
     id::GroupName,
-    request::{GroupRequest, SessionRequest, SlotRequest},
+    request::{GroupRequest, SessionRequest, SlotRequest, UpdateMember},
     slot::SlotState,
 };
 
@@ -34,7 +34,10 @@ impl Reigning<'_> {
         let is_there = |group: &GroupName| self.state().is_some_and(|state| state.group(group).is_some());
         match request {
             SlotRequest::Session(_, SessionRequest::CreateSession(_)) => true,
-            SlotRequest::Group(group, GroupRequest::Join(_)) => !group.is_private() && !is_there(group),
+            SlotRequest::Group(
+                group,
+                GroupRequest::Join(_) | GroupRequest::UpdateMember(UpdateMember { enters: true, .. }),
+            ) => !group.is_private() && !is_there(group),
             SlotRequest::Group(..)
             | SlotRequest::Session(..)
             | SlotRequest::Register { .. }

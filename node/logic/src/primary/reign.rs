@@ -252,7 +252,7 @@ impl Reigning<'_> {
             SlotRequest::Group(group, request) => match request {
                 GroupRequest::Join(join) => join.member.is_none() && self.stays(group),
                 GroupRequest::ReadHistory(_) | GroupRequest::ReadMembers(_) | GroupRequest::ReadGroup(_) => true,
-                GroupRequest::Publish(_) | GroupRequest::Leave(_) => false,
+                GroupRequest::Publish(_) | GroupRequest::Leave(_) | GroupRequest::UpdateMember(_) => false,
             },
             SlotRequest::Renew { .. } | SlotRequest::Session(..) => false,
         }

@@ -110,7 +110,7 @@ impl Reigning<'_> {
             }
             (SessionRequest::ChangeSession(ChangeSession { change }), None) => {
                 let most = self.settings.groups_per_session + change.leave.len();
-                if known.most_groups() + change.join.len() > most {
+                if known.most_groups() + change.join.len() > most || (known.has_outgrown() && !change.join.is_empty()) {
                     return out.push(SlotOutput::Answer { ticket, result: Err(SlotError::TooManyGroups) });
                 }
                 let entry = SessionEntry::Change { change, at_ms };
@@ -124,7 +124,7 @@ impl Reigning<'_> {
                 if known.refuses(attach.token, &from, attach.connection) {
                     return out.push(SlotOutput::Answer { ticket, result: Err(SlotError::OldToken) });
                 }
-                let room = self.settings.room;
+                let room = known.room(self.settings.room);
                 if room.when_full == WhenFull::Refuse && known.is_full(attach.client.key(), room) {
                     return out.push(SlotOutput::Answer { ticket, result: Err(SlotError::TooManyClients) });
                 }
@@ -134,7 +134,7 @@ impl Reigning<'_> {
             }
             (SessionRequest::RecordJoin(RecordJoin { client, group, needs_grant }), None) => {
                 let (count, is_in) = known.groups_of(client, &group);
-                if count >= self.settings.groups_per_session && !is_in {
+                if (count >= self.settings.groups_per_session || known.has_outgrown()) && !is_in {
                     return out.push(SlotOutput::Answer { ticket, result: Err(SlotError::TooManyGroups) });
                 }
                 let entry = SessionEntry::Join { client, group, needs_grant };

@@ -70,6 +70,7 @@ fn record() -> SessionRecord {
         grants: Vec::new(),
         revision: 0,
         token: 0,
+        clients_max: None,
     }
 }
 

@@ -3,7 +3,7 @@
 use super::{
     Done, GroupInfo, GroupRequest, Interest, JoinPoint, Renewed, SessionRequest, SessionView, SlotAnswer, SlotError,
     SlotRequest,
-    group::{History, Join, Leave, MemberPage, Publish, Published, ReadGroup, ReadHistory, ReadMembers},
+    group::{History, Join, Leave, MemberPage, Publish, Published, ReadGroup, ReadHistory, ReadMembers, UpdateMember},
     session::{
         Attach, Attached, ChangeSession, ConfirmDisplaced, CreateSession, Detach, EndSession, ReadSession, RecordJoin,
         RecordLeave, Renewal, Withdraw,
@@ -108,6 +108,7 @@ asks!(AskGroup, GroupRequest:
     Publish => Few<Result<Published, SlotError>>,
     Join => JoinPoint,
     Leave => Done,
+    UpdateMember => Done,
     ReadHistory => History,
     ReadMembers => MemberPage,
     ReadGroup => Option<GroupInfo>,

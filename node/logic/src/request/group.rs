@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    entry::{Message, NewMessage, Presence, Publisher, Retention},
+    entry::{MemberEvent, Message, NewMessage, Presence, Present, Publisher, Retention},
     few::Few,
     id::{Epoch, GroupName, NUMBER_MAX, Position, Seat, SessionId},
 };
@@ -17,6 +17,8 @@ pub enum GroupRequest {
     Join(Join),
     /// → [`super::Done`]
     Leave(Leave),
+    /// → [`super::Done`]
+    UpdateMember(UpdateMember),
     /// → [`History`]
     ReadHistory(ReadHistory),
     /// → [`MemberPage`]
@@ -53,6 +55,14 @@ pub struct Join {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Leave {
     pub seat: Seat,
+}
+
+/// A client's attributes are others, or it is to be shown again: nothing where more is known of it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct UpdateMember {
+    pub member: Presence,
+    /// It enters the presence where it is not there by this attachment; else that is left so.
+    pub enters: bool,
 }
 
 /// Reads messages, oldest first.
@@ -103,6 +113,8 @@ pub struct JoinPoint {
     pub recovered: bool,
     /// What was missed and is still there, oldest first, contiguous, ending at `up_to` (or empty).
     pub messages: Vec<Message>,
+    /// Who is there, with the client that joins.
+    pub present: Present,
 }
 
 impl JoinPoint {
@@ -161,10 +173,7 @@ pub struct GroupInfo {
     pub head: u64,
     /// How many messages are kept.
     pub kept: u64,
-    /// How many sessions are present.
-    pub members: u64,
-    /// How many clients of these are.
-    pub clients: u64,
+    pub present: Present,
 }
 
 /// Told of one group by its slot's primary, unasked.
@@ -172,10 +181,11 @@ pub struct GroupInfo {
 pub enum GroupPush {
     /// Committed messages, which follow each other in the log.
     Deliver { epoch: Epoch, messages: Few<Message> },
-    /// Someone entered the presence, or left it.
+    /// Someone entered the presence, or left it, or has other attributes.
     Member {
-        /// Entered, or left.
-        joined: bool,
+        event: MemberEvent,
         member: Presence,
+        /// With it, or without it.
+        present: Present,
     },
 }

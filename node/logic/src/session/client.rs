@@ -170,9 +170,10 @@ impl Client {
         self.open.retain(|other, _| other.node != gateway.node || other.generation >= gateway.generation);
         let earlier = std::mem::replace(&mut self.last, now);
         let left = std::mem::take(&mut self.left);
+        // Its gateway takes these out, but may say that the connection is closed, and die, before it could.
+        self.departing.extend(left.into_iter().map(|group| (group, earlier.number)));
         if !std::mem::take(&mut self.closed) {
             self.doubtful = earlier.number;
-            self.departing.extend(left.into_iter().map(|group| (group, earlier.number)));
             self.open.insert(earlier.gateway, earlier.number);
         }
         if self.open.len() > OPEN_MAX {

@@ -21,6 +21,7 @@ fn session() -> Session {
         grants: vec![],
         revision: 0,
         token: 0,
+        clients_max: None,
     };
     Session::new(record, 1, true)
 }
@@ -392,4 +393,43 @@ fn a_client_that_leaves_many_groups_takes_no_more_room_for_it() {
     }
     let client = session.one();
     assert!(!client.departing.is_empty() && client.departing.len() <= 64 && client.left.len() <= 64);
+}
+
+#[test]
+fn a_session_may_be_made_for_fewer_clients_and_never_for_more() {
+    let mut session = session();
+    assert_eq!(session.room(ROOM), ROOM);
+    for (own, most) in [(1, 1), (2, 2), (9, 2)] {
+        session.record.clients_max = NonZero::new(own);
+        assert_eq!(session.room(ROOM), Room { clients_max: most, ..ROOM });
+    }
+}
+
+#[test]
+fn a_session_that_could_not_travel_any_more_takes_no_new_client() {
+    let mut session = session();
+    session.record.groups = (0..10_000).map(|number| named(&format!("{number:0>190}"))).collect();
+    let room = Room { clients_max: 100, when_full: WhenFull::Displace };
+    let asking = |client, since_ms| Asking { client, gateway: gateway(1), connection: since_ms, since_ms };
+    let taken =
+        (1..=100).take_while(|number| session.attach(asking(ClientId::made(*number), *number), *number, room).is_ok());
+    let taken = taken.count();
+    assert!((2..8).contains(&taken), "{taken} clients leave behind 10,000 groups each");
+    assert!(session.attach(asking(ClientId::made(1), 200), 200, room).is_ok(), "those that are there may come back");
+    for number in 1..=taken as u64 {
+        session.clients.get_mut(&ClientId::made(number).key()).unwrap().go(&session.record.groups, 300);
+    }
+    assert!(crate::encoded::bytes(&session) < 16 << 20, "it goes in a frame: {}", crate::encoded::bytes(&session));
+}
+
+#[test]
+fn what_was_left_is_taken_out_though_the_gateway_said_that_the_connection_is_closed() {
+    let mut session = session();
+    let first = session.attach_one(gateway(1), 5, 10, 10).unwrap().number;
+    session.join_as_client(key(), named("b"), false).unwrap();
+    session.leave_as_client((key(), first), &named("b"), 20).unwrap();
+    assert!(session.detach_one(&gateway(1), first, 30, 1_000, true));
+    // It died before the group's slot took its leave.
+    session.attach_one(other_gateway(), 6, 40, 40).unwrap();
+    assert_eq!(session.one().departing, BTreeMap::from([(named("b"), first)]));
 }

@@ -152,7 +152,14 @@ mod tests {
             0 => Entry::Group(group, GroupEntry::Open { epoch }),
             1 => {
                 let client = ClientKey(number % 3);
-                let member = Presence { session, client, user: "u".to_owned(), info: Bytes::new(), attachment: number };
+                let member = Presence {
+                    session,
+                    client,
+                    user: "u".into(),
+                    info: Bytes::new(),
+                    revision: number % 5,
+                    attachment: number,
+                };
                 Entry::Group(group, GroupEntry::MemberJoin { epoch, member })
             }
             2 => {
@@ -168,6 +175,7 @@ mod tests {
                     grants: Vec::new(),
                     revision: 0,
                     token: 0,
+                    clients_max: None,
                 };
                 Entry::Session(session, SessionEntry::Put { record, stored: true })
             }

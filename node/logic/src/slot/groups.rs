@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::members::Members;
 use crate::{
-    entry::{GroupEntry, Message, NewMessage, Presence},
+    entry::{GroupEntry, MemberEvent, Message, NewMessage, Presence},
     few::Few,
     id::{Epoch, GroupName},
     log::GroupLog,
@@ -63,12 +63,8 @@ pub enum GroupEffect {
         /// To be delivered; they follow each other.
         messages: Few<Message>,
     },
-    /// Someone newly came (`joined`) or went.
-    Member {
-        /// Came, or went.
-        joined: bool,
-        member: Presence,
-    },
+    /// A session came, went, or is told of otherwise than before.
+    Member { event: MemberEvent, member: Presence },
 }
 
 /// By name.
@@ -115,8 +111,12 @@ impl Groups {
             GroupEntry::MemberLeave { seat } => match self.0.get_mut(name) {
                 Some(there) if there.members.would_leave(&seat) => {
                     let member = Arc::make_mut(there).members.leave(&seat);
-                    member.map_or(GroupEffect::Quiet, |member| GroupEffect::Member { joined: false, member })
+                    told(member.map(|member| (MemberEvent::Leave, member)))
                 }
+                Some(_) | None => GroupEffect::Quiet,
+            },
+            GroupEntry::MemberUpdate { member } => match self.0.get_mut(name) {
+                Some(there) if there.members.would_update(&member) => told(Arc::make_mut(there).members.join(member)),
                 Some(_) | None => GroupEffect::Quiet,
             },
             GroupEntry::Trim { at_ms, remove } => {
@@ -132,12 +132,16 @@ impl Groups {
     }
 
     fn member_join(&mut self, name: &GroupName, epoch: Epoch, member: Presence) -> GroupEffect {
-        let is_new = self.open(name, epoch).members.join(member.clone());
-        if is_new { GroupEffect::Member { joined: true, member } } else { GroupEffect::Quiet }
+        told(self.open(name, epoch).members.join(member))
     }
 
     fn open(&mut self, name: &GroupName, epoch: Epoch) -> &mut Group {
         let new = || Arc::new(Group::new(GroupLog::new(epoch), Members::default()));
         Arc::make_mut(self.0.entry(name.clone()).or_insert_with(new))
     }
+}
+
+/// What is told of a session's presence, if anything.
+fn told(changed: Option<(MemberEvent, Presence)>) -> GroupEffect {
+    changed.map_or(GroupEffect::Quiet, |(event, member)| GroupEffect::Member { event, member })
 }

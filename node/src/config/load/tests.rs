@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::*;
-use crate::config::{Allow, StoreKind};
+use crate::config::{Allow, PresenceMode, StoreKind};
 
 const EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../config/node.toml");
 
@@ -95,7 +95,7 @@ fn the_environment_wins_over_the_file_over_the_defaults() {
     assert_eq!(config.store.kind, StoreKind::Embedded);
     assert_eq!(config.tls.ca, PathBuf::from("/etc/ca.pem"));
     let chat = config.namespace("chat");
-    assert_eq!((chat.publish, chat.presence, chat.join), (Allow::Nobody, false, Allow::Any));
+    assert_eq!((chat.publish, chat.presence, chat.join), (Allow::Nobody, PresenceMode::Off, Allow::Any));
     assert_eq!(config.namespace("other"), NamespaceConfig::default());
 }
 

@@ -34,7 +34,12 @@ use crate::{
     },
     tasks::Tasks,
     token::Signed,
-    wire::{command::Event, plain, reason::Reason},
+    wire::{
+        command::Event,
+        peer::{Farewell, Whom},
+        plain,
+        reason::Reason,
+    },
 };
 
 /// The attachments of this node. Cheap to clone.
@@ -63,8 +68,20 @@ struct Connection {
     outbox: Arc<Outbox>,
     /// Cancelled where its session is not to be asked for any longer.
     over: CancellationToken,
+    /// As which of its session's clients.
+    client: ClientId,
     /// Tells of each change of the session, from when it is attached.
-    view: Option<watch::Sender<Arc<ClientView>>>,
+    view: Option<watch::Sender<Known>>,
+    /// What a backend has it told that disconnects it.
+    farewell: Option<Box<Farewell>>,
+}
+
+/// What is known of a connection's session.
+#[derive(Clone, Debug)]
+pub(super) struct Known {
+    pub(super) view: Arc<ClientView>,
+    /// How often its slot had lost sight of the client, and has it again.
+    pub(super) restored: u32,
 }
 
 /// A connection has its session.
@@ -72,7 +89,7 @@ struct Connection {
 pub(super) struct Held {
     pub(super) number: AttachmentNumber,
     /// The session, and what it becomes.
-    pub(super) changes: watch::Receiver<Arc<ClientView>>,
+    pub(super) changes: watch::Receiver<Known>,
 }
 
 /// A connection does not have its session.
@@ -135,7 +152,8 @@ impl Attachments {
     ) -> Opening<'_> {
         let connection = outbox.connection;
         let slot = session.slot(self.shared.ask.slot_count());
-        self.lock().connections.insert(connection, Connection { outbox, over, view: None });
+        let opening = Connection { outbox, over, client: client.clone(), view: None, farewell: None };
+        self.lock().connections.insert(connection, opening);
         self.handle(Input::Open { connection, session, client, slot });
         Opening { attachments: self, connection, is_answered: false }
     }
@@ -153,6 +171,31 @@ impl Attachments {
     /// The client of this connection is not in a group, or not any more, as far as its slot was heard.
     pub(super) fn leaves(&self, connection: u64, group: &GroupName) {
         self.handle(Input::Leaves { connection, group: group.clone() });
+    }
+
+    /// Has clients go that are attached here. How many.
+    pub fn disconnect(&self, whom: &Whom, farewell: &Farewell) -> usize {
+        let mut registry = self.lock();
+        let meant = registry.connections.iter_mut().filter(|(_, there)| there.is_meant(whom));
+        let meant: Vec<u64> = meant
+            .map(|(connection, there)| {
+                there.farewell = Some(Box::new(farewell.clone()));
+                *connection
+            })
+            .collect();
+        drop(registry);
+        for connection in &meant {
+            self.handle(Input::Disconnect { connection: *connection });
+        }
+        meant.len()
+    }
+
+    /// Queues an event for a client that is attached here. Whether there is one that takes it.
+    pub fn tell(&self, session: SessionId, client: &ClientId, event: &Event) -> bool {
+        let whom = Whom::Session { session, client: Some(client.clone()) };
+        let registry = self.lock();
+        let there = registry.connections.values().find(|there| there.is_meant(&whom));
+        there.is_some_and(|there| there.outbox.push(there.outbox.codec().encode(event)))
     }
 
     /// How many clients are attached.
@@ -180,7 +223,7 @@ impl Attachments {
                 Output::Attach { .. } => {}
                 Output::GiveUp { connection } => registry.with(connection, |there| there.over.cancel()),
                 Output::Attached { connection, number, view } => {
-                    let (sender, changes) = watch::channel(view);
+                    let (sender, changes) = watch::channel(Known { view, restored: 0 });
                     registry.with(connection, |there| {
                         there.view = Some(sender);
                         there.outbox.hold();
@@ -191,10 +234,15 @@ impl Attachments {
                     registry.with(connection, |there| there.outbox.confirm(episode));
                 }
                 Output::Refused { connection: _, error } => answer = Some(Err(error)),
-                Output::Cut { connection, why } => registry.with(connection, |there| say_goodbye(&there.outbox, why)),
+                Output::Cut { connection, why } => registry.with(connection, |there| say_goodbye(there, why)),
                 Output::Changed { connection, view } => registry.with(connection, |there| {
                     if let Some(sender) = &there.view {
-                        sender.send_replace(view);
+                        sender.send_modify(|known| known.view = view);
+                    }
+                }),
+                Output::Restored { connection } => registry.with(connection, |there| {
+                    if let Some(sender) = &there.view {
+                        sender.send_modify(|known| known.restored += 1);
                     }
                 }),
                 Output::Unsubscribe { connection } => self.unsubscribe(connection),
@@ -300,8 +348,22 @@ fn input_of(SessionNews { slot, session, push }: SessionNews) -> Input {
     }
 }
 
+impl Connection {
+    /// Whether it is attached, as one of these clients.
+    fn is_meant(&self, whom: &Whom) -> bool {
+        let Some(view) = self.view.as_ref().filter(|_| !self.outbox.is_closing()) else { return false };
+        let view = view.borrow().view.clone();
+        match whom {
+            Whom::Session { session, client } => {
+                view.record.id == *session && client.as_ref().is_none_or(|client| *client == self.client)
+            }
+            Whom::User(user) => !user.is_empty() && view.record.user == *user,
+        }
+    }
+}
+
 /// Says why, as the last thing that the client gets.
-fn say_goodbye(outbox: &Outbox, why: Cut) {
+fn say_goodbye(Connection { outbox, farewell, .. }: &Connection, why: Cut) {
     match why {
         Cut::Displaced(why) => {
             let reason = match why {
@@ -310,6 +372,7 @@ fn say_goodbye(outbox: &Outbox, why: Cut) {
             };
             outbox.cut_with(plain::encode(&Event::Displaced), Closing::new(reason));
         }
+        Cut::Disconnected => outbox.close(Closing::by_backend(&farewell.as_deref().cloned().unwrap_or_default())),
         Cut::Ended(reason) => outbox.close(Closing::saying(Reason::SessionEnded, ended(reason))),
     }
 }

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::{
     allowances::Spender,
-    attachments::{Held, NotAttached},
+    attachments::{Held, Known, NotAttached},
     jobs::Client,
     outbox::{Closing, Outbox},
 };
@@ -21,7 +21,7 @@ use crate::{
         door::{origin::Credentials, reasons::Refused},
     },
     id::{ClientId, GroupName, Position, SessionId},
-    logic::{entry::SessionRecord, request::ClientView},
+    logic::entry::SessionRecord,
     token::Signed,
     wire::{
         command::{Event, RequestId},
@@ -33,7 +33,7 @@ use crate::{
 pub(super) struct Opened {
     pub(super) client: Arc<Client>,
     /// What the session becomes over HTTP.
-    pub(super) changes: watch::Receiver<Arc<ClientView>>,
+    pub(super) changes: watch::Receiver<Known>,
     pub(super) welcome: Event,
     /// The groups to be restored, with where the client stopped.
     pub(super) restore: Vec<(GroupName, Option<Position>)>,
@@ -94,7 +94,7 @@ pub(super) async fn open(
         }
         attached => attached?,
     };
-    let view = changes.borrow_and_update().clone();
+    let view = changes.borrow_and_update().view.clone();
     let record = &view.record;
     let spender = match address.filter(|_| record.user.is_empty()) {
         Some(address) => Spender::Address(address),
@@ -197,6 +197,7 @@ fn anonymous_record(config: &SessionConfig, now_ms: u64) -> SessionRecord {
         grants: Vec::new(),
         revision: 0,
         token: 0,
+        clients_max: None,
     }
 }
 

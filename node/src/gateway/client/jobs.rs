@@ -71,6 +71,8 @@ struct Paid<'a> {
 struct Rights {
     grants: Arc<[Grant]>,
     info: Bytes,
+    /// Of the record that these are of.
+    revision: u64,
     /// Those it is in, or on its way into; without the private ones.
     groups: BTreeSet<GroupName>,
 }
@@ -92,6 +94,9 @@ pub(super) enum Job {
     Replay,
     /// The session was put into the group, or out of it, over HTTP.
     Reconcile,
+    /// The session has other attributes, which those in the group see; or the client may have been taken out of the presence,
+    /// and `enters` again.
+    Update { enters: bool },
     /// As asked by the client.
     Join { id: RequestId, since: Option<Position> },
     /// As asked by the client.
@@ -108,7 +113,7 @@ impl Job {
     /// How many requests of the client it is, which are counted against its bounds.
     pub(super) fn requests(&self) -> usize {
         match self {
-            Self::Restore { .. } | Self::Replay | Self::Reconcile => 0,
+            Self::Restore { .. } | Self::Replay | Self::Reconcile | Self::Update { .. } => 0,
             Self::Publish(publishes) => publishes.len(),
             Self::Join { .. } | Self::Leave { .. } | Self::History { .. } | Self::Members { .. } => 1,
         }
@@ -125,7 +130,7 @@ impl Job {
     /// The client's mark; of several publishes the first one's.
     pub(super) fn id(&self) -> &RequestId {
         match self {
-            Self::Restore { .. } | Self::Replay | Self::Reconcile => &None,
+            Self::Restore { .. } | Self::Replay | Self::Reconcile | Self::Update { .. } => &None,
             Self::Publish(publishes) => publishes.first().map_or(&None, |publish| &publish.id),
             Self::Join { id, .. } | Self::Leave { id } | Self::History { id, .. } | Self::Members { id, .. } => id,
         }
@@ -144,6 +149,7 @@ impl Client {
         let rights = Rights {
             grants: record.grants.as_slice().into(),
             info: record.attributes.clone(),
+            revision: record.revision,
             groups: view.groups().cloned().collect(),
         };
         let (rights, paging) = (Mutex::new(rights), Semaphore::new(PAGES_AT_ONCE));
@@ -159,7 +165,7 @@ impl Client {
         groups: BTreeSet<GroupName>,
         allowance: Arc<Allowance>,
     ) -> Self {
-        let rights = Mutex::new(Rights { grants: Arc::default(), info: Bytes::new(), groups });
+        let rights = Mutex::new(Rights { grants: Arc::default(), info: Bytes::new(), revision: 0, groups });
         let (paging, seat) = (Semaphore::new(PAGES_AT_ONCE), None);
         Self { gateway, outbox, session, user: "".into(), seat, rights, paging, allowance }
     }
@@ -175,17 +181,17 @@ impl Client {
     }
 
     /// Takes over what is said of the session now. Groups that it is not in, and that its grants do not allow, are left before
-    /// this returns: the client cannot have joined them since. Gives the other groups in which the connection and the session
-    /// differ.
-    pub(super) async fn session_changed(&self, view: &ClientView) -> Vec<GroupName> {
-        let (forbidden, differing) = self.take_over(view);
+    /// this returns: the client cannot have joined them since. Gives what is to be done in other groups.
+    /// `restored`: its slot had lost sight of it.
+    pub(super) async fn session_changed(&self, view: &ClientView, restored: bool) -> Vec<(GroupName, Job)> {
+        let (forbidden, jobs) = self.take_over(view, restored);
         for group in forbidden {
             self.depart(None, group, LeftBy::Grants).await;
         }
-        differing
+        jobs
     }
 
-    fn take_over(&self, view: &ClientView) -> (Vec<GroupName>, Vec<GroupName>) {
+    fn take_over(&self, view: &ClientView, restored: bool) -> (Vec<GroupName>, Vec<(GroupName, Job)>) {
         let record = &view.record;
         let groups: BTreeSet<GroupName> = view.groups().cloned().collect();
         let is_forbidden = |group: &GroupName| {
@@ -194,11 +200,17 @@ impl Client {
         };
         let mut rights = self.rights();
         rights.grants = record.grants.as_slice().into();
-        rights.info = record.attributes.clone();
+        let is_seen_anew = rights.info != record.attributes;
+        (rights.info, rights.revision) = (record.attributes.clone(), record.revision);
         let differing = rights.groups.symmetric_difference(&groups).cloned();
         let (forbidden, differing): (Vec<_>, Vec<_>) = differing.partition(is_forbidden);
         rights.groups.retain(|group| !forbidden.contains(group));
-        (forbidden, differing)
+        let shows =
+            |group: &&GroupName| (is_seen_anew || restored) && self.gateway.service.options(group).presence.is_known();
+        let updates = rights.groups.intersection(&groups).filter(shows);
+        let updates = updates.map(|group| (group.clone(), Job::Update { enters: restored }));
+        let jobs = differing.into_iter().map(|group| (group, Job::Reconcile)).chain(updates).collect();
+        (forbidden, jobs)
     }
 
     /// How much the answer may add to the outbox at once, about.
@@ -237,6 +249,7 @@ impl Client {
             Job::Restore { since } => Box::pin(self.restore(group, since)).await,
             Job::Replay => Box::pin(self.replay(group)).await,
             Job::Reconcile => Box::pin(self.reconcile(group)).await,
+            Job::Update { enters } => Box::pin(self.update(group, enters)).await,
             Job::Join { id, since } => Box::pin(self.join(id, group, since)).await,
             Job::Leave { id } => Box::pin(self.leave(id, group)).await,
             Job::History { id, since, limit } => Box::pin(self.history(id, group, since, limit)).await,
@@ -256,14 +269,7 @@ impl Client {
                 Err(busy) => Err(busy),
             };
             match entered {
-                // What can only be temporary: the slot's primary is being replaced, or has much to do.
-                Err(
-                    SlotError::Unavailable
-                    | SlotError::Unknown
-                    | SlotError::NotPrimary { .. }
-                    | SlotError::Busy
-                    | SlotError::Full,
-                ) => {}
+                Err(error) if is_temporary(&error) => {}
                 Ok(entered) => {
                     if entered == Entered::NewGroup && self.seat.is_none() {
                         self.allowance.began_group();
@@ -393,14 +399,7 @@ impl Client {
         paid: Option<Paid<'_>>,
     ) -> JoinOutcome {
         let (page, _turn) = paid.map(|Paid { page, turn }| (page, turn)).unzip();
-        let presence = !group.is_private() && self.gateway.service.options(&group).presence;
-        let member = self.seat.filter(|_| presence).map(|Seat { session, client, attachment }| Presence {
-            session,
-            client,
-            user: self.user.as_ref().to_owned(),
-            info: self.rights().info.clone(),
-            attachment,
-        });
+        let member = self.presence(&group);
         let hub = &self.gateway.hub;
         let outcome = hub.join_reported(self.outbox.clone(), id, group.clone(), member, since, page).await;
         let outcome = outcome.await.unwrap_or(Ok(Entered::KnownGroup));
@@ -409,6 +408,29 @@ impl Client {
             self.depart(None, group, LeftBy::Grants).await;
         }
         outcome
+    }
+
+    /// As the group sees it, where it does.
+    fn presence(&self, group: &GroupName) -> Option<Presence> {
+        let is_seen = !group.is_private() && self.gateway.service.options(group).presence.is_known();
+        let Seat { session, client, attachment } = self.seat.filter(|_| is_seen)?;
+        let rights = self.rights();
+        let (user, info, revision) = (self.user.clone(), rights.info.clone(), rights.revision);
+        Some(Presence { session, client, user, info, revision, attachment })
+    }
+
+    /// Goes on until the group knows what the session shows by now.
+    async fn update(&self, group: GroupName, enters: bool) -> Result<(), Refused> {
+        while self.is_member(&group)
+            && let Some(member) = self.presence(&group)
+        {
+            match self.gateway.service.update_member(&group, member, enters).await {
+                Err(error) if is_temporary(&error) => tokio::time::sleep(RESTORE_AGAIN).await,
+                // What else there is it would answer the next time too.
+                Ok(()) | Err(_) => break,
+            }
+        }
+        Ok(())
     }
 
     async fn leave(&self, id: RequestId, group: GroupName) -> Result<(), Refused> {
@@ -423,7 +445,7 @@ impl Client {
     /// Has the hub deliver the group no more, tell the client so, and take the session out of the group's presence.
     pub(super) async fn depart(&self, id: RequestId, group: GroupName, by: LeftBy) {
         self.is_out(&group);
-        let presence = self.seat.filter(|_| self.gateway.service.options(&group).presence);
+        let presence = self.seat.filter(|_| self.gateway.service.options(&group).presence.is_known());
         self.gateway.hub.leave(self.outbox.clone(), (id, by), group, presence).await;
     }
 
@@ -526,6 +548,14 @@ impl Drop for Client {
             self.gateway.attachments.gone(self.outbox.connection);
         }
     }
+}
+
+/// The slot's primary is being replaced, or has much to do: it may be asked again.
+fn is_temporary(error: &SlotError) -> bool {
+    matches!(
+        error,
+        SlotError::Unavailable | SlotError::Unknown | SlotError::NotPrimary { .. } | SlotError::Busy | SlotError::Full
+    )
 }
 
 /// The oldest messages that have room, one at least.

@@ -28,7 +28,7 @@ use crate::{
     logic::memory::Level,
     memory::{Account, Hold, Ledger},
     permit::Permit,
-    wire::{codec::Codec, frame::Frame, reason::Reason},
+    wire::{codec::Codec, frame::Frame, peer::Farewell, reason::Reason},
 };
 
 /// What a frame takes in a queue beside its text, or with it where that is short; counted for this number at a time.
@@ -154,6 +154,8 @@ pub struct Closing {
     pub words: Cow<'static, str>,
     /// When it is to come back, in milliseconds from now.
     pub after_ms: u64,
+    /// The close code.
+    pub code: u16,
 }
 
 impl Closing {
@@ -163,9 +165,9 @@ impl Closing {
     /// Where the reason ends no connection: it has no close code.
     pub fn new(reason: Reason) -> Self {
         let row = reason.row();
-        assert!(row.close.is_some(), "{} ends no connection", row.code);
+        let Some(code) = row.close else { panic!("{} ends no connection", row.code) };
         let after_ms = row.retry_ms.filter(|_| reason.comes_back()).unwrap_or(0);
-        Self { reason, words: row.words.into(), after_ms }
+        Self { reason, words: row.words.into(), after_ms, code }
     }
 
     /// In words that fit the occasion.
@@ -177,6 +179,15 @@ impl Closing {
     #[must_use]
     pub fn after(self, after_ms: u64) -> Self {
         Self { after_ms, ..self }
+    }
+
+    /// As a backend says that disconnects the client.
+    pub fn by_backend(farewell: &Farewell) -> Self {
+        let reason = if farewell.reconnect { Reason::Reconnect } else { Reason::Disconnected };
+        let table = Self::new(reason);
+        let code = farewell.close_code().unwrap_or(table.code);
+        let words = farewell.words.clone().map_or(table.words, Cow::Owned);
+        Self { reason, words, after_ms: farewell.after_ms.into(), code }
     }
 }
 

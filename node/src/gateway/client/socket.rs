@@ -135,8 +135,8 @@ impl Socket {
         if fault == Some(Fault::TooLarge) {
             self.metrics.limit_hit(Limit::FrameBytes);
         }
-        let Closing { reason, words, after_ms } = closing.clone();
-        let close_code = fault.map(Fault::close_code).or(reason.row().close).expect("`Closing` has seen to it");
+        let Closing { reason, words, after_ms, code } = closing.clone();
+        let close_code = fault.map_or(code, Fault::close_code);
         frames.push(plain::encode(&Event::Bye { reason, words: words.clone().into_owned(), after_ms }));
         frames.push(Frame::close(close_code, &words));
         self.listed.outbox.last(frames, closing);

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use super::{
+    attachments::Known,
     hello::Opened,
     jobs::{Client, Job, ToPublish},
     lanes::Lanes,
@@ -13,7 +14,7 @@ use super::{
 };
 use crate::{
     gateway::door::reasons::Refused,
-    logic::{few::Few, request::ClientView},
+    logic::few::Few,
     metrics::Limit,
     wire::{
         command::{Command, Event},
@@ -26,7 +27,9 @@ pub(super) struct Talk<'a> {
     socket: &'a mut Socket,
     client: Arc<Client>,
     lanes: Lanes,
-    changes: Option<watch::Receiver<Arc<ClientView>>>,
+    changes: Option<watch::Receiver<Known>>,
+    /// As it was known last.
+    restored: u32,
 }
 
 impl<'a> Talk<'a> {
@@ -39,7 +42,7 @@ impl<'a> Talk<'a> {
             // Only requests are ever given back.
             let _ = lanes.add(group, Job::Restore { since });
         }
-        Self { socket, client, lanes, changes: Some(changes) }
+        Self { socket, client, lanes, changes: Some(changes), restored: 0 }
     }
 
     /// Until the connection ends: by what was written, or (the error) by what the client sent. `early`: a frame that came
@@ -126,22 +129,23 @@ impl<'a> Talk<'a> {
         self.client.tell(&Event::Error(refused.frame(command.id().clone())));
     }
 
-    /// The session was changed over HTTP, or there will be no more changes.
+    /// The session was changed over HTTP, or its slot has the client again, or there will be no more changes.
     async fn session_changed(&mut self) {
         let Some(changes) = &mut self.changes else { return };
         if changes.has_changed().is_err() {
             self.changes = None;
             return;
         }
-        let view = changes.borrow_and_update().clone();
-        for group in self.client.session_changed(&view).await {
-            let _ = self.lanes.add(group, Job::Reconcile);
+        let Known { view, restored } = changes.borrow_and_update().clone();
+        let is_restored = std::mem::replace(&mut self.restored, restored) < restored;
+        for (group, job) in self.client.session_changed(&view, is_restored).await {
+            let _ = self.lanes.add(group, job);
         }
     }
 }
 
 /// Waits for a change, or for the end of changes; for ever where that has been seen. Cancel-safe.
-async fn changed(changes: &mut Option<watch::Receiver<Arc<ClientView>>>) {
+async fn changed(changes: &mut Option<watch::Receiver<Known>>) {
     match changes {
         Some(changes) => drop(changes.changed().await),
         None => std::future::pending().await,

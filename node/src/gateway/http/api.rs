@@ -3,16 +3,18 @@
 use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use tokio::sync::watch;
 
 use crate::{
     cluster::{health::LocalFacts, view::SharedView},
     config::Config,
     gateway::service::Service,
-    id::NodeId,
+    id::{ClientId, NodeId, SessionId},
     logic::{map::SharedMap, request::GroupInfo},
     metrics::Metrics,
     token::Keyring,
+    wire::peer::{Farewell, Whom},
 };
 
 /// What the handlers work with; one for each node.
@@ -45,6 +47,11 @@ pub trait ClusterControl: Send + Sync + 'static {
     /// Asks every node for the groups that it is primary of, by name after `after`; answers within a request's deadline,
     /// with what has come by then.
     async fn list_groups(&self, after: &str, limit: u32) -> GroupPage;
+    /// Has all nodes disconnect the clients that are meant; their sessions go on.
+    async fn disconnect(&self, whom: Whom, farewell: Farewell) -> Disconnected;
+    /// Has a node send something to a client, at most once. Whether it is connected there and takes it; nothing where that is
+    /// not known.
+    async fn send(&self, node: &NodeId, whose: (SessionId, ClientId), data: Bytes) -> Option<bool>;
     /// Has a live node begin to drain; `force`: also while another one drains.
     async fn drain(&self, node: &NodeId, force: bool) -> Result<(), NotDrained>;
     /// Counts a dead node's present start as lost for good.
@@ -62,6 +69,15 @@ pub enum NotDrained {
     OtherDrains(NodeId),
     /// It could not be asked, or says why not.
     Failed(String),
+}
+
+/// What came of disconnecting clients.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Disconnected {
+    /// How many were told to go.
+    pub clients: u64,
+    /// Nodes that did not answer: clients of theirs may be connected still.
+    pub missing_nodes: Vec<NodeId>,
 }
 
 /// A page of the cluster's groups.

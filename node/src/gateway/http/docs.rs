@@ -26,7 +26,7 @@ use utoipa::{
 
 use super::{
     api::Api,
-    cluster,
+    clients, cluster,
     error::{ApiError, ErrorBody, loc},
     groups, messages, probes, sessions, table,
 };
@@ -44,13 +44,15 @@ const PAGE_POLICY: &str =
     paths(
         sessions::create, sessions::read, sessions::change, sessions::end, sessions::renew_token, sessions::join, sessions::leave, sessions::of_user,
         sessions::end_of_user, messages::publish, messages::to_user, messages::to_session, messages::broadcast, messages::batch,
-        groups::list, groups::info, groups::history, groups::members, events::of_group, events::of_groups, cluster::nodes, cluster::map, cluster::health,
+        clients::disconnect_session, clients::disconnect_user, clients::send,
+        groups::list, groups::info, groups::history, groups::members, groups::presence, events::of_group, events::of_groups, cluster::nodes, cluster::map, cluster::health,
         cluster::drain, cluster::forget, probes::livez, probes::readyz, probes::health, probes::metrics,
     ),
     components(schemas(ErrorBody)),
     tags(
         (name = "sessions", description = "Who may connect, and what they may do"),
         (name = "messages", description = "Publishing and history"),
+        (name = "clients", description = "Those that are connected"),
         (name = "groups", description = "What there is and who is there"),
         (name = "events", description = "Following groups by server-sent events, with a session's token or cookie; no key"),
         (name = "cluster", description = "Nodes, slots, health"),

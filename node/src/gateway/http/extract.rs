@@ -26,7 +26,7 @@ use super::{
     error::{ApiError, Loc, Problem, Problems, loc},
 };
 use crate::{
-    id::{GROUP_NAME_MAX_BYTES, GroupName, NodeId, SessionId, is_hidden},
+    id::{ClientId, GROUP_NAME_MAX_BYTES, GroupName, NodeId, SessionId, is_hidden},
     metrics::Limit,
     wire::{
         plain::{LIMIT_DEFAULT, LIMIT_MAX},
@@ -106,6 +106,13 @@ impl FromPath for UserName {
     const NAME: &'static str = "user";
     fn from_path(text: &str) -> Result<Self, String> {
         check_user(text).map(|()| Self(text.to_owned()))
+    }
+}
+
+impl FromPath for ClientId {
+    const NAME: &'static str = "client";
+    fn from_path(text: &str) -> Result<Self, String> {
+        Self::parse(text)
     }
 }
 

@@ -24,7 +24,7 @@ use crate::{
     gateway::service::By,
     id::{Epoch, GroupName, NUMBER_MAX, NodeId, Position, SessionId},
     logic::{
-        entry::Message,
+        entry::{Message, Present},
         request::{self, GroupInfo, PresentSession},
     },
     wire::reason::Reason,
@@ -36,6 +36,7 @@ pub(super) fn table() -> Vec<Route> {
         Route::keyed(Method::GET, "/v1/groups/{group}", info),
         Route::keyed(Method::GET, "/v1/groups/{group}/messages", history),
         Route::keyed(Method::GET, "/v1/groups/{group}/members", members),
+        Route::keyed(Method::GET, "/v1/groups/{group}/presence", presence),
     ]
 }
 
@@ -86,6 +87,19 @@ pub struct MemberPage {
     /// `after` for the next page; null at the end.
     #[schema(value_type = Option<String>)]
     next: Option<SessionId>,
+}
+
+/// How many are present.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct GroupPresence {
+    /// Sessions.
+    sessions: u64,
+    /// Clients of these.
+    clients: u64,
+    /// Different users of these sessions.
+    users: u64,
+    /// Sessions without a user.
+    anonymous: u64,
 }
 
 /// Someone present.
@@ -247,8 +261,19 @@ async fn members(
     Ok(Json(MemberPage { members: members.into_iter().map(member).collect::<Result<_, _>>()?, next }))
 }
 
+/// Says how many are present in a group, without a list: it takes no longer in a large group.
+#[utoipa::path(get, path = "/v1/groups/{group}/presence", tag = "groups", params(("group" = String, Path, description = "The group", example = "chat:lobby")),
+    responses((status = 200, description = "How many; none where there is no such group, or its namespace keeps no presence", body = GroupPresence)))]
+async fn presence(
+    State(api): State<Arc<Api>>,
+    InPath(group): InPath<GroupName>,
+) -> Result<Json<GroupPresence>, ApiError> {
+    let Present { sessions, clients, users, anonymous } = api.service.present(&group).await?;
+    Ok(Json(GroupPresence { sessions, clients, users, anonymous }))
+}
+
 fn summary(info: GroupInfo) -> GroupSummary {
-    let GroupInfo { group, epoch, head, kept, members, clients } = info;
+    let GroupInfo { group, epoch, head, kept, present: Present { sessions: members, clients, .. } } = info;
     GroupSummary { group, epoch: epoch.to_string(), head, kept, members, clients }
 }
 
@@ -262,7 +287,12 @@ fn message(message: Message) -> Result<OneMessage, ApiError> {
 }
 
 fn member(PresentSession { member, clients }: PresentSession) -> Result<GroupMember, ApiError> {
-    Ok(GroupMember { session: member.session, user: member.user, info: raw(&member.info)?, clients })
+    Ok(GroupMember {
+        session: member.session,
+        user: member.user.as_ref().to_owned(),
+        info: raw(&member.info)?,
+        clients,
+    })
 }
 
 /// Where gossip says that a group's subscribers are.

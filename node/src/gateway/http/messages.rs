@@ -322,7 +322,7 @@ fn check_key(key: Option<&str>, at: impl FnOnce() -> Vec<Loc>, problems: &mut Pr
     }
 }
 
-fn data(api: &Api, raw: &RawValue, at: impl FnOnce() -> Vec<Loc>, problems: &mut Problems) -> Bytes {
+pub(super) fn data(api: &Api, raw: &RawValue, at: impl FnOnce() -> Vec<Loc>, problems: &mut Problems) -> Bytes {
     let (text, limit) = (raw.get(), api.config.limits.message_bytes);
     if text.len() > limit {
         api.metrics.limit_hit(Limit::MessageBytes);

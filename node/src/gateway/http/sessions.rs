@@ -1,6 +1,6 @@
 //! Sessions: create, read, change, end; those of a user; the groups they are in.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, num::NonZero, sync::Arc};
 
 use axum::{
     Json,
@@ -82,6 +82,11 @@ pub struct NewSession {
     #[serde(default)]
     #[schema(value_type = Vec<GrantBody>)]
     grants: Vec<Object<GrantBody>>,
+    /// It may have at most this number of clients connected at once, where that is fewer than `session.clients_max`; 1: each takes
+    /// the place of the one before.
+    #[serde(default, deserialize_with = "whole")]
+    #[schema(minimum = 1)]
+    clients_max: Option<u16>,
     /// It is never stored, so it is made though the store is down. It ends when its last client has been gone for
     /// `session.resume_grace_s`, when none has come within `session.memory_ttl_s` (a minute at least), and where all nodes that
     /// hold it are lost. It is not listed among the sessions of its user, nor ended with them.
@@ -167,6 +172,10 @@ pub struct Session {
     grants: Vec<GrantBody>,
     /// Of the token that is good now: 0 for its first, one more for each that has taken the place of another.
     token_number: u32,
+    /// The most clients that it may have connected at once, where that is fewer than `session.clients_max`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<u16>)]
+    clients_max: Option<NonZero<u16>>,
     /// A client is connected.
     attached: bool,
     /// A client is connected, or was a moment ago.
@@ -247,7 +256,12 @@ async fn create(State(api): State<Arc<Api>>, JsonBody(new): JsonBody<NewSession>
             .value(loc!["body", "groups"], format!("a session has at most {most} groups (limits.groups_per_session)"));
     }
     let grants = grants(new.grants, &mut problems);
+    let clients_max = new.clients_max.map(NonZero::new);
+    if clients_max == Some(None) {
+        problems.value(loc!["body", "clients_max"], "must be 1 at least".to_owned());
+    }
     problems.refuse()?;
+    let clients_max = clients_max.flatten();
 
     let now_ms = clock::wall_ms();
     let record = SessionRecord {
@@ -262,6 +276,7 @@ async fn create(State(api): State<Arc<Api>>, JsonBody(new): JsonBody<NewSession>
         grants,
         revision: 0,
         token: 0,
+        clients_max,
     };
     let location = HeaderValue::try_from(format!("/v1/sessions/{}", record.id)).map_err(|_| ApiError::internal())?;
     let created = with_token(&api, api.service.create(record, None).await?)?;
@@ -407,6 +422,7 @@ fn session(view: SessionView) -> Result<Session, ApiError> {
         groups,
         joined,
         token_number: record.token,
+        clients_max: record.clients_max,
         grants: record
             .grants
             .into_iter()

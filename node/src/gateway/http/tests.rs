@@ -16,6 +16,7 @@ use axum::{
     body::{Body, to_bytes},
     http::{Request as HttpRequest, response::Parts},
 };
+use bytes::Bytes;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -23,7 +24,7 @@ use tower::ServiceExt;
 use uuid::Uuid;
 
 use super::{
-    api::{ClusterControl, GroupPage, NotDrained},
+    api::{ClusterControl, Disconnected, GroupPage, NotDrained},
     *,
 };
 use crate::{
@@ -38,7 +39,7 @@ use crate::{
     },
     id::{ClientId, ClientKey, Epoch, Generation, GroupName, Member, NodeId, Position, SessionId, SlotId},
     logic::{
-        entry::{EndReason, Message, Presence, SessionChange, SessionRecord},
+        entry::{EndReason, Message, Presence, Present, SessionChange, SessionRecord},
         map::{ClusterMap, SharedMap},
         request::{
             Ask as _, ChangeSession, CreateSession, Done, GroupInfo, GroupRequest, History, ListedClient, MemberPage,
@@ -49,6 +50,7 @@ use crate::{
     metrics::Metrics,
     store::{MapChange, Store, StoreError, WriteVersion},
     token::Keyring,
+    wire::peer::{Farewell, Whom},
 };
 
 const KEY: &str = "test-key-0123456789";
@@ -84,6 +86,19 @@ impl ClusterControl for FakeControl {
     async fn list_groups(&self, after: &str, _: u32) -> GroupPage {
         assert!(["", "chat:a"].contains(&after));
         GroupPage { groups: vec![group_info()], more: true, missing_nodes: vec![node("n3")] }
+    }
+    /// One client, and `n3` does not answer where a user's are meant.
+    async fn disconnect(&self, whom: Whom, _: Farewell) -> Disconnected {
+        let missing_nodes = if matches!(whom, Whom::User(_)) { vec![node("n3")] } else { Vec::new() };
+        Disconnected { clients: 1, missing_nodes }
+    }
+    /// Who is at `n1` takes it, at `n2` it has gone, and `n3` does not answer.
+    async fn send(&self, node: &NodeId, _: (SessionId, ClientId), _: Bytes) -> Option<bool> {
+        match node.as_str() {
+            "n1" => Some(true),
+            "n2" => Some(false),
+            _ => None,
+        }
     }
     /// `n2` drains already.
     async fn drain(&self, node: &NodeId, force: bool) -> Result<(), NotDrained> {
@@ -163,7 +178,8 @@ fn node(name: &str) -> NodeId {
 }
 
 fn group_info() -> GroupInfo {
-    GroupInfo { group: GroupName::parse("chat:a").unwrap(), epoch: Epoch(7), head: 3, kept: 2, members: 1, clients: 2 }
+    let present = Present { sessions: 1, clients: 2, users: 1, anonymous: 0 };
+    GroupInfo { group: GroupName::parse("chat:a").unwrap(), epoch: Epoch(7), head: 3, kept: 2, present }
 }
 
 fn node_view(name: &str, alive: bool) -> NodeView {
@@ -200,6 +216,7 @@ fn obliging(request: &SlotRequest) -> Option<Answer> {
         grants: Vec::new(),
         revision: 0,
         token: 3,
+        clients_max: None,
     };
     let view = |record| {
         let tab = ListedClient {
@@ -231,7 +248,8 @@ fn obliging(request: &SlotRequest) -> Option<Answer> {
                 member: Presence {
                     session: SessionId(Uuid::from_u128(5)),
                     client: ClientKey(1),
-                    user: "alice".to_owned(),
+                    user: "alice".into(),
+                    revision: 0,
                     info: bytes::Bytes::from_static(b"{}"),
                     attachment: 1,
                 },

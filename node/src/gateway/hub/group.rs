@@ -230,7 +230,8 @@ impl Group {
             (To::AllBut(_), Notice::Stale) => add(&counters.stale, 1),
             _ => {}
         }
-        let (is_presence, is_stale) = (matches!(notice, Notice::Member { .. }), notice == Notice::Stale);
+        let (is_presence, is_stale) =
+            (matches!(notice, Notice::Member { .. } | Notice::Present(_)), notice == Notice::Stale);
         let before = match &notice {
             Notice::Message { epoch, message } => Some(Position { epoch: *epoch, offset: message.offset - 1 }),
             _ => None,
@@ -363,7 +364,8 @@ impl Group {
 fn event(group: GroupName, notice: Notice) -> Event {
     match notice {
         Notice::Message { epoch, message } => Event::Message { group, epoch, message },
-        Notice::Member { joined, member } => Event::Member { group, joined, member },
+        Notice::Member { event, member } => Event::Member { group, event, member },
+        Notice::Present(present) => Event::Presence { group, present },
         Notice::Gap { epoch, from, to } => Event::Gap { group, epoch, from, to, reason: "trimmed" },
         Notice::Reset(Position { epoch, offset }) => Event::Reset { group, epoch, offset, reason: "log_lost" },
         Notice::Stale => Event::Stale { group },

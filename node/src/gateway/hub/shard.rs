@@ -16,7 +16,7 @@ use super::{
 use crate::{
     clock,
     cluster::view::SharedView,
-    config::{Config, SlowConsumer},
+    config::{Config, PresenceMode, SlowConsumer},
     deliveries::Arrival,
     gateway::client::outbox::Outbox,
     id::{GroupName, Member, Position, Seat, SlotId},
@@ -167,8 +167,8 @@ impl Shard {
                 let _span = tracing::trace_span!("deliver", slot, %group, messages = messages.len()).entered();
                 self.handle(following::Input::Deliver { slot, term, group, epoch, messages });
             }
-            Arrival::Push { slot, group, push: GroupPush::Member { joined, member }, .. } => {
-                self.handle(following::Input::Member { slot, group, joined, member });
+            Arrival::Push { slot, group, push: GroupPush::Member { event, member, present }, .. } => {
+                self.handle(following::Input::Member { slot, group, event, member, present });
             }
             Arrival::PeerConnected(from) => self.handle(following::Input::PeerConnected(from)),
             Arrival::PeerLost(from) => self.handle(following::Input::PeerLost(from)),
@@ -202,16 +202,17 @@ impl Shard {
             return;
         }
         let subscriber = outbox.connection;
+        // What is private is not of the namespace that its name may seem to have.
+        let options = (!group.is_private()).then(|| self.config.namespace(group.namespace()));
+        let summed = options.as_ref().is_some_and(|options| options.presence == PresenceMode::Counts);
         if !self.groups.contains_key(&group) {
-            // What is private is not of the namespace that its name may seem to have.
-            let lags =
-                !group.is_private() && self.config.namespace(group.namespace()).slow_consumer == SlowConsumer::Lag;
+            let lags = options.is_some_and(|options| options.slow_consumer == SlowConsumer::Lag);
             self.groups.insert(group.clone(), Group::new(slot, group.clone(), lags));
         }
         if let Some(there) = self.groups.get_mut(&group) {
             there.add(outbox, page, report);
         }
-        self.handle(following::Input::Subscribe { slot, group, subscriber, request, member, since });
+        self.handle(following::Input::Subscribe { slot, group, subscriber, request, member, summed, since });
     }
 
     fn leave(

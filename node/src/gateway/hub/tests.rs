@@ -20,7 +20,7 @@ use crate::{
     },
     id::{ClientKey, Epoch, Member, NodeId, SessionId},
     logic::{
-        entry::Message,
+        entry::{MemberEvent, Message, Present},
         few::Few,
         map::ClusterMap,
         request::{Done, GroupPush, GroupRequest, Join, JoinPoint, Leave, Push, SlotAnswer, SlotRequest},
@@ -85,7 +85,15 @@ impl ScriptState {
         let messages: Vec<_> = log.iter().skip(since.max(trimmed)).take(page).cloned().collect();
         let head = log.len() as u64;
         let up_to = messages.last().map_or(head, |last| last.offset);
-        JoinPoint { group, epoch: EPOCH, head, up_to, recovered: since >= trimmed, messages }
+        JoinPoint {
+            group,
+            epoch: EPOCH,
+            head,
+            up_to,
+            recovered: since >= trimmed,
+            messages,
+            present: Present::default(),
+        }
     }
 }
 
@@ -513,11 +521,20 @@ async fn a_slow_consumer_lags_where_its_namespace_says_so_and_is_caught_up() {
     let presence = Presence {
         session: SessionId(uuid::Uuid::nil()),
         client: ClientKey(1),
-        user: String::new(),
+        user: "".into(),
+        revision: 0,
         info: "{}".into(),
         attachment: 1,
     };
-    bench.push(&lag, Push::Group(lag.clone(), GroupPush::Member { joined: true, member: presence })).await;
+    bench
+        .push(
+            &lag,
+            Push::Group(
+                lag.clone(),
+                GroupPush::Member { event: MemberEvent::Join, member: presence, present: Present::default() },
+            ),
+        )
+        .await;
     wait_until("it is told who comes", || reader.outbox.queued_bytes() > queued).await;
     reader.read_until(&bench.hub, 40).await;
     assert_eq!(reader.seen.iter().filter(|seen| *seen == "stale").count(), 1);

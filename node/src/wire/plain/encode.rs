@@ -5,7 +5,7 @@ use bytes::Bytes;
 use crate::{
     id::{Epoch, GroupName},
     logic::{
-        entry::{Message, Presence},
+        entry::{MemberEvent, Message, Presence, Present},
         request::PresentSession,
     },
     wire::{
@@ -132,11 +132,23 @@ impl Text {
                 self.plain("epoch", epoch);
                 self.message(message);
             }
-            Event::Member { group, joined, member } => {
+            Event::Member { group, event, member } => {
                 self.begin("member", &None);
                 self.text("group", group.as_str());
-                self.text("event", if *joined { "join" } else { "leave" });
+                let event = match event {
+                    MemberEvent::Join => "join",
+                    MemberEvent::Leave => "leave",
+                    MemberEvent::Update => "update",
+                };
+                self.text("event", event);
                 self.presence(member);
+            }
+            Event::Presence { group, present: Present { sessions, clients: _, users, anonymous } } => {
+                self.begin("presence", &None);
+                self.text("group", group.as_str());
+                self.number("sessions", *sessions);
+                self.number("users", *users);
+                self.number("anonymous", *anonymous);
             }
             Event::Gap { group, epoch, from, to, reason } => {
                 self.begin("gap", &None);
@@ -150,6 +162,10 @@ impl Text {
                 self.begin("reset", &None);
                 self.position(group, *epoch, *offset);
                 self.text("reason", reason);
+            }
+            Event::Direct { data } => {
+                self.begin("direct", &None);
+                self.raw("data", data);
             }
             Event::Stale { group } => {
                 self.begin("stale", &None);

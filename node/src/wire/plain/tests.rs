@@ -7,7 +7,7 @@ use super::*;
 use crate::{
     id::{ClientId, ClientKey, Epoch, GroupName, NUMBER_MAX, Position, SessionId},
     logic::{
-        entry::{Message, Presence, Publisher},
+        entry::{MemberEvent, Message, Presence, Present, Publisher},
         request::PresentSession,
     },
     wire::{
@@ -314,7 +314,14 @@ fn writes_each_answer() {
         Event::History { id: id("3"), group: group("g"), position: None, complete: true, messages: vec![] },
         json!({"type":"history","id":3,"group":"g","epoch":null,"offset":0,"complete":true,"messages":[]}),
     );
-    let member = Presence { session, client: ClientKey(1), user: "u".into(), info: Bytes::from("{}"), attachment: 3 };
+    let member = Presence {
+        session,
+        client: ClientKey(1),
+        user: "u".into(),
+        info: Bytes::from("{}"),
+        revision: 0,
+        attachment: 3,
+    };
     let member = PresentSession { member, clients: 2 };
     check(
         Event::Members { id: id("4"), group: group("g"), members: vec![member.clone(), member], more: true },
@@ -348,14 +355,23 @@ fn writes_each_push() {
         },
         json!({"type":"message","group":"g","epoch":"0000000000000001","offset":4,"data":[1],"from":{"session":nil,"user":"u"},"at_ms":7}),
     );
-    let member = Presence { session, client: ClientKey(1), user: "u".into(), info: Bytes::new(), attachment: 3 };
+    let member =
+        Presence { session, client: ClientKey(1), user: "u".into(), info: Bytes::new(), revision: 0, attachment: 3 };
     check(
-        Event::Member { group: group("g"), joined: true, member: member.clone() },
+        Event::Member { group: group("g"), event: MemberEvent::Join, member: member.clone() },
         json!({"type":"member","group":"g","event":"join","session":nil,"user":"u","info":null}),
     );
     check(
-        Event::Member { group: group("g"), joined: false, member },
+        Event::Member { group: group("g"), event: MemberEvent::Leave, member: member.clone() },
         json!({"type":"member","group":"g","event":"leave","session":nil,"user":"u","info":null}),
+    );
+    check(
+        Event::Member { group: group("g"), event: MemberEvent::Update, member },
+        json!({"type":"member","group":"g","event":"update","session":nil,"user":"u","info":null}),
+    );
+    check(
+        Event::Presence { group: group("g"), present: Present { sessions: 4, clients: 6, users: 2, anonymous: 1 } },
+        json!({"type":"presence","group":"g","sessions":4,"users":2,"anonymous":1}),
     );
     check(
         Event::Gap { group: group("g"), epoch: Epoch(1), from: 2, to: 3, reason: "trimmed" },
@@ -370,6 +386,7 @@ fn writes_each_push() {
         Event::Live { group: group("g"), epoch: Epoch(1), offset: 2 },
         json!({"type":"live","group":"g","epoch":"0000000000000001","offset":2}),
     );
+    check(Event::Direct { data: Bytes::from("[1]") }, json!({"type":"direct","data":[1]}));
     check(Event::Displaced, json!({"type":"displaced"}));
     check(
         Event::Bye { reason: Reason::SlowConsumer, words: "r".into(), after_ms: 9 },

@@ -39,6 +39,9 @@ impl Reigning<'_> {
         if self.later_stays((session, key), (&gateway, connection), since_ms) {
             return out.push(SlotOutput::Answer { ticket, result: Err(SlotError::Busy) });
         }
+        let Some(known) = self.state().and_then(|state| state.session(session)) else {
+            return out.push(SlotOutput::Answer { ticket, result: Err(SlotError::Busy) });
+        };
         let entry = SessionEntry::Attach {
             client,
             gateway: gateway.clone(),
@@ -46,7 +49,7 @@ impl Reigning<'_> {
             since_ms: now.wall_ms.saturating_sub(waited_ms),
             at_ms: now.wall_ms,
             token,
-            room: self.settings.room,
+            room: known.room(self.settings.room),
         };
         if let Some(index) = self.order_session(session, entry, Some(SessionPending::Attach(ticket))) {
             self.sessions.latest.insert((session, key), Latest { gateway, connection, since_ms, index });

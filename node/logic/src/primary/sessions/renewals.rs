@@ -68,7 +68,7 @@ impl Reigning<'_> {
             self.push_session(&gateway, session, SessionPush::Ended { reason }, out);
             return Sight::Told;
         }
-        let (key, room) = (client.key(), self.settings.room);
+        let (key, room) = (client.key(), known.room(self.settings.room));
         let there = known.client(key);
         // Two lineages of the slot gave the same number: the connection that attached in this one has the session.
         let is_later =

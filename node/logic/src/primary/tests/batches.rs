@@ -59,8 +59,14 @@ fn what_is_committed_together_is_one_push_within_bounds() {
 fn who_comes_between_two_messages_is_not_pushed_the_first() {
     let mut bench = followed();
     bench.ask("g1", publish(5));
-    let member =
-        Presence { session: SESSION, client: client().key(), user: String::new(), info: Bytes::new(), attachment: 1 };
+    let member = Presence {
+        session: SESSION,
+        client: client().key(),
+        user: "".into(),
+        info: Bytes::new(),
+        revision: 0,
+        attachment: 1,
+    };
     let joined = bench.ask("g2", (group(), Join { member: Some(member), since: None }));
     bench.ask("g1", publish(6));
     bench.acknowledge();

@@ -33,6 +33,7 @@ fn view(last_used_ms: u64) -> ClientView {
         grants: Vec::new(),
         revision: last_used_ms,
         token: 0,
+        clients_max: None,
     };
     ClientView { record, joined: Default::default() }
 }
@@ -220,7 +221,7 @@ async fn news_that_overtakes_the_attachment_is_not_forgotten() {
         desk.news(SessionPush::Changed { client: client().key(), view: view(used_ms) });
         desk.answer(connection, given(5));
         let held = attaching.await.unwrap().unwrap();
-        assert_eq!(held.changes.borrow().record.last_used_ms, expected, "the later of the two records stands");
+        assert_eq!(held.changes.borrow().view.record.last_used_ms, expected, "the later of the two records stands");
         desk.attachments.gone(connection);
     }
     let four = outbox(4);
@@ -240,7 +241,7 @@ async fn a_session_that_ends_or_changes_is_told_to_its_connection() {
     held.changes.mark_unchanged();
     desk.news(SessionPush::Changed { client: client().key(), view: view(15) });
     assert!(held.changes.has_changed().unwrap());
-    assert_eq!(held.changes.borrow().record.last_used_ms, 15);
+    assert_eq!(held.changes.borrow().view.record.last_used_ms, 15);
     desk.news(SessionPush::Ended { reason: EndReason::Ended });
     assert_eq!(goodbye(&outbox), (vec![], Some(Reason::SessionEnded)));
     assert!(desk.attachments.is_empty());

@@ -171,7 +171,7 @@ impl Reader {
     /// Tells the reader that and why the stream ends, after what is queued, and ends the answer.
     async fn end(&mut self, closing: Closing) {
         count_end(&closing, &self.gateway.metrics);
-        let Closing { reason, words, after_ms } = closing.clone();
+        let Closing { reason, words, after_ms, code: _ } = closing.clone();
         let outbox = self.listed.outbox.clone();
         let bye = outbox.codec().encode(&Event::Bye { reason, words: words.into_owned(), after_ms });
         outbox.last([bye, Frame::end_of_chunks()], closing);

@@ -7,10 +7,11 @@ use serde_json::{Value, json};
 
 use crate::{
     config::Config,
-    gateway::http::{extract::USER_MAX_BYTES, messages, sessions},
-    id::{GROUP_NAME_MAX_BYTES, NUMBER_MAX},
+    gateway::http::{clients, extract::USER_MAX_BYTES, messages, sessions},
+    id::{CLIENT_ID_MAX_BYTES, GROUP_NAME_MAX_BYTES, NUMBER_MAX},
     wire::{
         events::{GROUPS_MAX, ID_MAX_BYTES},
+        peer::CODE_MAX,
         plain::LIMIT_MAX,
     },
 };
@@ -46,6 +47,7 @@ fn of_parameter(path: &str, name: &str) -> Option<Value> {
         "after" if path == "/v1/groups" => group(true),
         "id" | "after" => json!({"pattern": format!("^{UUID}$"), "minLength": 36, "maxLength": 36}),
         "user" => user(),
+        "client" => client(),
         "node" => json!({"pattern": "^[A-Za-z0-9._-]+$", "minLength": 1, "maxLength": 64}),
         "limit" => json!({"minimum": 1, "maximum": LIMIT_MAX}),
         "since_offset" => json!({"minimum": 0, "maximum": NUMBER_MAX}),
@@ -58,6 +60,9 @@ fn of_fields(config: &Config) -> Vec<(&'static str, &'static str, Value)> {
     let ttl = || json!({"minimum": 1, "maximum": sessions::TTL_MAX_S});
     let key = || json!({"pattern": "^[^\\u0000-\\u001f\\u007f-\\u009f]+$", "minLength": 1, "maxLength": messages::KEY_MAX_BYTES});
     let joined = || json!({"maxItems": config.limits.groups_per_session, "items": group(false)});
+    let after = || json!({"minimum": 0, "maximum": clients::AFTER_MAX_MS});
+    let words = || json!({"pattern": "^[^\\u0000-\\u001f\\u007f-\\u009f]+$", "minLength": 1, "maxLength": clients::WORDS_MAX_BYTES});
+    let code = || json!({"minimum": 0, "maximum": CODE_MAX});
     let grants = || json!({"maxItems": sessions::GRANTS_MAX});
     let pattern = json!({"pattern": "^[^\\u0000-\\u001f\\u007f-\\u009f]+$", "minLength": 1, "maxLength": sessions::PATTERN_MAX_BYTES});
     let groups =
@@ -68,6 +73,7 @@ fn of_fields(config: &Config) -> Vec<(&'static str, &'static str, Value)> {
         ("NewSession", "idle_ttl_s", ttl()),
         ("NewSession", "groups", joined()),
         ("NewSession", "grants", grants()),
+        ("NewSession", "clients_max", json!({"minimum": 1, "maximum": u16::MAX})),
         ("SessionPatch", "ttl_s", ttl()),
         ("SessionPatch", "grants", grants()),
         ("SessionPatch", "join", joined()),
@@ -81,6 +87,13 @@ fn of_fields(config: &Config) -> Vec<(&'static str, &'static str, Value)> {
         ("NewBatch", "publishes", json!({"minItems": 1, "maxItems": messages::BATCH_MAX})),
         ("BatchItem", "group", group(true)),
         ("BatchItem", "key", key()),
+        ("Disconnect", "client", client()),
+        ("Disconnect", "after_ms", after()),
+        ("Disconnect", "reason", words()),
+        ("Disconnect", "code", code()),
+        ("DisconnectUser", "after_ms", after()),
+        ("DisconnectUser", "reason", words()),
+        ("DisconnectUser", "code", code()),
     ]
 }
 
@@ -91,6 +104,11 @@ fn group(private: bool) -> Value {
     let pattern =
         if private { format!("^({plain}|@session:{UUID}|@user:[^{HIDDEN}]+)$") } else { format!("^({plain})$") };
     json!({"pattern": pattern, "minLength": 1, "maxLength": GROUP_NAME_MAX_BYTES})
+}
+
+/// A client's own id; not one that is a path's own "." or "..".
+fn client() -> Value {
+    json!({"pattern": "^[!-~]+$", "minLength": 1, "maxLength": CLIENT_ID_MAX_BYTES})
 }
 
 fn user() -> Value {
