@@ -33,6 +33,8 @@ def say(value):
 def told(event):
     """As the JavaScript client tells it."""
     match event:
+        case Message(ephemeral=True):
+            return "message", {"ephemeral": True, "data": event.data, "from": event.sender and {"session": event.sender.session, "user": event.sender.user}}
         case Message():
             return "message", {"epoch": event.epoch, "offset": event.offset, "data": event.data, "from": event.sender and {"session": event.sender.session, "user": event.sender.user}}
         case Gap():
@@ -114,6 +116,8 @@ async def do(ask):
             return told(joined)[1]
         case "leave":
             return await group(ask).leave()
+        case "publish" if ask.get("ephemeral"):
+            return await group(ask).publish(ask["data"], ephemeral=True)
         case "publish":
             published = await group(ask).publish(ask["data"], key=ask.get("key"))
             return {"epoch": published.epoch, "offset": published.offset, "copies": published.copies}

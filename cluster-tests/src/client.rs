@@ -94,6 +94,8 @@ pub struct State {
     pub positions: BTreeMap<Arc<str>, Position>,
     /// Messages that came, for each group.
     pub received: BTreeMap<Arc<str>, u64>,
+    /// Ephemeral messages that came, for each group.
+    pub ephemeral: BTreeMap<Arc<str>, u64>,
     /// Everything that came and is not a message, an answer or a heartbeat, in order, the latest [`NOTICES_MAX`].
     pub notices: Vec<Value>,
     /// Why it is over; none while it isn't.

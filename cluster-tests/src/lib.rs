@@ -13,6 +13,7 @@ pub mod datagrams;
 pub mod faults;
 pub mod gauges;
 pub mod greed;
+pub mod jwt;
 pub mod latency;
 pub mod ledger;
 pub mod load;

@@ -26,7 +26,7 @@ use self::{
     script::Script,
     way::{Mode, Way},
 };
-use crate::{cluster::Cluster, wait::wait_for};
+use crate::{cluster::Cluster, jwt, wait::wait_for};
 
 /// For whatever a step waits for.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -169,6 +169,13 @@ impl Player<'_> {
             "restart" => self.cluster.restart_all().await?,
             // A backend's call.
             "call" => self.call(&mut fields).await?,
+            // A backend makes a token that lasts for some seconds.
+            "jwt" => {
+                let (name, mut claims) = (fields.text("save")?, fields.value("claims")?);
+                let lasts_s = fields.value("expires_in_s")?.as_u64().context("seconds are a number")?;
+                claims["exp"] = json!(jwt::now_s() + lasts_s);
+                self.vars.insert(name, json!(jwt::hs256(jwt::SECRET, &claims)?));
+            }
             // A server that says what it is told to; a `connect` finds it by its name.
             "script" => {
                 let (name, accepts) = (fields.text("name")?, fields.list("accepts")?);
@@ -210,7 +217,7 @@ impl Player<'_> {
 
     async fn ask(&mut self, kind: &str, fields: &mut Fields) -> Result<()> {
         let mut ask = json!({"do": kind, "as": fields.text("as")?});
-        for field in ["group", "key", "since", "after", "limit"] {
+        for field in ["group", "key", "ephemeral", "since", "after", "limit"] {
             if let Some(value) = fields.take(field) {
                 ask[field] = value;
             }
@@ -376,7 +383,8 @@ fn content(told: &[Told], name: &str, group: &str) -> Vec<Told> {
 /// Each message stands right after the one before it, or after the end of the gap or the place of the reset between them.
 fn is_contiguous(content: &[Told]) -> Result<()> {
     let mut at: Option<(Value, u64)> = None;
-    for Told { event, value, .. } in content {
+    // What is ephemeral has no place.
+    for Told { event, value, .. } in content.iter().filter(|told| told.value["ephemeral"] != true) {
         let (first, last) = match &**event {
             "gap" => (value["from"].as_u64(), value["to"].as_u64()),
             _ => (value["offset"].as_u64(), value["offset"].as_u64()),

@@ -45,6 +45,8 @@ pub struct Config {
     pub store: StoreConfig,
     /// API keys and the keyring.
     pub auth: AuthConfig,
+    /// Tokens that backends make themselves.
+    pub jwt: JwtConfig,
     /// A session's life.
     pub session: SessionConfig,
     /// Bounds, each with a metric.
@@ -193,6 +195,50 @@ pub struct AuthConfig {
     pub api_keys: Vec<String>,
     /// The file with the token keys (`roost keys new`).
     pub keyring: PathBuf,
+}
+
+/// Tokens that backends make themselves: JWTs, and whose signatures count. Without any key none is taken.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct JwtConfig {
+    /// Secrets for HS256, HS384 and HS512, by the `kid` of the tokens that they sign.
+    pub secrets: BTreeMap<String, String>,
+    /// Files with public keys, PEM, for RS256, ES256 and EdDSA, by the `kid` of the tokens that they verify.
+    pub public_keys: BTreeMap<String, PathBuf>,
+    /// Where the public keys are that change; empty: nowhere.
+    pub jwks_url: String,
+    /// The CA of that URL's certificate, PEM; the machine's own ones where empty.
+    pub jwks_ca: PathBuf,
+    /// Between two looks at it.
+    pub jwks_refresh_s: u64,
+    /// An answer that has not come by then does not come. A client whose key is not known waits for that long at most.
+    pub jwks_timeout_ms: u64,
+    /// Must be among the `aud` of a token; empty: any may be.
+    pub audience: String,
+    /// Must be the `iss` of a token; empty: any may be.
+    pub issuer: String,
+    /// How far the clocks of those that make tokens may be apart from this cluster's.
+    pub leeway_s: u64,
+}
+
+impl JwtConfig {
+    /// Whether there is anything by which a token could be verified.
+    pub fn has_keys(&self) -> bool {
+        !self.secrets.is_empty() || !self.public_keys.is_empty() || !self.jwks_url.is_empty()
+    }
+}
+
+impl std::fmt::Debug for JwtConfig {
+    /// Without the secrets: configurations end up in logs.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("JwtConfig")
+            .field("secrets", &self.secrets.keys().collect::<Vec<_>>())
+            .field("public_keys", &self.public_keys)
+            .field("jwks_url", &self.jwks_url)
+            .field("audience", &self.audience)
+            .field("issuer", &self.issuer)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A session's life.
@@ -420,6 +466,7 @@ impl Default for Config {
             tls: TlsConfig::default(),
             store: StoreConfig::default(),
             auth: AuthConfig::default(),
+            jwt: JwtConfig::default(),
             session: SessionConfig::default(),
             limits: LimitsConfig::default(),
             timing: TimingConfig::default(),
@@ -506,6 +553,22 @@ impl std::fmt::Debug for AuthConfig {
             .field("api_keys", &format_args!("{} keys", self.api_keys.len()))
             .field("keyring", &self.keyring)
             .finish()
+    }
+}
+
+impl Default for JwtConfig {
+    fn default() -> Self {
+        Self {
+            secrets: BTreeMap::new(),
+            public_keys: BTreeMap::new(),
+            jwks_url: String::new(),
+            jwks_ca: PathBuf::new(),
+            jwks_refresh_s: 300,
+            jwks_timeout_ms: 3_000,
+            audience: String::new(),
+            issuer: String::new(),
+            leeway_s: 10,
+        }
     }
 }
 

@@ -8,10 +8,13 @@ use tokio::sync::mpsc;
 use crate::{
     id::{GroupName, Member, SessionId, SlotId, Term},
     logic::request::{GroupPush, Push, SessionPush},
+    metrics::{EphemeralDrop, EphemeralMetrics},
 };
 
 /// What may wait for one shard; past it primaries and peers' lanes wait.
 const SHARD_QUEUE: usize = 2_048;
+/// An ephemeral message does without where more than one part in this number of the queue is in use.
+const EPHEMERAL_PART: usize = 4;
 /// What may wait of sessions' news; past it primaries and peers' lanes wait.
 const SESSION_QUEUE: usize = 2_048;
 
@@ -47,6 +50,7 @@ pub struct SessionNews {
 pub struct Deliveries {
     shards: Arc<[mpsc::Sender<Arrival>]>,
     sessions: mpsc::Sender<SessionNews>,
+    ephemeral: EphemeralMetrics,
 }
 
 /// The ends that the hub takes from.
@@ -59,19 +63,23 @@ pub struct Arrivals {
 }
 
 /// The queues for a hub of `shards` shards.
-pub fn queues(shards: usize) -> (Deliveries, Arrivals) {
+pub fn queues(shards: usize, ephemeral: EphemeralMetrics) -> (Deliveries, Arrivals) {
     let (senders, receivers): (Vec<_>, Vec<_>) = (0..shards.max(1)).map(|_| mpsc::channel(SHARD_QUEUE)).unzip();
     let (sessions, news) = mpsc::channel(SESSION_QUEUE);
-    (Deliveries { shards: senders.into(), sessions }, Arrivals { shards: receivers, sessions: news })
+    (Deliveries { shards: senders.into(), sessions, ephemeral }, Arrivals { shards: receivers, sessions: news })
 }
 
 impl Deliveries {
-    /// Something that a slot's primary has pushed. Waits while the queue is full.
+    /// Something that a slot's primary has pushed. Waits while the queue is full; an ephemeral message does not wait.
     pub async fn deliver(&self, slot: SlotId, term: Term, push: Push) {
         // Sending fails only while the node stops.
         match push {
             Push::Group(group, push) => {
                 let shard = &self.shards[usize::from(slot) % self.shards.len()];
+                let used = shard.max_capacity() - shard.capacity();
+                if push.ephemeral() > 0 && used > shard.max_capacity() / EPHEMERAL_PART {
+                    return self.ephemeral.dropped(EphemeralDrop::Hub, push.ephemeral());
+                }
                 let _ = shard.send(Arrival::Push { slot, term, group, push }).await;
             }
             Push::Session(session, push) => {

@@ -5,6 +5,7 @@ pub mod client;
 pub mod door;
 pub mod http;
 pub mod hub;
+pub mod jwt;
 pub mod service;
 
 use std::{fmt, sync::Arc, time::Duration};
@@ -13,6 +14,7 @@ use crate::{config::Config, id::NodeId, memory::Ledger, metrics::Metrics, tasks:
 use client::{allowances::Allowances, attachments::Attachments, connections::Connections, replays::Replays};
 use door::admission::Admission;
 use hub::Hub;
+use jwt::Jwts;
 use service::Service;
 
 /// What every connection works with; one for each node.
@@ -29,6 +31,8 @@ pub struct Gateway {
     pub attachments: Attachments,
     /// Checks tokens, signs those of new sessions.
     pub keyring: Arc<Keyring>,
+    /// Verifies tokens that backends make themselves.
+    pub jwts: Arc<Jwts>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// Where connections run.
@@ -52,7 +56,8 @@ impl fmt::Debug for Gateway {
 }
 
 impl Gateway {
-    /// Pings the connections that are silent and closes those that have been so for too long, for as long as the node runs.
+    /// Pings the connections that are silent, closes those that have been so for too long, and tells those whose token expires soon, for
+    /// as long as the node runs.
     /// One look at all of them now and then, so that a connection at rest has no timer of its own.
     pub async fn look_after_silent(self: Arc<Self>) {
         let limits = &self.config.limits;
@@ -62,6 +67,7 @@ impl Gateway {
             tokio::time::sleep(look_every).await;
             self.connections.ping_silent(limits, &self.metrics).await;
             self.connections.close_idle(limits, &self.metrics);
+            self.connections.tell_expiring();
             self.allowances.tidy();
         }
     }

@@ -3,6 +3,7 @@
 //! Names are those of the verb chain (publish, order, replicate, deliver). Labels take few values, all from this program
 //! and never from a client: a stranger must not make series.
 
+mod ephemeral;
 mod hub;
 mod memory;
 mod peer;
@@ -22,6 +23,7 @@ use prometheus_client::{
 };
 
 pub use self::{
+    ephemeral::{EphemeralDrop, EphemeralMetrics},
     hub::HubMetrics,
     memory::MemoryMetrics,
     peer::{GossipDrop, LinkReset, PeerMetrics},

@@ -94,7 +94,7 @@ impl Router {
         over: Option<&CancellationToken>,
     ) -> Answer {
         let mut maps = self.shared.maps.clone();
-        let mut asking = Asking::new(clock::mono_ms(), deadline.as_millis() as u64, rand::random());
+        let mut asking = Asking::new(clock::mono_ms(), deadline.as_millis() as u64, rand::random()).of(&request);
         // A part of this future: an attempt needs no memory of its own.
         let mut under_way = pin!(None);
         let (mut out, mut is_over) = (Vec::new(), over.is_some_and(CancellationToken::is_cancelled));

@@ -202,6 +202,12 @@ async fn publish_prints_the_answer_and_explains_refusals() {
     assert_eq!(stub.log.lock().unwrap()[0]["group"], "chat/1 ü");
     assert_eq!(stub.heard.lock().unwrap()[0], json!({"data": {"a": 1.5}, "key": "k"}));
 
+    let (done, ..) = output(&["publish", "chat", "typing", "--url", &url, "--ephemeral"]).await;
+    let heard = stub.heard.lock().unwrap().last().cloned();
+    assert_eq!((done.status.success(), heard), (true, Some(json!({"data": "typing", "ephemeral": true}))));
+    let (done, _, err) = output(&["publish", "chat", "x", "--url", &url, "--ephemeral", "--key", "k"]).await;
+    assert!(!done.status.success() && err.contains("--key"), "{err}");
+
     let (done, _, err) = output(&["publish", "chat", "busy", "--url", &url]).await;
     assert!(done.status.success() && err.contains("503"), "{err}");
     let keys: Vec<Value> = stub
@@ -317,6 +323,16 @@ async fn check_config_names_every_problem() {
     std::fs::write(&file, "").unwrap();
     let (done, out, err) = output(&["check-config", file.to_str().unwrap()]).await;
     assert!(done.status.success() && out.contains("is right"), "{out} {err}");
+    assert!(!err.contains("jwt."), "{err}");
+    std::fs::write(&file, "[jwt]\nsecrets = { main = 'guess-me' }\n").unwrap();
+    let (done, _, err) = output(&["check-config", file.to_str().unwrap()]).await;
+    assert!(!done.status.success() && err.contains("jwt.secrets") && !err.contains("guess-me"), "{err}");
+    std::fs::write(&file, "[jwt]\npublic_keys = { k1 = '/nowhere/k1.pem' }\n").unwrap();
+    let (done, _, err) = output(&["check-config", file.to_str().unwrap()]).await;
+    assert!(done.status.success(), "{err}");
+    for told in ["/nowhere/k1.pem", "jwt.audience is not set", "jwt.issuer is not set"] {
+        assert!(err.contains(told), "{told}: {err}");
+    }
 }
 
 /// Makes what a node needs, and its configuration with this at the end.

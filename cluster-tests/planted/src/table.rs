@@ -31,6 +31,8 @@ const fn edit(file: &'static str, from: &'static str, to: &'static str) -> Edit 
     Edit { file, from, to }
 }
 
+#[path = "table/ephemeral.rs"]
+mod ephemeral;
 #[path = "table/governing.rs"]
 mod governing;
 #[path = "table/groups.rs"]
@@ -49,8 +51,9 @@ mod sessions;
 /// All of them.
 pub const TABLE: &[Planted] = &all();
 
-const PARTS: [&[Planted]; 8] = [
+const PARTS: [&[Planted]; 9] = [
     OTHERS,
+    ephemeral::TABLE,
     groups::TABLE,
     governing::TABLE,
     rights::TABLE,
@@ -60,6 +63,7 @@ const PARTS: [&[Planted]; 8] = [
     pieces::TABLE,
 ];
 const COUNT: usize = OTHERS.len()
+    + ephemeral::TABLE.len()
     + groups::TABLE.len()
     + governing::TABLE.len()
     + rights::TABLE.len()

@@ -9,6 +9,7 @@
 
 mod check;
 mod displaced;
+mod ephemeral;
 mod print;
 mod stream;
 #[cfg(test)]
@@ -23,11 +24,13 @@ use roost_logic::id::{Epoch, Position};
 pub struct History {
     /// What was published.
     pub publishes: Vec<PublishLog>,
+    /// What was published to be kept nowhere.
+    pub ephemerals: Vec<EphemeralLog>,
     /// What connections were told.
     pub connections: Vec<ConnectionLog>,
     /// What was read from histories.
     pub replays: Vec<Replay>,
-    /// Every publish is in `publishes`: a message that none of them explains is a violation.
+    /// Every publish is in `publishes`, or in `ephemerals`: a message that none of them explains is a violation.
     pub publishes_complete: bool,
 }
 
@@ -73,6 +76,21 @@ pub enum Outcome {
     Refused,
     /// It may have been accepted.
     Unknown,
+}
+
+/// One ephemeral publish, which is never repeated.
+#[derive(Clone, Debug)]
+pub struct EphemeralLog {
+    /// Who: a session, or a server.
+    pub publisher: Arc<str>,
+    /// To which group.
+    pub group: Arc<str>,
+    /// What: the data as JSON text, unique.
+    pub payload: Arc<str>,
+    /// When it was handed to the connection, in microseconds.
+    pub sent_us: u64,
+    /// It was certainly not passed on.
+    pub is_refused: bool,
 }
 
 /// One connection of a client, from its welcome to its end.
@@ -132,6 +150,12 @@ pub enum Seen {
         /// Its data as JSON text.
         payload: Arc<str>,
     },
+    /// A message that has no place.
+    Ephemeral {
+        group: Arc<str>,
+        /// Its data as JSON text.
+        payload: Arc<str>,
+    },
     /// Messages that will not come, both ends included.
     Gap { group: Arc<str>, epoch: Epoch, from: u64, to: u64 },
     /// The group's log is another one now.
@@ -162,6 +186,7 @@ impl Seen {
         match self {
             Self::Joined { group, .. }
             | Self::Message { group, .. }
+            | Self::Ephemeral { group, .. }
             | Self::Gap { group, .. }
             | Self::Reset { group, .. }
             | Self::Stale { group }
@@ -205,6 +230,8 @@ pub enum Rule {
     S7Displaced,
     /// After the join point everything is delivered or declared missing.
     S8JoinPoint,
+    /// What is ephemeral comes at most once on a connection, to who is in the group, and is kept nowhere.
+    Ephemeral,
 }
 
 /// The first thing that was not as promised.
@@ -244,6 +271,8 @@ pub struct Summary {
     pub fewest_copies: Option<u8>,
     /// Messages delivered to connections.
     pub delivered: usize,
+    /// Ephemeral messages delivered to connections.
+    pub ephemerals: usize,
     /// Connections.
     pub connections: usize,
     /// Joins with a position to go on from.
@@ -265,6 +294,7 @@ impl History {
     /// Takes in what another part of a test has logged.
     pub fn absorb(&mut self, other: Self) {
         self.publishes.extend(other.publishes);
+        self.ephemerals.extend(other.ephemerals);
         self.connections.extend(other.connections);
         self.replays.extend(other.replays);
     }

@@ -10,6 +10,7 @@ mod asks;
 mod checks;
 mod clients;
 mod coverage;
+mod ephemeral;
 mod faults;
 mod gateway;
 mod heard;

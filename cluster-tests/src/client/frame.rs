@@ -31,6 +31,9 @@ pub(crate) struct Frame {
     pub(crate) retry_after_ms: Option<u64>,
     pub(crate) reconnect: Option<bool>,
     pub(crate) after_ms: Option<u64>,
+    /// It is a message that has no place.
+    #[serde(default)]
+    pub(crate) ephemeral: bool,
 }
 
 impl Frame {

@@ -10,6 +10,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use cluster_tests::{
     cluster::Cluster,
+    jwt,
     scenarios::{Puppet, Scenario},
     turn,
 };
@@ -18,7 +19,9 @@ use tokio::{io::AsyncWriteExt, process::Command};
 use super::elsewhere::{clients, node, python, repository};
 
 /// Silence is noticed soon, and of `short:…` little is kept.
-const SETTINGS: [(&str, &str); 3] = [
+const SETTINGS: [(&str, &str); 5] = [
+    ("ROOST_JWT__SECRETS__MAIN", jwt::SECRET),
+    ("ROOST_JWT__LEEWAY_S", "0"),
     ("ROOST_LIMITS__HEARTBEAT_S", "2"),
     ("ROOST_LIMITS__IDLE_S", "60"),
     ("ROOST_NAMESPACES__SHORT__HISTORY_MESSAGES", "5"),
@@ -95,8 +98,9 @@ async fn documents_say_what_is_so() -> Result<()> {
         let printed = run(&node()?, &["--input-type=module", "-"], &clients(), &[], &program).await?;
         ensure!(printed == prints, "{program}\nprints\n{printed}");
     }
-    for (program, prints) in programs(&documents.join("python/README.md"), "python")? {
-        let path = [("PYTHONPATH", documents.join("python"))];
+    let in_python = ["python/README.md", "jwt.md"].map(|document| programs(&documents.join(document), "python"));
+    for (program, prints) in in_python.into_iter().collect::<Result<Vec<_>>>()?.concat() {
+        let path = [("PYTHONPATH", documents.join("python")), ("JWT_SECRET", jwt::SECRET.into())];
         let printed = run(&python()?, &["-"], &documents, &path, &filled(&program)).await?;
         ensure!(printed == prints, "{program}\nprints\n{printed}");
     }

@@ -42,6 +42,26 @@ const GREEDY: &str = "a_greedy_client_does_not_take_the_nodes_memory";
 /// What no client and no operator can bring about from outside: the series, and the file and test that move it instead.
 const ELSEWHERE: &[(&str, &str, &str)] = &[
     (
+        "roost_ephemeral_deliveries_total",
+        "node/src/gateway/hub/tests/ephemeral.rs",
+        "it_is_told_to_who_is_there_and_moves_nobody",
+    ),
+    (
+        r#"roost_ephemeral_dropped_total{reason="client"}"#,
+        "node/src/gateway/hub/tests/ephemeral.rs",
+        "who_reads_slowly_does_without_it_and_stays_as_it_was",
+    ),
+    (
+        r#"roost_ephemeral_dropped_total{reason="hub"}"#,
+        "node/src/gateway/hub/tests/ephemeral.rs",
+        "it_waits_for_no_shard",
+    ),
+    (
+        r#"roost_ephemeral_dropped_total{reason="peer"}"#,
+        "node/src/slots/tests.rs",
+        "what_is_ephemeral_and_finds_no_way_to_a_node_is_dropped_and_counted",
+    ),
+    (
         r#"roost_gossip_dropped_total{reason="refused"}"#,
         "node/src/cluster/tests.rs",
         "three_nodes_find_each_other_and_tell_what_changes",

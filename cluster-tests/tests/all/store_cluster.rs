@@ -32,7 +32,8 @@ async fn processes_over_one_cassandra() -> Result<()> {
     let cassandra = Cassandra::start(1).await?;
     eprintln!("Cassandra: {} ms", clock::mono_ms() - start_ms);
     let outcomes = [
-        step("every session through every node, and after all are killed", outlives_all_nodes(&cassandra)).await,
+        step("every session through every node, and after all are killed", Box::pin(outlives_all_nodes(&cassandra)))
+            .await,
         step("two processes with one name", two_with_one_name(&cassandra)).await,
         step("clusters never mix", clusters_never_mix(&cassandra)).await,
         step("a node that differs is refused", a_node_that_differs(&cassandra)).await,

@@ -10,9 +10,12 @@ export interface Position {
 export interface Options {
   /** Nodes of the cluster, as `https://roost.example.com`. The first is one by chance, the next one follows when it fails. Default: the node that served this file. */
   urls?: string | string[];
-  /** The session's token, as the backend got it. Without it, and without `getToken`: the session of the cookie, or a new anonymous one where the cluster allows that. */
+  /** The session's token, as the backend got it, or a JWT that the backend made. Without it, and without `getToken`: the session of the cookie, or a new anonymous one where the cluster allows that. */
   token?: string;
-  /** Asked for a token at first and each time the session is over. `undefined` ends the connection. One that throws is asked again. */
+  /**
+   * Asked for a token at first and each time the session is over, and for a later JWT before one expires. `undefined` ends the
+   * connection, or leaves it to expire. One that throws is asked again.
+   */
   getToken?: () => string | undefined | Promise<string | undefined>;
   /** Keeps token, client and positions over a reload: `sessionStorage`. Default: nothing is kept. */
   storage?: Pick<Storage, "getItem" | "setItem" | "removeItem">;
@@ -88,7 +91,11 @@ export interface Message extends Position {
   /** Not there for what a backend has published. */
   from?: { session: string; user: string };
   at_ms: number;
+  ephemeral?: undefined;
 }
+
+/** A message that is kept nowhere, and has no place in the group: it may be lost, and moves no position. */
+export type EphemeralMessage = Omit<Message, "epoch" | "offset" | "ephemeral"> & { ephemeral: true; epoch?: undefined; offset?: undefined };
 
 export interface Member {
   session: string;
@@ -97,8 +104,8 @@ export interface Member {
 }
 
 export interface GroupEvents {
-  /** A message; each once, in order. */
-  message: Message;
+  /** A message; each once, in order. Of those that are `ephemeral` some may be lost. */
+  message: Message | EphemeralMessage;
   /** The messages `from` to `to` are not to be had any more. */
   gap: { group: string; epoch: string; from: number; to: number; reason: string };
   /** The group begins anew after this position: messages may be lost. */
@@ -130,14 +137,16 @@ export interface Group {
    * Publishes once: repeated with the same key, over reconnects, until its outcome is known. Of publishes that are under way at
    * once one that had to be repeated may come after the others; await one before the next where that matters.
    */
-  publish(data: Json, options?: { key?: string }): Promise<Position & { copies: number }>;
+  publish(data: Json, options?: { key?: string; ephemeral?: false }): Promise<Position & { copies: number }>;
+  /** Tells those who are there now, and is kept nowhere: for typing indicators and cursors. Sent once, or not at all without a connection. */
+  publish(data: Json, options: { ephemeral: true }): Promise<void>;
   /** Messages after `since`, or from the oldest that is kept on; at most `limit` (1 to 1000, else 100). */
   history(options?: { since?: Position; limit?: number }): Promise<{
     epoch: string | null;
     offset: number;
     /** Nothing is missing between `since` and the first message. */
     complete: boolean;
-    messages: Omit<Message, "group" | "epoch">[];
+    messages: Omit<Message, "group" | "epoch" | "ephemeral">[];
   }>;
   /** Who is present, a page at a time: `after` is the last session of the page before. */
   members(options?: { after?: string; limit?: number }): Promise<{ members: Member[]; more: boolean }>;

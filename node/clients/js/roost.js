@@ -15,7 +15,7 @@ const [REQUESTS, RESUMED] = [100, 300];
 /** A request whose outcome is not known by then is given up: nodes know keys for five minutes. */
 const REQUEST_MS = 240_000;
 /** How a connection ends that does not come back as it was. */
-const CLOSES = { frame_too_large: 1009, displaced: 4100, session_ended: 4101, unauthorized: 4102, bad_frame: 4103, too_many_clients: 4104, crowded_out: 4105, disconnected: 4106 };
+const CLOSES = { frame_too_large: 1009, displaced: 4100, session_ended: 4101, unauthorized: 4102, bad_frame: 4103, too_many_clients: 4104, crowded_out: 4105, disconnected: 4106, token_expired: 4107 };
 
 export class RoostError extends Error {
   constructor(/** @type {string} */ code, /** @type {string} */ message, unsure = false, /** @type {Detail[]} */ detail = []) {
@@ -28,8 +28,9 @@ export class RoostError extends Error {
 }
 
 /**
- * A request until it is answered. `unsure`: an attempt may have been carried out; `held`: it waits before it is repeated.
- * @typedef {{ id: number, group: string, type: string, text: string, sent: boolean, unsure: boolean, held: boolean,
+ * A request until it is answered. `unsure`: an attempt may have been carried out; `held`: it waits before it is repeated;
+ * `once`: it is never repeated.
+ * @typedef {{ id: number, group: string, type: string, text: string, once: boolean, sent: boolean, unsure: boolean, held: boolean,
  *   tries: number, timer: any, resolve: (frame: any) => void, reject: (error: unknown) => void }} Request
  */
 
@@ -154,15 +155,26 @@ export function connect({ urls = new URL("/", import.meta.url).href, token, getT
     if (frame.type === "welcome") welcomed(frame);
     else if (frame.type === "bye") bye = { ...frame, ...fault };
     else if (frame.type === "direct") tell("direct", frame.data);
+    else if (frame.type === "expiring") refresh();
     else if (frame.type !== "error") groups.get(frame.group)?.heard(frame, request);
     else if (!request) {
       // Of this a bye says only that a frame was wrong.
       if (frame.code === "frame_too_large") fault = { code: frame.code, reason: frame.message };
       tell("error", new RoostError(frame.code, frame.message, false, frame.detail));
-    } else if (frame.retry_after_ms === undefined) {
-      settle(request, new RoostError(frame.code, frame.message, request.unsure, frame.detail));
+    } else if (request.once || frame.retry_after_ms === undefined) {
+      settle(request, new RoostError(frame.code, frame.message, request.unsure || frame.code === "unknown_outcome", frame.detail));
     } else repeat(request, frame);
     if (request && frame.type !== "error") settle(request, undefined, frame);
+  }
+
+  /** The session ends soon: it goes on with a later token of the backend's, if there is one. */
+  async function refresh() {
+    try {
+      const later = await getToken?.();
+      if (later) await ask({ type: "refresh", token: later });
+    } catch (error) {
+      if (!ended) tell("error", error);
+    }
   }
 
   function probe() {
@@ -203,12 +215,13 @@ export function connect({ urls = new URL("/", import.meta.url).href, token, getT
     if (code === 1009 && sent.length) {
       // The longest of what was sent it was; it was not done, and the others go on.
       settle(sent.reduce((one, other) => (other.text.length > one.text.length ? other : one)), why);
-    } else if (code === 4101 || code === 4102) {
-      // Another session, where there is a way to one.
-      if (token || (!current && !getToken)) return end(why);
-      keep(storageKey, (current = undefined));
+    } else if (code === 4101 || code === 4102 || code === 4107) {
+      // Another session, where there is a way to one. A token that makes sessions was given another for the one that it made.
+      if (token ? current === token : !current && !getToken) return end(why);
+      keep(storageKey, (current = token));
       tell("error", why);
     } else if (bye ? !bye.reconnect : code > 4099 && code < 4200) return end(why);
+    for (const request of requests.values()) if (request.once) late(request);
     if (state === "connected" && Date.now() - since_ms > STEADY_MS) tries = 0;
     be("waiting");
     if (!ended) timer = setTimeout(open, (bye?.after_ms ?? 0) + jitter(tries++));
@@ -238,22 +251,24 @@ export function connect({ urls = new URL("/", import.meta.url).href, token, getT
     open();
   }
 
+  const late = (/** @type {Request} */ request) => {
+    const unsure = request.unsure || request.sent;
+    settle(request, new RoostError(unsure ? "unknown_outcome" : "unavailable", "there was no answer in time", unsure));
+  };
+
   /** Asks until there is an answer that is more than "later", over as many connections as it takes. */
   const ask = (/** @type {any} */ frame) =>
     new Promise((resolve, reject) => {
       if (ended) return reject(ended);
+      if (frame.ephemeral && state !== "connected") return reject(new RoostError("unavailable", "there is no connection"));
       const id = ++ids;
       /** @type {Request} */
       const request = {
         ...{ id, group: frame.group, type: frame.type, text: JSON.stringify({ ...frame, id }), resolve, reject },
-        ...{ sent: false, unsure: false, held: false, tries: 0, timer: undefined },
-      };
-      const late = () => {
-        const unsure = request.unsure || request.sent;
-        settle(request, new RoostError(unsure ? "unknown_outcome" : "unavailable", "there was no answer in time", unsure));
+        ...{ once: frame.ephemeral, sent: false, unsure: false, held: false, tries: 0, timer: undefined },
       };
       // Who joins waits for as long as it takes.
-      if (frame.type !== "join") request.timer = setTimeout(late, REQUEST_MS);
+      if (frame.type !== "join") request.timer = setTimeout(late, REQUEST_MS, request);
       requests.set(id, request);
       pump();
     });
@@ -336,7 +351,7 @@ export function connect({ urls = new URL("/", import.meta.url).href, token, getT
         } else if (type === "joined") {
           if (!at) move(epoch, offset);
           else if (at.epoch !== epoch || (at.offset > offset && !frame.recovered)) jump(frame, "not_recovered");
-        } else if (type === "message") {
+        } else if (type === "message" && !frame.ephemeral) {
           if (at && at.epoch === epoch && offset <= at.offset) return;
           // The server tells of every break. Should it not, the program learns of it all the same.
           if (at && at.epoch !== epoch) jump({ epoch, offset: offset - 1 }, "not_told");
@@ -368,10 +383,10 @@ export function connect({ urls = new URL("/", import.meta.url).href, token, getT
           keep(kept, undefined);
           await askHere("leave", {});
         },
-        async publish(data, { key = `${keys}-${ids}` } = {}) {
-          const { epoch, offset, copies } = await askHere("publish", { data, key });
-          return { epoch, offset, copies };
-        },
+        publish: /** @type {any} */ (async (/** @type {any} */ data, { key = `${keys}-${ids}`, ephemeral = false } = {}) => {
+          const { epoch, offset, copies } = await askHere("publish", ephemeral ? { data, ephemeral } : { data, key });
+          return ephemeral ? undefined : { epoch, offset, copies };
+        }),
         history: (options) => askHere("history", options ?? {}),
         members: (options) => askHere("members", options ?? {}),
       },

@@ -5,7 +5,8 @@
 //! until its asker is gone.
 //!
 //! "Not done" is an honest answer only while no other attempt can have been carried out. After one that can, the request is
-//! asked until somebody says what was done, and is of unknown outcome at its deadline.
+//! asked until somebody says what was done, and is of unknown outcome at its deadline. A request that is asked at most once
+//! ([`SlotRequest::may_repeat`]) ends there, since another attempt would do it again.
 
 mod outstanding;
 #[cfg(test)]
@@ -14,7 +15,7 @@ mod tests;
 pub use self::outstanding::Outstanding;
 use super::{
     chance::Chance,
-    request::{SlotAnswer, SlotError},
+    request::{SlotAnswer, SlotError, SlotRequest},
 };
 use crate::id::{Member, Term};
 
@@ -93,6 +94,7 @@ pub struct Asking {
     /// Some attempt so far can have been carried out.
     may_be_done: bool,
     is_over: bool,
+    at_most_once: bool,
     pause_ms: u64,
     chance: Chance,
 }
@@ -124,9 +126,21 @@ impl Asking {
             attempts: 0,
             may_be_done: false,
             is_over: false,
+            at_most_once: false,
             pause_ms: PAUSE_MS,
             chance: Chance::new(seed),
         }
+    }
+
+    /// The same for this request. Where that may not be repeated, no attempt follows one that can have been carried out, and
+    /// it is over after one attempt's time: what nobody keeps is worth nothing later.
+    #[must_use]
+    pub fn of(self, request: &SlotRequest) -> Self {
+        if request.may_repeat() {
+            return self;
+        }
+        let until_ms = self.until_ms.min(self.since_ms.saturating_add(ATTEMPT_MS));
+        Self { at_most_once: true, until_ms, ..self }
     }
 
     /// Takes an input.
@@ -223,7 +237,7 @@ impl Asking {
     }
 
     fn attempt(&mut self, now_ms: u64, out: &mut Vec<Output>) {
-        if self.is_over || self.until_ms <= now_ms {
+        if self.is_over() || self.until_ms <= now_ms {
             return self.give_up(out);
         }
         let Some((to, term)) = self.primary.clone() else {
@@ -238,13 +252,18 @@ impl Asking {
 
     /// Between half of the pause and all of it: those who were refused together do not come back together.
     fn pause(&mut self, now_ms: u64, out: &mut Vec<Output>) {
-        if self.is_over || self.until_ms <= now_ms {
+        if self.is_over() || self.until_ms <= now_ms {
             return self.give_up(out);
         }
         let least_ms = self.pause_ms / 2;
         let pause_ms = least_ms + self.chance.number() % (self.pause_ms - least_ms + 1);
         self.pause_ms = (self.pause_ms * 2).min(PAUSE_MAX_MS);
         self.stage = Stage::Pausing { until_ms: self.until_ms.min(now_ms + pause_ms) };
+    }
+
+    /// No attempt follows.
+    fn is_over(&self) -> bool {
+        self.is_over || self.at_most_once && self.may_be_done
     }
 
     fn give_up(&mut self, out: &mut Vec<Output>) {

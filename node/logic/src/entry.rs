@@ -80,6 +80,18 @@ impl Message {
     }
 }
 
+/// A message that is passed on and kept nowhere: it has no place.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct EphemeralMessage {
+    /// JSON text, checked by the gateway that took it in.
+    pub data: Bytes,
+    /// The client that published it; nothing for a publish by the server.
+    pub from: Option<Publisher>,
+    /// When the primary passed it on, in milliseconds since 1970.
+    #[serde(deserialize_with = "crate::id::number")]
+    pub at_ms: u64,
+}
+
 /// A client of a session that is present in a group.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Presence {

@@ -32,7 +32,7 @@ use buffers::{Held, Recent};
 use counts::Counts;
 
 use super::{
-    entry::{MemberEvent, Message, Presence, Present},
+    entry::{EphemeralMessage, MemberEvent, Message, Presence, Present},
     request::{JoinPoint, SlotError},
 };
 use crate::id::{Epoch, NUMBER_MAX, Position, Seat, Term};
@@ -152,6 +152,8 @@ pub enum Input {
         /// Who is there then.
         present: Present,
     },
+    /// A primary passed a message on that has no place.
+    Ephemeral { message: EphemeralMessage },
     /// A live client's connection had no room for a message.
     Lag {
         subscriber: Subscriber,
@@ -258,6 +260,8 @@ pub enum Notice {
     },
     /// How many are there, where it is not told one by one.
     Present(Present),
+    /// It has no place, and says nothing of where the log is. Who has no room for it does without.
+    Ephemeral(EphemeralMessage),
     /// These messages are not to be had any more.
     Gap {
         epoch: Epoch,
@@ -427,6 +431,8 @@ impl Feed {
                 out.push(Output::Tell { to: To::AllBut(Vec::new()), notice: Notice::Member { event, member } });
             }
             Input::Member { .. } => {}
+            // Whoever is behind, or joining, is not there now.
+            Input::Ephemeral { message } => self.tell_all(Notice::Ephemeral(message), out),
             Input::Lag { subscriber, at } => self.lag(subscriber, at, out),
             Input::Room { subscriber } => self.room(now_ms, subscriber, out),
             Input::Disrupted => {

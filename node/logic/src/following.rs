@@ -24,7 +24,7 @@ use requests::Requests;
 pub use requests::{Answer, Ask, Asked};
 
 use crate::{
-    entry::{MemberEvent, Message, Presence, Present},
+    entry::{EphemeralMessage, MemberEvent, Message, Presence, Present},
     feed::{self, Attempt, Feed, FeedSettings, Mark, Notice, Subscriber, To},
     few::Few,
     id::{Epoch, GroupName, Member, Position, Seat, SessionId, SlotId, Term},
@@ -138,6 +138,13 @@ pub enum Input {
         member: Presence,
         /// Who is there then.
         present: Present,
+    },
+    /// A primary passed messages on that have no place.
+    Ephemeral {
+        /// The group's slot.
+        slot: SlotId,
+        group: GroupName,
+        messages: Few<EphemeralMessage>,
     },
     /// What became of an [`Output::Ask`].
     Answered(Answer),
@@ -271,6 +278,11 @@ impl Following {
             }
             Input::Member { slot, group, event, member, present } => {
                 self.step(now_ms, slot, &group, feed::Input::Member { event, member, present }, out);
+            }
+            Input::Ephemeral { slot, group, messages } => {
+                for message in messages {
+                    self.step(now_ms, slot, &group, feed::Input::Ephemeral { message }, out);
+                }
             }
             Input::Answered(answer) => {
                 self.requests.is_answered();

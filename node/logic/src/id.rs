@@ -209,14 +209,33 @@ impl fmt::Debug for GroupName {
 }
 
 /// A session's id: a UUIDv4, or a UUIDv8 where the session is ephemeral, which is never stored: so whoever has a token to look
-/// up knows without asking whether the store can have its session. Clients hold it signed, as a token (`token.rs`).
+/// up knows without asking whether the store can have its session. One bit of the latter says that it was made of a token of a
+/// backend's, which is to be refreshed: every node knows by it what the end of the session means. Clients hold it signed, as a token
+/// (`token.rs`).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct SessionId(pub Uuid);
+
+/// The byte and the bit: beside the version, in a part of the id that is random else.
+const MADE_OF_TOKEN: (usize, u8) = (6, 1);
 
 impl SessionId {
     /// That of a new ephemeral session, of the random bits of this id.
     pub fn ephemeral(random: Uuid) -> Self {
-        Self(uuid::Builder::from_custom_bytes(random.into_bytes()).into_uuid())
+        let mut bytes = random.into_bytes();
+        bytes[MADE_OF_TOKEN.0] &= !MADE_OF_TOKEN.1;
+        Self(uuid::Builder::from_custom_bytes(bytes).into_uuid())
+    }
+
+    /// The same of one that is made of a backend's token.
+    pub fn made_of_token(random: Uuid) -> Self {
+        let mut bytes = random.into_bytes();
+        bytes[MADE_OF_TOKEN.0] |= MADE_OF_TOKEN.1;
+        Self(uuid::Builder::from_custom_bytes(bytes).into_uuid())
+    }
+
+    /// Whether it was made of a backend's token, and lasts as long as that says.
+    pub fn is_made_of_token(self) -> bool {
+        self.is_ephemeral() && self.0.as_bytes()[MADE_OF_TOKEN.0] & MADE_OF_TOKEN.1 != 0
     }
 
     /// Whether the session is only in the memory of those that hold its slot.

@@ -1,5 +1,5 @@
-//! What a gateway asks of a slot's primary, and what it is told. Every request may be repeated: a retry after a lost
-//! answer or a take-over has the effect of one.
+//! What a gateway asks of a slot's primary, and what it is told. Every request but an ephemeral publish may be repeated: a
+//! retry after a lost answer or a take-over has the effect of one.
 
 mod ask;
 mod group;
@@ -53,6 +53,11 @@ pub enum SlotRequest {
 }
 
 impl SlotRequest {
+    /// Whether it may be asked again once it may have been carried out: a repeat has the effect of one.
+    pub fn may_repeat(&self) -> bool {
+        !matches!(self, Self::Group(_, GroupRequest::PublishEphemeral(_)))
+    }
+
     /// The same, that long later, in milliseconds: an attach says for how long its client has been waiting.
     #[must_use]
     pub fn waited(mut self, more_ms: u64) -> Self {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::print;
-use crate::{config::Config, token::Keyring};
+use crate::{config::Config, gateway::jwt::Jwts, token::Keyring};
 
 /// Arguments of `roost check-config`.
 #[derive(Debug, clap::Args)]
@@ -28,7 +28,25 @@ pub(super) fn run(args: &CheckConfigArgs) -> anyhow::Result<()> {
     if config.auth.api_keys.is_empty() {
         print::note(format_args!("warning: auth.api_keys is empty: nobody can use the HTTP API"));
     }
+    check_jwt(&config);
     let name = args.file.as_ref().map_or_else(|| "the configuration".to_owned(), |file| file.display().to_string());
     print::line(format_args!("{name} is right: node {} of cluster {}", config.node.id, config.cluster.name))?;
     print::line(format_args!("settings that all nodes must share: {}", config.shared_digest().hash))
+}
+
+/// What nobody would notice before a client is refused, or taken that should not be.
+fn check_jwt(config: &Config) {
+    if !config.jwt.has_keys() {
+        return;
+    }
+    if let Err(error) = Jwts::load(config) {
+        print::note(format_args!("warning: {error}"));
+    }
+    for (key, value) in [("jwt.audience", &config.jwt.audience), ("jwt.issuer", &config.jwt.issuer)] {
+        if value.is_empty() {
+            print::note(format_args!(
+                "warning: {key} is not set: every JWT that one of these keys has signed is taken, also one for another service"
+            ));
+        }
+    }
 }

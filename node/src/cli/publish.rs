@@ -24,6 +24,9 @@ pub(super) struct PublishArgs {
     /// How long to go on trying while the cluster says that a retry makes sense
     #[arg(long, default_value_t = 5)]
     retry_s: u64,
+    /// Tell who is in the group now, once, and keep it nowhere
+    #[arg(long, conflicts_with_all = ["key", "retry_s"])]
+    ephemeral: bool,
     #[command(flatten)]
     api: ApiArgs,
 }
@@ -32,19 +35,23 @@ pub(super) struct PublishArgs {
 #[derive(serde::Serialize)]
 struct Body<'a> {
     data: &'a RawValue,
-    key: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<&'a str>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    ephemeral: bool,
 }
 
 pub(super) async fn run(args: PublishArgs) -> anyhow::Result<()> {
     GroupName::parse(&args.group).map_err(anyhow::Error::msg)?;
     let key = args.key.unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
-    let body = body(&args.data, &key)?;
+    let body = body(&args.data, (!args.ephemeral).then_some(&key))?;
     let api = Api::new(&args.api)?;
     let give_up_ms = clock::mono_ms().saturating_add(args.retry_s.saturating_mul(1_000));
     loop {
         match api.post(&["v1", "groups", &args.group, "messages"], body.clone()).await {
             Ok(answer) => return print::line(answer.trim_end()),
             Err(refusal) => match refusal.retry_after {
+                Some(_) if args.ephemeral => return Err(refusal.into()),
                 Some(after) if clock::mono_ms() < give_up_ms => {
                     print::note(format_args!("{refusal}; again"));
                     tokio::time::sleep(after.clamp(Duration::from_millis(100), Duration::from_secs(2))).await;
@@ -56,12 +63,13 @@ pub(super) async fn run(args: PublishArgs) -> anyhow::Result<()> {
     }
 }
 
-fn body(data: &str, key: &str) -> anyhow::Result<String> {
+/// Without a key it is ephemeral.
+fn body(data: &str, key: Option<&str>) -> anyhow::Result<String> {
     let data = match serde_json::from_str::<Box<RawValue>>(data) {
         Ok(json) => json,
         Err(_) => RawValue::from_string(serde_json::to_string(data)?)?,
     };
-    Ok(serde_json::to_string(&Body { data: &data, key })?)
+    Ok(serde_json::to_string(&Body { data: &data, key, ephemeral: key.is_none() })?)
 }
 
 #[cfg(test)]
@@ -71,7 +79,8 @@ mod tests {
     #[test]
     fn data_is_json_where_it_can_be() {
         let check = |data: &str, expected: &str| {
-            assert_eq!(body(data, "k").unwrap(), format!(r#"{{"data":{expected},"key":"k"}}"#));
+            assert_eq!(body(data, Some("k")).unwrap(), format!(r#"{{"data":{expected},"key":"k"}}"#));
+            assert_eq!(body(data, None).unwrap(), format!(r#"{{"data":{expected},"ephemeral":true}}"#));
         };
         check("{\"a\": 1}", "{\"a\": 1}");
         check("12345678901234567890.5", "12345678901234567890.5");

@@ -184,6 +184,7 @@ impl Tail {
                     }
                 }
             }
+            "message" if frame.ephemeral => return line(text),
             "message" => return self.message(text, frame),
             "gap" => {
                 let (from, to) = (frame.from.as_ref().map_or_else(String::new, Value::to_string), frame.to);
@@ -217,8 +218,7 @@ impl Tail {
             _ => {}
         }
         self.position = Some(position);
-        // Line ends in JSON are only ever between tokens.
-        print::line(text.replace(['\n', '\r'], " "))
+        line(text)
     }
 
     fn error(&mut self, frame: &Frame<'_>) -> Option<End> {
@@ -245,6 +245,11 @@ impl Tail {
             End::Stop(reason)
         }
     }
+}
+
+fn line(text: &str) -> anyhow::Result<()> {
+    // Line ends in JSON are only ever between tokens.
+    print::line(text.replace(['\n', '\r'], " "))
 }
 
 fn at(frame: &Frame<'_>) -> Option<Position> {
@@ -284,6 +289,8 @@ mod tests {
         assert_eq!(feed(&mut tail, &[other]).1, Some((1, 5)));
         let gap = json!({ "type": "gap", "group": "g", "epoch": Epoch(1).to_string(), "from": 6, "to": 8, "reason": "trimmed" });
         assert_eq!(feed(&mut tail, &[gap, message(1, 9)]).1, Some((1, 9)));
+        let typing = json!({ "type": "message", "group": "g", "ephemeral": true, "data": 1, "at_ms": 1 });
+        assert_eq!(feed(&mut tail, &[typing]).1, Some((1, 9)), "it has no position");
         let reset =
             json!({ "type": "reset", "group": "g", "epoch": Epoch(2).to_string(), "offset": 0, "reason": "lost" });
         assert_eq!(feed(&mut tail, &[reset, message(2, 1)]).1, Some((2, 1)));

@@ -37,6 +37,8 @@ pub(super) struct Frame<'a> {
     #[serde(borrow)]
     pub epoch: Cow<'a, str>,
     pub offset: u64,
+    /// A message that has no position.
+    pub ephemeral: bool,
     pub recovered: bool,
     /// A number in `gap`, the publisher in `message`.
     pub from: Option<Value>,

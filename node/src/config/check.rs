@@ -5,7 +5,8 @@ use std::{fmt::Display, ops::RangeInclusive};
 use tracing_subscriber::filter::Targets;
 
 use super::{
-    CassandraConfig, Config, LimitsConfig, Network, NodeConfig, Problem, SessionConfig, StoreConfig, StoreKind,
+    CassandraConfig, Config, JwtConfig, LimitsConfig, Network, NodeConfig, Problem, SessionConfig, StoreConfig,
+    StoreKind,
 };
 use crate::{
     id::NodeId,
@@ -22,6 +23,12 @@ pub enum Purpose {
 }
 
 const SHORTEST_API_KEY: usize = 16;
+/// The output of the shortest hash (RFC 7518, 3.2): a shorter secret is found by trying, from any one token.
+const SHORTEST_JWT_SECRET: usize = 32;
+/// The longest `kid`, in bytes.
+const KID_MAX_BYTES: usize = 128;
+/// Keys in the configuration: a token without a `kid` is held against each.
+const JWT_KEYS_MAX: usize = 64;
 /// Clients of one session: its slot holds them in memory, and each change of the session is told to all.
 const CLIENTS_MAX: u16 = 1_000;
 const DAY_S: u64 = 24 * 3_600;
@@ -50,6 +57,7 @@ pub(super) fn problems(config: &Config, purpose: Purpose) -> Vec<Problem> {
     files(&mut found, config);
     store(&mut found, &config.store);
     auth(&mut found, config, purpose);
+    jwt(&mut found, &config.jwt, purpose);
     session(&mut found, &config.session);
     limits(&mut found, &config.limits);
     timing(&mut found, config);
@@ -210,6 +218,38 @@ fn auth(found: &mut Found, config: &Config, purpose: Purpose) {
             format!("key {} has a character that cannot stand in a header: only visible ASCII, no spaces", at + 1)
         });
     }
+}
+
+fn jwt(found: &mut Found, jwt: &JwtConfig, purpose: Purpose) {
+    let shortest = if purpose == Purpose::Dev { 1 } else { SHORTEST_JWT_SECRET };
+    for (kid, secret) in &jwt.secrets {
+        // Never the secret itself: this text is logged.
+        found.unless(secret.len() >= shortest, "jwt.secrets", || {
+            let it = secret.len();
+            format!("{kid:?} has {it} bytes, at least {shortest} are needed: `openssl rand -hex 32` makes one")
+        });
+        found.unless(!jwt.public_keys.contains_key(kid), "jwt.secrets", || {
+            format!("{kid:?} stands under public_keys too: a token would name both")
+        });
+    }
+    for (key, kids) in
+        [("jwt.secrets", jwt.secrets.keys().collect::<Vec<_>>()), ("jwt.public_keys", jwt.public_keys.keys().collect())]
+    {
+        for kid in &kids {
+            found.unless((1..=KID_MAX_BYTES).contains(&kid.len()) && !kid.chars().any(char::is_control), key, || {
+                format!("a key's id has 1 to {KID_MAX_BYTES} bytes and no control characters, {kid:?} is none")
+            });
+        }
+        found.unless(kids.len() <= JWT_KEYS_MAX, key, || {
+            format!("there are {} keys, {JWT_KEYS_MAX} are taken", kids.len())
+        });
+    }
+    for (kid, path) in &jwt.public_keys {
+        found.unless(!path.as_os_str().is_empty(), "jwt.public_keys", || format!("{kid:?} must name a file (PEM)"));
+    }
+    found.range("jwt.jwks_refresh_s", jwt.jwks_refresh_s, 5..=DAY_S);
+    found.range("jwt.jwks_timeout_ms", jwt.jwks_timeout_ms, 100..=60_000);
+    found.range("jwt.leeway_s", jwt.leeway_s, 0..=300);
 }
 
 fn session(found: &mut Found, session: &SessionConfig) {

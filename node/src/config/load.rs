@@ -216,8 +216,11 @@ const PARTS_MAX: usize = 8;
 
 /// A table of copies by the names of datacenters.
 const REPLICATION: &str = "replication";
+/// Tables of texts by the ids of keys.
+const KEYS: [&str; 2] = ["secrets", "public_keys"];
 
-/// What stands at a path of the defaults. Every namespace has the keys of the default one, and datacenters have any name.
+/// What stands at a path of the defaults. Every namespace has the keys of the default one, and datacenters and keys
+/// have any name.
 fn lookup(schema: &Dict, path: &[String]) -> Option<Value> {
     let (first, rest) = path.split_first()?;
     let child = match rest {
@@ -226,6 +229,7 @@ fn lookup(schema: &Dict, path: &[String]) -> Option<Value> {
             return if keys.is_empty() { Some(Value::from(namespace)) } else { lookup(&namespace, keys) };
         }
         [_] if first == REPLICATION => return Some(Value::from(0_u8)),
+        [_] if KEYS.contains(&first.as_str()) => return Some(Value::from("")),
         _ => schema.get(first)?,
     };
     if rest.is_empty() { Some(child.clone()) } else { lookup(child.as_dict()?, rest) }
@@ -329,9 +333,11 @@ fn plain(expected: &str) -> String {
     format!("a whole number from 0 to {max}")
 }
 
-/// A value as people read it; never one of `auth`, which are secrets.
+/// A value as people read it; never one that is a secret.
 fn describe(at: &[String], value: &Value) -> String {
-    let secret = at.first().is_some_and(|section| section == "auth") || at.last().is_some_and(|key| key == "password");
+    let secret = at.first().is_some_and(|section| section == "auth")
+        || at.iter().any(|key| key == "secrets")
+        || at.last().is_some_and(|key| key == "password");
     match value {
         Value::String(..) | Value::Char(..) if secret => "a string".to_owned(),
         Value::Num(..) if secret => "a number".to_owned(),

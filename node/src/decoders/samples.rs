@@ -9,8 +9,8 @@ use crate::{
     id::{ClientId, ClientKey, Epoch, GroupName, Member, NodeId, Position, PublishKey, Seat, SessionId, SlotId},
     logic::{
         entry::{
-            Entry, Grant, GroupEntry, Joined, MemberEvent, Message, NewMessage, Presence, Present, Publisher,
-            Retention, SessionChange, SessionEntry, SessionRecord,
+            Entry, EphemeralMessage, Grant, GroupEntry, Joined, MemberEvent, Message, NewMessage, Presence, Present,
+            Publisher, Retention, SessionChange, SessionEntry, SessionRecord,
         },
         lease::LeaseMessage,
         map::{ClusterMap, MapRequest},
@@ -18,9 +18,9 @@ use crate::{
         replication::{Reconcile, ReplicationMessage},
         request::{
             Attach, Attached, ChangeSession, ClientView, ConfirmDisplaced, CreateSession, Detach, Displaced, Done,
-            EndSession, GroupPush, GroupRequest, History, Interest, Join, JoinPoint, Leave, Publish, Published, Push,
-            ReadGroup, ReadHistory, ReadMembers, ReadSession, RecordJoin, RecordLeave, Renewal, Renewed, SessionPush,
-            SessionRequest, SlotAnswer, SlotError, SlotRequest, UpdateMember, Withdraw,
+            EndSession, GroupPush, GroupRequest, History, Interest, Join, JoinPoint, Leave, Publish, PublishEphemeral,
+            Published, Push, ReadGroup, ReadHistory, ReadMembers, ReadSession, RecordJoin, RecordLeave, Renewal,
+            Renewed, SessionPush, SessionRequest, SlotAnswer, SlotError, SlotRequest, UpdateMember, Withdraw,
         },
         session::{Room, WhenFull},
         slot::{Place, SlotState},
@@ -234,6 +234,7 @@ fn requests(slot: SlotId) -> Vec<PeerFrame> {
         GroupRequest::ReadGroup(ReadGroup),
         GroupRequest::UpdateMember(UpdateMember { member: presence(), enters: true }),
         GroupRequest::Leave(Leave { seat: SEAT }),
+        GroupRequest::PublishEphemeral(PublishEphemeral { data: [message(1).data].into(), from: message(1).from }),
     ];
     let of_session = [
         SessionRequest::CreateSession(CreateSession { record: record() }),
@@ -288,11 +289,17 @@ fn answers() -> Vec<PeerFrame> {
     answers.into_iter().map(|result| PeerFrame::Response { id: 1, voters: 4, result }).collect()
 }
 
+fn ephemeral() -> EphemeralMessage {
+    let Message { data, from, at_ms, .. } = message(1);
+    EphemeralMessage { data, from, at_ms }
+}
+
 fn pushes(slot: SlotId) -> Vec<PeerFrame> {
     let pushes = [
         Push::Group(group("g"), GroupPush::Deliver { epoch: Epoch(3), messages: [message(1)].into() }),
         Push::Group(group("g"), GroupPush::Deliver { epoch: Epoch(3), messages: [message(4), message(5)].into() }),
         Push::Group(group("g"), GroupPush::Member { event: MemberEvent::Update, member: presence(), present: PRESENT }),
+        Push::Group(group("g"), GroupPush::Ephemeral { messages: [ephemeral()].into() }),
         Push::Session(SESSION, SessionPush::Displace { client: SEAT.client, why: Displaced::Elsewhere, attachment: 3 }),
         Push::Session(SESSION, SessionPush::Changed { client: SEAT.client, view: view() }),
     ];

@@ -216,6 +216,12 @@ impl World {
                 let _ = plain::encode(&Event::Presence { group: group.clone(), present });
                 self.follow(following::Input::Member { slot, group, event, member, present });
             }
+            Push::Group(group, GroupPush::Ephemeral { messages }) => {
+                for message in &messages {
+                    let _ = plain::encode(&Event::Ephemeral { group: group.clone(), message: message.clone() });
+                }
+                self.follow(following::Input::Ephemeral { slot, group, messages });
+            }
             Push::Session(..) => {}
         }
     }

@@ -8,6 +8,7 @@
 
 pub mod allowances;
 pub mod attachments;
+mod backed;
 pub mod connections;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod decoders;

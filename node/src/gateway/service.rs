@@ -23,8 +23,8 @@ use crate::{
         entry::{self, Grant, Presence, Present, Publisher},
         few::Few,
         request::{
-            Done, GroupInfo, History, MemberPage, Publish, Published, ReadGroup, ReadHistory, ReadMembers, SlotError,
-            UpdateMember,
+            Done, GroupInfo, History, MemberPage, Publish, PublishEphemeral, Published, ReadGroup, ReadHistory,
+            ReadMembers, SlotError, UpdateMember,
         },
     },
     memory::{Account, Ledger},
@@ -145,13 +145,41 @@ impl Service {
         let span = tracing::trace_span!("publish", %group);
         let published = self.try_publish(by, group, publication).instrument(span).await;
         for published in &published {
-            self.metrics.publish_outcome(match published {
-                Ok(_) => "accepted",
-                Err(refused) if refused.reason == Reason::UnknownOutcome => "unknown",
-                Err(_) => "refused",
-            });
+            self.metrics.publish_outcome(outcome(published));
         }
         published
+    }
+
+    /// Passes messages on to who follows the group now, and counts what came of it. At most once: nobody repeats it.
+    pub async fn publish_ephemeral(&self, by: &By<'_>, group: &GroupName, data: Few<Bytes>) -> Result<(), Refused> {
+        let count = data.len();
+        let _held = self.ledger.hold(Account::Requests, data.iter().map(Bytes::len).sum());
+        let passed_on = match self.publisher(by, group) {
+            Ok(from) => match self.ask.of_group(group, PublishEphemeral { data, from }).await {
+                Ok(Done) => Ok(()),
+                Err(SlotError::Unknown) => {
+                    let words = "no answer in time: it may or may not have been passed on. A repeat is another publish";
+                    Err(Refused::saying(Reason::UnknownOutcome, words))
+                }
+                Err(error) => Err(error.into()),
+            },
+            Err(refused) => Err(refused),
+        };
+        for _ in 0..count {
+            self.metrics.publish_outcome(outcome(&passed_on));
+        }
+        passed_on
+    }
+
+    /// Who publishes, where that is allowed.
+    fn publisher(&self, by: &By<'_>, group: &GroupName) -> Result<Option<Publisher>, Refused> {
+        match by {
+            By::Server => Ok(None),
+            By::Client(caller) => {
+                access::may_publish(&self.options(group), &caller.grants, caller.member, group)?;
+                Ok(Some(Publisher { session: caller.session, user: caller.user.clone() }))
+            }
+        }
     }
 
     async fn try_publish(
@@ -166,14 +194,9 @@ impl Service {
             return Few::default();
         }
         let options = self.options(group);
-        let from = match by {
-            By::Server => None,
-            By::Client(caller) => {
-                if let Err(denied) = access::may_publish(&options, &caller.grants, caller.member, group) {
-                    return iter::repeat_n(Err(denied.into()), count).collect();
-                }
-                Some(Publisher { session: caller.session, user: caller.user.clone() })
-            }
+        let from = match self.publisher(by, group) {
+            Ok(from) => from,
+            Err(refused) => return iter::repeat_n(Err(refused), count).collect(),
         };
         let session = from.as_ref().map(|from| from.session);
         let new = |NewMessage { data, key }: NewMessage| entry::NewMessage {
@@ -242,6 +265,15 @@ impl Service {
                 access::may_read(&self.options(group), &caller.grants, caller.member, group).map_err(Refused::from)
             }
         }
+    }
+}
+
+/// As it is counted.
+fn outcome<T>(of: &Result<T, Refused>) -> &'static str {
+    match of {
+        Ok(_) => "accepted",
+        Err(refused) if refused.reason == Reason::UnknownOutcome => "unknown",
+        Err(_) => "refused",
     }
 }
 

@@ -2,6 +2,8 @@
 
 use prometheus_client::{metrics::counter::Counter, registry::Registry};
 
+use super::EphemeralMetrics;
+
 /// The metrics of the hub. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct HubMetrics {
@@ -25,6 +27,8 @@ pub struct HubMetrics {
     pub dropped: Counter,
     /// Subscriptions without room for a message, to be caught up from the history.
     pub lagged: Counter,
+    /// Of messages that are kept nowhere.
+    pub ephemeral: EphemeralMetrics,
 }
 
 impl HubMetrics {
@@ -43,5 +47,6 @@ impl HubMetrics {
         ] {
             registry.register(name, help, counter.clone());
         }
+        self.ephemeral.register(registry);
     }
 }

@@ -99,7 +99,8 @@ impl Built {
         let (ask_steward, map_requests) = mpsc::channel(MAP_REQUESTS);
         let (steward, idle_steward) = Steward::new(steward_inputs(&ground));
         let Ground { config, keyring, store, me, mesh, gossip, maps, tasks, metrics, .. } = &ground;
-        let (deliveries, Arrivals { shards, sessions }) = deliveries::queues(Hub::shards());
+        let (deliveries, Arrivals { shards, sessions }) =
+            deliveries::queues(Hub::shards(), metrics.hub.ephemeral.clone());
         let ledger = Ledger::of(&config.limits);
         let (departures, departing) = mpsc::channel(DEPARTURES);
         let (fences, fenced) = mpsc::channel(FENCES);
@@ -283,6 +284,7 @@ fn gateway_of(
         hub,
         attachments,
         keyring: ground.keyring.clone(),
+        jwts: ground.jwts.clone(),
         metrics: ground.metrics.clone(),
         tasks: ground.tasks.clone(),
         admission: Admission::new(&ground.config.limits, ground.files.clone()),

@@ -17,6 +17,7 @@ use crate::{
     gateway::{
         door::listener::{Door, DoorInputs, listen},
         http::starting,
+        jwt::Jwts,
     },
     id::{Member, NodeId},
     logic::clocks::Voice,
@@ -73,6 +74,9 @@ pub enum StartError {
         "node.peer_advertise = {0:?} is no address that can be resolved: it is `host:port` as other nodes reach this one"
     )]
     Advertise(String),
+    /// A key for the tokens of backends.
+    #[error("{0}")]
+    Jwt(String),
     /// It does not belong to those that it was sent to.
     #[error("this node may not join the others: {0}")]
     Misfit(String),
@@ -88,6 +92,7 @@ pub enum StartError {
 pub(super) struct Ground {
     pub(super) config: Arc<Config>,
     pub(super) keyring: Arc<Keyring>,
+    pub(super) jwts: Arc<Jwts>,
     pub(super) store: Arc<dyn Store>,
     /// Has heard the store's, where it has one.
     pub(super) clocks: ClockWatch,
@@ -127,6 +132,8 @@ impl Ground {
         if *identity.node() != id {
             return Err(StartError::Certificate { certificate: identity.node().clone(), configured: id });
         }
+        let jwts = Arc::new(Jwts::load(&config).map_err(StartError::Jwt)?);
+        jwts.start(&tasks);
         let address = config.node.http_listen;
         let listener = listen(address).await.map_err(|error| StartError::Http { address, error })?;
         let http = listener.local_addr().map_err(|error| StartError::Http { address, error })?;
@@ -173,6 +180,7 @@ impl Ground {
         Ok(Self {
             config,
             keyring,
+            jwts,
             store,
             clocks,
             files,

@@ -43,6 +43,9 @@ const BULK_AT_ONCE: usize = 4;
 /// Gossip messages waiting for a link, past which new ones are dropped: gossip says it again.
 const GOSSIP_QUEUE_BYTES: usize = 512 << 10;
 
+/// A frame that can be done without is not sent where more than one part in this number of the lanes' bound waits.
+const EPHEMERAL_PART: usize = 4;
+
 /// A connection that lasted this long lets the next dial start without delay.
 const STABLE_MS: u64 = 1_000;
 
@@ -119,6 +122,12 @@ impl Link {
     /// Appends a frame (`bytes` begins with its length) to a lane.
     pub(super) fn send(&self, lane: u16, bytes: &[u8]) -> Result<(), SendError> {
         self.append(lane % LANES, bytes)
+    }
+
+    /// Whether little waits on the lanes, also with a frame of this length.
+    pub(super) fn has_much_room(&self, bytes: usize) -> bool {
+        let waiting_bytes = self.up().map_or(0, |up| up.queued_bytes.load(Ordering::Relaxed));
+        waiting_bytes + bytes <= self.bounds.lanes_bytes / EPHEMERAL_PART
     }
 
     /// Appends a small frame to the stream that is kept free.

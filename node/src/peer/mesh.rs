@@ -208,6 +208,14 @@ impl Mesh {
         link.send(slot_lane, &self.with_length(to, frame)?)
     }
 
+    /// The same for a frame that can be done without: it is refused as `Busy` where much waits for the peer already, and so
+    /// never the one for which a link is reset.
+    pub fn send_ephemeral(&self, to: &NodeId, slot_lane: u16, frame: &PeerFrame) -> Result<(), SendError> {
+        let link = self.link_up(to)?;
+        let bytes = self.with_length(to, frame)?;
+        if link.has_much_room(bytes.len()) { link.send(slot_lane, &bytes) } else { Err(SendError::Busy) }
+    }
+
     /// Sends a small frame by a stream of its own, in order with others of its kind: what waits on the lanes does not keep it.
     /// Never waits. Lost as others are.
     pub fn send_promptly(&self, to: &NodeId, frame: &PeerFrame) -> Result<(), SendError> {

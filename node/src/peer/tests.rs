@@ -291,6 +291,26 @@ async fn a_link_to_another_start_of_a_node_does_not_come_up() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_ephemeral_leaves_most_of_the_room_and_resets_nothing() {
+    let ca = ClusterCa::generate().unwrap();
+    let [a, b] = ["a", "b"].map(|name| Node::start(&ca, name));
+    connect(&[&a, &b]).await;
+    let hold = b.inbox.hold.lock().await;
+    let frame = PeerFrame::NodeResponse { id: 1, answer: NodeAnswer::Refused("x".repeat(10 << 10)) };
+    let mut sent = 0;
+    while a.mesh.send_ephemeral(&b.member.node, 0, &frame).is_ok() {
+        sent += 1;
+        assert!(sent < 100_000, "no bound");
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(a.mesh.send_ephemeral(&b.member.node, 0, &frame), Err(SendError::Busy));
+    assert_eq!(a.mesh.send(&b.member.node, 0, &frame), Ok(()), "for what is not there is room");
+    assert_eq!(a.metrics.peer.link_resets(LinkReset::Overflow), 0);
+    drop(hold);
+    wait_until("all of it", || b.inbox.all().len() > sent).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_does_not_keep_up_is_reset_and_told() {
     let ca = ClusterCa::generate().unwrap();
     let [a, b] = ["a", "b"].map(|name| Node::start(&ca, name));

@@ -13,12 +13,12 @@ use crate::{
         entry::{NewMessage, Retention},
         few::Few,
         map::ClusterMap,
-        request::{Ask, GroupPush, Interest, Publish, Published},
+        request::{Ask, Done, GroupPush, Interest, Publish, PublishEphemeral, Published},
         session::{Room, WhenFull},
         slot::SlotSnapshot,
     },
     memory::Ledger,
-    metrics::Limit,
+    metrics::{EphemeralDrop, Limit},
     peer::{
         belongs::Belongs,
         mesh::{Entrance, Mesh, MeshInputs, MeshSettings},
@@ -74,7 +74,7 @@ impl Bench {
             tasks: tasks.clone(),
         })
         .unwrap();
-        let (deliveries, arrivals) = deliveries::queues(1);
+        let (deliveries, arrivals) = deliveries::queues(1, metrics.hub.ephemeral.clone());
         let ((steward, asked), (departures, departing)) = (mpsc::channel(100), mpsc::channel(100));
         let (fences, _) = mpsc::channel(100);
         let slots = Slots::start(SlotsInputs {
@@ -171,6 +171,25 @@ async fn a_message_is_ordered_replicated_and_delivered_under_these_names() {
     }
     let text = bench.metrics.encode();
     assert!(text.contains("roost_publishes_ordered_total 1\n") && text.contains("roost_commit_seconds_count 1\n"));
+    assert!(bench.tasks.shut_down(LIMIT).await);
+}
+
+#[tokio::test]
+async fn what_is_ephemeral_and_finds_no_way_to_a_node_is_dropped_and_counted() {
+    let mut bench = Bench::start();
+    bench.show_map(|_| {}).await;
+    for gateway in [bench.me.clone(), member("q")] {
+        let (reply, registered) = oneshot::channel();
+        let register = SlotRequest::Register { interests: vec![Interest { group: group(), since: None }] };
+        bench.slots.request(0, gateway, 1, register, ReplyTo::Here(reply)).await;
+        assert!(registered.await.unwrap().is_ok());
+    }
+    let data: Few<_> = ["1".into(), "2".into()].into();
+    let publish = || (group(), PublishEphemeral { data: data.clone(), from: None }).into_request();
+    assert_eq!(bench.ask(publish()).await, Ok(SlotAnswer::Done(Done)));
+    assert_eq!(bench.metrics.hub.ephemeral.drops(EphemeralDrop::Peer), 2);
+    let arrived = tokio::time::timeout(LIMIT, bench.arrivals.shards[0].recv()).await.unwrap();
+    assert!(matches!(arrived, Some(Arrival::Push { push, .. }) if push.ephemeral() == 2));
     assert!(bench.tasks.shut_down(LIMIT).await);
 }
 

@@ -22,7 +22,7 @@ use crate::{
         replication::ReplicationMessage,
         request::{GroupInfo, GroupRequest, Push, SessionRequest, SlotAnswer, SlotError, SlotRequest},
     },
-    metrics::Limit,
+    metrics::{EphemeralDrop, Limit},
     peer::SendError,
     seldom::Seldom,
     store::{StoreError, WriteVersion},
@@ -342,12 +342,17 @@ impl Worker {
             self.inputs.deliveries.deliver(slot, term, push).await;
         } else {
             let _span = tracing::trace_span!("deliver", slot, %to).entered();
-            // Lost where the link is down or full: the gateway learns of either and registers again.
-            let _ = self.inputs.mesh.send(
-                &to.node,
-                slot,
-                &PeerFrame::Push { slot, term, voters: self.inputs.permit.voters_since(), push },
-            );
+            let ephemeral = match &push {
+                Push::Group(_, push) => push.ephemeral(),
+                Push::Session(..) => 0,
+            };
+            let frame = PeerFrame::Push { slot, term, voters: self.inputs.permit.voters_since(), push };
+            if ephemeral == 0 {
+                // Lost where the link is down or full: the gateway learns of either and registers again.
+                let _ = self.inputs.mesh.send(&to.node, slot, &frame);
+            } else if self.inputs.mesh.send_ephemeral(&to.node, slot, &frame).is_err() {
+                self.inputs.metrics.hub.ephemeral.dropped(EphemeralDrop::Peer, ephemeral);
+            }
         }
     }
 

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use crate::{
     id::{ClientId, Epoch, GroupName, Position, SessionId},
     logic::{
-        entry::{MemberEvent, Message, Presence, Present},
+        entry::{EphemeralMessage, MemberEvent, Message, Presence, Present},
         request::PresentSession,
     },
     wire::reason::Reason,
@@ -44,8 +44,10 @@ pub enum Command {
         id: RequestId,
         group: GroupName,
         data: Bytes,
-        /// Repeats with it are one publish.
+        /// Repeats with it are one publish. An ephemeral one has none.
         key: Option<String>,
+        /// Told to who is there now, and kept nowhere.
+        ephemeral: bool,
     },
     /// Read messages.
     History {
@@ -66,6 +68,8 @@ pub enum Command {
     },
     /// I am alive.
     Heartbeat { id: RequestId },
+    /// Go on with a later token of the backend's, in place of the one that the session was made of.
+    Refresh { id: RequestId, token: String },
 }
 
 impl Command {
@@ -78,7 +82,8 @@ impl Command {
             | Self::Publish { id, .. }
             | Self::History { id, .. }
             | Self::Members { id, .. }
-            | Self::Heartbeat { id } => id,
+            | Self::Heartbeat { id }
+            | Self::Refresh { id, .. } => id,
         }
     }
 }
@@ -150,6 +155,8 @@ pub enum Event {
         heartbeat_s: u64,
         /// The groups that are being restored; a `joined` for each follows. The private ones among them.
         groups: Vec<GroupName>,
+        /// In how many milliseconds the session ends unless it is refreshed; nothing where it is made of no backend's token.
+        expires_in_ms: Option<u64>,
     },
     /// To `join`, and for each restored group. Missed messages follow.
     Joined {
@@ -179,6 +186,12 @@ pub enum Event {
         /// How many nodes hold it.
         copies: u8,
     },
+    /// To an ephemeral `publish`: it was passed on.
+    PassedOn {
+        /// Of the publish.
+        id: RequestId,
+        group: GroupName,
+    },
     /// To `history`.
     History {
         /// Of the request.
@@ -205,6 +218,18 @@ pub enum Event {
         /// Of the heartbeat.
         id: RequestId,
     },
+    /// To `refresh`.
+    Refreshed {
+        /// Of the request.
+        id: RequestId,
+        /// In how many milliseconds the session ends now.
+        expires_in_ms: u64,
+    },
+    /// The session ends soon unless it is refreshed.
+    Expiring {
+        /// In how many milliseconds.
+        expires_in_ms: u64,
+    },
     /// A message of a joined group.
     Message { group: GroupName, epoch: Epoch, message: Message },
     /// A backend has sent this to the client alone.
@@ -227,6 +252,8 @@ pub enum Event {
         /// `trimmed`, `slow_consumer`.
         reason: &'static str,
     },
+    /// A message that has no place: it says nothing of where the log is.
+    Ephemeral { group: GroupName, message: EphemeralMessage },
     /// The group's log is another one now; delivery goes on after `offset` in it.
     Reset {
         group: GroupName,

@@ -1,6 +1,6 @@
 //! Server-sent events, as `EventSource` in a browser reads them (the HTML standard, 9.2): each event one chunk of an answer.
 //!
-//! The default event is a message. What else the [plain protocol](super::plain) tells is an event of that name, with the same
+//! The default event is a message; an ephemeral one has no `id`. What else the [plain protocol](super::plain) tells is an event of that name, with the same
 //! JSON; an `error` is `refused`, since `EventSource` has an `error` of its own.
 //!
 //! An `id` is where the reader is after the event. Of one group it is `EPOCH-OFFSET`. Of several it has the positions in all of
@@ -91,15 +91,17 @@ fn in_lines(out: Vec<u8>, from: usize) -> Vec<u8> {
 
 fn name(event: &Event) -> Option<&'static str> {
     Some(match event {
-        Event::Message { .. } => return None,
+        Event::Message { .. } | Event::Ephemeral { .. } => return None,
         Event::Welcome { .. } => "welcome",
         Event::Joined { .. } => "joined",
         Event::Left { .. } => "left",
-        Event::Published { .. } => "published",
+        Event::Published { .. } | Event::PassedOn { .. } => "published",
         Event::History { .. } => "history",
         Event::Members { .. } => "members",
         Event::Heartbeat { .. } => "heartbeat",
         Event::Direct { .. } => "direct",
+        Event::Refreshed { .. } => "refreshed",
+        Event::Expiring { .. } => "expiring",
         Event::Member { .. } => "member",
         Event::Presence { .. } => "presence",
         Event::Gap { .. } => "gap",

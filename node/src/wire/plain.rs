@@ -4,13 +4,14 @@
 //!
 //! | type | fields |
 //! | --- | --- |
-//! | `hello` | `session?` (a token), `resume?` (`{group: {epoch, offset}}`) |
+//! | `hello` | `session?` (a token: the session's, or a JWT), `resume?` (`{group: {epoch, offset}}`) |
 //! | `join` | `group`, `since?` (`{epoch, offset}`) |
 //! | `leave` | `group` |
-//! | `publish` | `group`, `data` (any JSON), `key?` (repeats with it are one publish) |
+//! | `publish` | `group`, `data` (any JSON), `key?` (repeats with it are one publish), `ephemeral?` (kept nowhere, without a key) |
 //! | `history` | `group`, `since?`, `limit?` (1 to 1000, else 100) |
 //! | `members` | `group`, `after?` (a session id), `limit?` (1 to 1000, else 100) |
 //! | `heartbeat` | |
+//! | `refresh` | `token` (a JWT) |
 //!
 //! An optional field may be `null`. A field that is not in the table, is there twice, or has another type is refused, and
 //! the `error` names each such place in `detail`. An epoch is a text of 16 hex digits, an offset a whole number.

@@ -75,6 +75,7 @@ reasons! {
     Forbidden              "forbidden"               403  -     -      "this session may not do this";
     ForbiddenOrigin        "forbidden_origin"        403  -     -      "pages of this origin may not use the session cookie: add the origin to session.allowed_origins, or send a token in `hello`";
     Unauthorized           "unauthorized"            401  4102  -      "a session is needed: a token in `hello`, as `Authorization: Bearer …`, or the session cookie (or set session.anonymous, then clients without one get one)";
+    TokenExpired           "token_expired"           401  4107  -      "the token has expired: come with a new one, or refresh it before it does";
     Invalid                "invalid"                 422  -     -      "something in the request is not valid";
     TooLarge               "too_large"               413  -     -      "the request is too large";
     Internal               "internal"                500  -     -      "a fault of this server: its log says more";
@@ -183,6 +184,7 @@ mod tests {
         check(Reason::TooManyClients, "too_many_clients", 4_104, false);
         check(Reason::CrowdedOut, "crowded_out", 4_105, false);
         check(Reason::Disconnected, "disconnected", 4_106, false);
+        check(Reason::TokenExpired, "token_expired", 4_107, false);
     }
 
     /// The README names codes in back-quotes where it speaks of errors; each is one of the table.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use roost_logic::id::{Epoch, Position};
 
-use super::{History, Outcome, PublishLog, Rule, Seen, Summary, Violation, displaced, print, stream};
+use super::{History, Outcome, PublishLog, Rule, Seen, Summary, Violation, displaced, ephemeral, print, stream};
 
 /// A position in a group, by the group's number in [`Facts::groups`].
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -60,6 +60,7 @@ pub(super) fn check(history: &History) -> Result<Summary, Violation> {
         facts.history_with_holes(),
         stream::first_violation(&facts),
         displaced::first_violation(history),
+        ephemeral::first_violation(history),
     ];
     match found.into_iter().flatten().min_by_key(|violation| violation.at_us) {
         Some(violation) => Err(violation),
@@ -396,6 +397,7 @@ fn summary(history: &History) -> Summary {
                 sum.not_recovered += usize::from(since.is_some() && !recovered);
             }
             Seen::Message { .. } => sum.delivered += 1,
+            Seen::Ephemeral { .. } => sum.ephemerals += 1,
             Seen::Gap { .. } => sum.gaps += 1,
             Seen::Reset { .. } => sum.resets += 1,
             Seen::Stale { .. } | Seen::Live { .. } | Seen::Left { .. } | Seen::Displaced | Seen::Closed => {}

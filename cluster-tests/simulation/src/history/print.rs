@@ -76,6 +76,7 @@ fn line(event: &Stamped) -> String {
         Seen::Message { group, at, payload } => {
             format!("{time:.6} s message {group} {}/{} {payload}", at.epoch, at.offset)
         }
+        Seen::Ephemeral { group, payload } => format!("{time:.6} s ephemeral {group} {payload}"),
         Seen::Gap { group, epoch, from, to } => format!("{time:.6} s gap {group} {epoch}/{from}..{to}"),
         Seen::Reset { group, to } => format!("{time:.6} s reset {group} to {}/{}", to.epoch, to.offset),
         Seen::Stale { group } => format!("{time:.6} s stale {group}"),

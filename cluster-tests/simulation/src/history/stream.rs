@@ -50,6 +50,10 @@ fn in_connection(facts: &Facts<'_>, connection: &ConnectionLog) -> Option<Violat
                 None
             }
             Seen::Stale { .. } => None,
+            Seen::Ephemeral { group, .. } if !cursors.contains_key(&**group) => {
+                Some((Rule::Ephemeral, format!("the connection has not joined {group}")))
+            }
+            Seen::Ephemeral { .. } => None,
             Seen::Left { group } => {
                 cursors.remove(&**group);
                 None
@@ -145,7 +149,12 @@ impl Cursor {
                     return Err((Rule::S2Contiguity, what));
                 }
             }
-            Seen::Joined { .. } | Seen::Stale { .. } | Seen::Left { .. } | Seen::Displaced | Seen::Closed => {}
+            Seen::Joined { .. }
+            | Seen::Ephemeral { .. }
+            | Seen::Stale { .. }
+            | Seen::Left { .. }
+            | Seen::Displaced
+            | Seen::Closed => {}
         }
         Ok(())
     }

@@ -1,5 +1,7 @@
 //! What a gateway asks of primaries: the shell of [`Asking`], as the product's router is.
 
+use std::ops::Range;
+
 use roost_logic::{
     asking::{Asking, Attempt, Input, Output},
     attachments, following,
@@ -64,6 +66,10 @@ pub(super) enum Purpose {
         group: GroupName,
         since: Option<Position>,
     },
+    /// These are passed on and kept nowhere.
+    Ephemeral {
+        messages: Range<usize>,
+    },
     /// The answer matters to nobody.
     Nothing,
 }
@@ -88,7 +94,7 @@ impl World {
     }
 
     pub(super) fn ask_slot(&mut self, node: usize, purpose: Purpose, slot: SlotId, request: SlotRequest) {
-        let core = Asking::new(self.now, GIVE_UP_MS, self.random.number());
+        let core = Asking::new(self.now, GIVE_UP_MS, self.random.number()).of(&request);
         let process = self.process(node);
         process.next_ask += 1;
         let id = process.next_ask;
@@ -222,6 +228,7 @@ impl World {
                     self.ledger.history(&group, since, position, complete, &messages);
                 }
             }
+            Purpose::Ephemeral { messages } => self.ephemeral_answered(messages, read(result)),
             Purpose::Nothing => {}
         }
     }

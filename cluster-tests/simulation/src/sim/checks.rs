@@ -41,6 +41,8 @@ pub(super) enum Told {
         recovered: bool,
     },
     Message(Epoch, Message),
+    /// What has no place says this.
+    Ephemeral(Bytes),
     Gap {
         epoch: Epoch,
         from: u64,
@@ -270,6 +272,10 @@ impl Ledger {
                 self.saw(group, *epoch, message);
                 let now = Position { epoch: *epoch, offset: message.offset };
                 (before.epoch == *epoch && before.offset + 1 == message.offset, now)
+            }
+            (Told::Ephemeral(_), Some(before)) => {
+                self.count("ephemeral messages told");
+                (true, before)
             }
             (Told::Gap { epoch, from, to }, Some(before)) => {
                 self.count("gaps");

@@ -225,6 +225,7 @@ impl World {
     fn tell_notice(&mut self, node: usize, group: &GroupName, to: To, notice: Notice) {
         let told = match notice {
             Notice::Message { epoch, message } => Told::Message(epoch, message),
+            Notice::Ephemeral(message) => Told::Ephemeral(message.data),
             Notice::Gap { epoch, from, to } => Told::Gap { epoch, from, to },
             Notice::Reset(position) => Told::Reset(position),
             Notice::Live(position) => Told::Live(position),
@@ -270,7 +271,7 @@ impl World {
                 match &told {
                     Told::Stale => listener.stale = true,
                     Told::Joined { .. } | Told::Live(_) => (listener.stale, listener.trusts_since_ms) = (false, *now),
-                    Told::Message(..) | Told::Gap { .. } | Told::Reset(_) => {}
+                    Told::Message(..) | Told::Ephemeral(_) | Told::Gap { .. } | Told::Reset(_) => {}
                 }
                 seen.told(*now, (number, nodes[node].id.as_str()), group, listener.position, &told);
                 listener.position = ledger.told(number, group, listener.position, &told);
@@ -297,6 +298,9 @@ impl World {
             Push::Group(group, GroupPush::Member { event, member, present }) => {
                 self.ledger.count_if(event == MemberEvent::Update, "sessions told of with other attributes");
                 self.follow(node, Input::Member { slot, group, event, member, present });
+            }
+            Push::Group(group, GroupPush::Ephemeral { messages }) => {
+                self.follow(node, Input::Ephemeral { slot, group, messages });
             }
             Push::Session(session, SessionPush::Displace { client, why, attachment }) => {
                 let number = attachment;

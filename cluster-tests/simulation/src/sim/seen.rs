@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ops::Range,
     sync::Arc,
 };
 
@@ -13,7 +14,9 @@ use roost_logic::{
 };
 
 use super::checks::Told;
-use crate::history::{Attempt, ConnectionLog, History, Outcome, PublishLog, Replay, Seen, Stamped, Welcome};
+use crate::history::{
+    Attempt, ConnectionLog, EphemeralLog, History, Outcome, PublishLog, Replay, Seen, Stamped, Welcome,
+};
 
 /// See the module.
 #[derive(Debug)]
@@ -56,6 +59,30 @@ impl ClientLog {
         let outcome = Outcome::Unknown;
         attempts.push(Attempt { connection, sequence, sent_us: at_us, answered_us: at_us, outcome });
         attempts.len() - 1
+    }
+
+    /// Somebody publishes what nobody keeps. Which they are.
+    pub(super) fn sends_ephemeral(
+        &mut self,
+        now: u64,
+        publisher: usize,
+        group: &GroupName,
+        data: &[Bytes],
+    ) -> Range<usize> {
+        let first = self.history.ephemerals.len();
+        self.history.ephemerals.extend(data.iter().map(|data| EphemeralLog {
+            publisher: format!("c{publisher}").into(),
+            group: group.to_string().into(),
+            payload: text(data),
+            sent_us: now * 1_000,
+            is_refused: false,
+        }));
+        first..self.history.ephemerals.len()
+    }
+
+    /// These were certainly not passed on.
+    pub(super) fn refused_ephemeral(&mut self, messages: Range<usize>) {
+        self.history.ephemerals[messages].iter_mut().for_each(|log| log.is_refused = true);
     }
 
     pub(super) fn answered(&mut self, now: u64, key: PublishKey, attempt: usize, at: Position, copies: u8) {
@@ -164,6 +191,7 @@ pub(super) fn seen(group: &GroupName, since: Option<Position>, told: &Told) -> S
             let at = Position { epoch: *epoch, offset: message.offset };
             Seen::Message { group, at, payload: text(&message.data) }
         }
+        Told::Ephemeral(data) => Seen::Ephemeral { group, payload: text(data) },
         Told::Gap { epoch, from, to } => Seen::Gap { group, epoch: *epoch, from: *from, to: *to },
         Told::Reset(to) => Seen::Reset { group, to: *to },
         Told::Stale => Seen::Stale { group },

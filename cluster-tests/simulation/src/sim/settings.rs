@@ -39,6 +39,8 @@ pub(super) struct Profile {
     pub sessions: usize,
     /// And of 1,000 of them, how many are ephemeral.
     pub ephemeral: u64,
+    /// How many publish what nobody keeps.
+    pub cursors: usize,
     /// Messages that a group keeps.
     pub retention: u32,
     /// The mean delay of a message.
@@ -164,6 +166,7 @@ impl Profile {
             visitors: 0,
             sessions: random.below(4) as usize,
             ephemeral: 0,
+            cursors: 0,
             retention: if random.permille(300) { random.between(3, 20) as u32 } else { 1_000 },
             delay_ms: if random.permille(200) { random.between(10, 50) } else { random.between(1, 10) },
             round_ms: if random.permille(500) { random.between(20, 200) } else { 200 },
@@ -251,6 +254,8 @@ impl Profile {
         let ephemeral = random.between(1, 1_000);
         self.ephemeral = if random.permille(400) { ephemeral } else { 0 };
         self.slot.unclaimed_ms = random.between(3_000, 20_000);
+        let cursors = random.between(1, 3);
+        self.cursors = if random.permille(300) { cursors as usize } else { 0 };
     }
 }
 
@@ -330,6 +335,7 @@ macro_rules! setting {
 pub(super) const SETTINGS: &[Setting] = &[
     setting!(sessions, 0),
     setting!(ephemeral, 0),
+    setting!(cursors, 0),
     setting!(listeners, 0),
     setting!(visitors, 0),
     setting!(publishers, 0),

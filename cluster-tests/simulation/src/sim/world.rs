@@ -108,6 +108,7 @@ pub(super) enum Event {
     },
     Session(usize),
     Listener(usize),
+    Ephemeral(usize),
     /// Look whether everything is at rest.
     Look,
 }
@@ -266,6 +267,7 @@ impl World {
         }
         self.create_clients();
         self.create_listeners();
+        self.create_ephemeral();
         for (number, at_ms) in self.faults.iter().map(|(number, planned)| (*number, planned.at_ms)).collect::<Vec<_>>()
         {
             self.after(at_ms, Event::Fault(number));
@@ -411,6 +413,7 @@ impl World {
             Event::Publisher { publisher, attempt } => self.publisher(publisher, attempt),
             Event::Session(session) => self.session_client(session),
             Event::Listener(listener) => self.listener(listener),
+            Event::Ephemeral(number) => self.send_ephemeral(number),
             Event::Look => {}
         }
     }

@@ -24,6 +24,7 @@ impl Actor {
             return self.notice(json!({"type": "unreadable", "text": text}));
         };
         match &*frame.kind {
+            "message" if frame.ephemeral => self.ephemeral(&frame, at_us),
             "message" => self.message(frame, at_us),
             "joined" | "left" | "published" | "history" | "members" => self.answer(frame, text, at_us),
             "error" if frame.id.is_some() => self.answer(frame, text, at_us),
@@ -49,6 +50,17 @@ impl Actor {
         self.log(at_us, Seen::Message { group: group.clone(), at, payload: logged(data.get()) });
         self.stand_at(&group, at);
         self.update(|state| *state.received.entry(group).or_default() += 1);
+    }
+
+    fn ephemeral(&mut self, frame: &Frame, at_us: u64) {
+        let (Some(group), None, Some(data)) = (&frame.group, frame.position(), &frame.data) else {
+            return self.notice(
+                json!({"type": "unreadable", "text": "an ephemeral message with a position, or without group or data"}),
+            );
+        };
+        let group = self.name(group);
+        self.log(at_us, Seen::Ephemeral { group: group.clone(), payload: logged(data.get()) });
+        self.update(|state| *state.ephemeral.entry(group).or_default() += 1);
     }
 
     fn declared(&mut self, frame: &Frame, text: &str, at_us: u64) {

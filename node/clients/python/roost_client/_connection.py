@@ -38,7 +38,7 @@ _REQUEST_S = 240.0
 # The longest frame that is taken.
 _FRAME_BYTES = 32 << 20
 # How a connection ends that does not come back as it was.
-_CLOSES = {"frame_too_large": 1009, "displaced": 4100, "session_ended": 4101, "unauthorized": 4102, "bad_frame": 4103, "too_many_clients": 4104, "crowded_out": 4105, "disconnected": 4106}
+_CLOSES = {"frame_too_large": 1009, "displaced": 4100, "session_ended": 4101, "unauthorized": 4102, "bad_frame": 4103, "too_many_clients": 4104, "crowded_out": 4105, "disconnected": 4106, "token_expired": 4107}
 
 _log = logging.getLogger("roost_client")
 
@@ -55,6 +55,8 @@ class Request:
     group: str
     text: str
     answer: asyncio.Future[dict[str, Any]]
+    once: bool = False
+    """It is never repeated."""
     sent: bool = False
     unsure: bool = False
     """An attempt may have been carried out."""
@@ -84,7 +86,8 @@ def connect(
     """A connection, for `async with`: kept up until the block ends, or until the server says that coming back makes no sense.
 
     `urls` name nodes of the cluster; the first is one by chance, the next one follows when it fails. `get_token` is asked at
-    first and each time the session is over; None ends the connection, and when it raises it is asked again. Without it and
+    first and each time the session is over, and for a later JWT before one expires; None ends the connection, or leaves it to
+    expire, and when it raises it is asked again. Without it and
     without a `token` the session is a new anonymous one, where the cluster allows that. `storage` keeps token, client and
     positions. `client` says which client of its session this is: a later connection of the same client takes the place of the
     earlier one. Unless given it is one of its own.
@@ -246,8 +249,7 @@ class Connection:
         """One connection, until it is lost."""
         if self._get_token and not self._current:
             try:
-                given = self._get_token()
-                self._current = await given if inspect.isawaitable(given) else given
+                self._current = await self._given()
             except Exception as error:
                 self._tell("error", error)
                 raise _Lost(1006) from error
@@ -339,14 +341,17 @@ class Connection:
             self._bye = {**frame, **self._fault}
         elif kind == "direct":
             self._tell("direct", frame["data"])
+        elif kind == "expiring":
+            self._spawn(self._refresh())
         elif kind == "error":
-            error = RoostError(frame["code"], frame["message"], request is not None and request.unsure, frame["detail"])
+            unsure = request is not None and (request.unsure or (request.once and frame["code"] == "unknown_outcome"))
+            error = RoostError(frame["code"], frame["message"], unsure, frame["detail"])
             if request is None:
                 # Of this a bye says only that a frame was wrong.
                 if error.code == "frame_too_large":
                     self._fault = {"code": error.code, "reason": frame["message"]}
                 self._tell("error", error)
-            elif "retry_after_ms" in frame:
+            elif "retry_after_ms" in frame and not request.once:
                 self._repeat(request, frame)
             else:
                 self._settle(request, error)
@@ -355,6 +360,20 @@ class Connection:
             self._groups[frame["group"]]._heard(frame, request)
         if request:
             self._settle(request, frame)
+
+    async def _refresh(self) -> None:
+        """The session ends soon: it goes on with a later token of the backend's, if there is one."""
+        try:
+            later = await self._given() if self._get_token else None
+            if later:
+                await self._ask({"type": "refresh", "token": later})
+        except Exception as error:
+            if self.ended is None:
+                self._tell("error", error)
+
+    async def _given(self) -> str | None:
+        given = self._get_token() if self._get_token else None
+        return await given if inspect.isawaitable(given) else given
 
     def _welcomed(self, frame: dict[str, Any]) -> None:
         # Keys are the session's: in another one a repeat would be a second publish.
@@ -387,15 +406,17 @@ class Connection:
         if code == 1009 and sent:
             # The longest of what was sent it was; it was not done, and the others go on.
             self._settle(max(sent, key=lambda request: len(request.text)), why)
-        elif code in (4101, 4102):
-            # Another session, where there is a way to one.
-            if self._token or (not self._current and not self._get_token):
+        elif code in (4101, 4102, 4107):
+            # Another session, where there is a way to one. A token that makes sessions was given another for the one that it made.
+            if self._current == self._token if self._token else not self._current and not self._get_token:
                 return self._end(why)
-            self._current = None
-            self._keep(self._storage_key, None)
+            self._current = self._token
+            self._keep(self._storage_key, self._token)
             self._tell("error", why)
         elif not bye["reconnect"] if bye else 4100 <= code < 4200:
             return self._end(why)
+        for request in [request for request in self._requests.values() if request.once]:
+            self._late(request)
         if self.state == "connected" and time.monotonic() - self._connected_s > _STEADY_S:
             self._tries = 0
 
@@ -420,22 +441,26 @@ class Connection:
         if self.ended is not None:
             answer.set_exception(self.ended)
             return answer
+        once = "ephemeral" in frame
+        if once and self.state != "connected":
+            answer.set_exception(RoostError("unavailable", "there is no connection"))
+            return answer
         self._ids += 1
-        request = Request(self._ids, frame["type"], frame["group"], json.dumps({**frame, "id": self._ids}), answer)
+        text = json.dumps({**frame, "id": self._ids})
+        request = Request(self._ids, frame["type"], frame.get("group", ""), text, answer, once)
         self._requests[request.id] = request
-
-        def late() -> None:
-            unsure = request.unsure or request.sent
-            code = "unknown_outcome" if unsure else "unavailable"
-            self._settle(request, RoostError(code, "there was no answer in time", unsure))
-
         # Who joins waits for as long as it takes.
         if request.kind != "join":
-            request.timers.append(loop.call_later(_REQUEST_S, late))
+            request.timers.append(loop.call_later(_REQUEST_S, self._late, request))
         # Where the caller gives up, nothing is repeated.
         answer.add_done_callback(lambda _: self._forget(request))
         self._wake.set()
         return answer
+
+    def _late(self, request: Request) -> None:
+        unsure = request.unsure or request.sent
+        code = "unknown_outcome" if unsure else "unavailable"
+        self._settle(request, RoostError(code, "there was no answer in time", unsure))
 
     async def _ask(self, frame: dict[str, Any]) -> dict[str, Any]:
         return await self._request(frame)

@@ -40,19 +40,22 @@ class Sender:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A message; each once, in order."""
+    """A message; each once, in order. Of those that are `ephemeral` some may be lost: they have no place in the group."""
 
     group: str
     epoch: str
     offset: int
+    """From 1. 0, and no epoch, where it is ephemeral."""
     data: Any
     sender: Sender | None
     """None for what a backend has published."""
     at_ms: int
+    ephemeral: bool = False
 
     @property
-    def position(self) -> Position:
-        return Position(self.epoch, self.offset)
+    def position(self) -> Position | None:
+        """None where it is ephemeral: it moves nothing."""
+        return None if self.ephemeral else Position(self.epoch, self.offset)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,10 +174,11 @@ def message(group: str, epoch: str, frame: dict[str, Any]) -> Message:
     return Message(
         group,
         epoch,
-        frame["offset"],
+        frame.get("offset", 0),
         frame["data"],
         Sender(sender["session"], sender["user"]) if sender else None,
         frame["at_ms"],
+        "ephemeral" in frame,
     )
 
 

@@ -182,9 +182,19 @@ class Group:
         await self._ask("leave")
         self._end(None)
 
-    async def publish(self, data: Any, *, key: str | None = None) -> Published:
+    @overload
+    async def publish(self, data: Any, *, key: str | None = None, ephemeral: Literal[False] = False) -> Published: ...
+    @overload
+    async def publish(self, data: Any, *, ephemeral: Literal[True]) -> None: ...
+    async def publish(self, data: Any, *, key: str | None = None, ephemeral: bool = False) -> Published | None:
         """Publishes once: repeated with the same key, over reconnects, until its outcome is known. Of publishes that are under
-        way at once one that had to be repeated may come after the others; await one before the next where that matters."""
+        way at once one that had to be repeated may come after the others; await one before the next where that matters.
+
+        With `ephemeral` it tells those who are there now, and is kept nowhere: for typing indicators and cursors. It is sent
+        once, or not at all without a connection."""
+        if ephemeral:
+            await self._ask("publish", data=data, ephemeral=True)
+            return None
         answer = await self._ask("publish", data=data, key=key or self._connection._next_key())
         return Published(answer["epoch"], answer["offset"], answer["copies"])
 
@@ -280,7 +290,8 @@ class Group:
         if self._joins or self._behind:
             return
         if any(stream._is_full for stream in self._streams):
-            self._behind = True
+            # What is ephemeral is missed by nobody.
+            self._behind = "ephemeral" not in frame
             return
         at, epoch, offset = self._at, frame.get("epoch", ""), frame.get("offset", 0)
         if kind == "joined":
@@ -289,6 +300,8 @@ class Group:
             elif at.epoch != epoch or (at.offset > offset and not frame["recovered"]):
                 self._reset(epoch, offset, "not_recovered")
             self._tell(Joined(self.name, epoch, offset, frame["recovered"]))
+        elif kind == "message" and "ephemeral" in frame:
+            self._tell(message(self.name, "", frame))
         elif kind == "message":
             if at and at.epoch == epoch and offset <= at.offset:
                 return

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::{
-    id::{Epoch, NodeId, Position},
-    request::{Done, Published},
+    id::{Epoch, GroupName, NodeId, Position},
+    request::{Done, PublishEphemeral, Published},
 };
 
 type Answer = Result<SlotAnswer, SlotError>;
@@ -264,4 +264,54 @@ fn an_answer_goes_to_who_asked_and_comes_from_who_was_asked() {
     assert_eq!(outstanding.answered(&p, fourth), None);
     assert_eq!(outstanding.disrupted(&p), ["third"]);
     assert_eq!(outstanding.answered(&q, second), Some("second"));
+}
+
+#[test]
+fn what_may_not_be_repeated_is_asked_again_only_where_it_was_surely_not_carried_out() {
+    let request = || {
+        let group = GroupName::parse("g").unwrap();
+        SlotRequest::Group(group, PublishEphemeral { data: ["1".into()].into(), from: None }.into())
+    };
+    let bench = || {
+        let asking = Asking::new(0, LIMIT_MS, 7).of(&request());
+        let mut bench = Bench { asking, now_ms: 0, out: Vec::new() };
+        bench.map(1, "p", 1);
+        bench.sent(1, "p", 1, 0);
+        bench
+    };
+    // Nobody has done it: it goes on.
+    for fails in [Input::NotSent { attempt: 1 }, Input::Answered { attempt: 1, result: not_primary(1, false) }] {
+        let mut bench = bench();
+        bench.handle(fails);
+        bench.waits();
+        bench.sleep();
+        assert!(matches!(&bench.out[..], [Output::Send { attempt: 2, .. }]), "{:?}", bench.out);
+    }
+    // Somebody may have.
+    for fails in [Input::Lost { attempt: 1 }, Input::Answered { attempt: 1, result: not_primary(1, true) }] {
+        let mut bench = bench();
+        bench.handle(fails);
+        bench.done(Err(SlotError::Unknown));
+    }
+    let mut replaced = bench();
+    replaced.map(2, "q", 2);
+    replaced.done(Err(SlotError::Unknown));
+    let mut silent = bench();
+    silent.sleep();
+    assert_eq!(silent.now_ms, ATTEMPT_MS);
+    silent.done(Err(SlotError::Unknown));
+    // With nobody to ask it is over as soon.
+    let mut nobody = bench();
+    while nobody.out.is_empty() {
+        nobody.handle(Input::NotSent { attempt: nobody.asking.attempts });
+        nobody.out.clear();
+        if nobody.asking.wake_ms().is_none() {
+            break;
+        }
+        nobody.sleep();
+        if let [Output::Send { .. }] = &nobody.out[..] {
+            nobody.out.clear();
+        }
+    }
+    assert_eq!(nobody.now_ms, ATTEMPT_MS);
 }

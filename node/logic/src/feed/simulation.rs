@@ -422,7 +422,7 @@ impl World {
             Notice::Live(position) => {
                 assert!(last.epoch == position.epoch && last.offset >= position.offset, "{last:?} {position:?}");
             }
-            Notice::Stale | Notice::Member { .. } | Notice::Present(_) => {}
+            Notice::Stale | Notice::Member { .. } | Notice::Present(_) | Notice::Ephemeral(_) => {}
         }
     }
 

@@ -4,7 +4,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::{
-    entry::Message,
+    entry::{EphemeralMessage, Message},
     id::{GroupName, Seat, SessionId},
 };
 
@@ -93,6 +93,7 @@ fn short(output: &Output) -> String {
                 Notice::Message { epoch, message } => format!("{to}: message {}:{}", epoch.0, message.offset),
                 Notice::Member { event, .. } => format!("{to}: member {event:?}"),
                 Notice::Present(Present { sessions, users, .. }) => format!("{to}: {sessions} of {users}"),
+                Notice::Ephemeral(_) => format!("{to}: ephemeral"),
                 Notice::Gap { epoch, from, to: last } => format!("{to}: gap {}:{from}-{last}", epoch.0),
                 Notice::Reset(at) => format!("{to}: reset {}", position(at)),
                 Notice::Stale => format!("{to}: stale"),
@@ -612,4 +613,18 @@ fn how_many_there_are_is_told_at_most_once_in_a_while() {
     bench.now_ms += 2_000;
     bench.check(Input::Tick, &[]);
     bench.check(changed(3, 3), &["all: 3 of 3"]);
+}
+
+#[test]
+fn what_is_ephemeral_is_told_to_who_is_live_and_moves_nothing() {
+    let ephemeral = || Input::Ephemeral { message: EphemeralMessage { data: "1".into(), from: None, at_ms: 0 } };
+    let mut bench = Bench::new();
+    bench.check(subscribe(1, None), &["ask join 1: 1 since none"]);
+    bench.check(ephemeral(), &[]);
+    bench.check(joined(1, 1, point(Epoch(1), 5, true, [])), &["1 joined 1:5"]);
+    bench.check(ephemeral(), &["all: ephemeral"]);
+    let at = Position { epoch: Epoch(1), offset: 5 };
+    bench.check(Input::Lag { subscriber: 1, at }, &["1 behind"]);
+    bench.check(ephemeral(), &[]);
+    assert_eq!(bench.feed.position, Some(at));
 }

@@ -13,13 +13,13 @@ use super::{SlotOutput, Ticket, joins::Following, reign::Reigning};
 use crate::{
     Now,
     asking::ATTEMPT_MS,
-    entry::{Entry, GroupEntry, Message, Present},
+    entry::{Entry, EphemeralMessage, GroupEntry, Message, Present},
     few::Few,
     id::{Epoch, GroupName, Member, Position},
     memory::Level,
     request::{
-        Done, GroupInfo, GroupPush, GroupRequest, History, Join, Leave, MemberPage, PresentSession, Publish, Published,
-        Push, ReadGroup, ReadHistory, ReadMembers, SlotAnswer, SlotError, UpdateMember,
+        Done, GroupInfo, GroupPush, GroupRequest, History, Join, Leave, MemberPage, PresentSession, Publish,
+        PublishEphemeral, Published, Push, ReadGroup, ReadHistory, ReadMembers, SlotAnswer, SlotError, UpdateMember,
     },
     slot::{GroupEffect, SlotState},
 };
@@ -111,6 +111,10 @@ impl Reigning<'_> {
             GroupRequest::ReadHistory(read) => self.history(&group, read).into(),
             GroupRequest::ReadMembers(read) => self.members(&group, read).into(),
             GroupRequest::ReadGroup(ReadGroup) => self.state().and_then(|state| info(state, &group)).into(),
+            GroupRequest::PublishEphemeral(publish) => {
+                self.pass_on(now, group, publish, out);
+                Done.into()
+            }
         };
         out.push(SlotOutput::Answer { ticket, result: Ok(answer) });
     }
@@ -321,6 +325,14 @@ impl Reigning<'_> {
         for (gateway, _) in gateways {
             self.push(gateway, push.clone(), out);
         }
+    }
+
+    /// To those that follow the group now, where it exists or not: it makes nothing exist.
+    fn pass_on(&self, now: Now, group: GroupName, publish: PublishEphemeral, out: &mut Vec<SlotOutput>) {
+        let PublishEphemeral { data, from } = publish;
+        let message = |data| EphemeralMessage { data, from: from.clone(), at_ms: now.wall_ms };
+        let messages = data.into_iter().map(message).collect();
+        self.tell_followers(group, GroupPush::Ephemeral { messages }, out);
     }
 
     fn history(&self, group: &GroupName, ReadHistory { since, limit }: ReadHistory) -> History {

@@ -251,7 +251,10 @@ impl Reigning<'_> {
             SlotRequest::Unregister { .. } => true,
             SlotRequest::Group(group, request) => match request {
                 GroupRequest::Join(join) => join.member.is_none() && self.stays(group),
-                GroupRequest::ReadHistory(_) | GroupRequest::ReadMembers(_) | GroupRequest::ReadGroup(_) => true,
+                GroupRequest::ReadHistory(_)
+                | GroupRequest::ReadMembers(_)
+                | GroupRequest::ReadGroup(_)
+                | GroupRequest::PublishEphemeral(_) => true,
                 GroupRequest::Publish(_) | GroupRequest::Leave(_) | GroupRequest::UpdateMember(_) => false,
             },
             SlotRequest::Renew { .. } | SlotRequest::Session(..) => false,

@@ -252,9 +252,11 @@ impl Reigning<'_> {
     /// Gateways are told also of what an earlier primary had ordered.
     fn tell_gateways(&mut self, now: Now, session: SessionId, effect: &SessionEffect, out: &mut Vec<SlotOutput>) {
         match effect {
-            SessionEffect::Ended { attachments } => {
+            SessionEffect::Ended { reason, attachments } => {
                 let gateways: BTreeSet<_> = attachments.iter().map(|attachment| &attachment.gateway).collect();
-                gateways.into_iter().for_each(|gateway| self.tell_end(session, gateway, out));
+                for gateway in gateways {
+                    self.push_session(gateway, session, SessionPush::Ended { reason: *reason }, out);
+                }
             }
             SessionEffect::Changed => self.tell_change(session, None, out),
             SessionEffect::Attached { client, displaced, crowded_out, .. } => {
@@ -296,12 +298,6 @@ impl Reigning<'_> {
         out: &mut Vec<SlotOutput>,
     ) {
         self.push_session(gateway, session, SessionPush::Displace { client, why, attachment }, out);
-    }
-
-    fn tell_end(&self, session: SessionId, gateway: &Member, out: &mut Vec<SlotOutput>) {
-        let reason = self.state().and_then(|state| state.session(session)).and_then(|session| session.ended);
-        let push = SessionPush::Ended { reason: reason.unwrap_or(EndReason::Ended) };
-        self.push_session(gateway, session, push, out);
     }
 
     fn push_session(&self, to: &Member, session: SessionId, push: SessionPush, out: &mut Vec<SlotOutput>) {

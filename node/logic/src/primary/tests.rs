@@ -9,6 +9,7 @@ mod floor;
 mod full;
 mod joins;
 mod memory;
+mod passing;
 mod rights;
 
 use std::collections::{BTreeMap, BTreeSet};

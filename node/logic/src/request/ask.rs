@@ -3,7 +3,10 @@
 use super::{
     Done, GroupInfo, GroupRequest, Interest, JoinPoint, Renewed, SessionRequest, SessionView, SlotAnswer, SlotError,
     SlotRequest,
-    group::{History, Join, Leave, MemberPage, Publish, Published, ReadGroup, ReadHistory, ReadMembers, UpdateMember},
+    group::{
+        History, Join, Leave, MemberPage, Publish, PublishEphemeral, Published, ReadGroup, ReadHistory, ReadMembers,
+        UpdateMember,
+    },
     session::{
         Attach, Attached, ChangeSession, ConfirmDisplaced, CreateSession, Detach, EndSession, ReadSession, RecordJoin,
         RecordLeave, Renewal, Withdraw,
@@ -112,6 +115,7 @@ asks!(AskGroup, GroupRequest:
     ReadHistory => History,
     ReadMembers => MemberPage,
     ReadGroup => Option<GroupInfo>,
+    PublishEphemeral => Done,
 );
 
 asks!(AskSession, SessionRequest:

@@ -1,9 +1,10 @@
 //! What is asked about one group, and what is told of it.
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    entry::{MemberEvent, Message, NewMessage, Presence, Present, Publisher, Retention},
+    entry::{EphemeralMessage, MemberEvent, Message, NewMessage, Presence, Present, Publisher, Retention},
     few::Few,
     id::{Epoch, GroupName, NUMBER_MAX, Position, Seat, SessionId},
 };
@@ -25,6 +26,8 @@ pub enum GroupRequest {
     ReadMembers(ReadMembers),
     /// → [`GroupInfo`], or nothing
     ReadGroup(ReadGroup),
+    /// → [`super::Done`]
+    PublishEphemeral(PublishEphemeral),
 }
 
 /// Orders messages of one publisher, one after the other. Those that are repeats get their first places, whatever is said of the
@@ -39,6 +42,16 @@ pub struct Publish {
     pub retention: Retention,
     /// Refused where fewer copies would hold it, and answered when that number do.
     pub min_copies: u8,
+}
+
+/// Passes messages of one publisher on to who follows the group now: nothing is ordered, kept or replicated. At most once: it
+/// has no keys, so that a repeat would be another publish, and nobody repeats what may have been carried out.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PublishEphemeral {
+    /// JSON texts in their order, checked by the gateway that took them in. Bounded as those of a [`Publish`] are.
+    pub data: Few<Bytes>,
+    /// The client that publishes.
+    pub from: Option<Publisher>,
 }
 
 /// A client joins: registers the gateway's interest, enters the presence, gives the join point and what was missed since
@@ -188,4 +201,16 @@ pub enum GroupPush {
         /// With it, or without it.
         present: Present,
     },
+    /// Messages that have no place in the log, in the order of their publisher.
+    Ephemeral { messages: Few<EphemeralMessage> },
+}
+
+impl GroupPush {
+    /// How many messages of it may be left out where much waits: nobody asks for them again.
+    pub fn ephemeral(&self) -> usize {
+        match self {
+            Self::Ephemeral { messages } => messages.len(),
+            Self::Deliver { .. } | Self::Member { .. } => 0,
+        }
+    }
 }

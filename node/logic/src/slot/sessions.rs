@@ -35,8 +35,9 @@ pub enum SessionEffect {
     NoClient,
     /// An attach with a token that another has taken the place of.
     OldToken,
-    /// It is over.
+    /// It is over, and may not be here any more.
     Ended {
+        reason: EndReason,
         /// To be told.
         attachments: Vec<Attachment>,
     },
@@ -116,7 +117,7 @@ fn change(session: &mut Session, index: Index, entry: SessionEntry) -> SessionEf
         SessionEntry::End { reason: EndReason::NotStored, .. } if session.saved > 0 => false,
         SessionEntry::End { reason, at_ms } => {
             session.mark_changed(index);
-            return SessionEffect::Ended { attachments: session.end(reason, at_ms) };
+            return SessionEffect::Ended { reason, attachments: session.end(reason, at_ms) };
         }
         SessionEntry::Attach { gateway, connection, token, .. } if session.refuses(token, &gateway, connection) => {
             return SessionEffect::OldToken;

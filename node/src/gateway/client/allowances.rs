@@ -1,11 +1,14 @@
 //! What one client may make the cluster hold in a time: bytes that it publishes, and groups that it is the first in. By
-//! session; sessions without a user, which anybody can have any number of, share by the address that they come from.
+//! session; sessions without a user, which anybody can have any number of, share by the address that they come from, and those made
+//! of backends' tokens, of which one makes any number, by their user.
 
 use std::{
     collections::BTreeMap,
     net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
 };
+
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::{
     clock,
@@ -30,6 +33,19 @@ pub enum Spender {
     Session(SessionId),
     /// Of all sessions without a user that come from this address.
     Address(IpAddr),
+    /// Of all sessions made of tokens of a user: the hash of its name.
+    User(u64),
+}
+
+impl Spender {
+    /// Who spends what is done for a session, or for a reader on behalf of it.
+    pub fn of(session: SessionId, user: &str, address: Option<IpAddr>) -> Self {
+        match address {
+            Some(address) if user.is_empty() => Self::Address(address),
+            _ if session.is_made_of_token() && !user.is_empty() => Self::User(xxh3_64(user.as_bytes())),
+            _ => Self::Session(session),
+        }
+    }
 }
 
 /// All that are in use, or not whole again.

@@ -27,6 +27,7 @@ use crate::{
     id::{AttachmentNumber, ClientId, GroupName, SessionId, SlotId},
     logic::{
         attachments::{self, Cut, Goodbye, Input, Output, TICK_MS},
+        entry::EndReason,
         request::{
             Attach, Attached, ClientView, ConfirmDisplaced, Detach, Displaced, Done, Renew, Renewal, SessionPush,
             SlotError, Withdraw,
@@ -70,6 +71,8 @@ struct Connection {
     over: CancellationToken,
     /// As which of its session's clients.
     client: ClientId,
+    /// Its session was made of a backend's token, which is over when that is.
+    backed: bool,
     /// Tells of each change of the session, from when it is attached.
     view: Option<watch::Sender<Known>>,
     /// What a backend has it told that disconnects it.
@@ -152,7 +155,8 @@ impl Attachments {
     ) -> Opening<'_> {
         let connection = outbox.connection;
         let slot = session.slot(self.shared.ask.slot_count());
-        let opening = Connection { outbox, over, client: client.clone(), view: None, farewell: None };
+        let (of, backed) = (client.clone(), session.is_made_of_token());
+        let opening = Connection { outbox, over, client: of, backed, view: None, farewell: None };
         self.lock().connections.insert(connection, opening);
         self.handle(Input::Open { connection, session, client, slot });
         Opening { attachments: self, connection, is_answered: false }
@@ -363,7 +367,7 @@ impl Connection {
 }
 
 /// Says why, as the last thing that the client gets.
-fn say_goodbye(Connection { outbox, farewell, .. }: &Connection, why: Cut) {
+fn say_goodbye(Connection { outbox, backed, farewell, .. }: &Connection, why: Cut) {
     match why {
         Cut::Displaced(why) => {
             let reason = match why {
@@ -373,6 +377,7 @@ fn say_goodbye(Connection { outbox, farewell, .. }: &Connection, why: Cut) {
             outbox.cut_with(plain::encode(&Event::Displaced), Closing::new(reason));
         }
         Cut::Disconnected => outbox.close(Closing::by_backend(&farewell.as_deref().cloned().unwrap_or_default())),
+        Cut::Ended(EndReason::Expired) if *backed => outbox.close(Closing::new(Reason::TokenExpired)),
         Cut::Ended(reason) => outbox.close(Closing::saying(Reason::SessionEnded, ended(reason))),
     }
 }

@@ -19,11 +19,14 @@ use crate::{
     memory::Ledger,
     metrics::{Limit, Metrics},
     permit::Permit,
-    wire::reason::Reason,
+    wire::{command::Event, reason::Reason},
 };
 
 /// Pings at a time: whoever else wants to run does so between them.
 const PINGS_AT_ONCE: usize = 64;
+/// So long before the end of a session that is to be refreshed its client is told, and again after each of the second.
+const EXPIRING_MS: u64 = 30_000;
+const EXPIRING_AGAIN_MS: u64 = 10_000;
 /// How often a draining node sends some of its clients away.
 const DRAIN_STEP: Duration = Duration::from_millis(50);
 
@@ -45,6 +48,10 @@ pub struct Connection {
     pinged: AtomicBool,
     /// It was silent for longer than it was asked to be, and that was counted.
     late: AtomicBool,
+    /// When its session ends unless it is refreshed, in milliseconds since 1970; the highest number where it is not to be.
+    expires_ms: AtomicU64,
+    /// When it is told of that next, in milliseconds since 1970.
+    remind_ms: AtomicU64,
 }
 
 /// Keeps a connection in the list; takes it out when dropped.
@@ -66,6 +73,13 @@ impl Connection {
         self.heard_ms.store(now_ms, Ordering::Relaxed);
         self.pinged.store(false, Ordering::Relaxed);
         self.late.store(false, Ordering::Relaxed);
+    }
+
+    /// When its session ends unless it is refreshed, in milliseconds since 1970.
+    pub fn expires(&self, at_ms: Option<u64>) {
+        let remind_ms = at_ms.map_or(u64::MAX, |at_ms| at_ms.saturating_sub(EXPIRING_MS));
+        self.expires_ms.store(at_ms.unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.remind_ms.store(remind_ms, Ordering::Relaxed);
     }
 
     fn silent_since(&self, since_ms: u64) -> bool {
@@ -148,8 +162,9 @@ impl Connections {
     fn list(self: &Arc<Self>, limits: &LimitsConfig, outbox: Outbox, metrics: &Arc<Metrics>) -> Listed {
         let (number, outbox) = (outbox.connection, Arc::new(outbox));
         let heard_ms = AtomicU64::new(clock::mono_ms());
-        let connection =
-            Arc::new(Connection { outbox, heard_ms, pinged: AtomicBool::default(), late: AtomicBool::default() });
+        let [expires_ms, remind_ms] = [AtomicU64::new(u64::MAX), AtomicU64::new(u64::MAX)];
+        let (pinged, late) = (AtomicBool::default(), AtomicBool::default());
+        let connection = Arc::new(Connection { outbox, heard_ms, pinged, late, expires_ms, remind_ms });
         self.lock().insert(number, connection.clone());
         metrics.connections.inc();
         let rate = OperationRate::new(limits.operations_per_s, limits.operations_burst);
@@ -208,6 +223,25 @@ impl Connections {
                 Reason::Idle,
                 format!("nothing was heard for {} s: answer pings, or send a heartbeat now and then", limits.idle_s),
             ));
+        }
+    }
+
+    /// Tells those whose sessions end soon unless they are refreshed.
+    pub fn tell_expiring(&self) {
+        self.tell_expiring_at(clock::wall_ms());
+    }
+
+    fn tell_expiring_at(&self, now_ms: u64) {
+        let due: Vec<_> = {
+            let open = self.lock();
+            let due = open.values().filter(|connection| connection.remind_ms.load(Ordering::Relaxed) <= now_ms);
+            due.cloned().collect()
+        };
+        for connection in due {
+            connection.remind_ms.store(now_ms + EXPIRING_AGAIN_MS, Ordering::Relaxed);
+            let expires_in_ms = connection.expires_ms.load(Ordering::Relaxed).saturating_sub(now_ms);
+            let outbox = &connection.outbox;
+            outbox.push_aside(outbox.codec().encode(&Event::Expiring { expires_in_ms }));
         }
     }
 
@@ -277,6 +311,27 @@ mod tests {
         connections.ping_silent_since(4_000, &metrics).await;
         assert_eq!(open.each_ref().map(pings), [1, 1, 0, 0], "it is silent anew");
         assert_eq!(metrics.pings.get(), 4, "with the one that had no room");
+    }
+
+    #[test]
+    fn who_is_to_refresh_is_told_in_time_and_again() {
+        let (connections, metrics) = (Connections::under(Arc::default()), Metrics::new());
+        let open: [Listed; 3] =
+            std::array::from_fn(|_| connections.open(&LimitsConfig::default(), &Ledger::new(1 << 30), &metrics));
+        let [soon, later, _never] = &open;
+        soon.expires(Some(100_000));
+        later.expires(Some(500_000));
+        let told = |now_ms: u64| {
+            connections.tell_expiring_at(now_ms);
+            open.each_ref().map(|listed| listed.outbox.take().frames.len())
+        };
+        assert_eq!(told(69_999), [0, 0, 0]);
+        assert_eq!(told(70_000), [1, 0, 0]);
+        assert_eq!(told(75_000), [0, 0, 0], "it has been told");
+        assert_eq!(told(80_000), [1, 0, 0], "it has not come with another token");
+        soon.expires(Some(600_000));
+        assert_eq!(told(95_000), [0, 0, 0], "it has");
+        assert_eq!(told(600_000), [1, 1, 0]);
     }
 
     #[tokio::test]

@@ -70,9 +70,12 @@ fn written(command: &Command) -> String {
             format!(r#","type":"join","group":{},"since":{since}"#, quoted(group.as_str()))
         }
         Command::Leave { group, .. } => format!(r#","type":"leave","group":{}"#, quoted(group.as_str())),
-        Command::Publish { group, data, key, .. } => {
+        Command::Publish { group, data, key, ephemeral, .. } => {
             let (data, key) = (String::from_utf8_lossy(data), or_null(key.as_deref().map(quoted)));
-            format!(r#","type":"publish","group":{},"data":{data},"key":{key}"#, quoted(group.as_str()))
+            format!(
+                r#","type":"publish","group":{},"data":{data},"key":{key},"ephemeral":{ephemeral}"#,
+                quoted(group.as_str())
+            )
         }
         Command::History { group, since, limit, .. } => {
             let since = or_null(since.as_ref().map(at));
@@ -83,6 +86,7 @@ fn written(command: &Command) -> String {
             format!(r#","type":"members","group":{},"after":{after},"limit":{limit}"#, quoted(group.as_str()))
         }
         Command::Heartbeat { .. } => r#","type":"heartbeat""#.to_owned(),
+        Command::Refresh { token, .. } => format!(r#","type":"refresh","token":{}"#, quoted(token)),
     };
     let _ = write!(frame, "{rest}}}");
     frame
@@ -91,6 +95,7 @@ fn written(command: &Command) -> String {
 /// A frame of each type.
 pub(crate) fn client_frame_seeds() -> Vec<Vec<u8>> {
     let frames = [
+        r#"{"type":"refresh","id":9,"token":"e30.e30.AAAA"}"#,
         r#"{"type":"hello","id":1,"session":"v2.k.AAAA.0.BBBB","client":"tab-1","resume":{"room:1":{"epoch":"00000000000000ff","offset":3}}}"#,
         r#"{"type":"join","id":"a","group":"room:1","since":{"epoch":"0123456789abcdef","offset":9007199254740991}}"#,
         r#"{"type":"leave","group":"r\u00f6st"}"#,

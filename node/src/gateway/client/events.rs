@@ -16,13 +16,15 @@ use axum::{
 };
 use uuid::Uuid;
 
-use self::reader::{Reader, Whose};
+use self::reader::{Reader, Standing, Whose};
 use super::{
     admit,
     allowances::Spender,
-    hello::{self, Source},
+    backed,
+    hello::{self, Identified, Source},
 };
 use crate::{
+    clock,
     gateway::{
         Gateway,
         door::{
@@ -57,7 +59,7 @@ struct Asked {
 
 /// Follows a group by server-sent events, for as long as the connection lasts.
 #[utoipa::path(get, path = "/v1/groups/{group}/events", tag = "events", params(("group" = String, Path, description = "The group", example = "chat:lobby"), ("last_event_id" = Option<String>, Query, description = "The `id` of the last event seen, where `Last-Event-ID` cannot be sent"), ("Last-Event-ID" = Option<String>, Header, description = "The `id` of the last event seen: everything after it follows")),
-    responses((status = 200, description = "Events without end: messages, and `joined`, `gap`, `reset`, `stale`, `live`, `bye` as on `/ws`", body = String, content_type = "text/event-stream"), (status = 401, description = "No session, where the configuration asks for one", body = ErrorBody), (status = 403, description = "The session may not read the group, or the page not use its cookie", body = ErrorBody), (status = 422, description = "Something in the request is not valid, the id for instance: `loc` says where", body = ErrorBody), (status = 503, description = "No room; try again after `Retry-After`", body = ErrorBody)))]
+    responses((status = 200, description = "Events without end: messages, and `joined`, `gap`, `reset`, `stale`, `live`, `bye` as on `/ws`", body = String, content_type = "text/event-stream"), (status = 401, description = "No session, where the configuration asks for one, or a JWT that is not good", body = ErrorBody), (status = 403, description = "The session may not read the group, or the page not use its cookie", body = ErrorBody), (status = 422, description = "Something in the request is not valid, the id for instance: `loc` says where", body = ErrorBody), (status = 503, description = "No room; try again after `Retry-After`", body = ErrorBody)))]
 pub async fn of_group(
     State(gateway): State<Arc<Gateway>>,
     InPath(group): InPath<GroupName>,
@@ -72,7 +74,7 @@ pub async fn of_group(
 
 /// Follows several groups by server-sent events, for as long as the connection lasts.
 #[utoipa::path(get, path = "/v1/events", tag = "events", params(("group" = Vec<String>, Query, description = "1 to 16 different groups"), ("last_event_id" = Option<String>, Query, description = "The `id` of the last event seen of the same groups, where `Last-Event-ID` cannot be sent"), ("Last-Event-ID" = Option<String>, Header, description = "The `id` of the last event seen of the same groups: everything after it follows")),
-    responses((status = 200, description = "Events without end: messages, and `joined`, `gap`, `reset`, `stale`, `live`, `bye` as on `/ws`", body = String, content_type = "text/event-stream"), (status = 401, description = "No session, where the configuration asks for one", body = ErrorBody), (status = 403, description = "The session may not read one of the groups, or the page not use its cookie", body = ErrorBody), (status = 422, description = "Something in the request is not valid, the id for instance: `loc` says where", body = ErrorBody), (status = 503, description = "No room; try again after `Retry-After`", body = ErrorBody)))]
+    responses((status = 200, description = "Events without end: messages, and `joined`, `gap`, `reset`, `stale`, `live`, `bye` as on `/ws`", body = String, content_type = "text/event-stream"), (status = 401, description = "No session, where the configuration asks for one, or a JWT that is not good", body = ErrorBody), (status = 403, description = "The session may not read one of the groups, or the page not use its cookie", body = ErrorBody), (status = 422, description = "Something in the request is not valid, the id for instance: `loc` says where", body = ErrorBody), (status = 503, description = "No room; try again after `Retry-After`", body = ErrorBody)))]
 pub async fn of_groups(State(gateway): State<Arc<Gateway>>, request: Request) -> Response {
     let max = events::GROUPS_MAX.min(gateway.config.limits.groups_per_session);
     let mut query = Query::read_with_list(request.uri().query(), &["group", LAST_EVENT_ID_PARAMETER], "group");
@@ -161,11 +163,7 @@ async fn follow(gateway: &Arc<Gateway>, asked: Asked, request: Request) -> Resul
         let code = error.detail.first().map_or(Reason::Internal.code(), |problem| problem.kind);
         gateway.metrics.connect_refused(code);
     })?;
-    let spender = match accepted.address().filter(|_| opened.user.is_empty()) {
-        Some(address) => Spender::Address(address),
-        None => Spender::Session(opened.session),
-    };
-    let allowance = gateway.allowances.of(spender);
+    let allowance = gateway.allowances.of(Spender::of(opened.session, &opened.user, accepted.address()));
     allowance.may_begin_group()?;
     let (body, socket) = accepted.hand_over();
     let (gateway, tasks) = (gateway.clone(), gateway.tasks.clone());
@@ -187,12 +185,16 @@ fn head(body: Body) -> Response {
 
 /// Finds on whose behalf a reader comes, and whether that may read what it asks for.
 async fn authorise(gateway: &Gateway, credentials: &Credentials, asked: &Asked) -> Result<Whose, ApiError> {
-    let (signed, source) = hello::identify(gateway, credentials, None).map_err(at_header)?;
-    let read = match signed {
-        None => Ok(None),
-        Some(signed) => match gateway.service.session(signed.session).await {
+    let (identified, source) = hello::identify(gateway, credentials, None).await.map_err(at_header)?;
+    let read = match identified {
+        Identified::Nobody => Ok(None),
+        Identified::Backed(claims) => {
+            let view = backed::view_of(*claims, &gateway.config.session, clock::wall_ms());
+            Ok(Some((Standing::Backed { expires_ms: view.record.expires_ms }, view)))
+        }
+        Identified::Session(signed) => match gateway.service.session(signed.session).await {
             Ok(view) if signed.number < view.record.token => Err(SlotError::OldToken.into()),
-            read => read.map(|view| Some((signed, view.of_any()))),
+            read => read.map(|view| Some((Standing::Session { token: signed.number }, view.of_any()))),
         },
     };
     let read = match read {
@@ -214,15 +216,15 @@ async fn authorise(gateway: &Gateway, credentials: &Credentials, asked: &Asked) 
             .map_err(|refused| ApiError::at(refused.reason, asked.place.clone(), &refused.words))?;
     }
     Ok(match read {
-        Some((signed, view)) => Whose { session: view.record.id, user: view.record.user, token: Some(signed.number) },
-        None => Whose { session: SessionId(Uuid::new_v4()), user: String::new(), token: None },
+        Some((standing, view)) => Whose { session: view.record.id, user: view.record.user, standing },
+        None => Whose { session: SessionId(Uuid::new_v4()), user: String::new(), standing: Standing::Nobody },
     })
 }
 
 /// What is wrong with a session is wrong with what names it.
 fn at_header(refused: Refused) -> ApiError {
     let place = match refused.reason {
-        Reason::Unauthorized => loc!["header", "authorization"],
+        Reason::Unauthorized | Reason::TokenExpired => loc!["header", "authorization"],
         Reason::ForbiddenOrigin => loc!["header", "origin"],
         _ => return refused.into(),
     };

@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::{
     allowances::Spender,
     attachments::{Held, Known, NotAttached},
+    backed,
     jobs::Client,
     outbox::{Closing, Outbox},
 };
@@ -19,6 +20,7 @@ use crate::{
     gateway::{
         Gateway,
         door::{origin::Credentials, reasons::Refused},
+        jwt::{Claims, Jwts},
     },
     id::{ClientId, GroupName, Position, SessionId},
     logic::entry::SessionRecord,
@@ -69,6 +71,16 @@ pub(super) struct Hello {
     pub(super) resume: BTreeMap<GroupName, Position>,
 }
 
+/// Whose a connection is.
+pub(super) enum Identified {
+    /// Of nobody in particular.
+    Nobody,
+    /// Of a session that is there, as far as its token says.
+    Session(Signed),
+    /// Of whom a backend's token names.
+    Backed(Box<Claims>),
+}
+
 /// Finds the session that a client asks for, or makes one, and attaches it. Once the token is cancelled the client is gone,
 /// and nothing is tried again.
 pub(super) async fn open(
@@ -79,28 +91,27 @@ pub(super) async fn open(
     Hello { token, client, resume }: Hello,
     over: &CancellationToken,
 ) -> Result<Opened, NotOpened> {
-    let (signed, source) = identify(gateway, credentials, token)?;
+    let (identified, source) = identify(gateway, credentials, token).await?;
     let name = client.unwrap_or_else(new_client_id);
-    let attached = match signed {
-        Some(signed) => attach(gateway, (signed, &name), outbox, over).await.map(|held| (held, None)),
-        None => create(gateway, &name, outbox, over).await,
+    let config = &gateway.config.session;
+    let attached = match identified {
+        Identified::Session(signed) => attach(gateway, (signed, &name), outbox, over).await.map(|held| (held, None)),
+        Identified::Backed(claims) => {
+            let record = backed::record_of(*claims, config, clock::wall_ms());
+            create(gateway, record, &name, outbox, over).await
+        }
+        Identified::Nobody => create(gateway, anonymous_record(config, clock::wall_ms()), &name, outbox, over).await,
     };
     let (Held { number, mut changes }, token) = match attached {
         // A page cannot drop a cookie that scripts cannot see, and would be locked out by one that is over.
-        Err(NotOpened::Refused(refused))
-            if is_past(&refused) && source == Some(Source::Cookie) && gateway.config.session.anonymous =>
-        {
-            create(gateway, &name, outbox, over).await?
+        Err(NotOpened::Refused(refused)) if is_past(&refused) && source == Some(Source::Cookie) && config.anonymous => {
+            create(gateway, anonymous_record(config, clock::wall_ms()), &name, outbox, over).await?
         }
         attached => attached?,
     };
     let view = changes.borrow_and_update().view.clone();
     let record = &view.record;
-    let spender = match address.filter(|_| record.user.is_empty()) {
-        Some(address) => Spender::Address(address),
-        None => Spender::Session(record.id),
-    };
-    let allowance = gateway.allowances.of(spender);
+    let allowance = gateway.allowances.of(Spender::of(record.id, &record.user, address));
     let client = Arc::new(Client::new(gateway.clone(), outbox.clone(), &view, (name.key(), number), allowance));
     let groups: Vec<GroupName> = client.private_groups().chain(view.groups().cloned()).collect();
     let welcome = Event::Welcome {
@@ -112,6 +123,7 @@ pub(super) async fn open(
         node: gateway.node.as_str().to_owned(),
         heartbeat_s: gateway.config.limits.heartbeat_s,
         groups: groups.clone(),
+        expires_in_ms: backed::expires_in_ms(record),
     };
     let restore =
         groups.into_iter().map(|group| (resume.get(&group).copied(), group)).map(|(since, group)| (group, since));
@@ -120,15 +132,15 @@ pub(super) async fn open(
 
 /// Whether the session is not there any more, or has another token by now.
 pub(super) fn is_past(refused: &Refused) -> bool {
-    refused.is_session_over() || refused.reason == Reason::Unauthorized
+    refused.is_session_over() || matches!(refused.reason, Reason::Unauthorized | Reason::TokenExpired)
 }
 
-/// The session that the best of the tokens names; nothing where the client is to get a new one.
-pub(super) fn identify(
+/// Whom the best of the tokens names, and where it came from.
+pub(super) async fn identify(
     gateway: &Gateway,
     credentials: &Credentials,
     token: Option<String>,
-) -> Result<(Option<Signed>, Option<Source>), Refused> {
+) -> Result<(Identified, Option<Source>), Refused> {
     let anonymous = gateway.config.session.anonymous;
     let given = [
         (token.as_ref(), Source::Hello),
@@ -136,18 +148,24 @@ pub(super) fn identify(
         (credentials.cookie.as_ref(), Source::Cookie),
     ];
     let Some((token, source)) = given.into_iter().find_map(|(token, source)| Some((token?, source))) else {
-        return if anonymous { Ok((None, None)) } else { Err(Refused::new(Reason::Unauthorized)) };
+        return if anonymous { Ok((Identified::Nobody, None)) } else { Err(Refused::new(Reason::Unauthorized)) };
     };
     if source == Source::Cookie && !credentials.origin_allowed {
         return Err(Refused::new(Reason::ForbiddenOrigin));
     }
-    match gateway.keyring.verify(token) {
-        Ok(signed) => Ok((Some(signed), Some(source))),
-        Err(_) if source == Source::Cookie && anonymous => Ok((None, None)),
-        Err(reason) => {
-            let refused = Refused::saying(Reason::Unauthorized, reason.to_string());
-            Err(if source == Source::Hello { refused.at("session") } else { refused })
-        }
+    let identified = if Jwts::is_jwt(token) {
+        Box::pin(gateway.jwts.verify(token))
+            .await
+            .map(|claims| Identified::Backed(Box::new(claims)))
+            .map_err(Refused::from)
+    } else {
+        let verified = gateway.keyring.verify(token).map(Identified::Session);
+        verified.map_err(|reason| Refused::saying(Reason::Unauthorized, reason.to_string()))
+    };
+    match identified {
+        Err(refused) if source == Source::Cookie && anonymous && is_past(&refused) => Ok((Identified::Nobody, None)),
+        Err(refused) => Err(if source == Source::Hello { refused.at("session") } else { refused }),
+        Ok(identified) => Ok((identified, Some(source))),
     }
 }
 
@@ -158,7 +176,7 @@ async fn attach(
     over: &CancellationToken,
 ) -> Result<Held, NotOpened> {
     gateway.attachments.attach((signed, client), outbox, over).await.map_err(|why| match why {
-        NotAttached::Refused(error) => Refused::from(error).into(),
+        NotAttached::Refused(error) => backed::refused(signed.session, error).into(),
         NotAttached::Over => NotOpened::Over,
     })
 }
@@ -166,11 +184,11 @@ async fn attach(
 /// A new session, and its token.
 async fn create(
     gateway: &Gateway,
+    record: SessionRecord,
     client: &ClientId,
     outbox: &Arc<Outbox>,
     over: &CancellationToken,
 ) -> Result<(Held, Option<String>), NotOpened> {
-    let record = anonymous_record(&gateway.config.session, clock::wall_ms());
     let signed = Signed { session: record.id, number: record.token };
     gateway.service.create(record, Some(over)).await?;
     let held = attach(gateway, (signed, client), outbox, over).await?;
@@ -206,6 +224,7 @@ pub(super) fn closing(refused: &Refused) -> Closing {
     let reason = match refused.reason {
         Reason::NoSession | Reason::SessionEnded => Reason::SessionEnded,
         Reason::Unauthorized | Reason::ForbiddenOrigin => Reason::Unauthorized,
+        Reason::TokenExpired => Reason::TokenExpired,
         Reason::TooManyClients => Reason::TooManyClients,
         _ => Reason::Unavailable,
     };

@@ -101,12 +101,14 @@ pub(super) enum Job {
     Join { id: RequestId, since: Option<Position> },
     /// As asked by the client.
     Leave { id: RequestId },
-    /// As asked by the client.
-    Publish(Few<ToPublish>),
+    /// As asked by the client; all of them are ephemeral, or none is.
+    Publish { publishes: Few<ToPublish>, ephemeral: bool },
     /// As asked by the client.
     History { id: RequestId, since: Option<Position>, limit: u32 },
     /// As asked by the client.
     Members { id: RequestId, after: Option<SessionId>, limit: u32 },
+    /// As asked by the client; of no group.
+    Refresh { id: RequestId, token: String },
 }
 
 impl Job {
@@ -114,15 +116,20 @@ impl Job {
     pub(super) fn requests(&self) -> usize {
         match self {
             Self::Restore { .. } | Self::Replay | Self::Reconcile | Self::Update { .. } => 0,
-            Self::Publish(publishes) => publishes.len(),
-            Self::Join { .. } | Self::Leave { .. } | Self::History { .. } | Self::Members { .. } => 1,
+            Self::Publish { publishes, .. } => publishes.len(),
+            Self::Join { .. }
+            | Self::Leave { .. }
+            | Self::History { .. }
+            | Self::Members { .. }
+            | Self::Refresh { .. } => 1,
         }
     }
 
     /// What it holds of the client's data.
     pub(super) fn data_bytes(&self) -> usize {
         match self {
-            Self::Publish(publishes) => publishes.iter().map(|publish| publish.data.len()).sum(),
+            Self::Publish { publishes, .. } => publishes.iter().map(|publish| publish.data.len()).sum(),
+            Self::Refresh { token, .. } => token.len(),
             _ => 0,
         }
     }
@@ -131,8 +138,12 @@ impl Job {
     pub(super) fn id(&self) -> &RequestId {
         match self {
             Self::Restore { .. } | Self::Replay | Self::Reconcile | Self::Update { .. } => &None,
-            Self::Publish(publishes) => publishes.first().map_or(&None, |publish| &publish.id),
-            Self::Join { id, .. } | Self::Leave { id } | Self::History { id, .. } | Self::Members { id, .. } => id,
+            Self::Publish { publishes, .. } => publishes.first().map_or(&None, |publish| &publish.id),
+            Self::Join { id, .. }
+            | Self::Leave { id }
+            | Self::History { id, .. }
+            | Self::Members { id, .. }
+            | Self::Refresh { id, .. } => id,
         }
     }
 }
@@ -172,6 +183,10 @@ impl Client {
 
     pub(super) fn session(&self) -> SessionId {
         self.session
+    }
+
+    pub(super) fn user(&self) -> &str {
+        &self.user
     }
 
     /// The groups that the session is in without having joined.
@@ -221,7 +236,7 @@ impl Client {
             }
             Job::History { .. } => self.history_bytes(),
             Job::Members { limit, .. } => *limit as usize * MESSAGE_OVERHEAD_BYTES,
-            Job::Publish(publishes) => publishes.len() * MESSAGE_OVERHEAD_BYTES,
+            Job::Publish { publishes, .. } => publishes.len() * MESSAGE_OVERHEAD_BYTES,
             _ => MESSAGE_OVERHEAD_BYTES,
         }
     }
@@ -240,12 +255,13 @@ impl Client {
     /// Carries a job out and tells the client what came of it.
     pub(super) async fn perform(self: Arc<Self>, group: GroupName, job: Job) {
         let refused_id = match &job {
-            Job::Publish(_) => None,
+            Job::Publish { .. } => None,
             other => other.id().clone(),
         };
         // What is rare is apart: it takes more room, and each publish would take it.
         let done = match job {
-            Job::Publish(publishes) => return self.publish(group, publishes).await,
+            Job::Publish { publishes, ephemeral: false } => return self.publish(group, publishes).await,
+            Job::Publish { publishes, ephemeral: true } => return self.publish_ephemeral(group, publishes).await,
             Job::Restore { since } => Box::pin(self.restore(group, since)).await,
             Job::Replay => Box::pin(self.replay(group)).await,
             Job::Reconcile => Box::pin(self.reconcile(group)).await,
@@ -254,6 +270,7 @@ impl Client {
             Job::Leave { id } => Box::pin(self.leave(id, group)).await,
             Job::History { id, since, limit } => Box::pin(self.history(id, group, since, limit)).await,
             Job::Members { id, after, limit } => Box::pin(self.members(id, group, after, limit)).await,
+            Job::Refresh { id, token } => Box::pin(self.refresh(id, &token)).await,
         };
         if let Err(refused) = done {
             self.tell(&Event::Error(refused.frame(refused_id)));
@@ -489,6 +506,30 @@ impl Client {
                 }
                 Err(refused) => self.tell(&Event::Error(refused.frame(id))),
             }
+        }
+    }
+
+    /// Has messages passed on that are kept nowhere, and tells what came of each. They begin no group.
+    async fn publish_ephemeral(&self, group: GroupName, publishes: Few<ToPublish>) {
+        let (mut ids, mut data) = (Few::default(), Few::default());
+        for ToPublish { id, data: one, .. } in publishes {
+            match self.allowance.publish(one.len()) {
+                Ok(()) => {
+                    ids.push(id);
+                    data.push(one);
+                }
+                Err(refused) => self.tell(&Event::Error(refused.frame(id))),
+            }
+        }
+        if data.is_empty() {
+            return;
+        }
+        let passed_on = self.gateway.service.publish_ephemeral(&self.by(&group), &group, data).await;
+        for id in ids {
+            self.tell(&match &passed_on {
+                Ok(()) => Event::PassedOn { id, group: group.clone() },
+                Err(refused) => Event::Error(refused.clone().frame(id)),
+            });
         }
     }
 

@@ -55,13 +55,18 @@ struct Finished {
     round: u64,
 }
 
-/// Publishes at the front become one job; `fitting` says how many of them, by the bytes of each.
+/// Publishes at the front become one job, those that are kept or those that are not; `fitting` says how many of them, by the bytes of each.
 fn gather(jobs: &mut VecDeque<Job>, fitting: impl FnOnce(Vec<usize>) -> usize) {
     // What is alone needs no list.
     if jobs.len() < 2 {
         return;
     }
-    let publishes = |job: &Job| if let Job::Publish(_) = job { Some(job.data_bytes()) } else { None };
+    let Some(Job::Publish { ephemeral, .. }) = jobs.front() else { return };
+    let ephemeral = *ephemeral;
+    let publishes = |job: &Job| match job {
+        Job::Publish { ephemeral: also, .. } if *also == ephemeral => Some(job.data_bytes()),
+        _ => None,
+    };
     // What was gathered and found no room yet stays as it is.
     let is_one = |job: &&Job| job.requests() == 1;
     let waiting: Vec<usize> = jobs.iter().take_while(is_one).map_while(publishes).collect();
@@ -71,11 +76,11 @@ fn gather(jobs: &mut VecDeque<Job>, fitting: impl FnOnce(Vec<usize>) -> usize) {
     let count = fitting(waiting);
     let mut together = Few::default();
     for job in jobs.drain(..count) {
-        if let Job::Publish(publishes) = job {
+        if let Job::Publish { publishes, .. } = job {
             together.extend(publishes);
         }
     }
-    jobs.push_front(Job::Publish(together));
+    jobs.push_front(Job::Publish { publishes: together, ephemeral });
 }
 
 impl Lanes {
@@ -194,12 +199,12 @@ mod tests {
     use super::{super::jobs::ToPublish, *};
 
     fn publish(data: &'static str) -> Job {
-        Job::Publish(Few::one(ToPublish { id: None, data: data.into(), key: None }))
+        Job::Publish { publishes: Few::one(ToPublish { id: None, data: data.into(), key: None }), ephemeral: false }
     }
 
     /// The messages of each job, those of others than publishes as none.
     fn shape(jobs: &VecDeque<Job>) -> Vec<usize> {
-        let count = |job: &Job| if let Job::Publish(publishes) = job { publishes.len() } else { 0 };
+        let count = |job: &Job| if let Job::Publish { publishes, .. } = job { publishes.len() } else { 0 };
         jobs.iter().map(count).collect()
     }
 
@@ -212,7 +217,9 @@ mod tests {
             2
         });
         assert_eq!(shape(&jobs), [2, 1, 0, 1]);
-        let Some(Job::Publish(first)) = jobs.front() else { panic!("a job of publishes comes first") };
+        let Some(Job::Publish { publishes: first, .. }) = jobs.front() else {
+            panic!("a job of publishes comes first")
+        };
         assert_eq!(first.iter().map(|publish| &publish.data[..]).collect::<Vec<_>>(), [&b"1"[..], b"22"]);
         gather(&mut jobs, |_| panic!("what has gathered and waits for room stays as it is"));
         jobs.pop_front();

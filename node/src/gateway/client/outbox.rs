@@ -34,6 +34,8 @@ use crate::{
 /// What a frame takes in a queue beside its text, or with it where that is short; counted for this number at a time.
 const PLACE_BYTES: usize = 128;
 const PLACES_AT_ONCE: usize = 128;
+/// An ephemeral message does without where more than one part in this number of the bound waits.
+const EPHEMERAL_PART: usize = 4;
 /// A connection may have one part in this number of its bound waiting while the node has no memory left.
 const LESS_WHEN_FULL: usize = 16;
 /// What a client that is being closed gets to take what is left.
@@ -406,6 +408,19 @@ impl Outbox {
             }
         }
         self.queue(&mut state, frame)
+    }
+
+    /// Queues a frame that nobody asks for again: only where it may be delivered now, and where it is alone or less than a
+    /// quarter of what may wait is in use. So it is never what a connection is closed for.
+    pub fn append_ephemeral(&self, frame: Frame) -> Queued {
+        let mut state = self.lock();
+        if state.is_ending() {
+            return Queued::Ended;
+        }
+        let most = self.limit_now(state.queue.bytes()) / EPHEMERAL_PART;
+        let room = most.saturating_sub(frame.len());
+        let fits = state.queue.bytes() <= room || self.makes_room(&mut state, room);
+        if fits && self.may_deliver() { self.queue(&mut state, frame) } else { Queued::Full }
     }
 
     /// Has the owner's task see to it that the group goes on when all that is queued was written.

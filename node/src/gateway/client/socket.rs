@@ -94,6 +94,11 @@ impl Socket {
         &self.listed.outbox
     }
 
+    /// When the client's session ends unless it is refreshed, in milliseconds since 1970.
+    pub(super) fn expires(&self, at_ms: Option<u64>) {
+        self.listed.expires(at_ms);
+    }
+
     /// Waits for the client. Cancel-safe.
     pub(super) async fn next(&mut self) -> Result<Heard, Over> {
         match self.stream.next().await {

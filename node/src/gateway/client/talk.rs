@@ -7,6 +7,7 @@ use tokio::sync::watch;
 
 use super::{
     attachments::Known,
+    backed,
     hello::Opened,
     jobs::{Client, Job, ToPublish},
     lanes::Lanes,
@@ -14,6 +15,7 @@ use super::{
 };
 use crate::{
     gateway::door::reasons::Refused,
+    id::GroupName,
     logic::few::Few,
     metrics::Limit,
     wire::{
@@ -36,6 +38,7 @@ impl<'a> Talk<'a> {
     /// Welcomes the client, and is to restore what it was in.
     pub(super) fn begin(socket: &'a mut Socket, opened: Opened) -> Self {
         let Opened { client, changes, welcome, restore } = opened;
+        socket.expires(backed::expires_ms(&changes.borrow().view.record));
         client.tell(&welcome);
         let mut lanes = Lanes::new(&client.gateway.config.limits);
         for (group, since) in restore {
@@ -114,9 +117,15 @@ impl<'a> Talk<'a> {
             Command::Heartbeat { id } => return self.client.tell_aside(&Event::Heartbeat { id }),
             Command::Join { id, group, since } => (group, Job::Join { id, since }),
             Command::Leave { id, group } => (group, Job::Leave { id }),
-            Command::Publish { id, group, data, key } => (group, Job::Publish(Few::one(ToPublish { id, data, key }))),
+            Command::Publish { id, group, data, key, ephemeral } => {
+                (group, Job::Publish { publishes: Few::one(ToPublish { id, data, key }), ephemeral })
+            }
             Command::History { id, group, since, limit } => (group, Job::History { id, since, limit }),
             Command::Members { id, group, after, limit } => (group, Job::Members { id, after, limit }),
+            // One after the other, like what is asked of a group.
+            Command::Refresh { id, token } => {
+                (GroupName::of_session(self.client.session()), Job::Refresh { id, token })
+            }
         };
         if let Err(job) = self.lanes.add(group, job) {
             self.client.gateway.metrics.limit_hit(Limit::RequestsInFlight);
@@ -137,6 +146,7 @@ impl<'a> Talk<'a> {
             return;
         }
         let Known { view, restored } = changes.borrow_and_update().clone();
+        self.socket.expires(backed::expires_ms(&view.record));
         let is_restored = std::mem::replace(&mut self.restored, restored) < restored;
         for (group, job) in self.client.session_changed(&view, is_restored).await {
             let _ = self.lanes.add(group, job);

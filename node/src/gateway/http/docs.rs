@@ -54,7 +54,7 @@ const PAGE_POLICY: &str =
         (name = "messages", description = "Publishing and history"),
         (name = "clients", description = "Those that are connected"),
         (name = "groups", description = "What there is and who is there"),
-        (name = "events", description = "Following groups by server-sent events, with a session's token or cookie; no key"),
+        (name = "events", description = "Following groups by server-sent events, with a session's token, a JWT that a backend made, or the cookie; no key"),
         (name = "cluster", description = "Nodes, slots, health"),
         (name = "probes", description = "For balancers and monitoring; no key"),
     ),

@@ -429,7 +429,7 @@ pub(super) fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiErro
 }
 
 /// A raw value is passed over by serde_json without counting its depth.
-fn check_depth(text: &str) -> Result<(), Problem> {
+pub(in crate::gateway) fn check_depth(text: &str) -> Result<(), Problem> {
     let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
     for byte in text.bytes() {
         match byte {

@@ -68,6 +68,11 @@ pub struct NewMessage {
     #[serde(default, deserialize_with = "whole")]
     #[schema(minimum = 1)]
     min_copies: Option<u8>,
+    /// For typing indicators, cursors and the like: told to who is there now, at most once, and kept nowhere. It has no place in
+    /// the group, so that nobody misses it, and those who read slowly are the first to do without it. It goes without `key` and
+    /// `min_copies`.
+    #[serde(default)]
+    ephemeral: bool,
 }
 
 /// A message for several groups.
@@ -109,16 +114,22 @@ pub struct BatchItem {
     key: Option<String>,
 }
 
-/// Where a message stands.
-#[derive(Debug, Serialize, ToSchema)]
+/// Where a message stands. An ephemeral one stands nowhere, and has nothing else here.
+#[derive(Debug, Default, Serialize, ToSchema)]
 pub struct Published {
     /// The log of its group.
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = "0f3a9c1b2d4e5f60")]
-    epoch: String,
+    epoch: Option<String>,
     /// Its number in that log.
-    offset: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    offset: Option<u64>,
     /// How many nodes hold it.
-    copies: u8,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    copies: Option<u8>,
+    /// True where it was passed on to who is there, and is kept nowhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ephemeral: Option<bool>,
 }
 
 /// What came of one publish of several.
@@ -153,31 +164,31 @@ pub struct PublishResults {
 
 /// Publishes to a group. Also to `@user:…` and `@session:…`.
 #[utoipa::path(post, path = "/v1/groups/{group}/messages", tag = "messages", request_body = NewMessage, params(("group" = String, Path, description = "The group", example = "chat:lobby")),
-    responses((status = 200, description = "Accepted: `copies` nodes hold it", body = Published)))]
+    responses((status = 200, description = "Accepted: `copies` nodes hold it, or an ephemeral one was passed on", body = Published)))]
 async fn publish(
     State(api): State<Arc<Api>>,
     InPath(group): InPath<GroupName>,
     JsonBody(message): JsonBody<NewMessage>,
 ) -> Result<Json<Published>, ApiError> {
     let publish = checked(&api, message)?;
-    Ok(Json(send(&api, group, publish).await?))
+    Ok(Json(accept(&api, group, publish).await?))
 }
 
 /// Publishes to all sessions of a user, by the user's private group.
 #[utoipa::path(post, path = "/v1/users/{user}/messages", tag = "messages", request_body = NewMessage, params(("user" = String, Path, description = "The user", example = "alice")),
-    responses((status = 200, description = "Accepted: `copies` nodes hold it", body = Published)))]
+    responses((status = 200, description = "Accepted: `copies` nodes hold it, or an ephemeral one was passed on", body = Published)))]
 async fn to_user(
     State(api): State<Arc<Api>>,
     InPath(UserName(user)): InPath<UserName>,
     JsonBody(message): JsonBody<NewMessage>,
 ) -> Result<Json<Published>, ApiError> {
     let publish = checked(&api, message)?;
-    Ok(Json(send(&api, GroupName::of_user(&user), publish).await?))
+    Ok(Json(accept(&api, GroupName::of_user(&user), publish).await?))
 }
 
 /// Publishes to one session, by its private group.
 #[utoipa::path(post, path = "/v1/sessions/{id}/messages", tag = "messages", request_body = NewMessage, params(("id" = String, Path, description = "The session's id", example = "0b5f6f0e-5a3c-4a57-9d6e-7f3c2a1b0c9d")),
-    responses((status = 200, description = "Accepted: `copies` nodes hold it", body = Published), (status = 404, description = "No such session", body = ErrorBody), (status = 410, description = "The session is over", body = ErrorBody)))]
+    responses((status = 200, description = "Accepted: `copies` nodes hold it, or an ephemeral one was passed on", body = Published), (status = 404, description = "No such session", body = ErrorBody), (status = 410, description = "The session is over", body = ErrorBody)))]
 async fn to_session(
     State(api): State<Arc<Api>>,
     InPath(id): InPath<SessionId>,
@@ -190,7 +201,7 @@ async fn to_session(
     {
         return Err(refused.into());
     }
-    Ok(Json(send(&api, GroupName::of_session(id), publish).await?))
+    Ok(Json(accept(&api, GroupName::of_session(id), publish).await?))
 }
 
 /// Publishes one message to many groups. There is no order between groups, and some may be accepted while others are not.
@@ -287,8 +298,20 @@ async fn in_turn(
 /// A message, and how many nodes are to hold it at least.
 type Checked = (service::NewMessage, u8);
 
-fn checked(api: &Api, message: NewMessage) -> Result<Checked, ApiError> {
+/// What is to be done with a message.
+enum ToPublish {
+    Keep(Checked),
+    PassOn(Bytes),
+}
+
+fn checked(api: &Api, message: NewMessage) -> Result<ToPublish, ApiError> {
     let mut problems = Problems::default();
+    for (field, given) in [("key", message.key.is_some()), ("min_copies", message.min_copies.is_some())] {
+        if message.ephemeral && given {
+            let msg = "an ephemeral message has none: it is passed on at most once, and no node holds it";
+            problems.value(loc!["body", field], msg);
+        }
+    }
     let data = data(api, &message.data, || loc!["body"], &mut problems);
     check_key(message.key.as_deref(), || loc!["body"], &mut problems);
     let min_copies = message.min_copies.unwrap_or(1);
@@ -300,7 +323,20 @@ fn checked(api: &Api, message: NewMessage) -> Result<Checked, ApiError> {
         );
     }
     problems.refuse()?;
-    Ok((service::NewMessage { data, key: message.key }, min_copies))
+    Ok(match message.ephemeral {
+        true => ToPublish::PassOn(data),
+        false => ToPublish::Keep((service::NewMessage { data, key: message.key }, min_copies)),
+    })
+}
+
+async fn accept(api: &Api, group: GroupName, publish: ToPublish) -> Result<Published, ApiError> {
+    match publish {
+        ToPublish::Keep(message) => send(api, group, message).await,
+        ToPublish::PassOn(data) => {
+            api.service.publish_ephemeral(&By::Server, &group, Few::one(data)).await?;
+            Ok(Published { ephemeral: Some(true), ..Published::default() })
+        }
+    }
 }
 
 async fn send(api: &Api, group: GroupName, (message, min_copies): Checked) -> Result<Published, ApiError> {
@@ -309,7 +345,8 @@ async fn send(api: &Api, group: GroupName, (message, min_copies): Checked) -> Re
 
 impl From<request::Published> for Published {
     fn from(request::Published { position, copies }: request::Published) -> Self {
-        Self { epoch: position.epoch.to_string(), offset: position.offset, copies }
+        let (epoch, offset) = (Some(position.epoch.to_string()), Some(position.offset));
+        Self { epoch, offset, copies: Some(copies), ephemeral: None }
     }
 }
 
@@ -349,9 +386,9 @@ fn result(group: GroupName, outcome: Result<Published, ApiError>) -> PublishResu
     PublishResult {
         group,
         status: status.as_u16(),
-        offset: published.as_ref().map(|published| published.offset),
-        copies: published.as_ref().map(|published| published.copies),
-        epoch: published.map(|published| published.epoch),
+        offset: published.as_ref().and_then(|published| published.offset),
+        copies: published.as_ref().and_then(|published| published.copies),
+        epoch: published.and_then(|published| published.epoch),
         detail,
     }
 }

@@ -34,11 +34,11 @@ use crate::{
 };
 
 /// Ten years; a session that lives longer is a mistake in the unit.
-pub(super) const TTL_MAX_S: u64 = 10 * 366 * 24 * 3600;
+pub(in crate::gateway) const TTL_MAX_S: u64 = 10 * 366 * 24 * 3600;
 /// Attributes are sent to every member of each group that the session joins.
-const ATTRIBUTES_MAX_BYTES: usize = 8 << 10;
-pub(super) const GRANTS_MAX: usize = 100;
-pub(super) const PATTERN_MAX_BYTES: usize = 200;
+pub(in crate::gateway) const ATTRIBUTES_MAX_BYTES: usize = 8 << 10;
+pub(in crate::gateway) const GRANTS_MAX: usize = 100;
+pub(in crate::gateway) const PATTERN_MAX_BYTES: usize = 200;
 
 pub(super) fn table() -> Vec<Route> {
     vec![
@@ -480,7 +480,7 @@ fn groups(names: &[String], field: &str, problems: &mut Problems) -> Vec<GroupNa
 }
 
 /// A group that sessions join; their private ones they have anyway.
-fn joinable(name: &str) -> Result<GroupName, String> {
+pub(in crate::gateway) fn joinable(name: &str) -> Result<GroupName, String> {
     let group = group_name(name)?;
     if group.is_private() {
         return Err("names that begin with '@' are private groups, which are neither joined nor left".to_owned());

@@ -236,7 +236,8 @@ fn obliging(request: &SlotRequest) -> Option<Answer> {
         SlotRequest::Session(session, SessionRequest::ReadSession(_) | SessionRequest::ChangeSession(_)) => {
             view(record(*session))
         }
-        SlotRequest::Session(_, SessionRequest::EndSession(_)) => Ok(SlotAnswer::Done(Done)),
+        SlotRequest::Group(_, GroupRequest::PublishEphemeral(_))
+        | SlotRequest::Session(_, SessionRequest::EndSession(_)) => Ok(SlotAnswer::Done(Done)),
         SlotRequest::Group(_, GroupRequest::ReadGroup(_)) => Ok(SlotAnswer::Group(Some(group_info()))),
         SlotRequest::Group(_, GroupRequest::ReadHistory(_)) => Ok(SlotAnswer::History(History {
             position: Some(position),

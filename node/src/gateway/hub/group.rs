@@ -14,6 +14,7 @@ use crate::{
         following::Input,
         request::SlotError,
     },
+    metrics::EphemeralDrop,
     wire::{
         codec::Codec,
         command::{ClientError, Event, RequestId},
@@ -230,6 +231,9 @@ impl Group {
             (To::AllBut(_), Notice::Stale) => add(&counters.stale, 1),
             _ => {}
         }
+        if let Notice::Ephemeral(message) = notice {
+            return self.pass_on(&mut Told::new(Event::Ephemeral { group: name, message }), around);
+        }
         let (is_presence, is_stale) =
             (matches!(notice, Notice::Member { .. } | Notice::Present(_)), notice == Notice::Stale);
         let before = match &notice {
@@ -316,6 +320,26 @@ impl Group {
         }
     }
 
+    /// A message that has no place, for all that are live. Who has no room for it does without.
+    fn pass_on(&mut self, told: &mut Told, around: &mut Around<'_>) {
+        let (mut reached, mut dropped, mut lost) = (0, 0, Vec::new());
+        for (subscriber, listener) in self.listeners.iter().filter(|(_, there)| there.state == ListenerState::Live) {
+            let outbox = &*listener.outbox;
+            let queued = told.queue(&self.name, outbox, |frame| outbox.append_ephemeral(frame));
+            around.unwritten.note(&listener.outbox, queued);
+            match queued {
+                Queued::First | Queued::Later => reached += 1,
+                Queued::Full => dropped += 1,
+                Queued::Ended => lost.push(*subscriber),
+            }
+        }
+        add(&around.counters.ephemeral.deliveries, reached);
+        around.counters.ephemeral.dropped(EphemeralDrop::Client, dropped);
+        for subscriber in lost {
+            self.drop_listener(subscriber, around);
+        }
+    }
+
     /// A message for one that was missed. What does not fit is told later, whatever the namespace says of slow consumers:
     /// it is the node that sets the pace of a replay.
     fn replay(&mut self, subscriber: Subscriber, before: Position, event: &Event, around: &mut Around<'_>) {
@@ -364,6 +388,7 @@ impl Group {
 fn event(group: GroupName, notice: Notice) -> Event {
     match notice {
         Notice::Message { epoch, message } => Event::Message { group, epoch, message },
+        Notice::Ephemeral(message) => Event::Ephemeral { group, message },
         Notice::Member { event, member } => Event::Member { group, event, member },
         Notice::Present(present) => Event::Presence { group, present },
         Notice::Gap { epoch, from, to } => Event::Gap { group, epoch, from, to, reason: "trimmed" },

@@ -170,6 +170,10 @@ impl Shard {
             Arrival::Push { slot, group, push: GroupPush::Member { event, member, present }, .. } => {
                 self.handle(following::Input::Member { slot, group, event, member, present });
             }
+            Arrival::Push { slot, group, push: GroupPush::Ephemeral { messages }, .. } => {
+                let _span = tracing::trace_span!("deliver", slot, %group, messages = messages.len()).entered();
+                self.handle(following::Input::Ephemeral { slot, group, messages });
+            }
             Arrival::PeerConnected(from) => self.handle(following::Input::PeerConnected(from)),
             Arrival::PeerLost(from) => self.handle(following::Input::PeerLost(from)),
         }

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+mod ephemeral;
 mod readers;
 
 use super::*;
@@ -183,7 +184,7 @@ impl Bench {
         let (script, tasks, metrics) = (Script::default(), Tasks::new(), Metrics::new());
         let slots = config.cluster.slots;
         let ask = Ask::new(Arc::new(script.clone()), map.clone(), &config, metrics.clone());
-        let (deliveries, Arrivals { shards, sessions }) = deliveries::queues(2);
+        let (deliveries, Arrivals { shards, sessions }) = deliveries::queues(2, metrics.hub.ephemeral.clone());
         let hub = Hub::start(ask, shards, map, view, Arc::new(config), metrics.hub.clone(), tasks.clone());
         deliveries.peer_connected(&member("p")).await;
         deliveries.peer_connected(&member("q")).await;

@@ -28,7 +28,7 @@ const DETAILS_MAX: usize = 16;
 /// How much of a client's own text an error repeats.
 const EXCERPT_CHARS: usize = 64;
 
-const TYPES: [&str; 7] = ["hello", "join", "leave", "publish", "history", "members", "heartbeat"];
+const TYPES: [&str; 8] = ["hello", "join", "leave", "publish", "history", "members", "heartbeat", "refresh"];
 
 /// Reads one frame. The error carries the frame's id wherever that could be read.
 pub fn decode(text: &str, limits: &Limits) -> Result<Command, ClientError> {
@@ -73,7 +73,12 @@ fn command(id: RequestId, object: Object<'_>, limits: &Limits, faults: &mut Faul
             let group = fields.required("group", faults, group);
             let data = fields.required("data", faults, |at, raw, faults| data(at, raw, limits, faults));
             let key = fields.optional("key", faults, key);
-            (|| Some(Command::Publish { id, group: group?, data: data?, key: key? }))()
+            let ephemeral = fields.optional("ephemeral", faults, boolean).map(|ephemeral| ephemeral.unwrap_or(false));
+            if let (Some(true), Some(Some(_))) = (ephemeral, &key) {
+                let msg = "an ephemeral publish has no key: it is done at most once, so a repeat would be another one";
+                faults.add(vec!["key".to_owned()], msg.to_owned(), "value_error");
+            }
+            (|| Some(Command::Publish { id, group: group?, data: data?, key: key?, ephemeral: ephemeral? }))()
         }
         "history" => {
             let group = fields.required("group", faults, group);
@@ -88,6 +93,11 @@ fn command(id: RequestId, object: Object<'_>, limits: &Limits, faults: &mut Faul
             (|| Some(Command::Members { id, group: group?, after: after?, limit: limit?.unwrap_or(LIMIT_DEFAULT) }))()
         }
         "heartbeat" => Some(Command::Heartbeat { id }),
+        "refresh" => {
+            let token =
+                fields.required("token", faults, |at, raw, faults| string(at, raw, faults).map(Cow::into_owned));
+            token.map(|token| Command::Refresh { id, token })
+        }
         other => {
             let msg = format!(
                 "there is no type {:?}{}; the types are {}",
@@ -352,6 +362,17 @@ fn key(at: &At<'_>, raw: &RawValue, faults: &mut Faults) -> Option<String> {
 fn client(at: &At<'_>, raw: &RawValue, faults: &mut Faults) -> Option<ClientId> {
     let text = string(at, raw, faults)?;
     parsed(at, ClientId::parse(&text), faults)
+}
+
+fn boolean(at: &At<'_>, raw: &RawValue, faults: &mut Faults) -> Option<bool> {
+    match raw.get() {
+        "true" => Some(true),
+        "false" => Some(false),
+        _ => {
+            wrong_type(at, raw, "true or false", faults);
+            None
+        }
+    }
 }
 
 fn limit(at: &At<'_>, raw: &RawValue, faults: &mut Faults) -> Option<u32> {

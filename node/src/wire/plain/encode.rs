@@ -5,7 +5,7 @@ use bytes::Bytes;
 use crate::{
     id::{Epoch, GroupName},
     logic::{
-        entry::{MemberEvent, Message, Presence, Present},
+        entry::{EphemeralMessage, MemberEvent, Message, Presence, Present, Publisher},
         request::PresentSession,
     },
     wire::{
@@ -44,6 +44,10 @@ pub(in crate::wire) fn size_hint(event: &Event) -> usize {
             let from = message.from.as_ref().map_or(0, |from| from.user.len() + 70);
             140 + group.as_str().len() + message.data.len() + from
         }
+        Event::Ephemeral { group, message } => {
+            let from = message.from.as_ref().map_or(0, |from| from.user.len() + 70);
+            110 + group.as_str().len() + message.data.len() + from
+        }
         Event::History { messages, .. } => 200 + messages.iter().map(|message| message.data.len() + 150).sum::<usize>(),
         Event::Members { members, .. } => {
             200 + members.iter().map(|present| present.member.info.len() + 140).sum::<usize>()
@@ -60,7 +64,7 @@ struct Text {
 impl Text {
     fn event(&mut self, event: &Event) {
         match event {
-            Event::Welcome { id, session, client, user, token, node, heartbeat_s, groups } => {
+            Event::Welcome { id, session, client, user, token, node, heartbeat_s, groups, expires_in_ms } => {
                 self.begin("welcome", id);
                 self.plain("session", session);
                 self.text("client", &client.to_string());
@@ -71,6 +75,13 @@ impl Text {
                 self.text("node", node);
                 self.number("heartbeat_s", *heartbeat_s);
                 self.list("groups", groups, |text, group| text.quoted(group.as_str()));
+                if let Some(expires_in_ms) = expires_in_ms {
+                    self.number("expires_in_ms", *expires_in_ms);
+                }
+            }
+            Event::Refreshed { id, expires_in_ms } => {
+                self.begin("refreshed", id);
+                self.number("expires_in_ms", *expires_in_ms);
             }
             Event::Joined { id, group, epoch, offset, recovered } => {
                 self.begin("joined", id);
@@ -88,6 +99,11 @@ impl Text {
                 self.begin("published", id);
                 self.position(group, position.epoch, position.offset);
                 self.number("copies", u64::from(*copies));
+            }
+            Event::PassedOn { id, group } => {
+                self.begin("published", id);
+                self.text("group", group.as_str());
+                self.bool("ephemeral", true);
             }
             Event::Heartbeat { id } => self.begin("heartbeat", id),
             Event::History { id, group, position, complete, messages } => {
@@ -131,6 +147,16 @@ impl Text {
                 self.text("group", group.as_str());
                 self.plain("epoch", epoch);
                 self.message(message);
+            }
+            Event::Expiring { expires_in_ms } => {
+                self.begin("expiring", &None);
+                self.number("expires_in_ms", *expires_in_ms);
+            }
+            Event::Ephemeral { group, message: EphemeralMessage { data, from, at_ms } } => {
+                self.begin("message", &None);
+                self.text("group", group.as_str());
+                self.bool("ephemeral", true);
+                self.said(data, from.as_ref(), *at_ms);
             }
             Event::Member { group, event, member } => {
                 self.begin("member", &None);
@@ -187,9 +213,11 @@ impl Text {
             | Event::Joined { .. }
             | Event::Left { .. }
             | Event::Published { .. }
+            | Event::PassedOn { .. }
             | Event::History { .. }
             | Event::Members { .. }
             | Event::Heartbeat { .. }
+            | Event::Refreshed { .. }
             | Event::Error(_) => unreachable!("answers are written by `event`"),
         }
     }
@@ -228,15 +256,20 @@ impl Text {
 
     fn message(&mut self, message: &Message) {
         self.number("offset", message.offset);
-        self.raw("data", or_null(&message.data));
-        if let Some(from) = &message.from {
+        self.said(&message.data, message.from.as_ref(), message.at_ms);
+    }
+
+    /// What was published, by whom and when.
+    fn said(&mut self, data: &Bytes, from: Option<&Publisher>, at_ms: u64) {
+        self.raw("data", or_null(data));
+        if let Some(from) = from {
             self.key("from");
             self.out.push(b'{');
             self.plain("session", &from.session);
             self.text("user", &from.user);
             self.out.push(b'}');
         }
-        self.number("at_ms", message.at_ms);
+        self.number("at_ms", at_ms);
     }
 
     fn presence(&mut self, member: &Presence) {

@@ -7,7 +7,7 @@ use super::*;
 use crate::{
     id::{ClientId, ClientKey, Epoch, GroupName, NUMBER_MAX, Position, SessionId},
     logic::{
-        entry::{MemberEvent, Message, Presence, Present, Publisher},
+        entry::{EphemeralMessage, MemberEvent, Message, Presence, Present, Publisher},
         request::PresentSession,
     },
     wire::{
@@ -63,12 +63,25 @@ fn reads_each_command() {
             group: group("g"),
             data: Bytes::from(r#"{"a" : [1, 2.50]}"#),
             key: Some("k".to_owned()),
+            ephemeral: false,
         },
     );
+    for (field, ephemeral) in [("true", true), ("false", false), ("null", false)] {
+        check(
+            &format!(r#"{{"type":"publish","group":"g","data":1,"ephemeral":{field}}}"#),
+            Command::Publish { id: None, group: group("g"), data: Bytes::from("1"), key: None, ephemeral },
+        );
+    }
     for data in ["null", "0", "false", "\"\"", "[]", "1e400", "123456789012345678901234567890"] {
         check(
             &format!(r#"{{"type":"publish","group":"g","data":{data}}}"#),
-            Command::Publish { id: None, group: group("g"), data: Bytes::copy_from_slice(data.as_bytes()), key: None },
+            Command::Publish {
+                id: None,
+                group: group("g"),
+                data: Bytes::copy_from_slice(data.as_bytes()),
+                key: None,
+                ephemeral: false,
+            },
         );
     }
     check(
@@ -85,6 +98,7 @@ fn reads_each_command() {
         },
     );
     check(r#"{"type":"heartbeat","id":0}"#, Command::Heartbeat { id: id("0") });
+    check(r#"{"type":"refresh","id":1,"token":"a.b.c"}"#, Command::Refresh { id: id("1"), token: "a.b.c".to_owned() });
 }
 
 /// The faults of a frame as `field.path type`.
@@ -272,8 +286,9 @@ fn writes_each_answer() {
             node: "n1".into(),
             heartbeat_s: 30,
             groups: vec![group("g\\"), group("h")],
+            expires_in_ms: Some(60_000),
         },
-        json!({"type":"welcome","id":1,"session":nil,"client":"a\"b","user":"a\"b","token":"t","node":"n1","heartbeat_s":30,"groups":["g\\","h"]}),
+        json!({"type":"welcome","id":1,"session":nil,"client":"a\"b","user":"a\"b","token":"t","node":"n1","heartbeat_s":30,"groups":["g\\","h"],"expires_in_ms":60000}),
     );
     check(
         Event::Welcome {
@@ -285,6 +300,7 @@ fn writes_each_answer() {
             node: "n1".into(),
             heartbeat_s: 30,
             groups: vec![],
+            expires_in_ms: None,
         },
         json!({"type":"welcome","session":nil,"client":"0000000000000007","user":"","node":"n1","heartbeat_s":30,"groups":[]}),
     );
@@ -299,6 +315,10 @@ fn writes_each_answer() {
     check(
         Event::Published { id: None, group: group("g"), position: position(1, 2), copies: 2 },
         json!({"type":"published","group":"g","epoch":"0000000000000001","offset":2,"copies":2}),
+    );
+    check(
+        Event::PassedOn { id: id("7"), group: group("g") },
+        json!({"type":"published","id":7,"group":"g","ephemeral":true}),
     );
     let publisher = Some(Publisher { session, user: "u".into() });
     let messages = vec![
@@ -328,6 +348,8 @@ fn writes_each_answer() {
         json!({"type":"members","id":4,"group":"g","members":[{"session":nil,"user":"u","info":{},"clients":2},{"session":nil,"user":"u","info":{},"clients":2}],"more":true}),
     );
     check(Event::Heartbeat { id: id("5") }, json!({"type":"heartbeat","id":5}));
+    check(Event::Refreshed { id: id("7"), expires_in_ms: 9 }, json!({"type":"refreshed","id":7,"expires_in_ms":9}));
+    check(Event::Expiring { expires_in_ms: 9 }, json!({"type":"expiring","expires_in_ms":9}));
     let detail = vec![Detail { loc: vec!["since".into(), "offset".into()], msg: "no".into(), kind: "type_error" }];
     check(
         Event::Error(ClientError {
@@ -354,6 +376,11 @@ fn writes_each_push() {
             message: Message { offset: 4, data: Bytes::from("[1]"), from, at_ms: 7 },
         },
         json!({"type":"message","group":"g","epoch":"0000000000000001","offset":4,"data":[1],"from":{"session":nil,"user":"u"},"at_ms":7}),
+    );
+    let from = Some(Publisher { session, user: "u".into() });
+    check(
+        Event::Ephemeral { group: group("g"), message: EphemeralMessage { data: Bytes::from("[1]"), from, at_ms: 7 } },
+        json!({"type":"message","group":"g","ephemeral":true,"data":[1],"from":{"session":nil,"user":"u"},"at_ms":7}),
     );
     let member =
         Presence { session, client: ClientKey(1), user: "u".into(), info: Bytes::new(), revision: 0, attachment: 3 };
@@ -466,6 +493,7 @@ proptest! {
         let group = group(&name);
         let event = Event::Welcome {
             id: None, session: SessionId(Uuid::nil()), client: ClientId::made(number), user: user.clone(), token: None, node: reason.clone(), heartbeat_s: number, groups: vec![group.clone()],
+            expires_in_ms: Some(number),
         };
         let read: Value = serde_json::from_str(encode(&event).as_str()).unwrap();
         prop_assert_eq!(&read["user"], &json!(user));
@@ -475,6 +503,6 @@ proptest! {
         let frame = json!({"type": "publish", "id": reason.chars().take(20).collect::<String>(), "group": name, "data": {"user": user}, "key": key});
         let data = serde_json::to_vec(&frame["data"]).unwrap();
         let read = decode(&frame.to_string(), &LIMITS).unwrap();
-        prop_assert_eq!(read, Command::Publish { id: Some(frame["id"].to_string().into()), group, data: data.into(), key: Some(key) });
+        prop_assert_eq!(read, Command::Publish { id: Some(frame["id"].to_string().into()), group, data: data.into(), key: Some(key), ephemeral: false });
     }
 }

@@ -33,9 +33,11 @@ impl Bench {
 
 #[test]
 fn it_is_known_by_its_id() {
-    assert!(EPHEMERAL.is_ephemeral() && !SESSION.is_ephemeral());
+    assert!(EPHEMERAL.is_ephemeral() && !SESSION.is_ephemeral() && !SESSION.is_made_of_token());
     for random in [Uuid::nil(), Uuid::from_u128(u128::MAX), SESSION.0] {
-        assert!(SessionId::ephemeral(random).is_ephemeral(), "{random}");
+        let (plain, of_token) = (SessionId::ephemeral(random), SessionId::made_of_token(random));
+        assert!(plain.is_ephemeral() && !plain.is_made_of_token(), "{plain}");
+        assert!(of_token.is_ephemeral() && of_token.is_made_of_token(), "{of_token}");
     }
 }
 
@@ -100,6 +102,20 @@ fn it_is_over_with_its_clients_grace_and_forgotten_without_its_presences() {
     assert_eq!(bench.read_ephemeral(), Err(SlotError::NoSession), "it is forgotten");
     assert!(bench.core.replica().state().unwrap().sessions().is_empty());
     assert!(!bench.asks_the_store(), "{:?}", bench.out);
+}
+
+/// One that has left nothing behind is forgotten with its end, and its gateway is told why it ended all the same.
+#[test]
+fn its_gateway_is_told_why_it_is_over() {
+    let mut bench = Bench::new();
+    let expires_ms = bench.now_ms + 5_000;
+    let record = SessionRecord { id: EPHEMERAL, last_used_ms: bench.now_ms, expires_ms, ..record() };
+    bench.answer_to("g1", (EPHEMERAL, CreateSession { record })).unwrap();
+    bench.attach_ephemeral(1).unwrap();
+    bench.pass(6_000);
+    assert!(bench.core.replica().state().unwrap().sessions().is_empty());
+    let told = Push::Session(EPHEMERAL, SessionPush::Ended { reason: EndReason::Expired });
+    assert!(bench.pushes("g1").contains(&told), "{:?}", bench.pushes("g1"));
 }
 
 #[test]

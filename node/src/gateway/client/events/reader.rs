@@ -7,6 +7,7 @@ use tokio::{net::TcpStream, sync::watch};
 
 use super::may_read;
 use crate::{
+    clock,
     gateway::{
         Gateway,
         client::{
@@ -35,12 +36,25 @@ const RETRY_MS: u64 = 2_000;
 /// Between two looks at a reader's session, with chance, so that not all of them look at once.
 const LOOK_EVERY_MS: std::ops::Range<u64> = 10_000..20_000;
 
+/// Between two looks at the time, which may be set.
+const CLOCK_MS: u64 = 5_000;
+
 /// On whose behalf a reader reads.
 pub(super) struct Whose {
     pub(super) session: SessionId,
     pub(super) user: String,
-    /// The number of its token; nothing where there is no session.
-    pub(super) token: Option<u32>,
+    pub(super) standing: Standing,
+}
+
+/// By what it may read.
+#[derive(Clone, Copy)]
+pub(super) enum Standing {
+    /// What anybody may.
+    Nobody,
+    /// What a session may, for as long as a token of this number is good.
+    Session { token: u32 },
+    /// What a backend's token says, until then.
+    Backed { expires_ms: u64 },
 }
 
 /// A reader that has its socket.
@@ -52,11 +66,11 @@ pub(super) struct Reader {
     client: Arc<Client>,
     lanes: Lanes,
     episodes: watch::Receiver<u64>,
-    token: u32,
+    standing: Standing,
     look: Look,
 }
 
-/// The session as it is when it is looked at next; never, where there is none.
+/// The session as it is when it is looked at next, or that the token is over; never, where there is neither.
 type Look = Pin<Box<dyn Future<Output = Result<SessionView, Refused>> + Send>>;
 
 /// Why a reader does not go on; nothing where it is gone.
@@ -89,16 +103,19 @@ impl Reader {
             // Only requests are ever given back.
             let _ = lanes.add(group.clone(), Job::Restore { since: *since });
         }
-        let Whose { session, token, .. } = whose;
+        let Whose { session, standing, .. } = whose;
         let member_of = groups.iter().cloned().collect();
         let client = Arc::new(Client::reading(gateway.clone(), outbox, session, member_of, allowance));
         let episodes = connections.episodes();
-        let look = match token {
-            Some(_) => look(gateway.clone(), session),
-            None => Box::pin(std::future::pending()),
+        let look: Look = match standing {
+            Standing::Session { .. } => look(gateway.clone(), session),
+            Standing::Backed { expires_ms } => {
+                listed.expires(Some(expires_ms));
+                Box::pin(expires(expires_ms))
+            }
+            Standing::Nobody => Box::pin(std::future::pending()),
         };
-        let (gateway, token) = (gateway.clone(), token.unwrap_or(0));
-        Self { gateway, groups, listed, socket, client, lanes, episodes, token, look }
+        Self { gateway: gateway.clone(), groups, listed, socket, client, lanes, episodes, standing, look }
     }
 
     /// Until the reader is gone, or has been told to go.
@@ -140,9 +157,12 @@ impl Reader {
     /// Ends a reader whose session is over or whose token is not good any more, and what its session may not read by now. While
     /// the session cannot be read it goes on.
     async fn looked(&mut self, read: Result<SessionView, Refused>) -> Result<(), Over> {
+        let Standing::Session { token } = self.standing else {
+            return Err(Some(Closing::new(Reason::TokenExpired)));
+        };
         self.look = look(self.gateway.clone(), self.client.session());
         match read {
-            Ok(view) if self.token < view.record.token => {
+            Ok(view) if token < view.record.token => {
                 let refused = Refused::from(SlotError::OldToken);
                 Err(Some(Closing::saying(Reason::Unauthorized, refused.words)))
             }
@@ -187,6 +207,16 @@ fn look(gateway: Arc<Gateway>, session: SessionId) -> Look {
         tokio::time::sleep(pause).await;
         gateway.service.session(session).await
     })
+}
+
+/// Waits until a token is over, by the cluster's clock.
+async fn expires(at_ms: u64) -> Result<SessionView, Refused> {
+    loop {
+        match at_ms.saturating_sub(clock::wall_ms()) {
+            0 => return Err(Refused::new(Reason::TokenExpired)),
+            left_ms => tokio::time::sleep(Duration::from_millis(left_ms.min(CLOCK_MS))).await,
+        }
+    }
 }
 
 /// Waits for the reader, which has nothing to say. Cancel-safe.

@@ -161,3 +161,25 @@ async fn who_is_behind_is_something_to_do() {
     assert_eq!(outbox.take().behind.len(), 1);
     assert!(outbox.take().behind.is_empty());
 }
+
+#[test]
+fn what_is_ephemeral_goes_only_where_little_waits_and_ends_nothing() {
+    let outbox = Outbox::new(1, 1_000, Ledger::new(1 << 30));
+    assert_eq!(outbox.append_ephemeral(frame(400)), Queued::First, "it is alone");
+    assert_eq!(outbox.append_ephemeral(frame(10)), Queued::Full);
+    assert_eq!(lengths(&outbox.take()), [400]);
+    assert_eq!(outbox.append(frame(200)), Queued::First);
+    assert_eq!(outbox.append_ephemeral(frame(50)), Queued::Later);
+    assert_eq!(outbox.append_ephemeral(frame(3)), Queued::Full, "a quarter is in use");
+    assert_eq!(outbox.append(frame(700)), Queued::Later, "what is kept has all of it");
+    assert_eq!(outbox.append_ephemeral(frame(3)), Queued::Full);
+    let batch = outbox.take();
+    assert_eq!((lengths(&batch), batch.closing), (vec![200, 50, 700], None));
+    // Who may not be delivered to is not there.
+    outbox.hold();
+    outbox.confirm(7);
+    assert_eq!(outbox.append_ephemeral(frame(3)), Queued::Full);
+    assert_eq!(outbox.queued_bytes(), 0);
+    outbox.close(Closing::new(Reason::Idle));
+    assert_eq!(outbox.append_ephemeral(frame(3)), Queued::Ended);
+}

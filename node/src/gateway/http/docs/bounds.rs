@@ -34,6 +34,14 @@ pub(super) fn add(document: &mut Value, config: &Config) {
     for (schema, field, bounds) in of_fields(config) {
         merge(&mut document["components"]["schemas"][schema]["properties"][field], bounds);
     }
+    document["components"]["schemas"]["NewMessage"]["not"] = not_ephemeral();
+}
+
+/// What an ephemeral message may not have.
+fn not_ephemeral() -> Value {
+    let with = |field: &str, kind: &str| json!({"required": [field], "properties": {field: {"type": kind}}});
+    json!({"required": ["ephemeral"], "properties": {"ephemeral": {"const": true}},
+        "anyOf": [with("key", "string"), with("min_copies", "integer")]})
 }
 
 /// Those of a parameter in the path or after the `?`.

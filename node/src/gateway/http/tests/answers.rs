@@ -1,6 +1,7 @@
 //! What valid calls are answered, and what the cluster is asked for them.
 
 use super::*;
+use crate::logic::request::PublishEphemeral;
 
 #[tokio::test]
 async fn a_session_is_made() {
@@ -284,4 +285,25 @@ async fn the_page_has_all_its_files() {
         let (parts, body) = server.send(HttpRequest::get(&path).body(Body::empty()).unwrap()).await;
         assert!(parts.status == 200 && !body.is_empty(), "{path}");
     }
+}
+
+#[tokio::test]
+async fn an_ephemeral_message_is_passed_on_and_has_no_place() {
+    let server = Server::answering(obliging);
+    for path in ["/v1/groups/a/messages", "/v1/users/bob/messages"] {
+        let (parts, answer) = server.call("POST", path, Some(r#"{"data": [1, 2], "ephemeral": true}"#)).await;
+        assert_eq!((parts.status.as_u16(), answer), (200, json!({"ephemeral": true})));
+    }
+    let asked = server.asked();
+    let passed_on = |request: &SlotRequest| match request {
+        SlotRequest::Group(group, GroupRequest::PublishEphemeral(PublishEphemeral { data, from: None })) => {
+            Some((group.to_string(), data.iter().map(|data| data.to_vec()).collect::<Vec<_>>()))
+        }
+        _ => None,
+    };
+    let all: Vec<_> = asked.iter().filter_map(passed_on).collect();
+    let data = || vec![b"[1, 2]".to_vec()];
+    assert_eq!(all, [("a".to_owned(), data()), ("@user:bob".to_owned(), data())]);
+    let (_, answer) = server.call("POST", "/v1/groups/a/messages", Some(r#"{"data": 1, "ephemeral": false}"#)).await;
+    assert_eq!(answer["offset"], 3);
 }
