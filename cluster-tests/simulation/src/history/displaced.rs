@@ -1,5 +1,6 @@
 //! S7 across connections, by cause: what was first sent after the next connection of a session's client was welcomed never
-//! reaches an earlier one. What was sent before may be under way to it still.
+//! reaches an earlier one. What was sent before may be under way to it still. It is not asked of what is ephemeral: no copy has to
+//! confirm that, so that a primary and a gateway that both have yet to hear of a newer map may pass it on.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +17,6 @@ pub(super) fn first_violation(history: &History) -> Option<Violation> {
             sent.insert((&publish.group, &publish.payload), first.sent_us);
         }
     }
-    sent.extend(history.ephemerals.iter().map(|log| ((&*log.group, &*log.payload), log.sent_us)));
     let found = displaced.iter().filter_map(|(connection, next)| reached(connection, next, &sent));
     found.min_by_key(|violation| violation.at_us)
 }
@@ -51,9 +51,7 @@ fn displaced(history: &History) -> Vec<(&ConnectionLog, &Welcome)> {
 fn reached(connection: &ConnectionLog, next: &Welcome, sent: &BTreeMap<(&str, &str), u64>) -> Option<Violation> {
     let from = connection.events.partition_point(|event| event.at_us <= next.at_us);
     let late = connection.events[from..].iter().enumerate().find_map(|(index, event)| {
-        let (Seen::Message { group, payload, .. } | Seen::Ephemeral { group, payload }) = &event.seen else {
-            return None;
-        };
+        let Seen::Message { group, payload, .. } = &event.seen else { return None };
         let sent_us = sent.get(&(&**group, &**payload)).filter(|sent_us| **sent_us > next.at_us)?;
         Some((from + index, event.at_us, payload, *sent_us))
     });
