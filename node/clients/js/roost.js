@@ -217,10 +217,10 @@ export function connect({ urls = new URL("/", import.meta.url).href, token, getT
       settle(sent.reduce((one, other) => (other.text.length > one.text.length ? other : one)), why);
     } else if (code === 4101 || code === 4102 || code === 4107) {
       // Another session, where there is a way to one. A token that makes sessions was given another for the one that it made.
-      if (token ? current === token : !current && !getToken) return end(why);
-      keep(storageKey, (current = token));
+      if (!getToken && (token ? current === token : !current)) return end(why);
+      keep(storageKey, (current = getToken ? undefined : token));
       tell("error", why);
-    } else if (bye ? !bye.reconnect : code > 4099 && code < 4200) return end(why);
+    } else if (bye ? !bye.reconnect : (code > 4099 && code < 4200) || (code > 4599 && code < 4700)) return end(why);
     for (const request of requests.values()) if (request.once) late(request);
     if (state === "connected" && Date.now() - since_ms > STEADY_MS) tries = 0;
     be("waiting");
@@ -265,7 +265,7 @@ export function connect({ urls = new URL("/", import.meta.url).href, token, getT
       /** @type {Request} */
       const request = {
         ...{ id, group: frame.group, type: frame.type, text: JSON.stringify({ ...frame, id }), resolve, reject },
-        ...{ once: frame.ephemeral, sent: false, unsure: false, held: false, tries: 0, timer: undefined },
+        ...{ once: frame.ephemeral || frame.token, sent: false, unsure: false, held: false, tries: 0, timer: undefined },
       };
       // Who joins waits for as long as it takes.
       if (frame.type !== "join") request.timer = setTimeout(late, REQUEST_MS, request);

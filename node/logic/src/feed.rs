@@ -469,7 +469,7 @@ impl Feed {
         let linger = self.empty_since_ms.map(|since| since + self.settings.linger_ms);
         let stale =
             if self.stale { None } else { self.troubled_since_ms().map(|since| since + self.settings.stale_after_ms) };
-        let counts = self.counts.as_ref().and_then(|counts| counts.due_ms);
+        let counts = self.counts.as_ref().filter(|_| self.has_subscribers()).and_then(|counts| counts.due_ms);
         [registration, joins, linger, stale, counts].into_iter().flatten().min()
     }
 

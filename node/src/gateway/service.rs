@@ -17,13 +17,13 @@ use super::{
 };
 use crate::{
     config::{Config, NamespaceConfig},
-    id::{GroupName, Position, SessionId},
+    id::{GroupName, Position, Seat, SessionId},
     logic::{
         batch,
         entry::{self, Grant, Presence, Present, Publisher},
         few::Few,
         request::{
-            Done, GroupInfo, History, MemberPage, Publish, PublishEphemeral, Published, ReadGroup, ReadHistory,
+            Done, GroupInfo, History, Leave, MemberPage, Publish, PublishEphemeral, Published, ReadGroup, ReadHistory,
             ReadMembers, SlotError, UpdateMember,
         },
     },
@@ -251,6 +251,11 @@ impl Service {
     /// How many are present in a group; nobody where there is no such group.
     pub async fn present(&self, group: &GroupName) -> Result<Present, Refused> {
         Ok(self.ask.of_group(group, ReadGroup).await?.map(|info| info.present).unwrap_or_default())
+    }
+
+    /// Takes a client out of a group's presence.
+    pub async fn leave_presence(&self, group: &GroupName, seat: Seat) -> Result<(), SlotError> {
+        self.ask.of_group(group, Leave { seat }).await.map(|Done| ())
     }
 
     /// Tells a group that a client's attributes are others, where it is present, or where it is not (`enters`) that it is.

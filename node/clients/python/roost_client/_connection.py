@@ -408,12 +408,12 @@ class Connection:
             self._settle(max(sent, key=lambda request: len(request.text)), why)
         elif code in (4101, 4102, 4107):
             # Another session, where there is a way to one. A token that makes sessions was given another for the one that it made.
-            if self._current == self._token if self._token else not self._current and not self._get_token:
+            if not self._get_token and (self._current == self._token if self._token else not self._current):
                 return self._end(why)
-            self._current = self._token
-            self._keep(self._storage_key, self._token)
+            self._current = None if self._get_token else self._token
+            self._keep(self._storage_key, self._current)
             self._tell("error", why)
-        elif not bye["reconnect"] if bye else 4100 <= code < 4200:
+        elif not bye["reconnect"] if bye else 4100 <= code < 4200 or 4600 <= code < 4700:
             return self._end(why)
         for request in [request for request in self._requests.values() if request.once]:
             self._late(request)
@@ -441,7 +441,7 @@ class Connection:
         if self.ended is not None:
             answer.set_exception(self.ended)
             return answer
-        once = "ephemeral" in frame
+        once = "ephemeral" in frame or frame["type"] == "refresh"
         if once and self.state != "connected":
             answer.set_exception(RoostError("unavailable", "there is no connection"))
             return answer

@@ -1,6 +1,6 @@
 //! How many are in a group, told instead of who comes and goes: for groups where that would be told to many about many.
 
-use super::{Feed, Notice, Output};
+use super::{Feed, Notice, Output, To};
 use crate::entry::Present;
 
 /// What is known and what was told.
@@ -21,6 +21,11 @@ impl Counts {
         let earliest_ms = if self.told.is_some() { now_ms.max(self.told_ms + every_ms) } else { now_ms };
         let differs = self.told != Some(present);
         self.due_ms = differs.then(|| self.due_ms.unwrap_or(earliest_ms));
+    }
+
+    /// What all were told last.
+    pub(super) fn told(&self) -> Option<Present> {
+        self.told
     }
 
     fn due(&mut self, now_ms: u64) -> Option<Present> {
@@ -47,8 +52,9 @@ impl Feed {
     }
 
     pub(super) fn tell_counts(&mut self, now_ms: u64, out: &mut Vec<Output>) {
-        if let Some(present) = self.counts.as_mut().and_then(|counts| counts.due(now_ms)) {
-            self.tell_all(Notice::Present(present), out);
+        let is_heard = self.has_subscribers();
+        if let Some(present) = self.counts.as_mut().filter(|_| is_heard).and_then(|counts| counts.due(now_ms)) {
+            out.push(Output::Tell { to: To::AllBut(Vec::new()), notice: Notice::Present(present) });
         }
     }
 }

@@ -283,6 +283,9 @@ impl Feed {
             out.push(Output::Replay { subscriber });
         } else {
             out.push(Output::Joined { subscriber, request: joining.request, epoch, offset: head, recovered });
+            // What all were told last, where that may be later than this answer.
+            let present = self.counts.as_ref().map(|counts| counts.told().unwrap_or(present));
+            out.extend(present.map(|present| one(Notice::Present(present))));
         }
         if joining.replay && since.is_none() {
             out.push(one(Notice::Reset(Position { epoch, offset: head })));
@@ -303,9 +306,6 @@ impl Feed {
         out.extend(self.recent.after(head).map(|message| one(Notice::Message { epoch, message: message.clone() })));
         if head > position.offset {
             self.ahead.insert(subscriber, head);
-        }
-        if self.counts.is_some() && !joining.replay {
-            out.push(one(Notice::Present(present)));
         }
         if self.stale {
             out.push(one(Notice::Stale));

@@ -110,7 +110,8 @@ impl Reigning<'_> {
             }
             (SessionRequest::ChangeSession(ChangeSession { change }), None) => {
                 let most = self.settings.groups_per_session + change.leave.len();
-                if known.most_groups() + change.join.len() > most || (known.has_outgrown() && !change.join.is_empty()) {
+                let new = change.join.iter().filter(|group| !known.record.groups.contains(*group)).count();
+                if new > 0 && (known.most_groups() + new > most || known.has_outgrown()) {
                     return out.push(SlotOutput::Answer { ticket, result: Err(SlotError::TooManyGroups) });
                 }
                 let entry = SessionEntry::Change { change, at_ms };

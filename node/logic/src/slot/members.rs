@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    ops::Bound::{Excluded, Included, Unbounded},
+    ops::Bound::{self, Excluded, Included, Unbounded},
     sync::Arc,
 };
 
@@ -78,7 +78,14 @@ impl Members {
         }
         let member = self.seats.remove(&(seat.session, seat.client))?;
         self.held_bytes -= member.held_bytes();
-        if self.of(member.session).next().is_some() {
+        let left = self.seats.range_mut(of(member.session)).map(|(_, left)| left);
+        if let Some(shown) = left.max_by_key(|left| (left.revision, left.attachment)) {
+            // What the group was told last of the session stays so, whichever client knew it.
+            if shown.revision < member.revision {
+                self.held_bytes -= shown.held_bytes();
+                (shown.info, shown.revision) = (member.info, member.revision);
+                self.held_bytes += shown.held_bytes();
+            }
             return None;
         }
         self.sessions -= 1;
@@ -113,8 +120,7 @@ impl Members {
 
     /// The clients of a session that are there.
     pub fn of(&self, session: SessionId) -> impl Iterator<Item = &Presence> {
-        let all = (Included((session, ClientKey::MIN)), Included((session, ClientKey::MAX)));
-        self.seats.range(all).map(|(_, member)| member)
+        self.seats.range(of(session)).map(|(_, member)| member)
     }
 
     /// All clients, by session.
@@ -140,6 +146,11 @@ impl Members {
             Some((shown, clients))
         })
     }
+}
+
+/// The places of a session's clients.
+fn of(session: SessionId) -> (Bound<(SessionId, ClientKey)>, Bound<(SessionId, ClientKey)>) {
+    (Included((session, ClientKey::MIN)), Included((session, ClientKey::MAX)))
 }
 
 impl FromIterator<Presence> for Members {
@@ -199,6 +210,20 @@ mod tests {
         members.leave(&first.seat());
         assert!(!members.would_update(&member(1, 1, "ann", (1, 9))), "who has left does not come back by it");
         assert!(!members.would_update(&member(1, 2, "ann", (1, 9))), "nor does an earlier attachment speak");
+    }
+
+    #[test]
+    fn what_was_told_of_a_session_stays_when_the_client_goes_that_brought_it() {
+        let mut members = Members::default();
+        members.join(member(1, 1, "ann", (1, 0)));
+        // One that is in its grace: nobody brings it what is new.
+        members.join(member(1, 2, "ann", (2, 0)));
+        members.join(member(1, 1, "ann", (1, 5)));
+        assert_eq!(members.leave(&member(1, 1, "ann", (1, 5)).seat()), None);
+        let (shown, _) = members.sessions_after(None).next().unwrap();
+        assert_eq!((shown.revision, shown.client), (5, ClientKey(2)));
+        let recounted: u64 = members.iter().map(Presence::held_bytes).sum();
+        assert_eq!(members.held_bytes, recounted);
     }
 
     #[test]

@@ -73,6 +73,8 @@ struct Connection {
     client: ClientId,
     /// Its session was made of a backend's token, which is over when that is.
     backed: bool,
+    /// It was told so.
+    is_welcomed: bool,
     /// Tells of each change of the session, from when it is attached.
     view: Option<watch::Sender<Known>>,
     /// What a backend has it told that disconnects it.
@@ -156,7 +158,7 @@ impl Attachments {
         let connection = outbox.connection;
         let slot = session.slot(self.shared.ask.slot_count());
         let (of, backed) = (client.clone(), session.is_made_of_token());
-        let opening = Connection { outbox, over, client: of, backed, view: None, farewell: None };
+        let opening = Connection { outbox, over, client: of, backed, is_welcomed: false, view: None, farewell: None };
         self.lock().connections.insert(connection, opening);
         self.handle(Input::Open { connection, session, client, slot });
         Opening { attachments: self, connection, is_answered: false }
@@ -194,12 +196,18 @@ impl Attachments {
         meant.len()
     }
 
+    /// The client of this connection was told `welcome`, which comes before all else.
+    pub(super) fn welcomed(&self, connection: u64) {
+        self.lock().with(connection, |there| there.is_welcomed = true);
+    }
+
     /// Queues an event for a client that is attached here. Whether there is one that takes it.
     pub fn tell(&self, session: SessionId, client: &ClientId, event: &Event) -> bool {
         let whom = Whom::Session { session, client: Some(client.clone()) };
         let registry = self.lock();
         let there = registry.connections.values().find(|there| there.is_meant(&whom));
-        there.is_some_and(|there| there.outbox.push(there.outbox.codec().encode(event)))
+        let push = |outbox: &Outbox| outbox.push(outbox.counted(outbox.codec().encode(event)));
+        there.is_some_and(|there| there.is_welcomed && push(&there.outbox))
     }
 
     /// How many clients are attached.

@@ -82,6 +82,13 @@ impl Client {
             return Err(Refused::saying(Reason::Forbidden, words).at("token"));
         }
         let Claims { expires_ms, attributes, groups, grants, .. } = claims;
+        let (seen_in, known_ms) = self.shows();
+        if expires_ms.is_some_and(|expires_ms| expires_ms < known_ms) {
+            let words = "the session has a later JWT already: refresh with one that expires later";
+            return Err(Refused::saying(Reason::Forbidden, words).at("token"));
+        }
+        // Others are told of its attributes, which it may change by this.
+        self.may_show(attributes.len().saturating_mul(1 + seen_in))?;
         let change = SessionChange {
             expires_ms: Some(expires_ms.unwrap_or_else(|| longest_ms(&self.gateway.config.session, clock::wall_ms()))),
             attributes: Some(attributes),
@@ -92,6 +99,7 @@ impl Client {
         };
         let view = self.gateway.service.change(self.session(), change).await?;
         let expires_in_ms = expires_in_ms(&view.record).unwrap_or(0);
+        self.knows(view.record.revision).await;
         self.tell(&Event::Refreshed { id, expires_in_ms });
         Ok(())
     }

@@ -27,6 +27,8 @@ const PINGS_AT_ONCE: usize = 64;
 /// So long before the end of a session that is to be refreshed its client is told, and again after each of the second.
 const EXPIRING_MS: u64 = 30_000;
 const EXPIRING_AGAIN_MS: u64 = 10_000;
+/// Past its end for this time a connection is closed here, whatever is heard of its session: longer than a refresh takes.
+const OVERDUE_MS: u64 = 30_000;
 /// How often a draining node sends some of its clients away.
 const DRAIN_STEP: Duration = Duration::from_millis(50);
 
@@ -78,8 +80,11 @@ impl Connection {
     /// When its session ends unless it is refreshed, in milliseconds since 1970.
     pub fn expires(&self, at_ms: Option<u64>) {
         let remind_ms = at_ms.map_or(u64::MAX, |at_ms| at_ms.saturating_sub(EXPIRING_MS));
-        self.expires_ms.store(at_ms.unwrap_or(u64::MAX), Ordering::Relaxed);
-        self.remind_ms.store(remind_ms, Ordering::Relaxed);
+        let at_ms = at_ms.unwrap_or(u64::MAX);
+        // Where it stays, those who were told are told again in their time.
+        if self.expires_ms.swap(at_ms, Ordering::Relaxed) != at_ms {
+            self.remind_ms.store(remind_ms, Ordering::Relaxed);
+        }
     }
 
     fn silent_since(&self, since_ms: u64) -> bool {
@@ -237,8 +242,13 @@ impl Connections {
             let due = open.values().filter(|connection| connection.remind_ms.load(Ordering::Relaxed) <= now_ms);
             due.cloned().collect()
         };
-        for connection in due {
+        for connection in due.into_iter().filter(|connection| !connection.outbox.is_closing()) {
             connection.remind_ms.store(now_ms + EXPIRING_AGAIN_MS, Ordering::Relaxed);
+            if connection.expires_ms.load(Ordering::Relaxed).saturating_add(OVERDUE_MS) <= now_ms {
+                // Its slot should have said so, and cannot at the moment.
+                connection.outbox.close(Closing::new(Reason::TokenExpired));
+                continue;
+            }
             let expires_in_ms = connection.expires_ms.load(Ordering::Relaxed).saturating_sub(now_ms);
             let outbox = &connection.outbox;
             outbox.push_aside(outbox.codec().encode(&Event::Expiring { expires_in_ms }));

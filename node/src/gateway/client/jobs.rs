@@ -40,6 +40,10 @@ use crate::{
 /// Between attempts to restore a group whose primary does not serve now.
 const RESTORE_AGAIN: Duration = Duration::from_millis(500);
 
+/// Looks whether a change has come to the connection, and the pause after each.
+const KNOWS_LOOKS: usize = 100;
+const KNOWS_EVERY: Duration = Duration::from_millis(10);
+
 /// Pages of replays that one connection has asked for at once, so that a client that stops reading, or many groups of one
 /// client, do not keep the others from theirs.
 const PAGES_AT_ONCE: usize = 4;
@@ -73,6 +77,8 @@ struct Rights {
     info: Bytes,
     /// Of the record that these are of.
     revision: u64,
+    /// When the session ends.
+    expires_ms: u64,
     /// Those it is in, or on its way into; without the private ones.
     groups: BTreeSet<GroupName>,
 }
@@ -161,6 +167,7 @@ impl Client {
             grants: record.grants.as_slice().into(),
             info: record.attributes.clone(),
             revision: record.revision,
+            expires_ms: record.expires_ms,
             groups: view.groups().cloned().collect(),
         };
         let (rights, paging) = (Mutex::new(rights), Semaphore::new(PAGES_AT_ONCE));
@@ -176,7 +183,13 @@ impl Client {
         groups: BTreeSet<GroupName>,
         allowance: Arc<Allowance>,
     ) -> Self {
-        let rights = Mutex::new(Rights { grants: Arc::default(), info: Bytes::new(), revision: 0, groups });
+        let rights = Mutex::new(Rights {
+            grants: Arc::default(),
+            info: Bytes::new(),
+            revision: 0,
+            expires_ms: u64::MAX,
+            groups,
+        });
         let (paging, seat) = (Semaphore::new(PAGES_AT_ONCE), None);
         Self { gateway, outbox, session, user: "".into(), seat, rights, paging, allowance }
     }
@@ -217,6 +230,7 @@ impl Client {
         rights.grants = record.grants.as_slice().into();
         let is_seen_anew = rights.info != record.attributes;
         (rights.info, rights.revision) = (record.attributes.clone(), record.revision);
+        rights.expires_ms = record.expires_ms;
         let differing = rights.groups.symmetric_difference(&groups).cloned();
         let (forbidden, differing): (Vec<_>, Vec<_>) = differing.partition(is_forbidden);
         rights.groups.retain(|group| !forbidden.contains(group));
@@ -226,6 +240,27 @@ impl Client {
         let updates = updates.map(|group| (group.clone(), Job::Update { enters: restored }));
         let jobs = differing.into_iter().map(|group| (group, Job::Reconcile)).chain(updates).collect();
         (forbidden, jobs)
+    }
+
+    /// In how many groups it is, and when its session ends.
+    pub(super) fn shows(&self) -> (usize, u64) {
+        let rights = self.rights();
+        (rights.groups.len(), rights.expires_ms)
+    }
+
+    /// Whether it may have others told so many bytes now, which count as what it publishes.
+    pub(super) fn may_show(&self, bytes: usize) -> Result<(), Refused> {
+        self.allowance.publish(bytes)
+    }
+
+    /// Waits until this connection has the session as of this revision; for a while only, as what tells it may be lost.
+    pub(super) async fn knows(&self, revision: u64) {
+        for _ in 0..KNOWS_LOOKS {
+            if self.rights().revision >= revision {
+                return;
+            }
+            tokio::time::sleep(KNOWS_EVERY).await;
+        }
     }
 
     /// How much the answer may add to the outbox at once, about.
@@ -350,7 +385,9 @@ impl Client {
                 self.restore(group, None).await?;
             }
             (true, false) => self.depart(None, group, LeftBy::Server).await,
-            (true, true) | (false, false) => {}
+            // What it shows may have changed while it was on its way in.
+            (true, true) => self.update(group, false).await?,
+            (false, false) => {}
         }
         Ok(())
     }
@@ -445,6 +482,16 @@ impl Client {
                 Err(error) if is_temporary(&error) => tokio::time::sleep(RESTORE_AGAIN).await,
                 // What else there is it would answer the next time too.
                 Ok(()) | Err(_) => break,
+            }
+        }
+        if enters && !self.is_member(&group) {
+            // It has left meanwhile, by a way that this may have overtaken.
+            let presence = self.seat.filter(|_| self.gateway.service.options(&group).presence.is_known());
+            while let Some(seat) = presence
+                && let Err(error) = self.gateway.service.leave_presence(&group, seat).await
+                && is_temporary(&error)
+            {
+                tokio::time::sleep(RESTORE_AGAIN).await;
             }
         }
         Ok(())

@@ -110,11 +110,19 @@ impl Lanes {
             self.requests += requests;
             self.data_bytes += data_bytes;
         }
-        let lane = Lane { restoring: matches!(job, Job::Restore { .. } | Job::Replay), group };
+        let mut lane = Lane { restoring: true, group };
+        // What the session shows is told after the join that may bring an older one.
+        let follows_restoring = matches!(job, Job::Update { .. }) && self.lanes.contains_key(&lane);
+        lane.restoring = follows_restoring || matches!(job, Job::Restore { .. } | Job::Replay);
         match self.lanes.get_mut(&lane) {
-            // It reads the record when its turn comes: one is as good as two.
-            Some(jobs) if matches!(job, Job::Reconcile) && matches!(jobs.back(), Some(Job::Reconcile)) => {}
-            Some(jobs) => jobs.push_back(job),
+            Some(jobs) => {
+                // They read the record when their turn comes: one is as good as two.
+                match (&job, jobs.back_mut()) {
+                    (Job::Reconcile, Some(Job::Reconcile)) => {}
+                    (Job::Update { enters: more }, Some(Job::Update { enters })) => *enters |= *more,
+                    _ => jobs.push_back(job),
+                }
+            }
             None => {
                 self.lanes.insert(lane.clone(), VecDeque::from([job]));
                 self.ready.push_back(lane);

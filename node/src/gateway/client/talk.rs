@@ -40,6 +40,7 @@ impl<'a> Talk<'a> {
         let Opened { client, changes, welcome, restore } = opened;
         socket.expires(backed::expires_ms(&changes.borrow().view.record));
         client.tell(&welcome);
+        client.gateway.attachments.welcomed(client.outbox.connection);
         let mut lanes = Lanes::new(&client.gateway.config.limits);
         for (group, since) in restore {
             // Only requests are ever given back.

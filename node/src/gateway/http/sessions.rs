@@ -82,8 +82,8 @@ pub struct NewSession {
     #[serde(default)]
     #[schema(value_type = Vec<GrantBody>)]
     grants: Vec<Object<GrantBody>>,
-    /// It may have at most this number of clients connected at once, where that is fewer than `session.clients_max`; 1: each takes
-    /// the place of the one before.
+    /// It may have at most this number of clients connected at once, where that is fewer than `session.clients_max`. What becomes of
+    /// one too many `session.when_full` says.
     #[serde(default, deserialize_with = "whole")]
     #[schema(minimum = 1)]
     clients_max: Option<u16>,

@@ -181,3 +181,18 @@ fn a_client_has_no_more_groups_than_it_may_have() {
     assert_eq!(bench.answer_to("g2", (SESSION, ChangeSession { change })), Err(SlotError::TooManyGroups));
     assert_eq!(bench.answer_to("g1", join("0", false)), DONE, "it is in that one");
 }
+
+#[test]
+fn groups_that_a_session_has_are_not_counted_again_when_they_are_given_once_more() {
+    let (mut bench, _) = Bench::with_client();
+    let room = SETTINGS.groups_per_session - bench.view().record.groups.len();
+    let mut given = |count: usize| {
+        let join = (0..count).map(|number| named(&format!("of-{number}"))).collect();
+        let change = SessionChange { join, ..SessionChange::default() };
+        let ticket = bench.ask("g2", (SESSION, ChangeSession { change }));
+        bench.answer(ticket).cloned()
+    };
+    assert_eq!(given(room), None, "the store is asked");
+    assert_eq!(given(room), None, "as a later token names them");
+    assert_eq!(given(room + 1), Some(Err(SlotError::TooManyGroups)));
+}
