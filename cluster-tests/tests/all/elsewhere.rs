@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use cluster_tests::{process::Program, turn};
+use cluster_tests::{api::KEY, process::Program, turn};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
@@ -17,8 +17,9 @@ use tokio::{
 };
 
 const LIMIT: Duration = Duration::from_secs(180);
-/// Those without our client send no heartbeats: they stay since they answer pings.
-const SILENCE: [(&str, &str); 2] = [("ROOST_LIMITS__HEARTBEAT_S", "2"), ("ROOST_LIMITS__IDLE_S", "8")];
+/// Those without our client send no heartbeats: they stay since they answer pings. Who is gone is not waited for long.
+const SETTINGS: [(&str, &str); 3] =
+    [("ROOST_LIMITS__HEARTBEAT_S", "2"), ("ROOST_LIMITS__IDLE_S", "8"), ("ROOST_SESSION__RESUME_GRACE_S", "4")];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_python_client() -> Result<()> {
@@ -42,6 +43,15 @@ async fn a_page_in_a_browser() -> Result<()> {
     has_chromium()?;
     let told = against_a_cluster(&node()?, "page.mjs").await?;
     ensure!(told == json!({"messages": 107, "reloads": 8, "tabs": 9}), "{told}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_tabs_of_one_profile() -> Result<()> {
+    let _turn = turn::take(module_path!());
+    has_chromium()?;
+    let told = against_a_cluster(&node()?, "tabs.mjs").await?;
+    ensure!(told == json!({"tabs": 2, "members": 1}), "{told}");
     Ok(())
 }
 
@@ -84,11 +94,12 @@ pub(crate) fn node() -> Result<PathBuf> {
 
 /// Runs a client against the nodes of a fresh cluster and gives what it prints in the end. A node that it asks for is killed.
 async fn against_a_cluster(interpreter: &Path, script: &str) -> Result<Value> {
-    let mut program = Program::dev_with(3, &SILENCE).await?;
+    let mut program = Program::dev_with(3, &SETTINGS).await?;
     let mut child = Command::new(interpreter)
         .arg(clients().join(script))
         .args((0..3).map(|node| program.http_url(node)))
-        .envs(SILENCE)
+        .envs(SETTINGS)
+        .env("ROOST_API_KEY", KEY)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
