@@ -22,8 +22,12 @@ const TYPING: usize = 30;
 /// For who stops reading: more than the buffers of two sockets take.
 const FLOOD: usize = 1_200;
 const FLOOD_BYTES: usize = 32 << 10;
-const SETTINGS: [(&str, &str); 2] =
-    [("ROOST_LIMITS__OUTBOX_BYTES", "262144"), ("ROOST_LIMITS__WRITE_TIMEOUT_MS", "300000")];
+const SETTINGS: [(&str, &str); 3] = [
+    ("ROOST_LIMITS__OUTBOX_BYTES", "262144"),
+    ("ROOST_LIMITS__WRITE_TIMEOUT_MS", "300000"),
+    // All of it may be published at once.
+    ("ROOST_LIMITS__PUBLISH_BYTES_PER_S", "100000000"),
+];
 
 /// Publishes what nobody keeps, once, and notes it.
 async fn typing(client: &Client, history: &mut History, payload: &str) -> Result<()> {

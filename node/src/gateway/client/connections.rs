@@ -341,7 +341,12 @@ mod tests {
         assert_eq!(told(80_000), [1, 0, 0], "it has not come with another token");
         soon.expires(Some(600_000));
         assert_eq!(told(95_000), [0, 0, 0], "it has");
-        assert_eq!(told(600_000), [1, 1, 0]);
+        assert_eq!(told(525_000), [0, 1, 0]);
+        assert_eq!(told(600_000), [1, 0, 0]);
+        let closing = later.outbox.take().closing.expect("it is long over, and its slot has said nothing");
+        assert_eq!(closing.reason, Reason::TokenExpired);
+        soon.expires(Some(600_000));
+        assert_eq!(told(601_000), [0, 0, 0], "a change of something else reminds nobody");
     }
 
     #[tokio::test]

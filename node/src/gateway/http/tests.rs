@@ -92,11 +92,11 @@ impl ClusterControl for FakeControl {
         let missing_nodes = if matches!(whom, Whom::User(_)) { vec![node("n3")] } else { Vec::new() };
         Disconnected { clients: 1, missing_nodes }
     }
-    /// Who is at `n1` takes it, at `n2` it has gone, and `n3` does not answer.
+    /// Who is at `n2` takes it, at `n1` it has gone, and `n3` does not answer.
     async fn send(&self, node: &NodeId, _: (SessionId, ClientId), _: Bytes) -> Option<bool> {
         match node.as_str() {
-            "n1" => Some(true),
-            "n2" => Some(false),
+            "n1" => Some(false),
+            "n2" => Some(true),
             _ => None,
         }
     }

@@ -52,6 +52,50 @@ async fn a_publish_keeps_its_data_and_key() {
 }
 
 #[tokio::test]
+async fn what_is_sent_to_one_client_says_where_it_is_or_is_not() {
+    let at = |name: &'static str| {
+        Server::answering(move |request| match (obliging(request), name) {
+            (Some(Ok(SlotAnswer::Session(mut view))), name) => {
+                view.clients[0].gateway.node = node(name);
+                Some(Ok(SlotAnswer::Session(view)))
+            }
+            (other, _) => other,
+        })
+    };
+    let path = |client: &str| format!("/v1/sessions/{SESSION}/clients/{client}/messages");
+    for (name, client, status, told) in [
+        ("n2", "tab-1", 200, json!({"node": "n2"})),
+        ("n1", "tab-1", 404, json!("no_client")),
+        ("n3", "tab-1", 504, json!("unknown_outcome")),
+        ("n2", "tab-2", 404, json!("no_client")),
+    ] {
+        let (parts, answer) = at(name).call("POST", &path(client), Some(r#"{"data": 1}"#)).await;
+        let said = if status == 200 { answer.clone() } else { answer["detail"][0]["type"].clone() };
+        assert_eq!((parts.status.as_u16(), said), (status, told), "{name} {client}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn who_is_disconnected_is_counted_and_nodes_that_say_nothing_are_named() {
+    let server = Server::answering(obliging);
+    let of_session = format!("/v1/sessions/{SESSION}/disconnect");
+    let (_, answer) = server.call("POST", &of_session, Some(r#"{"client": "tab-1"}"#)).await;
+    assert_eq!(answer, json!({"disconnected": 1, "missing_nodes": []}));
+    let (_, answer) = server.call("POST", "/v1/users/alice/disconnect", Some("{}")).await;
+    assert_eq!(answer, json!({"disconnected": 1, "missing_nodes": ["n3"]}));
+    let long = format!(r#"{{"reason": "{}"}}"#, "x".repeat(121));
+    for (body, field) in [
+        (r#"{"client": ""}"#, "client"),
+        (r#"{"after_ms": 86400001}"#, "after_ms"),
+        (r#"{"code": 100}"#, "code"),
+        (&long, "reason"),
+    ] {
+        let (parts, answer) = server.call("POST", &of_session, Some(body)).await;
+        assert_eq!((parts.status.as_u16(), &answer["detail"][0]["loc"]), (422, &json!(["body", field])), "{answer}");
+    }
+}
+
+#[tokio::test]
 async fn a_broadcast_tells_which_groups_took_it() {
     let server = Server::answering(|request| match request {
         SlotRequest::Group(group, GroupRequest::Publish(_)) if group.as_str() == "b" => Some(Err(SlotError::Busy)),
