@@ -268,10 +268,12 @@ async fn a_backends_token_in_the_header_and_for_readers() -> Result<()> {
     cluster.shut_down().await
 }
 
+/// Those that come while keys change.
+const CLIENTS: usize = 60;
+
 /// All come with tokens of a key that was not there when they were made: some are told to come again, none is denied.
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_change_while_clients_come() -> Result<()> {
-    const CLIENTS: usize = 60;
     let _turn = turn::take(module_path!());
     let tasks = Tasks::new();
     let keys = Keys::start(&tasks).await?;
