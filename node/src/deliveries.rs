@@ -7,14 +7,12 @@ use tokio::sync::mpsc;
 
 use crate::{
     id::{GroupName, Member, SessionId, SlotId, Term},
-    logic::request::{GroupPush, Push, SessionPush},
+    logic::request::{EPHEMERAL_PART, GroupPush, Push, SessionPush},
     metrics::{EphemeralDrop, EphemeralMetrics},
 };
 
 /// What may wait for one shard; past it primaries and peers' lanes wait.
 const SHARD_QUEUE: usize = 2_048;
-/// An ephemeral message does without where more than one part in this number of the queue is in use.
-const EPHEMERAL_PART: usize = 4;
 /// What may wait of sessions' news; past it primaries and peers' lanes wait.
 const SESSION_QUEUE: usize = 2_048;
 

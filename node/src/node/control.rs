@@ -107,6 +107,15 @@ impl Control {
         });
     }
 
+    /// Asks these nodes at once; with each its answer, where that has come in time.
+    async fn ask_each(&self, nodes: Vec<NodeId>, request: &NodeRequest) -> Vec<(NodeId, Option<NodeAnswer>)> {
+        let asked = nodes.into_iter().map(|node| async move {
+            let answer = self.router.ask_node(&node, request.clone(), ASK_DEADLINE).await;
+            (node, answer)
+        });
+        join_all(asked).await
+    }
+
     /// This node drains, unless another one does.
     fn begin_drain(&self, force: bool) -> Result<(), NodeId> {
         match self.other_drains(&self.me.node).filter(|_| !force) {
@@ -182,16 +191,12 @@ impl ClusterControl for Control {
             .flat_map(|map| map.slots.iter().map(|slot| slot.primary.node.clone()).collect::<BTreeSet<_>>())
             .collect();
         let here = self.slots.groups(after, limit as usize + 1);
-        let others = holders.into_iter().filter(|node| *node != self.me.node).map(|node| {
-            let request = NodeRequest::ListGroups { after: after.to_owned(), limit };
-            let alive = view.nodes.get(&node).is_some_and(|node| node.alive);
-            async move {
-                let answer = if alive { self.router.ask_node(&node, request, ASK_DEADLINE).await } else { None };
-                (node, answer)
-            }
-        });
-        let (mut groups, others) = tokio::join!(here, join_all(others));
-        let (mut more, mut missing_nodes) = (false, Vec::new());
+        let is_alive = |node: &NodeId| view.nodes.get(node).is_some_and(|node| node.alive);
+        let others = holders.into_iter().filter(|node| *node != self.me.node);
+        let (living, dead): (Vec<_>, Vec<_>) = others.partition(is_alive);
+        let request = NodeRequest::ListGroups { after: after.to_owned(), limit };
+        let (mut groups, others) = tokio::join!(here, self.ask_each(living, &request));
+        let (mut more, mut missing_nodes) = (false, dead);
         for (node, answer) in others {
             match answer {
                 Some(NodeAnswer::Groups { groups: theirs, more: theirs_more }) => {
@@ -201,6 +206,7 @@ impl ClusterControl for Control {
                 _ => missing_nodes.push(node),
             }
         }
+        missing_nodes.sort();
         groups.sort_by(|a, b| a.group.cmp(&b.group));
         // A slot that moved meanwhile may have been told of twice.
         groups.dedup_by(|a, b| a.group == b.group);
@@ -210,17 +216,10 @@ impl ClusterControl for Control {
     }
 
     async fn disconnect(&self, whom: Whom, farewell: Farewell) -> Disconnected {
-        let living = living_peers(&self.view.borrow().clone());
-        let asked = living.into_iter().map(|node| {
-            let request = NodeRequest::Disconnect { whom: whom.clone(), farewell: farewell.clone() };
-            async move {
-                let answer = self.router.ask_node(&node, request, ASK_DEADLINE).await;
-                (node, answer)
-            }
-        });
         let here = self.attachments.disconnect(&whom, &farewell) as u64;
         let mut done = Disconnected { clients: here, missing_nodes: Vec::new() };
-        for (node, answer) in join_all(asked).await {
+        let living = living_peers(&self.view.borrow().clone());
+        for (node, answer) in self.ask_each(living, &NodeRequest::Disconnect { whom, farewell }).await {
             match answer {
                 Some(NodeAnswer::Disconnected { clients }) => done.clients += clients,
                 _ => done.missing_nodes.push(node),
@@ -264,10 +263,9 @@ impl ClusterControl for Control {
 
     async fn forget(&self, node: &NodeId) -> Result<(), String> {
         // Whoever is steward carries it out; every live node is told, as any may be next.
-        let asked = living_peers(&self.view.borrow().clone()).into_iter().map(|peer| async move {
-            self.router.ask_node(&peer, NodeRequest::Forget { node: node.to_string() }, ASK_DEADLINE).await
-        });
-        let (here, _) = tokio::join!(self.steward.forget(node), join_all(asked));
+        let request = NodeRequest::Forget { node: node.to_string() };
+        let living = living_peers(&self.view.borrow().clone());
+        let (here, _) = tokio::join!(self.steward.forget(node), self.ask_each(living, &request));
         here
     }
 

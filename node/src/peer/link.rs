@@ -25,6 +25,7 @@ use super::{
 use crate::{
     clock,
     id::{Generation, NodeId},
+    logic::request::EPHEMERAL_PART,
     metrics::{Limit, LinkReset, Metrics},
     seldom::Seldom,
 };
@@ -42,9 +43,6 @@ const BULK_AT_ONCE: usize = 4;
 
 /// Gossip messages waiting for a link, past which new ones are dropped: gossip says it again.
 const GOSSIP_QUEUE_BYTES: usize = 512 << 10;
-
-/// A frame that can be done without is not sent where more than one part in this number of the lanes' bound waits.
-const EPHEMERAL_PART: usize = 4;
 
 /// A connection that lasted this long lets the next dial start without delay.
 const STABLE_MS: u64 = 1_000;

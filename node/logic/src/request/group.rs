@@ -205,6 +205,10 @@ pub enum GroupPush {
     Ephemeral { messages: Few<EphemeralMessage> },
 }
 
+/// An ephemeral message does without where more than one part in this number of what may wait on its way does: what is kept
+/// has the rest.
+pub const EPHEMERAL_PART: usize = 4;
+
 impl GroupPush {
     /// How many messages of it may be left out where much waits: nobody asks for them again.
     pub fn ephemeral(&self) -> usize {

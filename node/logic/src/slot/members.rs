@@ -2,13 +2,16 @@
 
 use std::{
     collections::BTreeMap,
-    ops::Bound::{self, Excluded, Included, Unbounded},
+    ops::{
+        Bound::{Excluded, Unbounded},
+        RangeInclusive,
+    },
     sync::Arc,
 };
 
 use crate::{
     entry::{MemberEvent, Presence, Present},
-    id::{ClientKey, Seat, SessionId},
+    id::{AttachmentNumber, ClientKey, Seat, SessionId},
 };
 
 /// The present of a group.
@@ -40,15 +43,14 @@ impl Members {
             let earlier = self.seats.insert(place, member);
             self.held_bytes -= earlier.as_ref().map_or(0, Presence::held_bytes);
         }
-        let shown = self.shown(session)?.clone();
-        match before {
-            None => {
-                self.sessions += 1;
-                *self.users.entry(shown.user.clone()).or_default() += 1;
-                Some((MemberEvent::Join, shown))
-            }
-            Some((_, info)) => (info != shown.info).then_some((MemberEvent::Update, shown)),
+        let shown = self.shown(session)?;
+        if let Some((_, info)) = before {
+            return (info != shown.info).then(|| (MemberEvent::Update, shown.clone()));
         }
+        let shown = shown.clone();
+        self.sessions += 1;
+        *self.users.entry(shown.user.clone()).or_default() += 1;
+        Some((MemberEvent::Join, shown))
     }
 
     /// Whether it takes the place of what is known of its client.
@@ -79,7 +81,7 @@ impl Members {
         let member = self.seats.remove(&(seat.session, seat.client))?;
         self.held_bytes -= member.held_bytes();
         let left = self.seats.range_mut(of(member.session)).map(|(_, left)| left);
-        if let Some(shown) = left.max_by_key(|left| (left.revision, left.attachment)) {
+        if let Some(shown) = left.max_by_key(|left| knows(left)) {
             // What the group was told last of the session stays so, whichever client knew it.
             if shown.revision < member.revision {
                 self.held_bytes -= shown.held_bytes();
@@ -115,7 +117,7 @@ impl Members {
 
     /// What is told of a session: by the client that knows most of it.
     fn shown(&self, session: SessionId) -> Option<&Presence> {
-        self.of(session).max_by_key(|member| (member.revision, member.attachment))
+        self.of(session).max_by_key(|member| knows(member))
     }
 
     /// The clients of a session that are there.
@@ -141,16 +143,21 @@ impl Members {
             let (mut shown, mut clients) = (seats.next()?, 1);
             while let Some(next) = seats.next_if(|next| next.session == shown.session) {
                 clients += 1;
-                shown = [shown, next].into_iter().max_by_key(|member| (member.revision, member.attachment))?;
+                shown = [shown, next].into_iter().max_by_key(|member| knows(member))?;
             }
             Some((shown, clients))
         })
     }
 }
 
+/// How much a client knows of its session: the one that knows most is shown.
+fn knows(member: &Presence) -> (u64, AttachmentNumber) {
+    (member.revision, member.attachment)
+}
+
 /// The places of a session's clients.
-fn of(session: SessionId) -> (Bound<(SessionId, ClientKey)>, Bound<(SessionId, ClientKey)>) {
-    (Included((session, ClientKey::MIN)), Included((session, ClientKey::MAX)))
+fn of(session: SessionId) -> RangeInclusive<(SessionId, ClientKey)> {
+    (session, ClientKey::MIN)..=(session, ClientKey::MAX)
 }
 
 impl FromIterator<Presence> for Members {

@@ -73,7 +73,7 @@ struct Connection {
     client: ClientId,
     /// Its session was made of a backend's token, which is over when that is.
     backed: bool,
-    /// It was told so.
+    /// It was told `welcome`.
     is_welcomed: bool,
     /// Tells of each change of the session, from when it is attached.
     view: Option<watch::Sender<Known>>,
@@ -364,12 +364,12 @@ impl Connection {
     /// Whether it is attached, as one of these clients.
     fn is_meant(&self, whom: &Whom) -> bool {
         let Some(view) = self.view.as_ref().filter(|_| !self.outbox.is_closing()) else { return false };
-        let view = view.borrow().view.clone();
+        let record = &view.borrow().view.record;
         match whom {
             Whom::Session { session, client } => {
-                view.record.id == *session && client.as_ref().is_none_or(|client| *client == self.client)
+                record.id == *session && client.as_ref().is_none_or(|client| *client == self.client)
             }
-            Whom::User(user) => !user.is_empty() && view.record.user == *user,
+            Whom::User(user) => !user.is_empty() && record.user == *user,
         }
     }
 }

@@ -94,18 +94,19 @@ pub(super) async fn open(
     let (identified, source) = identify(gateway, credentials, token).await?;
     let name = client.unwrap_or_else(new_client_id);
     let config = &gateway.config.session;
+    let create_anonymous = || create(gateway, anonymous_record(config, clock::wall_ms()), &name, outbox, over);
     let attached = match identified {
         Identified::Session(signed) => attach(gateway, (signed, &name), outbox, over).await.map(|held| (held, None)),
         Identified::Backed(claims) => {
             let record = backed::record_of(*claims, config, clock::wall_ms());
             create(gateway, record, &name, outbox, over).await
         }
-        Identified::Nobody => create(gateway, anonymous_record(config, clock::wall_ms()), &name, outbox, over).await,
+        Identified::Nobody => create_anonymous().await,
     };
     let (Held { number, mut changes }, token) = match attached {
         // A page cannot drop a cookie that scripts cannot see, and would be locked out by one that is over.
         Err(NotOpened::Refused(refused)) if is_past(&refused) && source == Some(Source::Cookie) && config.anonymous => {
-            create(gateway, anonymous_record(config, clock::wall_ms()), &name, outbox, over).await?
+            create_anonymous().await?
         }
         attached => attached?,
     };

@@ -234,8 +234,7 @@ impl Client {
         let differing = rights.groups.symmetric_difference(&groups).cloned();
         let (forbidden, differing): (Vec<_>, Vec<_>) = differing.partition(is_forbidden);
         rights.groups.retain(|group| !forbidden.contains(group));
-        let shows =
-            |group: &&GroupName| (is_seen_anew || restored) && self.gateway.service.options(group).presence.is_known();
+        let shows = |group: &&GroupName| (is_seen_anew || restored) && self.seat_in(group).is_some();
         let updates = rights.groups.intersection(&groups).filter(shows);
         let updates = updates.map(|group| (group.clone(), Job::Update { enters: restored }));
         let jobs = differing.into_iter().map(|group| (group, Job::Reconcile)).chain(updates).collect();
@@ -464,10 +463,14 @@ impl Client {
         outcome
     }
 
+    /// Its seat in the group, where that knows who is there.
+    fn seat_in(&self, group: &GroupName) -> Option<Seat> {
+        self.seat.filter(|_| !group.is_private() && self.gateway.service.options(group).presence.is_known())
+    }
+
     /// As the group sees it, where it does.
     fn presence(&self, group: &GroupName) -> Option<Presence> {
-        let is_seen = !group.is_private() && self.gateway.service.options(group).presence.is_known();
-        let Seat { session, client, attachment } = self.seat.filter(|_| is_seen)?;
+        let Seat { session, client, attachment } = self.seat_in(group)?;
         let rights = self.rights();
         let (user, info, revision) = (self.user.clone(), rights.info.clone(), rights.revision);
         Some(Presence { session, client, user, info, revision, attachment })
@@ -486,8 +489,8 @@ impl Client {
         }
         if enters && !self.is_member(&group) {
             // It has left meanwhile, by a way that this may have overtaken.
-            let presence = self.seat.filter(|_| self.gateway.service.options(&group).presence.is_known());
-            while let Some(seat) = presence
+            let seat = self.seat_in(&group);
+            while let Some(seat) = seat
                 && let Err(error) = self.gateway.service.leave_presence(&group, seat).await
                 && is_temporary(&error)
             {
@@ -509,7 +512,7 @@ impl Client {
     /// Has the hub deliver the group no more, tell the client so, and take the session out of the group's presence.
     pub(super) async fn depart(&self, id: RequestId, group: GroupName, by: LeftBy) {
         self.is_out(&group);
-        let presence = self.seat.filter(|_| self.gateway.service.options(&group).presence.is_known());
+        let presence = self.seat_in(&group);
         self.gateway.hub.leave(self.outbox.clone(), (id, by), group, presence).await;
     }
 

@@ -25,7 +25,7 @@ use super::replays::Page;
 use crate::{
     clock,
     id::{GroupName, Position},
-    logic::memory::Level,
+    logic::{memory::Level, request::EPHEMERAL_PART},
     memory::{Account, Hold, Ledger},
     permit::Permit,
     wire::{codec::Codec, frame::Frame, peer::Farewell, reason::Reason},
@@ -34,8 +34,6 @@ use crate::{
 /// What a frame takes in a queue beside its text, or with it where that is short; counted for this number at a time.
 const PLACE_BYTES: usize = 128;
 const PLACES_AT_ONCE: usize = 128;
-/// An ephemeral message does without where more than one part in this number of the bound waits.
-const EPHEMERAL_PART: usize = 4;
 /// A connection may have one part in this number of its bound waiting while the node has no memory left.
 const LESS_WHEN_FULL: usize = 16;
 /// What a client that is being closed gets to take what is left.

@@ -258,7 +258,7 @@ async fn create(State(api): State<Arc<Api>>, JsonBody(new): JsonBody<NewSession>
     let grants = grants(new.grants, &mut problems);
     let clients_max = new.clients_max.map(NonZero::new);
     if clients_max == Some(None) {
-        problems.value(loc!["body", "clients_max"], "must be 1 at least".to_owned());
+        problems.value(loc!["body", "clients_max"], "must be 1 at least");
     }
     problems.refuse()?;
     let clients_max = clients_max.flatten();
