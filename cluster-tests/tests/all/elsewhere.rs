@@ -9,7 +9,12 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use cluster_tests::{api::KEY, process::Program, turn};
+use cluster_tests::{
+    api::{Api, KEY},
+    process::Program,
+    turn,
+    wait::wait_until,
+};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
@@ -95,6 +100,11 @@ pub(crate) fn node() -> Result<PathBuf> {
 /// Runs a client against the nodes of a fresh cluster and gives what it prints in the end. A node that it asks for is killed.
 async fn against_a_cluster(interpreter: &Path, script: &str) -> Result<Value> {
     let mut program = Program::dev_with(3, &SETTINGS).await?;
+    for node in 0..3 {
+        // Before its slots have their copies a publish is answered with one.
+        let api = Api::new(program.http_url(node));
+        wait_until("the cluster to be green", LIMIT, async || api.is_green(3).await).await?;
+    }
     let mut child = Command::new(interpreter)
         .arg(clients().join(script))
         .args((0..3).map(|node| program.http_url(node)))
