@@ -73,7 +73,9 @@ async fn all_present(scene: &Scene<'_>) -> Result<()> {
         let path = format!("/v1/groups/{}/presence", escaped(&room(number)));
         let api = scene.cluster.api(1);
         let is_so = async || api.get(&path).await.is_ok_and(|answer| less_the_publisher(&answer.body) == wanted);
-        wait_until(&format!("all to be present in {}", room(number)), HEAL_LIMIT, is_so).await?;
+        if let Err(error) = wait_until(&format!("all to be present in {}", room(number)), HEAL_LIMIT, is_so).await {
+            return Err(error.context(format!("it says {:?}", api.get(&path).await)));
+        }
     }
     Ok(())
 }
