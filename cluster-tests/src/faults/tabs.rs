@@ -92,7 +92,7 @@ fn is_of_tabs(notice: &Value, event: &str) -> bool {
 }
 
 fn room(number: usize) -> String {
-    format!("chat:room-{}", number / IN_A_ROOM)
+    format!("chat:tabs-{}", number / IN_A_ROOM)
 }
 
 fn own(number: usize) -> String {
