@@ -394,6 +394,8 @@ pub struct NamespaceConfig {
     pub min_copies: u8,
     /// What becomes of clients that do not keep up.
     pub slow_consumer: SlowConsumer,
+    /// Whether messages are compressed for the WebSocket clients that offer it.
+    pub compress: bool,
 }
 
 /// Logging, to standard error.
@@ -596,6 +598,7 @@ impl Default for NamespaceConfig {
             publish: Allow::Members,
             min_copies: 1,
             slow_consumer: SlowConsumer::Close,
+            compress: false,
         }
     }
 }
@@ -640,6 +643,11 @@ impl Config {
     /// The settings that all nodes of a cluster must share.
     pub fn shared_digest(&self) -> SharedSettings {
         SharedSettings::of(self)
+    }
+
+    /// Whether any namespace has messages compressed.
+    pub fn compresses(&self) -> bool {
+        self.namespaces.values().any(|options| options.compress)
     }
 
     /// The options of the groups with this namespace.

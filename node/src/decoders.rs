@@ -38,6 +38,7 @@ const fn decoder(name: &'static str, decode: fn(&[u8]), seeds: fn() -> Vec<Vec<u
 pub const ALL: &[Decoder] = &[
     decoder("client_frame", gateway::client::decoders::client_frame, gateway::client::decoders::client_frame_seeds),
     decoder("websocket", gateway::client::decoders::websocket, gateway::client::decoders::websocket_seeds),
+    decoder("deflated", gateway::client::decoders::deflated, gateway::client::decoders::deflated_seeds),
     decoder("event_id", gateway::client::decoders::event_id, gateway::client::decoders::event_id_seeds),
     decoder("http_body", gateway::http::decoders::http_body, gateway::http::decoders::http_body_seeds),
     decoder("http_url", gateway::http::decoders::http_url, gateway::http::decoders::http_url_seeds),

@@ -2,6 +2,7 @@
 
 pub mod codec;
 pub mod command;
+pub mod deflate;
 pub mod events;
 pub mod frame;
 pub mod peer;

@@ -1,9 +1,10 @@
-"""A WebSocket client that spends little: blocking, one frame at a time, whatever has come already in one read."""
+"""Clients that spend little: blocking, one frame at a time, whatever has come already in one read."""
 
 import json
 import os
 import socket
 import struct
+import zlib
 
 LIMIT_S = 60
 
@@ -11,20 +12,23 @@ LIMIT_S = 60
 class Client:
     """A session on a node. What it is told must be in order and whole: it fails where it is not."""
 
+    EXTENSIONS = b""
+
     def __init__(self, port, groups=()):
         self.socket = socket.create_connection(("127.0.0.1", port), LIMIT_S)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.buffer, self.place, self.offsets, self.answers = b"", 0, {}, []
+        self.compressed = 0
         self.socket.sendall(
             b"GET /ws HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n\r\n"
+            b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n" + self.EXTENSIONS + b"\r\n"
         )
         while b"\r\n\r\n" not in self.buffer:
             self.fill()
         head, _, self.buffer = self.buffer.partition(b"\r\n\r\n")
         if b" 101 " not in head.split(b"\r\n")[0]:
             raise RuntimeError(f"the node answered {head.decode()} {self.buffer.decode(errors='replace')}")
-        self.ask({"type": "hello"}, "welcome")
+        self.token = self.ask({"type": "hello"}, "welcome")["token"]
         for group in groups:
             self.offsets[group] = self.ask({"type": "join", "group": group}, "joined")["offset"]
 
@@ -48,7 +52,11 @@ class Client:
                     length, head = struct.unpack_from("!Q", buffer, at + 2)[0], 10
                 if (length < 126 or head > 2) and have >= head + length:
                     self.place = at + head + length
-                    return json.loads(buffer[at + head : self.place]) if buffer[at] & 15 == 1 else None
+                    payload = buffer[at + head : self.place]
+                    if buffer[at] & 0x40:
+                        payload = zlib.decompress(payload + b"\0\0\xff\xff\1\0\0\xff\xff", -15)
+                        self.compressed += 1
+                    return json.loads(payload) if buffer[at] & 15 == 1 else None
             self.fill()
 
     def send(self, *frames):
@@ -65,6 +73,8 @@ class Client:
         frame = self.frame()
         if frame is None:
             return False
+        if frame.get("ephemeral"):
+            return True
         if frame["type"] != "message":
             # Of itself a node tells of the session's own group, of what is late on a busy machine, and of what is wrong.
             if "id" in frame or frame["type"] not in ("joined", "stale", "live"):
@@ -97,3 +107,38 @@ class Client:
 
     def close(self):
         self.socket.close()
+
+
+class Compressing(Client):
+    """The same, that offers compression; all messages must come compressed."""
+
+    EXTENSIONS = b"Sec-WebSocket-Extensions: permessage-deflate\r\n"
+
+    def messages(self, count):
+        before = self.compressed
+        super().messages(count)
+        if self.compressed < before + count:
+            raise RuntimeError(f"{self.compressed - before} of {count} messages were compressed")
+
+
+class Reader(Client):
+    """A reader of server-sent events of one group."""
+
+    def __init__(self, port, groups):
+        (group,) = groups
+        token = Client(port).token
+        self.socket = socket.create_connection(("127.0.0.1", port), LIMIT_S)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.buffer, self.place, self.offsets, self.answers = b"", 0, {}, []
+        request = f"GET /v1/groups/{group}/events HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {token}\r\n\r\n"
+        self.socket.sendall(request.encode())
+        while (joined := self.frame()) is None or joined["type"] != "joined":
+            pass
+        self.offsets[group] = joined["offset"]
+
+    def frame(self):
+        """The next event's data, or None for lines without any."""
+        while (end := self.buffer.find(b"\n", self.place)) < 0:
+            self.fill()
+        line, self.place = self.buffer[self.place : end], end + 1
+        return json.loads(line[6:]) if line.startswith(b"data: ") else None

@@ -4,7 +4,7 @@ import dataclasses
 import time
 from collections.abc import Callable
 
-from client import Client
+from client import Client, Compressing, Reader
 
 DATA = "x" * 126  # 128 bytes of JSON.
 BURST = 16
@@ -26,16 +26,16 @@ class Scene:
     waits: bool = False
 
 
-def fan_out(subscribers, burst):
+def fan_out(subscribers, burst, subscriber=Client, group="hall", **more):
     """A publisher and its subscribers: the next burst when all have all of the last one."""
 
     def prepare(ports):
-        clients = [Client(ports[-1], ["hall"]) for _ in range(subscribers)]
+        clients = [subscriber(ports[-1], [group]) for _ in range(subscribers)]
         publisher = Client(ports[0])
 
         def play(rounds):
             for _ in range(rounds):
-                publisher.send(*[publish("hall", number) for number in range(burst)])
+                publisher.send(*[{**publish(group, number), **more} for number in range(burst)])
                 for client in clients:
                     client.messages(burst)
                 publisher.answered(burst, "published")
@@ -112,6 +112,11 @@ def publish(group, number):
 SCENES = {
     "publish": Scene("one message in flight, one delivery, the answer", "publish", 1, 400, fan_out(1, 1)),
     "fanout": Scene("one message in flight, 100 subscribers", "delivery", 100, 150, fan_out(100, 1)),
+    "events": Scene("the same, readers of server-sent events", "delivery", 100, 150, fan_out(100, 1, Reader)),
+    "deflated": Scene("the same, compressed", "delivery", 100, 150, fan_out(100, 1, Compressing, "small:hall")),
+    "ephemeral": Scene(
+        "one message in flight that nobody keeps, one delivery, the answer", "publish", 1, 400, fan_out(1, 1, ephemeral=True)
+    ),
     "burst": Scene(f"{BURST} messages in flight, 100 subscribers", "delivery", 100 * BURST, 12, fan_out(100, BURST)),
     "groups": Scene("30 groups of 10, each with a publisher", "delivery", 300, 30, groups(30, 10)),
     "connect": Scene("a connection, a new session, a join; its rows in the store", "connect", 1, 100, connects),

@@ -23,8 +23,14 @@ use tokio::{
 
 const LIMIT: Duration = Duration::from_secs(180);
 /// Those without our client send no heartbeats: they stay since they answer pings. Who is gone is not waited for long.
-const SETTINGS: [(&str, &str); 3] =
-    [("ROOST_LIMITS__HEARTBEAT_S", "2"), ("ROOST_LIMITS__IDLE_S", "8"), ("ROOST_SESSION__RESUME_GRACE_S", "4")];
+/// They offer compression without being asked to, and get it.
+const SETTINGS: [(&str, &str); 5] = [
+    ("ROOST_LIMITS__HEARTBEAT_S", "2"),
+    ("ROOST_LIMITS__IDLE_S", "8"),
+    ("ROOST_SESSION__RESUME_GRACE_S", "4"),
+    ("ROOST_NAMESPACES__DEFAULT__COMPRESS", "true"),
+    ("ROOST_NAMESPACES__PLAIN__COMPRESS", "false"),
+];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_python_client() -> Result<()> {
@@ -39,6 +45,14 @@ async fn a_node_client() -> Result<()> {
     let _turn = turn::take(module_path!());
     let told = against_a_cluster(&node()?, "ws_client.mjs").await?;
     ensure!(told == json!({"messages": 15, "resumed": 5}), "{told}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_compresses_and_one_that_does_not() -> Result<()> {
+    let _turn = turn::take(module_path!());
+    let told = against_a_cluster(&node()?, "deflated.mjs").await?;
+    ensure!(told == json!({"messages": 50}), "{told}");
     Ok(())
 }
 

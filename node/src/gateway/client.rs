@@ -12,6 +12,7 @@ mod backed;
 pub mod connections;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod decoders;
+mod deflate;
 pub mod events;
 mod fragments;
 mod greeting;
@@ -61,7 +62,7 @@ pub async fn ws(State(gateway): State<Arc<Gateway>>, request: Request) -> Respon
     let accepted = request.extensions().get::<Arc<Accepted>>().cloned();
     let session = &gateway.config.session;
     let credentials = Credentials::of(request.headers(), &session.cookie_name, &session.allowed_origins);
-    match Upgrade::accept(request, gateway.config.limits.frame_bytes) {
+    match Upgrade::accept(request, gateway.config.limits.frame_bytes, gateway.config.compresses()) {
         Ok((upgrade, response)) => {
             let tasks = gateway.tasks.clone();
             tasks.spawn_detached("connection", serve(gateway, upgrade, credentials, (admitted, accepted)));
@@ -86,7 +87,7 @@ type Places = (Admitted, Option<Arc<Accepted>>);
 async fn serve(gateway: Arc<Gateway>, upgrade: Upgrade, credentials: Credentials, places: Places) {
     let write_timeout = Duration::from_millis(gateway.config.limits.write_timeout_ms);
     let Some(bare) = upgrade.finish().await else { return };
-    let listed = gateway.connections.open(&gateway.config.limits, &gateway.ledger, &gateway.metrics);
+    let listed = gateway.connections.open(&gateway.config.limits, &gateway.ledger, &gateway.metrics, bare.codec());
     let stream = ClientStream::open(bare, listed.outbox.clone(), write_timeout).await;
     let mut socket = Socket::new(stream, listed, gateway.metrics.clone());
     let address = places.1.as_ref().and_then(|accepted| accepted.address());

@@ -1,6 +1,12 @@
 //! How a connection is told things. What many are told is encoded once for each codec that they have, and shared by them.
 
-use super::{command::Event, events, frame::Frame, plain};
+use super::{
+    command::Event,
+    deflate::{self, LEAST_BYTES},
+    events,
+    frame::{Frame, HEADER_ROOM},
+    plain,
+};
 use crate::id::Position;
 
 /// The form of the frames of one connection.
@@ -9,6 +15,8 @@ pub enum Codec {
     /// The plain JSON protocol, in WebSocket frames.
     #[default]
     Plain,
+    /// The same, with what a group publishes compressed where the group's namespace has that.
+    Deflated,
     /// Server-sent events of one group, with their ids.
     Events,
     /// Server-sent events of several groups. Their ids tell of all groups of one reader, and stand before the frames.
@@ -17,7 +25,7 @@ pub enum Codec {
 
 impl Codec {
     /// How many there are: `codec as usize` is below it.
-    pub const COUNT: usize = 3;
+    pub const COUNT: usize = 4;
 
     /// One frame.
     pub fn encode(self, event: &Event) -> Frame {
@@ -28,6 +36,7 @@ impl Codec {
     pub fn encode_at(self, event: &Event, at: Option<Position>) -> Frame {
         match self {
             Self::Plain => plain::encode(event),
+            Self::Deflated => deflated(event),
             Self::Events => events::encode(event, at),
             Self::EventsOfMany => events::encode(event, None),
         }
@@ -36,13 +45,36 @@ impl Codec {
     /// What a connection is sent that was silent.
     pub const fn sign_of_life(self) -> Frame {
         match self {
-            Self::Plain => Frame::ping(),
+            Self::Plain | Self::Deflated => Frame::ping(),
             Self::Events | Self::EventsOfMany => Frame::comment(),
         }
     }
 
     /// Whether the other end answers a [sign of life](Self::sign_of_life).
     pub const fn is_answered(self) -> bool {
-        matches!(self, Self::Plain)
+        matches!(self, Self::Plain | Self::Deflated)
     }
+
+    /// What a connection of this codec is told of a group, where the group's messages may be compressed or not.
+    #[must_use]
+    pub const fn of_group(self, compresses: bool) -> Self {
+        match self {
+            Self::Deflated if !compresses => Self::Plain,
+            codec => codec,
+        }
+    }
+}
+
+/// What is published is made once for many; what one client alone is told is not worth it.
+fn deflated(event: &Event) -> Frame {
+    let frame = plain::encode(event);
+    if let Event::Message { .. } | Event::Ephemeral { .. } = event
+        && frame.payload().len() >= LEAST_BYTES
+    {
+        let mut room = vec![0; HEADER_ROOM];
+        if deflate::deflate(frame.payload(), &mut room) {
+            return Frame::of_deflated(room);
+        }
+    }
+    frame
 }

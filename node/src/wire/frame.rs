@@ -38,6 +38,17 @@ impl Frame {
         Self::of(OpCode::Data(Data::Text), room_and_text)
     }
 
+    /// A whole message of text, which begins after [`HEADER_ROOM`] bytes, compressed as permessage-deflate has it.
+    ///
+    /// # Panics
+    /// Without that room.
+    pub fn of_deflated(room_and_bytes: Vec<u8>) -> Self {
+        Self::with(
+            FrameHeader { opcode: OpCode::Data(Data::Text), rsv1: true, ..FrameHeader::default() },
+            room_and_bytes,
+        )
+    }
+
     /// The end of the connection. A reason that is too long is cut.
     pub fn close(code: u16, reason: &str) -> Self {
         let mut bytes = vec![0; HEADER_ROOM];
@@ -88,9 +99,12 @@ impl Frame {
         Self(bytes)
     }
 
-    fn of(kind: OpCode, mut bytes: Vec<u8>) -> Self {
+    fn of(kind: OpCode, bytes: Vec<u8>) -> Self {
+        Self::with(FrameHeader { opcode: kind, ..FrameHeader::default() }, bytes)
+    }
+
+    fn with(header: FrameHeader, mut bytes: Vec<u8>) -> Self {
         assert!(bytes.len() >= HEADER_ROOM, "there is room for the header");
-        let header = FrameHeader { opcode: kind, ..FrameHeader::default() };
         let length = (bytes.len() - HEADER_ROOM) as u64;
         let first = HEADER_ROOM - header.len(length);
         header.format(length, &mut &mut bytes[first..HEADER_ROOM]).expect("its length fits");
@@ -108,6 +122,16 @@ impl Frame {
     /// As they are written.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
+    }
+
+    /// What a client reads of it, where it is one frame of a WebSocket, as servers send them.
+    pub fn payload(&self) -> &[u8] {
+        let header = match self.0.get(1) {
+            Some(126) => 4,
+            Some(127) => HEADER_ROOM,
+            _ => 2,
+        };
+        self.0.get(header..).unwrap_or_default()
     }
 
     /// How many bytes are written, the header's among them.
@@ -132,7 +156,8 @@ impl Frame {
         let mut rest = std::io::Cursor::new(self.as_bytes());
         let (header, length) = FrameHeader::parse(&mut rest).ok().flatten().expect("it has a header");
         let payload = &self.as_bytes()[rest.position() as usize..];
-        assert_eq!((header.opcode, payload.len() as u64), (OpCode::Data(Data::Text), length));
+        assert_eq!((header.opcode, header.rsv1), (OpCode::Data(Data::Text), false));
+        assert_eq!(payload.len() as u64, length);
         std::str::from_utf8(payload).expect("it is text")
     }
 }

@@ -19,7 +19,7 @@ use crate::{
     memory::Ledger,
     metrics::{Limit, Metrics},
     permit::Permit,
-    wire::{command::Event, reason::Reason},
+    wire::{codec::Codec, command::Event, reason::Reason},
 };
 
 /// Pings at a time: whoever else wants to run does so between them.
@@ -144,8 +144,14 @@ impl Connections {
     }
 
     /// Numbers and lists a new connection.
-    pub fn open(self: &Arc<Self>, limits: &LimitsConfig, ledger: &Arc<Ledger>, metrics: &Arc<Metrics>) -> Listed {
-        self.list(limits, self.outbox(limits, ledger), metrics)
+    pub fn open(
+        self: &Arc<Self>,
+        limits: &LimitsConfig,
+        ledger: &Arc<Ledger>,
+        metrics: &Arc<Metrics>,
+        codec: Codec,
+    ) -> Listed {
+        self.list(limits, self.outbox(limits, ledger).told_by(codec), metrics)
     }
 
     /// The same for a reader of events.
@@ -290,8 +296,8 @@ mod tests {
     #[test]
     fn connections_are_listed_while_they_last() {
         let (connections, metrics) = (Connections::under(Arc::default()), Metrics::new());
-        let first = connections.open(&LimitsConfig::default(), &Ledger::new(1 << 30), &metrics);
-        let second = connections.open(&LimitsConfig::default(), &Ledger::new(1 << 30), &metrics);
+        let first = connections.open(&LimitsConfig::default(), &Ledger::new(1 << 30), &metrics, Codec::Plain);
+        let second = connections.open(&LimitsConfig::default(), &Ledger::new(1 << 30), &metrics, Codec::Plain);
         assert_ne!(first.outbox.connection, second.outbox.connection);
         assert_eq!((connections.count(), metrics.connections.get()), (2, 2));
         drop(first);
@@ -302,7 +308,8 @@ mod tests {
     async fn who_is_silent_is_pinged_once_for_a_silence() {
         let (connections, metrics) = (Connections::under(Arc::default()), Metrics::new());
         let limits = LimitsConfig { outbox_bytes: 100, ..LimitsConfig::default() };
-        let open: [Listed; 4] = std::array::from_fn(|_| connections.open(&limits, &Ledger::new(1 << 30), &metrics));
+        let open: [Listed; 4] =
+            std::array::from_fn(|_| connections.open(&limits, &Ledger::new(1 << 30), &metrics, Codec::Plain));
         let [silent, heard, closing, full] = &open;
         for connection in &open {
             connection.heard(1_000);
@@ -326,8 +333,9 @@ mod tests {
     #[test]
     fn who_is_to_refresh_is_told_in_time_and_again() {
         let (connections, metrics) = (Connections::under(Arc::default()), Metrics::new());
-        let open: [Listed; 3] =
-            std::array::from_fn(|_| connections.open(&LimitsConfig::default(), &Ledger::new(1 << 30), &metrics));
+        let open: [Listed; 3] = std::array::from_fn(|_| {
+            connections.open(&LimitsConfig::default(), &Ledger::new(1 << 30), &metrics, Codec::Plain)
+        });
         let [soon, later, _never] = &open;
         soon.expires(Some(100_000));
         later.expires(Some(500_000));
@@ -352,8 +360,9 @@ mod tests {
     #[tokio::test]
     async fn draining_tells_everyone_once_and_spreads_their_return() {
         let (connections, metrics) = (Connections::under(Arc::default()), Metrics::new());
-        let open: Vec<_> =
-            (0..50).map(|_| connections.open(&LimitsConfig::default(), &Ledger::new(1 << 30), &metrics)).collect();
+        let open: Vec<_> = (0..50)
+            .map(|_| connections.open(&LimitsConfig::default(), &Ledger::new(1 << 30), &metrics, Codec::Plain))
+            .collect();
         connections.drain(1_000, Duration::from_secs(60)).await;
         let closing: Vec<_> = open.iter().map(|one| one.outbox.take().closing.expect("it was told")).collect();
         assert!(closing.iter().all(|closing| closing.reason == Reason::Draining && closing.after_ms <= 60_000));

@@ -5,7 +5,7 @@ use std::{fmt::Write, io::Cursor};
 use serde::de::IgnoredAny;
 use tokio_tungstenite::tungstenite::protocol::frame::FrameHeader;
 
-use super::fragments::Fragments;
+use super::{deflate::Inflating, fragments::Fragments};
 use crate::{
     id::{Epoch, GroupName, Position},
     logic::entry::Message,
@@ -140,6 +140,44 @@ pub(crate) fn websocket(bytes: &[u8]) {
         }
     }
     assert_eq!(whole.1, heads, "fragments are counted otherwise than the library reads them");
+}
+
+/// The bytes of a WebSocket whose client may compress, after a byte that says how they are cut: what is read of them is the same
+/// whatever the cuts, and no message in it was compressed or is above the limit.
+pub(crate) fn deflated(bytes: &[u8]) {
+    const LIMIT: usize = 4 << 10;
+    let Some((cut, bytes)) = bytes.split_first() else { return };
+    let read = |piece: usize| {
+        let (mut inflating, mut all) = (Inflating::new(LIMIT), Vec::new());
+        for piece in bytes.chunks(piece) {
+            inflating.take(piece);
+            loop {
+                match inflating.next() {
+                    Ok(Some(ready)) => all.extend(ready.split_to(ready.len())),
+                    Ok(None) => break,
+                    Err(error) => return (all, Some(error.kind())),
+                }
+            }
+        }
+        (all, None)
+    };
+    let (cut, whole) = (read(usize::from(*cut).max(1)), read(usize::MAX));
+    assert_eq!(cut, whole, "a WebSocket is inflated otherwise where it is cut");
+    assert!(whole.0.len() <= bytes.len() + (1 + bytes.len() / 6) * (LIMIT + 14), "more than the limit allows");
+}
+
+/// Compressed messages, whole, in parts with a ping between them, and beside one that is not.
+pub(crate) fn deflated_seeds() -> Vec<Vec<u8>> {
+    let mut packed = Vec::new();
+    crate::wire::deflate::deflate(&[b'x'; 300], &mut packed);
+    let frame = |first: u8, payload: &[u8]| [&[first, 0x80 | payload.len() as u8, 0, 0, 0, 0][..], payload].concat();
+    let (first, second) = packed.split_at(packed.len() / 2);
+    let seeds = [
+        frame(0xc1, &packed),
+        [frame(0x41, first), frame(0x89, b"p"), frame(0x80, second)].concat(),
+        [frame(0x81, b"{}"), frame(0xc1, &packed)].concat(),
+    ];
+    seeds.into_iter().map(|frames| [&[5][..], &frames].concat()).collect()
 }
 
 /// Whole messages and fragments, masked and not, of each form of length.

@@ -217,6 +217,12 @@ impl Outbox {
         Self { connection, codec, reading, limit_bytes, ledger, permit, confirmed, state, wake }
     }
 
+    /// The same for a WebSocket of this codec.
+    #[must_use]
+    pub fn told_by(self, codec: Codec) -> Self {
+        Self { codec, ..self }
+    }
+
     /// The same for a reader of events, to which something is delivered while this node may deliver at all.
     #[must_use]
     pub fn of(self, reading: Reading) -> Self {

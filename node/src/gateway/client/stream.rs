@@ -16,7 +16,12 @@ use std::{
     time::Duration,
 };
 
-use axum::{body::Body, extract::Request, http, response::Response};
+use axum::{
+    body::Body,
+    extract::Request,
+    http::{self, header::SEC_WEBSOCKET_EXTENSIONS},
+    response::Response,
+};
 use bytes::{Buf, Bytes};
 use futures_util::StreamExt;
 use hyper::upgrade::OnUpgrade;
@@ -36,12 +41,13 @@ use tokio_tungstenite::{
 };
 
 use super::{
+    deflate::{self, Inflated},
     fragments::Fragments,
     outbox::{CLOSE_LIMIT, Outbox, WriteError, Written},
 };
 use crate::{
     gateway::door::{accepted::AnswerStream, reasons::Refused},
-    wire::{frame::Frame, reason::Reason},
+    wire::{codec::Codec, frame::Frame, reason::Reason},
 };
 
 /// Held by every connection; larger frames get a buffer of their own while they arrive.
@@ -55,6 +61,7 @@ const LINGER_BYTES: usize = 8 << 20;
 pub(super) struct Upgrade {
     on_upgrade: OnUpgrade,
     frame_bytes: usize,
+    compressed: bool,
 }
 
 /// A connection that is HTTP no more.
@@ -63,11 +70,13 @@ pub(super) struct Bare {
     /// What was read of it with the request.
     early: Bytes,
     frame_bytes: usize,
+    /// Compression was agreed on.
+    compressed: bool,
 }
 
 /// An open WebSocket.
 pub(super) struct ClientStream {
-    web: WebSocketStream<Fragments<Reading>>,
+    web: WebSocketStream<Inflated<Fragments<Reading>>>,
     /// Came together with fragments, which are told first.
     next: Option<Incoming>,
     write_timeout: Duration,
@@ -168,8 +177,9 @@ impl Fault {
 }
 
 impl Upgrade {
-    /// Checks the request, and makes the answer that accepts it.
-    pub(super) fn accept(request: Request, frame_bytes: usize) -> Result<(Self, Response), Refused> {
+    /// Checks the request, and makes the answer that accepts it. Compression is agreed on where the client offers it and this
+    /// node `compresses`.
+    pub(super) fn accept(request: Request, frame_bytes: usize, compresses: bool) -> Result<(Self, Response), Refused> {
         let (mut parts, _) = request.into_parts();
         let on_upgrade = parts.extensions.remove::<OnUpgrade>();
         let mut head = http::Request::new(());
@@ -180,9 +190,12 @@ impl Upgrade {
             let words = Reason::UpgradeRequired.row().words;
             Refused::saying(Reason::UpgradeRequired, format!("{words}: {reason}"))
         };
-        let response = create_response(&head).map_err(|error| refused(&error))?;
+        let mut response = create_response(&head).map_err(|error| refused(&error))?;
+        let extension = compresses.then(|| deflate::accept(head.headers())).flatten();
+        let compressed = extension.is_some();
+        response.headers_mut().extend(extension.map(|answer| (SEC_WEBSOCKET_EXTENSIONS, answer)));
         let on_upgrade = on_upgrade.ok_or_else(|| refused(&"this connection cannot be upgraded (HTTP/1.1 only)"))?;
-        Ok((Self { on_upgrade, frame_bytes }, response.map(|()| Body::empty())))
+        Ok((Self { on_upgrade, frame_bytes, compressed }, response.map(|()| Body::empty())))
     }
 
     /// Waits until the answer has been sent.
@@ -194,7 +207,15 @@ impl Upgrade {
         };
         // A copy: hyper's own buffer has room for requests, and would stay as long as the connection.
         let early = Bytes::copy_from_slice(&parts.read_buf);
-        Some(Bare { socket: parts.io.into_inner().into_socket(), early, frame_bytes: self.frame_bytes })
+        let Self { frame_bytes, compressed, .. } = self;
+        Some(Bare { socket: parts.io.into_inner().into_socket(), early, frame_bytes, compressed })
+    }
+}
+
+impl Bare {
+    /// How its client is told things.
+    pub(super) fn codec(&self) -> Codec {
+        if self.compressed { Codec::Deflated } else { Codec::Plain }
     }
 }
 
@@ -209,7 +230,8 @@ impl ClientStream {
         let socket = Arc::new(bare.socket);
         outbox.attach(socket.clone());
         let reading = Fragments::new(Reading { early: bare.early, socket, outbox });
-        let web = WebSocketStream::from_raw_socket(reading, Role::Server, Some(config)).await;
+        let inflated = Inflated::new(reading, bare.compressed.then_some(bare.frame_bytes));
+        let web = WebSocketStream::from_raw_socket(inflated, Role::Server, Some(config)).await;
         Self { web, next: None, write_timeout }
     }
 
@@ -220,7 +242,7 @@ impl ClientStream {
                 return Poll::Ready(next);
             }
             let polled = self.web.poll_next_unpin(cx).map(incoming);
-            match (self.web.get_mut().take(), polled) {
+            match (self.web.get_mut().stream.take(), polled) {
                 (0, polled) => polled,
                 (fragments, polled) => {
                     if let Poll::Ready(next) = polled {
@@ -235,14 +257,14 @@ impl ClientStream {
 
     /// Writes what is due. A client that takes nothing for the write timeout is given up.
     pub(super) async fn write(&mut self) -> Result<Written, WriteError> {
-        let Reading { socket, outbox, .. } = &self.web.get_ref().stream;
+        let Reading { socket, outbox, .. } = &self.web.get_ref().stream.stream;
         outbox.write(&**socket, self.write_timeout).await
     }
 
     /// Writes what is queued, which ends with the close frame, and waits a while for the client to take it.
     pub(super) async fn end(mut self) {
         if matches!(tokio::time::timeout(CLOSE_LIMIT, self.write()).await, Ok(Ok(_))) {
-            let _ = tokio::time::timeout(LINGER, linger(&self.web.get_ref().stream.socket)).await;
+            let _ = tokio::time::timeout(LINGER, linger(&self.web.get_ref().stream.stream.socket)).await;
         }
     }
 }
@@ -282,6 +304,7 @@ fn broken(error: &Error) -> Option<Fault> {
         Error::Protocol(ProtocolError::ResetWithoutClosingHandshake | ProtocolError::ReceivedAfterClosing) => None,
         Error::Protocol(_) => Some(Fault::Protocol),
         Error::Io(error) if error.kind() == ErrorKind::InvalidData => Some(Fault::Protocol),
+        Error::Io(error) if error.kind() == ErrorKind::FileTooLarge => Some(Fault::TooLarge),
         _ => None,
     }
 }

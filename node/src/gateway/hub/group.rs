@@ -31,15 +31,24 @@ const FRAMES_BYTES: usize = 512 << 10;
 pub(super) struct Group {
     slot: SlotId,
     name: GroupName,
-    /// A connection without room for a message falls behind; otherwise it ends.
-    lags: bool,
+    options: Options,
     /// Close together, as each message goes through all of them; in no order that means anything.
     listeners: IndexMap<Subscriber, Listener>,
     frames: Frames,
 }
 
+/// What the namespace of a group says.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Options {
+    /// A connection without room for a message falls behind; otherwise it ends.
+    pub(super) lags: bool,
+    /// Messages are compressed for the clients that take it.
+    pub(super) compresses: bool,
+}
+
 struct Listener {
     outbox: Arc<Outbox>,
+    codec: Codec,
     state: ListenerState,
     /// Pays for what it is replayed.
     page: Option<Page>,
@@ -83,10 +92,10 @@ impl Told {
     }
 
     /// Has `queue` queue it, counted once in however many outboxes it is to wait.
-    fn queue(&mut self, group: &GroupName, outbox: &Outbox, queue: impl FnOnce(Frame) -> Queued) -> Queued {
-        let codec = outbox.codec();
+    fn queue(&mut self, group: &GroupName, listener: &Listener, queue: impl FnOnce(Frame) -> Queued) -> Queued {
+        let Listener { outbox, codec, .. } = listener;
         let make = || outbox.counted(codec.encode_at(&self.event, self.moves_to));
-        let frame = self.frames[codec as usize].get_or_insert_with(make).clone();
+        let frame = self.frames[*codec as usize].get_or_insert_with(make).clone();
         outbox.tell(group, self.moves_to, frame, queue)
     }
 }
@@ -107,8 +116,8 @@ impl Unwritten {
 }
 
 impl Group {
-    pub(super) fn new(slot: SlotId, name: GroupName, lags: bool) -> Self {
-        Self { slot, name, lags, listeners: IndexMap::with_capacity(1), frames: Frames::default() }
+    pub(super) fn new(slot: SlotId, name: GroupName, options: Options) -> Self {
+        Self { slot, name, options, listeners: IndexMap::with_capacity(1), frames: Frames::default() }
     }
 
     pub(super) fn slot(&self) -> SlotId {
@@ -135,8 +144,8 @@ impl Group {
         page: Option<Page>,
         report: Option<oneshot::Sender<JoinOutcome>>,
     ) {
-        let state = ListenerState::Joining;
-        self.listeners.insert(outbox.connection, Listener { outbox, state, page, report });
+        let (state, codec) = (ListenerState::Joining, outbox.codec().of_group(self.options.compresses));
+        self.listeners.insert(outbox.connection, Listener { outbox, codec, state, page, report });
     }
 
     pub(super) fn remove(&mut self, subscriber: Subscriber) {
@@ -267,9 +276,9 @@ impl Group {
             .iter()
             .filter(|(subscriber, listener)| listener.state == ListenerState::Live && !except.contains(subscriber));
         let lost: Vec<_> = live
-            .filter(|(_, Listener { outbox, .. })| {
-                let aside = |frame| if outbox.push_aside(frame) { Queued::Later } else { Queued::Ended };
-                told.queue(name, outbox, aside) == Queued::Ended
+            .filter(|(_, listener)| {
+                let aside = |frame| if listener.outbox.push_aside(frame) { Queued::Later } else { Queued::Ended };
+                told.queue(name, listener, aside) == Queued::Ended
             })
             .map(|(subscriber, _)| *subscriber)
             .collect();
@@ -287,7 +296,7 @@ impl Group {
         hears: impl Fn(&Listener) -> bool,
         around: &mut Around<'_>,
     ) {
-        let lags = before.filter(|_| self.lags);
+        let lags = before.filter(|_| self.options.lags);
         let mut reached = 0;
         let (mut lost, mut full) = (Vec::new(), Vec::new());
         for (subscriber, listener) in self.listeners.iter().filter(|(_, listener)| hears(listener)) {
@@ -295,7 +304,7 @@ impl Group {
                 continue;
             }
             let outbox = &*listener.outbox;
-            let queued = told.queue(&self.name, outbox, |frame| match lags {
+            let queued = told.queue(&self.name, listener, |frame| match lags {
                 Some(_) => outbox.offer(frame, None),
                 None => outbox.append(frame),
             });
@@ -325,7 +334,7 @@ impl Group {
         let (mut reached, mut dropped, mut lost) = (0, 0, Vec::new());
         for (subscriber, listener) in self.listeners.iter().filter(|(_, there)| there.state == ListenerState::Live) {
             let outbox = &*listener.outbox;
-            let queued = told.queue(&self.name, outbox, |frame| outbox.append_ephemeral(frame));
+            let queued = told.queue(&self.name, listener, |frame| outbox.append_ephemeral(frame));
             around.unwritten.note(&listener.outbox, queued);
             match queued {
                 Queued::First | Queued::Later => reached += 1,
@@ -347,8 +356,8 @@ impl Group {
         if listener.state != ListenerState::Live {
             return;
         }
-        let Listener { outbox, page, .. } = listener;
-        let Some(frame) = self.frames.get(event, outbox) else { return };
+        let Listener { outbox, codec, page, .. } = listener;
+        let Some(frame) = self.frames.get(event, outbox, *codec) else { return };
         let queued = outbox.tell(&self.name, event.moves_to(), frame, |frame| outbox.offer(frame, page.as_mut()));
         around.unwritten.note(&listener.outbox, queued);
         match queued {
@@ -368,9 +377,9 @@ impl Group {
     }
 
     fn tell_one(&mut self, subscriber: Subscriber, told: &mut Told, around: &mut Around<'_>) {
-        let Some(Listener { outbox, .. }) = self.listeners.get(&subscriber) else { return };
-        let queued = told.queue(&self.name, outbox, |frame| outbox.append(frame));
-        around.unwritten.note(outbox, queued);
+        let Some(listener) = self.listeners.get(&subscriber) else { return };
+        let queued = told.queue(&self.name, listener, |frame| listener.outbox.append(frame));
+        around.unwritten.note(&listener.outbox, queued);
         if queued == Queued::Ended {
             self.drop_listener(subscriber, around);
         }
@@ -418,13 +427,13 @@ struct Frames {
 
 impl Frames {
     /// Nothing where it is no message.
-    fn get(&mut self, event: &Event, outbox: &Outbox) -> Option<Frame> {
+    fn get(&mut self, event: &Event, outbox: &Outbox, codec: Codec) -> Option<Frame> {
         let Event::Message { epoch, message, .. } = event else { return None };
-        let key = (*epoch, message.offset, outbox.codec());
+        let key = (*epoch, message.offset, codec);
         if let Some(frame) = self.frames.get(&key) {
             return Some(frame.clone());
         }
-        let frame = outbox.counted(outbox.codec().encode(event));
+        let frame = outbox.counted(codec.encode(event));
         self.bytes += frame.len();
         self.frames.insert(key, frame.clone());
         while self.frames.len() > FRAMES || self.bytes > FRAMES_BYTES {

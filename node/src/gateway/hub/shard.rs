@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::{
     Counts, HubMetrics, Input, Join, add,
-    group::{Around, Group, Unwritten},
+    group::{Around, Group, Options, Unwritten},
     requests::Requests,
 };
 use crate::{
@@ -210,8 +210,11 @@ impl Shard {
         let options = (!group.is_private()).then(|| self.config.namespace(group.namespace()));
         let summed = options.as_ref().is_some_and(|options| options.presence == PresenceMode::Counts);
         if !self.groups.contains_key(&group) {
-            let lags = options.is_some_and(|options| options.slow_consumer == SlowConsumer::Lag);
-            self.groups.insert(group.clone(), Group::new(slot, group.clone(), lags));
+            let options = options.map_or_else(Options::default, |options| Options {
+                lags: options.slow_consumer == SlowConsumer::Lag,
+                compresses: options.compress,
+            });
+            self.groups.insert(group.clone(), Group::new(slot, group.clone(), options));
         }
         if let Some(there) = self.groups.get_mut(&group) {
             there.add(outbox, page, report);

@@ -36,7 +36,7 @@ struct Server {
 }
 
 async fn accept(State((tasks, handler)): State<(Tasks, Handler)>, request: Request) -> Response {
-    match Upgrade::accept(request, FRAME_BYTES) {
+    match Upgrade::accept(request, FRAME_BYTES, true) {
         Ok((upgrade, response)) => {
             tasks.clone().spawn_detached("connection", async move {
                 let bare = upgrade.finish().await.unwrap();
@@ -70,7 +70,7 @@ impl Server {
 }
 
 fn outbox(stream: &ClientStream) -> Arc<Outbox> {
-    stream.web.get_ref().stream.outbox.clone()
+    stream.web.get_ref().stream.stream.outbox.clone()
 }
 
 async fn end(stream: ClientStream, text: &str, code: u16, reason: &str) {
@@ -257,7 +257,7 @@ async fn who_is_cut_off_gets_the_frame_that_was_begun_and_the_last_word() {
 #[tokio::test]
 async fn a_plain_request_is_told_what_this_is() {
     let request = http::Request::builder().uri("/ws").body(Body::empty()).unwrap();
-    let Err(refused) = Upgrade::accept(request, FRAME_BYTES) else { panic!("accepted") };
+    let Err(refused) = Upgrade::accept(request, FRAME_BYTES, true) else { panic!("accepted") };
     assert_eq!((refused.reason.row().status, refused.reason), (Some(426), Reason::UpgradeRequired));
 }
 
