@@ -10,7 +10,7 @@ import assert from "node:assert/strict";
 import { readFile } from "node:fs/promises";
 import { createServer } from "node:http";
 import { createInterface } from "node:readline";
-import { chromium } from "playwright-core";
+import { launch } from "./browser.mjs";
 
 const LIMIT_MS = 30_000;
 const SILENCE_MS = 1_500 * Number(process.env.ROOST_LIMITS__IDLE_S ?? 120);
@@ -47,19 +47,7 @@ const server = createServer(({ url }, response) =>
 );
 await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
 const here = `http://127.0.0.1:${server.address().port}`;
-const browser = await chromium.launch({
-  executablePath: process.env.ROOST_CHROMIUM ?? "/usr/bin/chromium",
-  headless: true,
-  args: [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-  ],
-});
+const browser = await launch();
 
 const url = (...nodes) =>
   `${here}/?${new URLSearchParams([...nodes.map((node) => ["node", node]), ["group", group]])}`;
