@@ -32,12 +32,12 @@ const named = ['"chat:lobby"', JSON.stringify(group)];
 const pages = {
   "/": await readFile(new URL("page.html", import.meta.url), "utf8"),
   "/readme": await pageOf("README.md", [...nodes.map((node, at) => [`http://localhost:${8000 + at}`, node]), named]),
-  "/plain": await pageOf("node/clients/README.md", [
+  "/plain": await pageOf("node/clients/websocket/README.md", [
     ["[8000, 8001, 8002]", JSON.stringify([nodeA, nodeB].map((node) => new URL(node).port))],
     named,
   ]),
   // It begins at the node that will be killed.
-  "/events": await pageOf("node/clients/events.md", [
+  "/events": await pageOf("node/clients/sse/README.md", [
     ...[nodeB, nodeA, nodes[2]].map((node, at) => [`http://localhost:${8000 + at}`, node]),
     named,
   ]),

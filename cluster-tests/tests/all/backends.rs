@@ -111,7 +111,7 @@ fn beside_packages(folder: &Path) -> Result<TempDir> {
 }
 
 /// A program that Cargo has built with the tests.
-fn example(name: &str) -> Result<PathBuf> {
+pub(crate) fn example(name: &str) -> Result<PathBuf> {
     let here = env::current_exe()?;
     let profile = here.ancestors().nth(2).context("tests run from the target folder")?;
     let path = profile.join("examples").join(name);

@@ -6,6 +6,7 @@ mod bad_input;
 mod bench;
 mod clients;
 mod crash;
+mod documents;
 mod drain;
 mod elsewhere;
 mod ephemeral;
