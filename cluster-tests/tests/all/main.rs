@@ -13,6 +13,7 @@ mod ephemeral;
 mod events;
 mod faults;
 mod jwt;
+mod laptop;
 mod machine;
 mod memory;
 mod openapi;
