@@ -10,7 +10,7 @@ import assert from "node:assert/strict";
 import { readFile } from "node:fs/promises";
 import { createServer } from "node:http";
 import { createInterface } from "node:readline";
-import { chromium } from "playwright-core";
+import { launch } from "./browser.mjs";
 
 const LIMIT_MS = 30_000;
 const SILENCE_MS = 1_500 * Number(process.env.ROOST_LIMITS__IDLE_S ?? 120);
@@ -32,12 +32,12 @@ const named = ['"chat:lobby"', JSON.stringify(group)];
 const pages = {
   "/": await readFile(new URL("page.html", import.meta.url), "utf8"),
   "/readme": await pageOf("README.md", [...nodes.map((node, at) => [`http://localhost:${8000 + at}`, node]), named]),
-  "/plain": await pageOf("node/clients/README.md", [
+  "/plain": await pageOf("node/clients/websocket/README.md", [
     ["[8000, 8001, 8002]", JSON.stringify([nodeA, nodeB].map((node) => new URL(node).port))],
     named,
   ]),
   // It begins at the node that will be killed.
-  "/events": await pageOf("node/clients/events.md", [
+  "/events": await pageOf("node/clients/sse/README.md", [
     ...[nodeB, nodeA, nodes[2]].map((node, at) => [`http://localhost:${8000 + at}`, node]),
     named,
   ]),
@@ -47,19 +47,7 @@ const server = createServer(({ url }, response) =>
 );
 await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
 const here = `http://127.0.0.1:${server.address().port}`;
-const browser = await chromium.launch({
-  executablePath: process.env.ROOST_CHROMIUM ?? "/usr/bin/chromium",
-  headless: true,
-  args: [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-  ],
-});
+const browser = await launch();
 
 const url = (...nodes) =>
   `${here}/?${new URLSearchParams([...nodes.map((node) => ["node", node]), ["group", group]])}`;

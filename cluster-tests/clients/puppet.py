@@ -122,7 +122,7 @@ async def do(ask):
             published = await group(ask).publish(ask["data"], key=ask.get("key"))
             return {"epoch": published.epoch, "offset": published.offset, "copies": published.copies}
         case "history":
-            history = await group(ask).history(since=position(ask.get("since")), limit=ask.get("limit"))
+            history = await group(ask).history(since=position(ask.get("since")), limit=ask.get("limit"), last=ask.get("last"))
             messages = [{"data": one.data, "offset": one.offset} for one in history.messages]
             return {"epoch": history.epoch, "offset": history.offset, "complete": history.complete, "messages": messages}
         case "members":

@@ -6,16 +6,12 @@
 // Chromium is ROOST_CHROMIUM, or /usr/bin/chromium. The nodes forget a client that is gone after a few seconds.
 
 import assert from "node:assert/strict";
-import { chromium } from "playwright-core";
+import { launch } from "./browser.mjs";
 
 const LIMIT_MS = 30_000;
 const [nodeA, nodeB] = process.argv.slice(2);
 const [common, ownA, ownB] = ["all", "a", "b"].map((name) => `chat:${name}-${process.pid}`);
-const browser = await chromium.launch({
-  executablePath: process.env.ROOST_CHROMIUM ?? "/usr/bin/chromium",
-  headless: true,
-  args: ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-sync"],
-});
+const browser = await launch();
 
 async function call(method, path, body) {
   const headers = { authorization: `Bearer ${process.env.ROOST_API_KEY}`, "content-type": "application/json" };

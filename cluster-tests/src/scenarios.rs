@@ -217,7 +217,7 @@ impl Player<'_> {
 
     async fn ask(&mut self, kind: &str, fields: &mut Fields) -> Result<()> {
         let mut ask = json!({"do": kind, "as": fields.text("as")?});
-        for field in ["group", "key", "ephemeral", "since", "after", "limit"] {
+        for field in ["group", "key", "ephemeral", "since", "after", "limit", "last"] {
             if let Some(value) = fields.take(field) {
                 ask[field] = value;
             }

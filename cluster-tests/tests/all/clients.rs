@@ -1,5 +1,5 @@
-//! Our own clients, for JavaScript and for Python: the same scenarios against real nodes, what their compilers say, and what
-//! their documents show.
+//! Our own clients, for JavaScript and for Python: the same scenarios against real nodes, and what their compilers
+//! say.
 
 use std::{
     path::{Path, PathBuf},
@@ -81,32 +81,6 @@ async fn types_are_right_and_the_client_is_small() -> Result<()> {
     Ok(())
 }
 
-/// The programs that the documents of our clients show, each against fresh groups, and what these say that they print.
-#[tokio::test(flavor = "multi_thread")]
-async fn documents_say_what_is_so() -> Result<()> {
-    let _turn = turn::take(module_path!());
-    let cluster = Cluster::program_with(3, &SETTINGS).await?;
-    let documents = repository().join("node/clients");
-    let filled = |text: &str| {
-        (0..3).fold(text.to_owned(), |text, node| {
-            text.replace(&format!("http://localhost:{}", 8_000 + node), &cluster.url(node))
-        })
-    };
-    let client = documents.join("js/roost.js").canonicalize()?;
-    for (program, prints) in programs(&documents.join("js/README.md"), "js")? {
-        let program = filled(&program).replace("\"roost-client\"", &format!("\"file://{}\"", client.display()));
-        let printed = run(&node()?, &["--input-type=module", "-"], &clients(), &[], &program).await?;
-        ensure!(printed == prints, "{program}\nprints\n{printed}");
-    }
-    let in_python = ["python/README.md", "jwt.md"].map(|document| programs(&documents.join(document), "python"));
-    for (program, prints) in in_python.into_iter().collect::<Result<Vec<_>>>()?.concat() {
-        let path = [("PYTHONPATH", documents.join("python")), ("JWT_SECRET", jwt::SECRET.into())];
-        let printed = run(&python()?, &["-"], &documents, &path, &filled(&program)).await?;
-        ensure!(printed == prints, "{program}\nprints\n{printed}");
-    }
-    cluster.shut_down().await
-}
-
 /// A loop that reads nothing for a while, of a group with more than may wait for it, gets everything all the same.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_loop_in_python() -> Result<()> {
@@ -119,23 +93,8 @@ async fn a_slow_loop_in_python() -> Result<()> {
     cluster.shut_down().await
 }
 
-/// The programs of a document, each with what it prints, which follows it.
-fn programs(document: &Path, language: &str) -> Result<Vec<(String, String)>> {
-    let text = std::fs::read_to_string(document)?;
-    let mut blocks = text.split("```").skip(1).step_by(2).filter_map(|block| block.split_once('\n'));
-    let mut programs = Vec::new();
-    while let Some((kind, program)) = blocks.next() {
-        ensure!(kind == language, "a block of {kind} stands where one of {language} is to be");
-        let (_, prints) =
-            blocks.next().filter(|(kind, _)| *kind == "text").context("a program is followed by its output")?;
-        programs.push((program.to_owned(), prints.to_owned()));
-    }
-    ensure!(!programs.is_empty(), "{} has no programs", document.display());
-    Ok(programs)
-}
-
 /// Runs a program in a folder with this input, and gives what it prints.
-async fn run(
+pub(crate) async fn run(
     program: &Path,
     arguments: &[&str],
     folder: &Path,

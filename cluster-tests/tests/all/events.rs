@@ -405,7 +405,7 @@ async fn waiting(cluster: &Cluster) -> Result<usize> {
 async fn the_document_of_events_is_true() -> Result<()> {
     let _turn = turn::take(module_path!());
     let cluster = Cluster::program_with(1, &[]).await?;
-    let document = std::fs::read_to_string(super::elsewhere::repository().join("node/clients/events.md"))?;
+    let document = std::fs::read_to_string(super::elsewhere::repository().join("node/clients/sse/README.md"))?;
     let mut blocks = document.split("```").skip(1).step_by(2).filter_map(|block| block.split_once('\n'));
     let mut block =
         |kind: &str| blocks.find(|(given, _)| *given == kind).map(|(_, text)| text).context(kind.to_owned());

@@ -1,16 +1,19 @@
 //! The tests that drive whole clusters, as one program: linked once. `cargo test -p cluster-tests crash` runs those of one
 //! file; those of different files take turns ([`cluster_tests::turn`]).
 
+mod backends;
 mod bad_input;
 mod bench;
 mod clients;
 mod crash;
+mod documents;
 mod drain;
 mod elsewhere;
 mod ephemeral;
 mod events;
 mod faults;
 mod jwt;
+mod laptop;
 mod machine;
 mod memory;
 mod openapi;

@@ -30,7 +30,7 @@ use crate::{
     memory::{Account, Ledger},
     metrics::Metrics,
     store::Store,
-    wire::reason::Reason,
+    wire::{command::ReadFrom, reason::Reason},
 };
 
 /// On whose behalf something is done.
@@ -216,15 +216,25 @@ impl Service {
         }
     }
 
-    /// Reads messages after `since`, or from the oldest kept.
+    /// Reads messages.
     pub async fn history(
         &self,
         by: &By<'_>,
         group: &GroupName,
-        since: Option<Position>,
+        from: ReadFrom,
         limit: u32,
     ) -> Result<History, Refused> {
         self.check_read(by, group)?;
+        let since = match from {
+            ReadFrom::Oldest => None,
+            ReadFrom::After(since) => Some(since),
+            // What is published between the two questions comes on the next page.
+            ReadFrom::Last => self
+                .ask
+                .of_group(group, ReadGroup)
+                .await?
+                .map(|there| Position { epoch: there.epoch, offset: there.head.saturating_sub(limit.into()) }),
+        };
         Ok(self.ask.of_group(group, ReadHistory { since, limit }).await?)
     }
 

@@ -17,6 +17,17 @@ use crate::{
 /// The client's own mark on a request, echoed unchanged: a JSON number or string, as text.
 pub type RequestId = Option<Box<str>>;
 
+/// Where the reading of messages begins.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ReadFrom {
+    /// With the oldest that is kept.
+    Oldest,
+    /// After this position.
+    After(Position),
+    /// So that the last ones are read, as many as are asked for.
+    Last,
+}
+
 /// What a client asks.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Command {
@@ -53,7 +64,8 @@ pub enum Command {
     History {
         id: RequestId,
         group: GroupName,
-        since: Option<Position>,
+        /// Where it begins.
+        from: ReadFrom,
         /// The most that is answered.
         limit: u32,
     },

@@ -198,9 +198,12 @@ class Group:
         answer = await self._ask("publish", data=data, key=key or self._connection._next_key())
         return Published(answer["epoch"], answer["offset"], answer["copies"])
 
-    async def history(self, *, since: Position | None = None, limit: int | None = None) -> History:
-        """Messages after `since`, or from the oldest that is kept on; at most `limit` (1 to 1000, else 100)."""
-        answer = await self._ask("history", since=since and since.to_json(), limit=limit)
+    async def history(
+        self, *, since: Position | None = None, limit: int | None = None, last: int | None = None
+    ) -> History:
+        """Messages after `since`, or from the oldest that is kept on, at most `limit` (1 to 1000, else 100); or the `last`
+        ones, so many."""
+        answer = await self._ask("history", since=since and since.to_json(), limit=limit, last=last)
         epoch = answer["epoch"]
         messages = [message(self.name, epoch or "", one) for one in answer["messages"]]
         return History(epoch, answer["offset"], answer["complete"], messages)

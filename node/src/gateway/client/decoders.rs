@@ -10,7 +10,7 @@ use crate::{
     id::{Epoch, GroupName, Position},
     logic::entry::Message,
     wire::{
-        command::{Command, Event},
+        command::{Command, Event, ReadFrom},
         events,
         plain::{Limits, decode, encode},
     },
@@ -77,9 +77,13 @@ fn written(command: &Command) -> String {
                 quoted(group.as_str())
             )
         }
-        Command::History { group, since, limit, .. } => {
-            let since = or_null(since.as_ref().map(at));
-            format!(r#","type":"history","group":{},"since":{since},"limit":{limit}"#, quoted(group.as_str()))
+        Command::History { group, from, limit, .. } => {
+            let from = match from {
+                ReadFrom::Oldest => format!(r#""limit":{limit}"#),
+                ReadFrom::After(since) => format!(r#""since":{},"limit":{limit}"#, at(since)),
+                ReadFrom::Last => format!(r#""last":{limit}"#),
+            };
+            format!(r#","type":"history","group":{},{from}"#, quoted(group.as_str()))
         }
         Command::Members { group, after, limit, .. } => {
             let after = or_null(after.map(|after| quoted(&after.to_string())));

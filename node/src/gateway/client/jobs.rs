@@ -32,7 +32,7 @@ use crate::{
     },
     metrics::Limit,
     wire::{
-        command::{Event, LeftBy, RequestId},
+        command::{Event, LeftBy, ReadFrom, RequestId},
         reason::Reason,
     },
 };
@@ -110,7 +110,7 @@ pub(super) enum Job {
     /// As asked by the client; all of them are ephemeral, or none is.
     Publish { publishes: Few<ToPublish>, ephemeral: bool },
     /// As asked by the client.
-    History { id: RequestId, since: Option<Position>, limit: u32 },
+    History { id: RequestId, from: ReadFrom, limit: u32 },
     /// As asked by the client.
     Members { id: RequestId, after: Option<SessionId>, limit: u32 },
     /// As asked by the client; of no group.
@@ -302,7 +302,7 @@ impl Client {
             Job::Update { enters } => Box::pin(self.update(group, enters)).await,
             Job::Join { id, since } => Box::pin(self.join(id, group, since)).await,
             Job::Leave { id } => Box::pin(self.leave(id, group)).await,
-            Job::History { id, since, limit } => Box::pin(self.history(id, group, since, limit)).await,
+            Job::History { id, from, limit } => Box::pin(self.history(id, group, from, limit)).await,
             Job::Members { id, after, limit } => Box::pin(self.members(id, group, after, limit)).await,
             Job::Refresh { id, token } => Box::pin(self.refresh(id, &token)).await,
         };
@@ -583,15 +583,9 @@ impl Client {
         }
     }
 
-    async fn history(
-        &self,
-        id: RequestId,
-        group: GroupName,
-        since: Option<Position>,
-        limit: u32,
-    ) -> Result<(), Refused> {
+    async fn history(&self, id: RequestId, group: GroupName, from: ReadFrom, limit: u32) -> Result<(), Refused> {
         let by = self.by(&group);
-        let page = self.gateway.service.history(&by, &group, since, limit).await?;
+        let page = self.gateway.service.history(&by, &group, from, limit).await?;
         let History { position, complete, messages } = page;
         let messages = within(messages, self.history_bytes());
         self.tell(&Event::History { id, group, position, complete, messages });

@@ -121,7 +121,7 @@ impl<'a> Talk<'a> {
             Command::Publish { id, group, data, key, ephemeral } => {
                 (group, Job::Publish { publishes: Few::one(ToPublish { id, data, key }), ephemeral })
             }
-            Command::History { id, group, since, limit } => (group, Job::History { id, since, limit }),
+            Command::History { id, group, from, limit } => (group, Job::History { id, from, limit }),
             Command::Members { id, group, after, limit } => (group, Job::Members { id, after, limit }),
             // One after the other, like what is asked of a group.
             Command::Refresh { id, token } => {

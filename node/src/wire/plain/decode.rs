@@ -14,7 +14,7 @@ use super::{DEPTH_MAX, ID_MAX_BYTES, LIMIT_DEFAULT, LIMIT_MAX, Limits};
 use crate::{
     id::{ClientId, Epoch, GroupName, NUMBER_MAX, Position, SessionId},
     wire::{
-        command::{ClientError, Command, Detail, RequestId},
+        command::{ClientError, Command, Detail, ReadFrom, RequestId},
         reason::Reason,
     },
 };
@@ -83,8 +83,22 @@ fn command(id: RequestId, object: Object<'_>, limits: &Limits, faults: &mut Faul
         "history" => {
             let group = fields.required("group", faults, group);
             let since = fields.optional("since", faults, position);
-            let limit = fields.optional("limit", faults, limit);
-            (|| Some(Command::History { id, group: group?, since: since?, limit: limit?.unwrap_or(LIMIT_DEFAULT) }))()
+            let most = fields.optional("limit", faults, limit);
+            let last = fields.optional("last", faults, limit);
+            if let Some(Some(_)) = last
+                && !matches!((&since, &most), (Some(None), Some(None)))
+            {
+                let msg = "the last messages are read by `last` alone, without `since` and `limit`";
+                faults.add(vec!["last".to_owned()], msg.to_owned(), "value_error");
+            }
+            (|| {
+                let (from, limit) = match (last?, since?) {
+                    (Some(last), _) => (ReadFrom::Last, last),
+                    (None, Some(since)) => (ReadFrom::After(since), most?.unwrap_or(LIMIT_DEFAULT)),
+                    (None, None) => (ReadFrom::Oldest, most?.unwrap_or(LIMIT_DEFAULT)),
+                };
+                Some(Command::History { id, group: group?, from, limit })
+            })()
         }
         "members" => {
             let group = fields.required("group", faults, group);

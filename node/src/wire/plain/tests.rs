@@ -11,7 +11,7 @@ use crate::{
         request::PresentSession,
     },
     wire::{
-        command::{ClientError, Command, Detail, Event, LeftBy, RequestId},
+        command::{ClientError, Command, Detail, Event, LeftBy, ReadFrom, RequestId},
         reason::Reason,
     },
 };
@@ -86,7 +86,15 @@ fn reads_each_command() {
     }
     check(
         r#"{"type":"history","group":"g"}"#,
-        Command::History { id: None, group: group("g"), since: None, limit: 100 },
+        Command::History { id: None, group: group("g"), from: ReadFrom::Oldest, limit: 100 },
+    );
+    check(
+        r#"{"type":"history","group":"g","since":{"epoch":"0000000000000001","offset":3},"limit":7}"#,
+        Command::History { id: None, group: group("g"), from: ReadFrom::After(position(1, 3)), limit: 7 },
+    );
+    check(
+        r#"{"type":"history","group":"g","last":50}"#,
+        Command::History { id: None, group: group("g"), from: ReadFrom::Last, limit: 50 },
     );
     check(
         r#"{"type":"members","group":"g","limit":1000,"after":"5e4a2dc8-2b1c-4a3e-9f55-111111111111"}"#,
