@@ -73,8 +73,13 @@ pub struct NodeConfig {
     pub peer_advertise: String,
     /// Availability zone: copies go to different ones.
     pub zone: String,
-    /// Addresses and networks of proxies in front of this node, which `limits.connections_per_address` does not bound.
+    /// PEM files: what clients are shown over TLS, and its key; plain HTTP where empty.
+    pub http_tls_cert: PathBuf,
+    pub http_tls_key: PathBuf,
+    /// Addresses and networks of proxies in front of this node, which are believed whom they speak for.
     pub proxies: Vec<String>,
+    /// Where they say it.
+    pub proxy_header: ProxyHeader,
     /// A runtime that runs no task for this time ends the process; 0: never.
     pub watchdog_ms: u64,
 }
@@ -172,6 +177,19 @@ impl std::fmt::Debug for CassandraConfig {
             .field("username", &self.username)
             .finish_non_exhaustive()
     }
+}
+
+/// Where a proxy says whom it speaks for. One is believed, since a proxy that writes one of them passes on what a client says in another.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ProxyHeader {
+    /// The header that most write.
+    #[default]
+    XForwardedFor,
+    /// RFC 7239.
+    Forwarded,
+    /// Before all else on a connection, versions 1 and 2.
+    ProxyProtocol,
 }
 
 /// The kind of store.
@@ -435,7 +453,10 @@ impl Default for NodeConfig {
             peer_listen: SocketAddr::from(([127, 0, 0, 1], 7000)),
             peer_advertise: String::new(),
             zone: String::new(),
+            http_tls_cert: PathBuf::new(),
+            http_tls_key: PathBuf::new(),
             proxies: Vec::new(),
+            proxy_header: ProxyHeader::default(),
             watchdog_ms: 30_000,
         }
     }

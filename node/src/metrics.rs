@@ -243,6 +243,8 @@ pub struct Metrics {
     pub store_state: Family<StateLabel, Gauge>,
     /// The way to the store.
     pub store: StoreMetrics,
+    /// When the certificate for clients is over, in seconds since 1970; 0 without TLS.
+    pub certificate_expires: Gauge,
     /// HTTP requests, by route and status. See [`Metrics::http_request`].
     pub http_requests: Family<HttpLabels, Counter>,
 }
@@ -258,6 +260,7 @@ impl Metrics {
             sessions: Gauge::default(),
             hub: HubMetrics::default(),
             memory: MemoryMetrics::default(),
+            certificate_expires: Gauge::default(),
             replay_bytes: Gauge::default(),
             replays_waiting: Gauge::default(),
             publishes_ordered: Counter::default(),
@@ -339,6 +342,11 @@ impl Metrics {
             self.event_loop_lag_ms.clone(),
         );
         registry.register("store_state", "1 for the store's state as this node sees it", self.store_state.clone());
+        registry.register(
+            "http_certificate_expires_seconds",
+            "When the certificate for clients is over, in seconds since 1970; 0 without TLS",
+            self.certificate_expires.clone(),
+        );
         registry.register("http_requests", "HTTP requests by route and status", self.http_requests.clone());
         for (name, help, histogram) in [
             ("commit", "From the order of an entry to its commit", &self.commit_seconds),
@@ -357,6 +365,11 @@ impl Metrics {
         let mut text = String::new();
         text::encode(&mut text, &self.registry).expect("writing to a string does not fail");
         text
+    }
+
+    /// The certificate for clients is over then, in milliseconds since 1970.
+    pub fn certificate_expires(&self, at_ms: u64) {
+        self.certificate_expires.set(i64::try_from(at_ms / 1_000).unwrap_or(i64::MAX));
     }
 
     /// A limit was hit.

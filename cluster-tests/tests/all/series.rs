@@ -42,6 +42,11 @@ const GREEDY: &str = "a_greedy_client_does_not_take_the_nodes_memory";
 /// What no client and no operator can bring about from outside: the series, and the file and test that move it instead.
 const ELSEWHERE: &[(&str, &str, &str)] = &[
     (
+        "roost_http_certificate_expires_seconds",
+        "node/src/gateway/door/certificate/tests.rs",
+        "new_files_are_shown_to_who_comes_and_bad_ones_to_nobody",
+    ),
+    (
         "roost_ephemeral_deliveries_total",
         "node/src/gateway/hub/tests/ephemeral.rs",
         "it_is_told_to_who_is_there_and_moves_nobody",

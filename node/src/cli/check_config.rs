@@ -3,7 +3,11 @@
 use std::path::PathBuf;
 
 use super::print;
-use crate::{config::Config, gateway::jwt::Jwts, token::Keyring};
+use crate::{
+    config::Config,
+    gateway::{door::certificate::Files, jwt::Jwts},
+    token::Keyring,
+};
 
 /// Arguments of `roost check-config`.
 #[derive(Debug, clap::Args)]
@@ -28,10 +32,20 @@ pub(super) fn run(args: &CheckConfigArgs) -> anyhow::Result<()> {
     if config.auth.api_keys.is_empty() {
         print::note(format_args!("warning: auth.api_keys is empty: nobody can use the HTTP API"));
     }
+    check_http_tls(&config)?;
     check_jwt(&config);
     let name = args.file.as_ref().map_or_else(|| "the configuration".to_owned(), |file| file.display().to_string());
     print::line(format_args!("{name} is right: node {} of cluster {}", config.node.id, config.cluster.name))?;
     print::line(format_args!("settings that all nodes must share: {}", config.shared_digest().hash))
+}
+
+/// A node does not start with what is wrong there.
+fn check_http_tls(config: &Config) -> anyhow::Result<()> {
+    if let Some(files) = Files::of(&config.node) {
+        let shown = files.load().map_err(anyhow::Error::msg)?;
+        shown.end_is_near().iter().for_each(|words| print::note(format_args!("warning: {words}")));
+    }
+    Ok(())
 }
 
 /// What nobody would notice before a client is refused, or taken that should not be.

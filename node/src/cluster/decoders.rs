@@ -191,6 +191,7 @@ pub(crate) fn claims(bytes: &[u8]) {
     let facts = LocalFacts {
         copies: 2,
         certificate_days_left: None,
+        http_certificate: None,
         lag_limit_ms: 1_000,
         deaf: false,
         clock: ClockView::default(),

@@ -37,6 +37,8 @@ pub struct LocalFacts {
     pub copies: u8,
     /// Until this node's certificate ends; negative when it has ended, nothing when not known.
     pub certificate_days_left: Option<i64>,
+    /// What is wrong with the end of the certificate that clients are shown, if something is.
+    pub http_certificate: Option<String>,
     /// An event loop as late as this makes the node not ready.
     pub lag_limit_ms: u64,
     /// None of the probes that the node sent itself through its peers came back of late.
@@ -196,6 +198,7 @@ pub fn report(map: Option<&ClusterMap>, view: &ClusterView, facts: &LocalFacts) 
     judge_store(view, &mut findings);
     judge_memory(view, &mut findings);
     judge_certificate(facts.certificate_days_left, &mut findings);
+    facts.http_certificate.iter().for_each(|words| findings.yellow(words.clone()));
     judge_clock(&facts.clock, &mut findings);
     judge_strangers(facts, view, &mut findings);
     judge_outside(&facts.outside, &view.me, &mut findings);

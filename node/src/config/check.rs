@@ -108,6 +108,12 @@ fn node(found: &mut Found, node: &NodeConfig) {
     found.unless(node.watchdog_ms == 0 || (3_000..=600_000).contains(&node.watchdog_ms), "node.watchdog_ms", || {
         format!("must be 0 (off) or from 3000 to 600000, it is {}", node.watchdog_ms)
     });
+    let (cert, key) = (&node.http_tls_cert, &node.http_tls_key);
+    for (name, path, other) in [("node.http_tls_cert", cert, key), ("node.http_tls_key", key, cert)] {
+        found.unless(!path.as_os_str().is_empty() || other.as_os_str().is_empty(), name, || {
+            format!("is needed where there is {}: a certificate and its key go together", other.display())
+        });
+    }
     for proxy in &node.proxies {
         if let Err(message) = Network::parse(proxy) {
             found.add("node.proxies", message);

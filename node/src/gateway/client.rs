@@ -60,6 +60,11 @@ pub async fn ws(State(gateway): State<Arc<Gateway>>, request: Request) -> Respon
         }
     };
     let accepted = request.extensions().get::<Arc<Accepted>>().cloned();
+    let counted = accepted.as_ref().map_or(Ok(()), |accepted| accepted.count_for_client(request.headers()));
+    if let Err(refused) = counted {
+        count_refused(refused.reason, &gateway.metrics);
+        return ([(header::CONNECTION, "close")], refused).into_response();
+    }
     let session = &gateway.config.session;
     let credentials = Credentials::of(request.headers(), &session.cookie_name, &session.allowed_origins);
     match Upgrade::accept(request, gateway.config.limits.frame_bytes, gateway.config.compresses()) {

@@ -225,6 +225,7 @@ fn control_of(
     Control {
         me: ground.me.clone(),
         copies: ground.config.cluster.copies,
+        http_certificate: ground.certificate.clone(),
         certificate_expires_ms: ground.mesh.certificate_expires_ms(),
         mesh: ground.mesh.clone(),
         router: router.clone(),

@@ -12,6 +12,7 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::future::join_all;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{probe::Probes, spread::living_peers};
@@ -25,6 +26,7 @@ use crate::{
     },
     gateway::{
         client::attachments::Attachments,
+        door::certificate::Shown,
         http::api::{ClusterControl, Disconnected, GroupPage, NotDrained},
     },
     id::{ClientId, Member, NodeId, SessionId},
@@ -51,6 +53,8 @@ pub(super) struct Control {
     pub(super) me: Member,
     pub(super) copies: u8,
     pub(super) certificate_expires_ms: u64,
+    /// What clients are shown over TLS.
+    pub(super) http_certificate: Option<watch::Receiver<Shown>>,
     pub(super) mesh: Mesh,
     pub(super) router: Router,
     pub(super) slots: Slots,
@@ -279,6 +283,7 @@ impl ClusterControl for Control {
         LocalFacts {
             copies: self.copies,
             certificate_days_left: Some(left_ms / 86_400_000),
+            http_certificate: self.http_certificate.as_ref().and_then(|shown| shown.borrow().end_is_near()),
             lag_limit_ms: LAG_LIMIT_MS,
             deaf: self.deaf.load(Ordering::Relaxed),
             clock: self.clocks.view(),

@@ -15,7 +15,10 @@ use crate::{
     },
     config::Config,
     gateway::{
-        door::listener::{Door, DoorInputs, listen},
+        door::{
+            certificate::{Files, Shown},
+            listener::{Door, DoorInputs, listen},
+        },
         http::starting,
         jwt::Jwts,
     },
@@ -74,6 +77,9 @@ pub enum StartError {
         "node.peer_advertise = {0:?} is no address that can be resolved: it is `host:port` as other nodes reach this one"
     )]
     Advertise(String),
+    /// What clients are shown over TLS.
+    #[error("{0}")]
+    HttpTls(String),
     /// A key for the tokens of backends.
     #[error("{0}")]
     Jwt(String),
@@ -100,6 +106,8 @@ pub(super) struct Ground {
     pub(super) me: Member,
     /// Answers probes until the node serves.
     pub(super) door: Door,
+    /// What clients are shown over TLS.
+    pub(super) certificate: Option<watch::Receiver<Shown>>,
     /// What the node waits for until then, in words.
     pub(super) waiting: watch::Sender<String>,
     pub(super) http: SocketAddr,
@@ -138,10 +146,18 @@ impl Ground {
         let listener = listen(address).await.map_err(|error| StartError::Http { address, error })?;
         let http = listener.local_addr().map_err(|error| StartError::Http { address, error })?;
         let metrics = Metrics::new();
+        let certificate = Files::of(&config.node).map(|files| files.follow(&metrics, &tasks)).transpose();
+        let certificate = certificate.map_err(StartError::HttpTls)?;
         let (waiting, words) = watch::channel("the store has not been asked yet".to_owned());
         let routes = starting::routes(words);
-        let inputs =
-            DoorInputs { config: &config, files: files.clone(), routes, metrics: metrics.clone(), tasks: &tasks };
+        let inputs = DoorInputs {
+            config: &config,
+            files: files.clone(),
+            certificate: certificate.clone(),
+            routes,
+            metrics: metrics.clone(),
+            tasks: &tasks,
+        };
         let door = Door::open(listener, inputs);
         let store: Arc<dyn Store> = GuardedStore::new(store, &config.store, metrics.store.clone());
         let clocks = ClockWatch::new(config.timing.clock_skew_max_ms);
@@ -186,6 +202,7 @@ impl Ground {
             files,
             me,
             door,
+            certificate,
             waiting,
             http,
             advertise,
@@ -254,5 +271,6 @@ async fn advertised(config: &Config, listening: SocketAddr) -> Result<SocketAddr
 
 fn http_advertised(config: &Config, http: SocketAddr) -> String {
     let configured = &config.node.http_advertise;
-    if configured.is_empty() { format!("http://{http}") } else { configured.clone() }
+    let scheme = if Files::of(&config.node).is_some() { "https" } else { "http" };
+    if configured.is_empty() { format!("{scheme}://{http}") } else { configured.clone() }
 }

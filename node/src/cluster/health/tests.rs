@@ -8,6 +8,7 @@ use crate::logic::map::SlotAssignment;
 const FACTS: LocalFacts = LocalFacts {
     copies: 2,
     certificate_days_left: Some(300),
+    http_certificate: None,
     lag_limit_ms: 500,
     deaf: false,
     clock: ClockView { distrusted: false, correction_ms: 0, differing: Vec::new() },

@@ -30,6 +30,7 @@ use crate::{
         door::{
             accepted::Accepted,
             access,
+            admission::count_refused,
             origin::{self, Credentials},
             reasons::Refused,
         },
@@ -156,6 +157,9 @@ async fn follow(gateway: &Arc<Gateway>, asked: Asked, request: Request) -> Resul
     if request.method() == Method::HEAD {
         return Ok(head(Body::empty()));
     }
+    accepted
+        .count_for_client(request.headers())
+        .inspect_err(|refused| count_refused(refused.reason, &gateway.metrics))?;
     let admitted = admit(gateway)?;
     let session = &gateway.config.session;
     let credentials = Credentials::of(request.headers(), &session.cookie_name, &session.allowed_origins);

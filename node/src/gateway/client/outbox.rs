@@ -17,13 +17,14 @@ use std::{
     time::Duration,
 };
 
-use tokio::{net::TcpStream, sync::Notify};
+use tokio::sync::Notify;
 
 use self::queue::{Queue, Wrote};
 pub use self::reading::Reading;
 use super::replays::Page;
 use crate::{
     clock,
+    gateway::door::transport::Transport,
     id::{GroupName, Position},
     logic::{memory::Level, request::EPHEMERAL_PART},
     memory::{Account, Hold, Ledger},
@@ -44,20 +45,24 @@ pub trait RawSocket: Debug + Send + Sync {
     /// Writes what the socket takes at once; `WouldBlock` where that is nothing.
     fn try_write(&self, slices: &[IoSlice<'_>]) -> io::Result<usize>;
 
+    /// Sends what was taken and has not left; `WouldBlock` where that is not all of it.
+    fn try_flush(&self) -> io::Result<()>;
+
     /// Waits until it may take something since it last did not. One task at a time.
     fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 }
 
-impl RawSocket for TcpStream {
+impl RawSocket for Transport {
     fn try_write(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        match slices {
-            [one] => Self::try_write(self, one),
-            several => self.try_write_vectored(several),
-        }
+        self.try_write(slices)
+    }
+
+    fn try_flush(&self) -> io::Result<()> {
+        self.try_flush()
     }
 
     fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll_write_ready(cx)
+        self.poll_writable(cx)
     }
 }
 
@@ -115,7 +120,8 @@ impl State {
 
     fn is_idle(&self, may: bool) -> bool {
         let due = self.queue.is_due(may) || may && !self.behind.is_empty();
-        !due && self.closing.is_none() && !self.queue.is_broken()
+        // What has not left a socket with a buffer of its own is waited for, too.
+        !due && self.closing.is_none() && !self.queue.is_broken() && !self.queue.is_blocked()
     }
 
     fn is_ending(&self) -> bool {
@@ -124,7 +130,7 @@ impl State {
 
     /// Writes what may be delivered.
     fn write(&mut self, may: bool, socket: &dyn RawSocket) -> Wrote {
-        let wrote = self.queue.write(may, |slices| socket.try_write(slices));
+        let wrote = self.queue.write(may, |slices| socket.try_write(slices), || socket.try_flush());
         if self.queue.is_empty() {
             (self.places, self.replay) = (None, None);
         }

@@ -9,10 +9,9 @@
 use std::{
     future::poll_fn,
     io::{self, ErrorKind},
-    net::Shutdown,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -26,10 +25,7 @@ use bytes::{Buf, Bytes};
 use futures_util::StreamExt;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
-};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::{
@@ -46,7 +42,7 @@ use super::{
     outbox::{CLOSE_LIMIT, Outbox, WriteError, Written},
 };
 use crate::{
-    gateway::door::{accepted::AnswerStream, reasons::Refused},
+    gateway::door::{accepted::AnswerStream, reasons::Refused, transport::Transport},
     wire::{codec::Codec, frame::Frame, reason::Reason},
 };
 
@@ -66,7 +62,7 @@ pub(super) struct Upgrade {
 
 /// A connection that is HTTP no more.
 pub(super) struct Bare {
-    socket: TcpStream,
+    socket: Transport,
     /// What was read of it with the request.
     early: Bytes,
     frame_bytes: usize,
@@ -85,7 +81,7 @@ pub(super) struct ClientStream {
 /// The socket as the WebSocket library has it: it reads, and what it writes goes the way of all that is written.
 struct Reading {
     early: Bytes,
-    socket: Arc<TcpStream>,
+    socket: Arc<Transport>,
     outbox: Arc<Outbox>,
 }
 
@@ -103,13 +99,7 @@ impl AsyncRead for Reading {
             self.early.advance(count);
             return Poll::Ready(Ok(()));
         }
-        loop {
-            ready!(self.socket.poll_read_ready(cx))?;
-            match self.socket.try_read(buf.initialize_unfilled()) {
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                read => return Poll::Ready(read.map(|count| buf.advance(count))),
-            }
-        }
+        self.socket.poll_read(cx, buf)
     }
 }
 
@@ -270,18 +260,16 @@ impl ClientStream {
 }
 
 /// Says that nothing more comes, and reads away what the client still sends, so that it can read what was sent to it.
-pub(super) async fn linger(socket: &TcpStream) {
-    if socket2::SockRef::from(socket).shutdown(Shutdown::Write).is_err() {
+pub(super) async fn linger(socket: &Transport) {
+    if socket.shut_down().is_err() {
         return;
     }
     let mut scratch = [0; 1_024];
     let mut left = LINGER_BYTES;
-    while socket.readable().await.is_ok() {
-        match socket.try_read(&mut scratch) {
-            Ok(read @ 1..) if read < left => left -= read,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-            _ => return,
-        }
+    while let Ok(read @ 1..) = socket.read(&mut scratch).await
+        && read < left
+    {
+        left -= read;
     }
 }
 

@@ -5,7 +5,7 @@
 //! the request stays in memory.
 
 use std::{
-    io::{self, IoSlice},
+    io::{self, ErrorKind, IoSlice},
     net::IpAddr,
     pin::Pin,
     sync::{
@@ -16,16 +16,18 @@ use std::{
     time::Duration,
 };
 
-use axum::body::{Body, Bytes, HttpBody};
+use axum::{
+    body::{Body, Bytes, HttpBody},
+    http::HeaderMap,
+};
 use hyper::body::Frame;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
     sync::oneshot,
     time::Sleep,
 };
 
-use super::places::Place;
+use super::{places::Place, reasons::Refused, transport::Transport};
 use crate::metrics::{Limit, Metrics};
 
 /// A connection, as what serves it sees it. Whoever takes it over from HTTP keeps it, and with it the place.
@@ -34,7 +36,7 @@ pub struct Accepted {
     pub(super) place: Place,
     asked: AtomicBool,
     /// Who is to have the socket.
-    taker: Mutex<Option<oneshot::Sender<TcpStream>>>,
+    taker: Mutex<Option<oneshot::Sender<Transport>>>,
     /// The head of the answer that the taker goes on with is made, and is written.
     head_made: AtomicBool,
     head_written: AtomicBool,
@@ -66,7 +68,7 @@ impl Accepted {
     }
 
     /// A body, and the socket once the head of its answer is written; the receiver fails where the connection ends before.
-    pub fn hand_over(self: &Arc<Self>) -> (Body, oneshot::Receiver<TcpStream>) {
+    pub fn hand_over(self: &Arc<Self>) -> (Body, oneshot::Receiver<Transport>) {
         let (taker, socket) = oneshot::channel();
         *self.taker.lock().unwrap_or_else(PoisonError::into_inner) = Some(taker);
         (Body::new(WrittenByOthers(self.clone())), socket)
@@ -77,14 +79,22 @@ impl Accepted {
         self.head_written.load(Ordering::Relaxed)
     }
 
-    fn taker(&self) -> Option<oneshot::Sender<TcpStream>> {
+    fn taker(&self) -> Option<oneshot::Sender<Transport>> {
         // No code panics while it holds this lock.
         self.taker.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// The address that it counts for; none where that is a proxy's.
+    /// The address that it counts for; none where that is a proxy's which has not said whom it speaks for.
     pub fn address(&self) -> Option<IpAddr> {
         self.place.address()
+    }
+
+    /// Counts for whom a proxy forwards this request for, which keeps the connection.
+    ///
+    /// # Errors
+    /// That one has as many connections as an address may have.
+    pub fn count_for_client(&self, headers: &HeaderMap) -> Result<(), Refused> {
+        self.place.count_for_forwarded(headers).map_err(Refused::new)
     }
 
     /// A whole head of a request has come.
@@ -101,7 +111,7 @@ impl Accepted {
 /// The socket under HTTP. A client that takes nothing of an answer for the limit is given up. There is a timer only while
 /// something waits to be taken.
 pub struct AnswerStream {
-    stream: TcpStream,
+    stream: Transport,
     limit: Duration,
     stuck: Option<Pin<Box<Sleep>>>,
     metrics: Arc<Metrics>,
@@ -118,7 +128,7 @@ impl Drop for Ends {
 }
 
 impl AnswerStream {
-    pub(super) fn new(stream: TcpStream, limit: Duration, metrics: Arc<Metrics>, accepted: Arc<Accepted>) -> Self {
+    pub(super) fn new(stream: Transport, limit: Duration, metrics: Arc<Metrics>, accepted: Arc<Accepted>) -> Self {
         Self { stream, limit, stuck: None, metrics, ends: Ends(accepted) }
     }
 
@@ -131,8 +141,28 @@ impl AnswerStream {
     }
 
     /// The socket itself, for who serves no HTTP on it any more.
-    pub fn into_socket(self) -> TcpStream {
+    pub fn into_socket(self) -> Transport {
         self.stream
+    }
+
+    fn poll_flushed(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            match self.stream.try_flush() {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => ready!(self.stream.poll_writable(cx))?,
+                done => return Poll::Ready(done),
+            }
+        }
+    }
+
+    /// The socket is asked first, which lets others run after a while.
+    fn poll_written(&self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.stream.poll_writable(cx))?;
+            match self.stream.try_write(bufs) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                done => return Poll::Ready(done),
+            }
+        }
     }
 
     fn timed<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
@@ -149,15 +179,14 @@ impl AnswerStream {
 }
 
 impl AsyncRead for AnswerStream {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.stream.poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for AnswerStream {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.timed(cx, written)
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[IoSlice::new(buf)])
     }
 
     fn poll_write_vectored(
@@ -165,24 +194,28 @@ impl AsyncWrite for AnswerStream {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        let written = self.poll_written(cx, bufs);
         self.timed(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        true
     }
 
-    /// A TCP socket has nothing to flush; but what is over it asks for this when it has written all that it had.
+    /// What is over it asks for this when it has written all that it had.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = self.poll_flushed(cx);
+        ready!(self.timed(cx, flushed))?;
         let accepted = &self.ends.0;
         if accepted.head_made.load(Ordering::Relaxed) {
             accepted.head_written.store(true, Ordering::Relaxed);
         }
-        Pin::new(&mut self.stream).poll_flush(cx)
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        let flushed = self.poll_flushed(cx);
+        ready!(self.timed(cx, flushed))?;
+        Poll::Ready(self.stream.shut_down())
     }
 }

@@ -2,13 +2,13 @@
 //! so that they end with it.
 //!
 //! A connection costs its owner from the first byte: it has a place ([`Places`]), and a time for its request's head, for
-//! the head of the next one, and for taking the answer. HTTP/2 is not spoken: what stands in front of a node speaks HTTP/1.1
-//! to it, and an upgrade needs that.
+//! the head of the next one, and for taking the answer. What comes before HTTP is read first (`preface.rs`). HTTP/2 is not spoken: what
+//! stands in front of a node speaks HTTP/1.1 to it, and an upgrade needs that.
 
 use std::{
     convert::Infallible,
     future::poll_fn,
-    io,
+    io::{self, ErrorKind},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     pin::Pin,
     sync::{
@@ -44,7 +44,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     accepted::{Accepted, AnswerStream},
     admission::count_refused,
-    places::Places,
+    certificate::Shown,
+    places::{Places, Probe},
+    preface::{Begun, Preface},
     reasons::Refused,
 };
 use crate::{
@@ -86,6 +88,8 @@ pub struct DoorInputs<'a> {
     pub config: &'a Config,
     /// What this process may have open.
     pub files: Arc<OpenFiles>,
+    /// What is shown over TLS; none for plain HTTP.
+    pub certificate: Option<watch::Receiver<Shown>>,
     /// What is served at first.
     pub routes: Router,
     pub metrics: Arc<Metrics>,
@@ -98,6 +102,7 @@ pub struct Door(Arc<Inner>);
 
 struct Inner {
     places: Arc<Places>,
+    preface: Preface,
     head_limit: Duration,
     write_limit: Duration,
     routes: watch::Sender<Router>,
@@ -121,13 +126,15 @@ impl std::fmt::Debug for Door {
 impl Door {
     /// Serves who comes, until the tasks stop.
     pub fn open(listener: TcpListener, inputs: DoorInputs<'_>) -> Self {
-        let DoorInputs { config, files, routes, metrics, tasks } = inputs;
+        let DoorInputs { config, files, certificate, routes, metrics, tasks } = inputs;
         let limits = &config.limits;
         // What is none was refused when the configuration was checked.
         let proxies = config.node.proxies.iter().filter_map(|text| Network::parse(text).ok()).collect();
+        let (header, head_limit) = (config.node.proxy_header, Duration::from_millis(limits.request_head_ms));
         let inner = Arc::new(Inner {
-            places: Places::new(limits.connections_per_address, proxies, files),
-            head_limit: Duration::from_millis(limits.request_head_ms),
+            places: Places::new(limits.connections_per_address, proxies, header, files),
+            preface: Preface::new(certificate, header, head_limit),
+            head_limit,
             write_limit: Duration::from_millis(limits.write_timeout_ms),
             routes: watch::channel(routes).0,
             metrics,
@@ -226,7 +233,9 @@ impl Inner {
 
     /// Serves one connection until it ends or becomes a client's.
     async fn serve(&self, stream: TcpStream, address: SocketAddr, accepted: Arc<Accepted>) {
-        let probe = accepted.place.probe().cloned();
+        let Some(Begun { transport, refused }) = self.begin(stream, address, &accepted).await else { return };
+        let over = CancellationToken::new();
+        let probe = accepted.place.probe().cloned().or_else(|| refused.map(|reason| Probe { reason, over }));
         let routes = TowerToHyperService::new(self.routes.borrow().clone());
         let service = service_fn(|mut request: Request<Incoming>| {
             accepted.note_request();
@@ -250,18 +259,14 @@ impl Inner {
                 Ok::<_, Infallible>(response)
             }
         });
-        let stream = AnswerStream::new(stream, self.write_limit, self.metrics.clone(), accepted.clone());
+        let stream = AnswerStream::new(transport, self.write_limit, self.metrics.clone(), accepted.clone());
         let mut builder = http1::Builder::new();
         builder.timer(TokioTimer::new()).header_read_timeout(self.head_limit).max_buf_size(64 << 10);
         let mut connection = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
-        let shut = async {
-            self.shut.cancelled().await;
-            tokio::time::sleep(LINGER).await;
-        };
         let outcome = match &probe {
             None => tokio::select! {
                 outcome = answered(&mut connection, &accepted) => outcome,
-                () = shut => {
+                () = self.linger() => {
                     Pin::new(&mut connection).graceful_shutdown();
                     answered(&mut connection, &accepted).await
                 }
@@ -285,6 +290,40 @@ impl Inner {
             (Err(error), _) => tracing::debug!(%error, %address, "an HTTP connection ended with an error"),
             (Ok(()), _) => {}
         }
+    }
+
+    /// Reads what comes before HTTP.
+    async fn begin(&self, stream: TcpStream, address: SocketAddr, accepted: &Accepted) -> Option<Begun> {
+        let probe = accepted.place.probe();
+        let over = async {
+            match probe {
+                Some(probe) => tokio::select! {
+                    () = probe.over.cancelled() => {}
+                    () = tokio::time::sleep(PROBE_LIMIT) => {}
+                },
+                None => self.linger().await,
+            }
+        };
+        let error = tokio::select! {
+            begun = self.preface.read(stream, &accepted.place) => match begun {
+                Ok(begun) => return Some(begun),
+                Err(error) => error,
+            },
+            () = over => ErrorKind::ConnectionAborted.into(),
+        };
+        match probe {
+            Some(probe) => count_refused(probe.reason, &self.metrics),
+            None if error.kind() == ErrorKind::TimedOut => self.metrics.limit_hit(Limit::RequestHeadMs),
+            None => {}
+        }
+        tracing::debug!(%error, %address, "a connection ended before HTTP began on it");
+        None
+    }
+
+    /// Until the door has been shut for a while.
+    async fn linger(&self) {
+        self.shut.cancelled().await;
+        tokio::time::sleep(LINGER).await;
     }
 
     fn refuse(&self, reason: Reason) -> Response {

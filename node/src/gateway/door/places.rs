@@ -5,13 +5,15 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     net::{IpAddr, Ipv6Addr},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
+use axum::http::HeaderMap;
 use tokio_util::sync::CancellationToken;
 
+use super::forwarded;
 use crate::{
-    config::Network,
+    config::{Network, ProxyHeader},
     open_files::{OpenFile, OpenFiles},
     wire::reason::Reason,
 };
@@ -22,6 +24,8 @@ pub struct Places {
     per_address: usize,
     /// Their addresses stand for many clients.
     proxies: Vec<Network>,
+    /// Where they say for which.
+    header: ProxyHeader,
     files: Arc<OpenFiles>,
     state: Mutex<State>,
 }
@@ -39,6 +43,9 @@ struct State {
 pub struct Place {
     places: Arc<Places>,
     held: Held,
+    of_proxy: bool,
+    /// Whom the proxy speaks for, which it counts for too.
+    client: OnceLock<IpAddr>,
     _file: OpenFile,
 }
 
@@ -60,8 +67,8 @@ pub struct Probe {
 
 impl Places {
     /// All are free.
-    pub fn new(per_address: usize, proxies: Vec<Network>, files: Arc<OpenFiles>) -> Arc<Self> {
-        Arc::new(Self { per_address, proxies, files, state: Mutex::default() })
+    pub fn new(per_address: usize, proxies: Vec<Network>, header: ProxyHeader, files: Arc<OpenFiles>) -> Arc<Self> {
+        Arc::new(Self { per_address, proxies, header, files, state: Mutex::default() })
     }
 
     /// A place for a connection from this address.
@@ -70,6 +77,7 @@ impl Places {
             Ok(place) => return place,
             Err(reason) => reason,
         };
+        let of_proxy = self.is_proxy(address);
         let file = match self.files.accept_probe() {
             Some(file) => file,
             None => {
@@ -85,14 +93,14 @@ impl Places {
         let number = state.last_kept;
         state.kept.push_back((number, over.clone()));
         drop(state);
-        Place { places: self.clone(), held: Held::Kept(number, Probe { reason, over }), _file: file }
+        self.place(Held::Kept(number, Probe { reason, over }), of_proxy, file)
     }
 
     fn take_full(self: &Arc<Self>, address: IpAddr) -> Result<Place, Reason> {
-        let counted = (!self.proxies.iter().any(|proxy| proxy.contains(address))).then(|| counted_as(address));
+        let of_proxy = self.is_proxy(address);
+        let counted = (!of_proxy).then(|| counted_as(address));
         let mut state = self.lock();
-        if counted.is_some_and(|address| state.addresses.get(&address).is_some_and(|count| *count >= self.per_address))
-        {
+        if counted.is_some_and(|address| state.has_enough(address, self.per_address)) {
             return Err(Reason::ConnectionsPerAddress);
         }
         let file = self.files.accept().ok_or(Reason::OpenFiles)?;
@@ -100,7 +108,16 @@ impl Places {
             *state.addresses.entry(address).or_default() += 1;
         }
         drop(state);
-        Ok(Place { places: self.clone(), held: Held::Full(counted), _file: file })
+        Ok(self.place(Held::Full(counted), of_proxy, file))
+    }
+
+    /// What a proxy says of whom it speaks for is believed.
+    fn is_proxy(&self, address: IpAddr) -> bool {
+        self.proxies.iter().any(|proxy| proxy.contains(address))
+    }
+
+    fn place(self: &Arc<Self>, held: Held, of_proxy: bool, file: OpenFile) -> Place {
+        Place { places: self.clone(), held, of_proxy, client: OnceLock::new(), _file: file }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -109,13 +126,58 @@ impl Places {
     }
 }
 
+impl State {
+    fn has_enough(&self, address: IpAddr, per_address: usize) -> bool {
+        self.addresses.get(&address).is_some_and(|count| *count >= per_address)
+    }
+
+    fn give_back(&mut self, address: IpAddr) {
+        if let Some(count) = self.addresses.get_mut(&address) {
+            *count -= 1;
+            if *count == 0 {
+                self.addresses.remove(&address);
+            }
+        }
+    }
+}
+
 impl Place {
-    /// The address that it counts for; none where that is a proxy's.
+    /// The address that it counts for; none where that is a proxy's which has not said whom it speaks for.
     pub fn address(&self) -> Option<IpAddr> {
         match self.held {
-            Held::Full(address) => address,
+            Held::Full(address) => address.or_else(|| self.client.get().copied()),
             Held::Kept(..) => None,
         }
+    }
+
+    /// Whether what comes on it of whom it is spoken for is believed.
+    pub fn is_of_proxy(&self) -> bool {
+        self.of_proxy
+    }
+
+    /// Counts it for whom its proxy speaks for, from now on. The first one stands.
+    pub fn count_for(&self, client: IpAddr) -> Result<(), Reason> {
+        if !matches!(self.held, Held::Full(None)) || self.client.get().is_some() {
+            return Ok(());
+        }
+        let client = counted_as(client);
+        let mut state = self.places.lock();
+        if state.has_enough(client, self.places.per_address) {
+            return Err(Reason::ConnectionsPerAddress);
+        }
+        if self.client.set(client).is_ok() {
+            *state.addresses.entry(client).or_default() += 1;
+        }
+        Ok(())
+    }
+
+    /// Counts it for whom its proxy forwards for, where the request's head tells that.
+    pub fn count_for_forwarded(&self, headers: &HeaderMap) -> Result<(), Reason> {
+        if !self.of_proxy {
+            return Ok(());
+        }
+        let client = forwarded::client(headers, self.places.header, &self.places.proxies);
+        client.map_or(Ok(()), |client| self.count_for(client))
     }
 
     /// What its connection is bounded to, where it is one of those that are kept back.
@@ -131,14 +193,8 @@ impl Drop for Place {
     fn drop(&mut self) {
         let mut state = self.places.lock();
         match &self.held {
-            Held::Full(None) => {}
-            Held::Full(Some(address)) => {
-                if let Some(count) = state.addresses.get_mut(address) {
-                    *count -= 1;
-                    if *count == 0 {
-                        state.addresses.remove(address);
-                    }
-                }
+            Held::Full(address) => {
+                address.or_else(|| self.client.get().copied()).into_iter().for_each(|address| state.give_back(address));
             }
             Held::Kept(number, _) => state.kept.retain(|(other, _)| other != number),
         }
@@ -159,7 +215,7 @@ mod tests {
 
     fn places(per_address: usize) -> Arc<Places> {
         let proxies = vec![Network::parse("10.9.0.0/16").unwrap()];
-        Places::new(per_address, proxies, OpenFiles::of(128).unwrap())
+        Places::new(per_address, proxies, ProxyHeader::XForwardedFor, OpenFiles::of(128).unwrap())
     }
 
     async fn take(places: &Arc<Places>, address: &str) -> Place {
@@ -182,6 +238,35 @@ mod tests {
         let proxied: Vec<_> = (0..5).map(|_| places.take_full("10.9.0.1".parse().unwrap())).collect();
         assert!(proxied.iter().all(Result::is_ok));
         assert_eq!(places.lock().addresses.len(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_proxy_is_believed_whom_it_forwards_for_and_nobody_else_is() {
+        let headers = |text: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert("x-forwarded-for", text.parse().unwrap());
+            headers
+        };
+        let places = places(1);
+        let first = take(&places, "10.9.0.1").await;
+        first.count_for_forwarded(&headers("192.0.2.1, 203.0.113.9")).unwrap();
+        assert_eq!(first.address(), Some("203.0.113.9".parse().unwrap()));
+        // A later request of the same connection changes nothing.
+        first.count_for_forwarded(&headers("203.0.113.10")).unwrap();
+        let second = take(&places, "10.9.0.1").await;
+        assert_eq!(second.count_for_forwarded(&headers("203.0.113.9")), Err(Reason::ConnectionsPerAddress));
+        assert_eq!(
+            reason(&take(&places, "203.0.113.9").await),
+            Some(Reason::ConnectionsPerAddress),
+            "it counts as one"
+        );
+        drop(first);
+        second.count_for_forwarded(&headers("203.0.113.9")).unwrap();
+        drop(second);
+        assert!(places.lock().addresses.is_empty());
+        let direct = take(&places, "10.0.0.1").await;
+        direct.count_for_forwarded(&headers("203.0.113.9")).unwrap();
+        assert_eq!(direct.address(), Some("10.0.0.1".parse().unwrap()), "it says so of itself");
     }
 
     #[tokio::test]

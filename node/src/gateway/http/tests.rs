@@ -114,6 +114,7 @@ impl ClusterControl for FakeControl {
         LocalFacts {
             copies: 2,
             certificate_days_left: None,
+            http_certificate: None,
             lag_limit_ms: 500,
             deaf: false,
             clock: ClockView::default(),

@@ -3,7 +3,7 @@
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 
-use tokio::{net::TcpStream, sync::watch};
+use tokio::sync::watch;
 
 use super::may_read;
 use crate::{
@@ -19,7 +19,7 @@ use crate::{
             socket::{count_end, goes_on},
             stream::{LINGER, linger},
         },
-        door::reasons::Refused,
+        door::{reasons::Refused, transport::Transport},
     },
     id::{GroupName, Position, SessionId},
     logic::request::{ClientView, SessionView, SlotError},
@@ -62,7 +62,7 @@ pub(super) struct Reader {
     gateway: Arc<Gateway>,
     groups: Vec<GroupName>,
     listed: Listed,
-    socket: Arc<TcpStream>,
+    socket: Arc<Transport>,
     client: Arc<Client>,
     lanes: Lanes,
     episodes: watch::Receiver<u64>,
@@ -86,14 +86,14 @@ impl Reader {
     /// What is queued in its outbox is written to the socket from now on.
     pub(super) fn open(
         gateway: &Arc<Gateway>,
-        socket: TcpStream,
+        socket: Transport,
         groups: Vec<GroupName>,
         places: &[Option<Position>],
         whose: Whose,
         allowance: Arc<Allowance>,
     ) -> Self {
         let Gateway { config, ledger, metrics, connections, .. } = &**gateway;
-        notice_silence(&socket, Duration::from_secs(config.limits.idle_s));
+        notice_silence(socket.tcp(), Duration::from_secs(config.limits.idle_s));
         let listed = connections.open_reader(&config.limits, ledger, metrics, Reading::new(&groups, places));
         let (socket, outbox) = (Arc::new(socket), listed.outbox.clone());
         outbox.attach(socket.clone());
@@ -220,24 +220,16 @@ async fn expires(at_ms: u64) -> Result<SessionView, Refused> {
 }
 
 /// Waits for the reader, which has nothing to say. Cancel-safe.
-async fn heard(socket: &TcpStream, listed: &mut Listed) -> Result<(), Over> {
-    let mut scratch = [0; 256];
-    loop {
-        socket.readable().await.map_err(|_| None)?;
-        match socket.try_read(&mut scratch) {
-            Ok(1..) => {
-                let counted = listed.counted();
-                return counted.map(drop).map_err(|Excess| Some(Closing::new(Reason::RateLimited)));
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-            Ok(0) | Err(_) => return Err(None),
-        }
+async fn heard(socket: &Transport, listed: &mut Listed) -> Result<(), Over> {
+    match socket.read(&mut [0; 256]).await {
+        Ok(1..) => listed.counted().map(drop).map_err(|Excess| Some(Closing::new(Reason::RateLimited))),
+        Ok(0) | Err(_) => Err(None),
     }
 }
 
 /// Has the system end the connection when the other end's has acknowledged nothing for this time: it never says anything itself, and
 /// comments go into a socket's buffer for hours.
-fn notice_silence(socket: &TcpStream, limit: Duration) {
+fn notice_silence(socket: &tokio::net::TcpStream, limit: Duration) {
     #[cfg(target_os = "linux")]
     // Where it cannot be set the system gives up later.
     let _ = socket2::SockRef::from(socket).set_tcp_user_timeout(Some(limit));

@@ -99,21 +99,27 @@ impl Queue {
         self.frames = VecDeque::new();
     }
 
-    /// Writes what may be delivered, until that is all or the socket takes nothing more.
-    pub(super) fn write(&mut self, may: bool, mut write: impl FnMut(&[IoSlice<'_>]) -> io::Result<usize>) -> Wrote {
+    /// Writes what may be delivered, until that is all and has left, or the socket takes nothing more.
+    pub(super) fn write(
+        &mut self,
+        may: bool,
+        mut write: impl FnMut(&[IoSlice<'_>]) -> io::Result<usize>,
+        mut flush: impl FnMut() -> io::Result<()>,
+    ) -> Wrote {
         while !self.broken {
             let taken = match self.due(may) {
-                0 => {
+                0 => flush().map(|()| None),
+                1 => self.gather::<1>(may, &mut write).map(Some),
+                _ => self.gather::<GATHERED>(may, &mut write).map(Some),
+            };
+            match taken {
+                Ok(None) => {
                     self.blocked = false;
                     self.give_back();
                     return Wrote::All;
                 }
-                1 => self.gather::<1>(may, &mut write),
-                _ => self.gather::<GATHERED>(may, &mut write),
-            };
-            match taken {
-                Ok(0) => self.broken = true,
-                Ok(written) => self.wrote(written),
+                Ok(Some(0)) => self.broken = true,
+                Ok(Some(written)) => self.wrote(written),
                 Err(error) => match error.kind() {
                     ErrorKind::Interrupted => {}
                     ErrorKind::WouldBlock => {

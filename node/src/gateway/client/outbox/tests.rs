@@ -44,6 +44,10 @@ impl RawSocket for Taker {
         Ok(slices.iter().map(|slice| slice.len()).sum())
     }
 
+    fn try_flush(&self) -> io::Result<()> {
+        Ok(())
+    }
+
     fn poll_writable(&self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }

@@ -2,7 +2,11 @@ use std::{net::SocketAddr, sync::Arc};
 
 use axum::{Router, extract::State, response::IntoResponse, routing::any};
 use futures_util::{FutureExt, SinkExt, future::BoxFuture};
-use tokio::{io::AsyncWriteExt, net::TcpListener, sync::mpsc};
+use tokio::{
+    io::AsyncWriteExt,
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+};
 use tokio_tungstenite::{
     MaybeTlsStream, connect_async,
     tungstenite::protocol::frame::{
@@ -56,7 +60,10 @@ impl Server {
         let handler: Handler = Arc::new(handler);
         let routes = Router::new().route("/", any(accept)).with_state((tasks.clone(), handler));
         let (config, files) = (Config::default(), OpenFiles::of(128).unwrap());
-        Door::open(listener, DoorInputs { config: &config, files, routes, metrics: Metrics::new(), tasks: &tasks });
+        Door::open(
+            listener,
+            DoorInputs { config: &config, files, certificate: None, routes, metrics: Metrics::new(), tasks: &tasks },
+        );
         Self { address, tasks }
     }
 

@@ -27,7 +27,8 @@ async fn open(limits: LimitsConfig) -> Scene {
         .route("/big", get(|| async { vec![0_u8; BIG] }))
         .route("/slow", get(slow));
     let files = OpenFiles::of(128).unwrap();
-    let inputs = DoorInputs { config: &config, files, routes, metrics: metrics.clone(), tasks: &tasks };
+    let inputs =
+        DoorInputs { config: &config, files, certificate: None, routes, metrics: metrics.clone(), tasks: &tasks };
     Scene { door: Door::open(listener, inputs), address, metrics, tasks }
 }
 
