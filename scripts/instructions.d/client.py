@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import ssl
 import struct
 import zlib
 
@@ -15,8 +16,7 @@ class Client:
     EXTENSIONS = b""
 
     def __init__(self, port, groups=()):
-        self.socket = socket.create_connection(("127.0.0.1", port), LIMIT_S)
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.socket = self.open(port)
         self.buffer, self.place, self.offsets, self.answers = b"", 0, {}, []
         self.compressed = 0
         self.socket.sendall(
@@ -31,6 +31,11 @@ class Client:
         self.token = self.ask({"type": "hello"}, "welcome")["token"]
         for group in groups:
             self.offsets[group] = self.ask({"type": "join", "group": group}, "joined")["offset"]
+
+    def open(self, port):
+        opened = socket.create_connection(("127.0.0.1", port), LIMIT_S)
+        opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return opened
 
     def fill(self):
         more = self.socket.recv(1 << 18)
@@ -121,14 +126,23 @@ class Compressing(Client):
             raise RuntimeError(f"{self.compressed - before} of {count} messages were compressed")
 
 
+class Secure(Client):
+    """The same over TLS. Whose certificate it is does not matter here."""
+
+    CONTEXT = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    CONTEXT.check_hostname, CONTEXT.verify_mode = False, ssl.CERT_NONE
+
+    def open(self, port):
+        return self.CONTEXT.wrap_socket(super().open(port))
+
+
 class Reader(Client):
     """A reader of server-sent events of one group."""
 
     def __init__(self, port, groups):
         (group,) = groups
         token = Client(port).token
-        self.socket = socket.create_connection(("127.0.0.1", port), LIMIT_S)
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.socket = self.open(port)
         self.buffer, self.place, self.offsets, self.answers = b"", 0, {}, []
         request = f"GET /v1/groups/{group}/events HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {token}\r\n\r\n"
         self.socket.sendall(request.encode())

@@ -53,7 +53,8 @@ class Failed(Exception):
 class Nodes:
     """`roost dev` under callgrind, in a folder of its own. It ends with the `with` that holds it."""
 
-    def __init__(self, roost, count, folder, settings):
+    def __init__(self, roost, count, folder, settings, secure=False):
+        settings = settings | certificate(folder) if secure else settings
         self.folder, self.dumps, self.log = folder, 0, folder / "log"
         self.ports = free_ports(count)
         # Pipes in the folder, so that they go with it.
@@ -115,6 +116,18 @@ class Nodes:
             log = self.log.read_text()[-3000:]
             raise Failed(f"callgrind does not say what it counted: {said.stdout}{said.stderr}\n{log}")
         return Counts(file)
+
+
+def certificate(folder):
+    """Makes one, and gives the settings that name it."""
+    cert, key = folder / "cert.pem", folder / "key.pem"
+    made = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "60"]
+    made += ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1", "-out", cert, "-keyout", key]
+    try:
+        subprocess.run(list(map(str, made)), check=True, capture_output=True)
+    except (FileNotFoundError, subprocess.CalledProcessError) as error:
+        raise Failed(f"openssl makes no certificate: {error}") from None
+    return {"ROOST_NODE__HTTP_TLS_CERT": str(cert), "ROOST_NODE__HTTP_TLS_KEY": str(key)}
 
 
 def free_ports(count):

@@ -4,7 +4,7 @@ import dataclasses
 import time
 from collections.abc import Callable
 
-from client import Client, Compressing, Reader
+from client import Client, Compressing, Reader, Secure
 
 DATA = "x" * 126  # 128 bytes of JSON.
 BURST = 16
@@ -24,21 +24,23 @@ class Scene:
     loose: int = 1
     # Waiting itself is what is counted: nothing is taken off for it, and the nodes' timers are as they come.
     waits: bool = False
+    # Over TLS, with a certificate made for it.
+    secure: bool = False
 
 
-def fan_out(subscribers, burst, subscriber=Client, group="hall", **more):
+def fan_out(subscribers, burst, subscriber=Client, group="hall", publisher=Client, **more):
     """A publisher and its subscribers: the next burst when all have all of the last one."""
 
     def prepare(ports):
         clients = [subscriber(ports[-1], [group]) for _ in range(subscribers)]
-        publisher = Client(ports[0])
+        publishes = publisher(ports[0])
 
         def play(rounds):
             for _ in range(rounds):
-                publisher.send(*[{**publish(group, number), **more} for number in range(burst)])
+                publishes.send(*[{**publish(group, number), **more} for number in range(burst)])
                 for client in clients:
                     client.messages(burst)
-                publisher.answered(burst, "published")
+                publishes.answered(burst, "published")
 
         return play
 
@@ -84,14 +86,18 @@ def many_groups(count):
     return prepare
 
 
-def connects(ports):
+def connects(client):
     """One after the other, to a group that is there already."""
-    clients = [Client(ports[-1], ["hall"])]
 
-    def play(rounds):
-        clients.extend(Client(ports[-1], ["hall"]) for _ in range(rounds))
+    def prepare(ports):
+        clients = [client(ports[-1], ["hall"])]
 
-    return play
+        def play(rounds):
+            clients.extend(client(ports[-1], ["hall"]) for _ in range(rounds))
+
+        return play
+
+    return prepare
 
 
 def waiting(ports):
@@ -119,7 +125,9 @@ SCENES = {
     ),
     "burst": Scene(f"{BURST} messages in flight, 100 subscribers", "delivery", 100 * BURST, 12, fan_out(100, BURST)),
     "groups": Scene("30 groups of 10, each with a publisher", "delivery", 300, 30, groups(30, 10)),
-    "connect": Scene("a connection, a new session, a join; its rows in the store", "connect", 1, 100, connects),
+    "connect": Scene("a connection, a new session, a join; its rows in the store", "connect", 1, 100, connects(Client)),
+    "secure": Scene("one message in flight, 100 subscribers, TLS", "delivery", 100, 150, fan_out(100, 1, Secure, publisher=Secure), secure=True),
+    "secure-connect": Scene("a connection over TLS, a new session, a join", "connect", 1, 100, connects(Secure), secure=True),
     "cluster": Scene("64 groups over three nodes, two copies, one delivery each", "publish", 64, 20, many_groups(64), 3, 3),
     "idle": Scene("a node with 64 slots to which nothing happens", "second", 1, 5, waiting, loose=2, waits=True),
 }
