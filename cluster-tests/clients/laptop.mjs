@@ -26,8 +26,8 @@ const program = `
     for (const url of urls) connect ??= (await import(url + "/roost.js").catch(() => ({}))).connect;
     const roost = connect({ urls, client });
     const at = {};
-    // A clock that never goes back.
-    const told = (kind, more) => note({ kind, at_ms: Math.floor(performance.timeOrigin + performance.now()), ...more });
+    // A clock that never goes back, in place of the message's own time.
+    const told = (kind, more) => note({ ...more, kind, at_ms: Math.floor(performance.timeOrigin + performance.now()) });
     roost.on("state", (state) => told(state, { node: roost.node, session: roost.session, code: roost.ended?.code }));
     for (const name of groups) {
       const group = roost.group(name);

@@ -27,7 +27,7 @@ use crate::{
         entry::{Message, Present},
         request::{self, GroupInfo, PresentSession},
     },
-    wire::{command::ReadFrom, plain::LIMIT_MAX, reason::Reason},
+    wire::{command::ReadFrom, reason::Reason},
 };
 
 pub(super) fn table() -> Vec<Route> {
@@ -214,19 +214,15 @@ async fn info(State(api): State<Arc<Api>>, InPath(group): InPath<GroupName>) -> 
 
 /// Reads a group's messages, oldest first.
 #[utoipa::path(get, path = "/v1/groups/{group}/messages", tag = "messages",
-    params(("group" = String, Path, description = "The group", example = "chat:lobby"), ("since_epoch" = Option<String>, Query, description = "After this position: the log, with `since_offset`. From the oldest kept unless given"), ("since_offset" = Option<u64>, Query, description = "The offset of the last message seen"), ("limit" = Option<u32>, Query, description = "1 to 1,000; 100 unless given"), ("last" = Option<u32>, Query, description = "The last ones, so many (1 to 1,000), without `since_epoch`, `since_offset` and `limit`. A page holds about a megabyte: where it ends before `head` the rest is on the next one")),
+    params(("group" = String, Path, description = "The group", example = "chat:lobby"), ("since_epoch" = Option<String>, Query, description = "After this position: the log, with `since_offset`. From the oldest kept unless given"), ("since_offset" = Option<u64>, Query, description = "The offset of the last message seen"), ("limit" = Option<u32>, Query, description = "1 to 1,000; 100 unless given")),
     responses((status = 200, description = "A page; empty where there is no such group", body = History)))]
 async fn history(
     State(api): State<Arc<Api>>,
     InPath(group): InPath<GroupName>,
     RawQuery(raw): RawQuery,
 ) -> Result<Json<History>, ApiError> {
-    let mut query = Query::read(raw.as_deref(), &["since_epoch", "since_offset", "limit", "last"]);
+    let mut query = Query::read(raw.as_deref(), &["since_epoch", "since_offset", "limit"]);
     let limit = query.limit();
-    let last = query.number("last", 1..=u64::from(LIMIT_MAX));
-    if query.has("last") && ["since_epoch", "since_offset", "limit"].iter().any(|name| query.has(name)) {
-        query.problem("last", "value_error", "the last messages are read by `last` alone");
-    }
     let epoch = query.parsed("since_epoch", Epoch::parse);
     let offset = query.number("since_offset", 0..=NUMBER_MAX);
     match (query.has("since_epoch"), query.has("since_offset")) {
@@ -238,12 +234,7 @@ async fn history(
     }
     query.done()?;
     let since = epoch.zip(offset).map(|(epoch, offset)| Position { epoch, offset });
-    let (from, limit) = match (last, since) {
-        // At most 1,000, so it fits.
-        (Some(last), _) => (ReadFrom::Last, last as u32),
-        (None, Some(since)) => (ReadFrom::After(since), limit),
-        (None, None) => (ReadFrom::Oldest, limit),
-    };
+    let from = since.map_or(ReadFrom::Oldest, ReadFrom::After);
     let request::History { position, complete, messages } =
         api.service.history(&By::Server, &group, from, limit).await?;
     Ok(Json(History {
