@@ -73,6 +73,8 @@ fn deflated(event: &Event) -> Frame {
     {
         let mut room = vec![0; HEADER_ROOM];
         if deflate::deflate(frame.payload(), &mut room) {
+            // It waits in outboxes, which count what it is long.
+            room.shrink_to_fit();
             return Frame::of_deflated(room);
         }
     }

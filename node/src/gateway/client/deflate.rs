@@ -26,6 +26,9 @@ const READ_BYTES: usize = 1_024;
 /// The longest head of a frame (RFC 6455, 5.2).
 const HEAD_BYTES: usize = 14;
 const MASK_BYTES: usize = 4;
+/// What is compressed counts against its client's rate once more for each of these bytes, before and after: a few bytes can
+/// make the node inflate and read the largest frame.
+const COUNTED_BYTES: usize = 4 << 10;
 
 /// The answer to the first of the client's offers that this node can keep to. Without one the connection goes on uncompressed.
 pub(super) fn accept(headers: &HeaderMap) -> Option<HeaderValue> {
@@ -88,6 +91,8 @@ pub(super) struct Inflating {
     place: Place,
     /// The compressed message that comes in.
     message: Option<Compressed>,
+    /// What has been inflated counts for this much more, which nobody has counted yet.
+    uncounted: u32,
     /// As the WebSocket library is to see it.
     ready: Bytes,
 }
@@ -125,7 +130,7 @@ fn too_large() -> io::Error {
 impl Inflating {
     pub(super) fn new(limit: usize) -> Self {
         let (raw, head, ready) = (Bytes::new(), Vec::new(), Bytes::new());
-        Self { limit, raw, head, place: Place::Head, message: None, ready }
+        Self { limit, raw, head, place: Place::Head, message: None, uncounted: 0, ready }
     }
 
     /// Takes what came in, where all that came before is read.
@@ -214,6 +219,7 @@ impl Inflating {
         let bytes = inflate(&message.bytes, self.limit)
             .map_err(|_| invalid("a message is not compressed as agreed on"))?
             .ok_or_else(too_large)?;
+        self.uncounted += u32::try_from((message.bytes.len() + bytes.len()) / COUNTED_BYTES).unwrap_or(u32::MAX);
         // As a client sends it, with a mask that changes nothing.
         let header = FrameHeader { opcode: message.kind, mask: Some([0; MASK_BYTES]), ..FrameHeader::default() };
         let mut frame = Vec::with_capacity(HEAD_BYTES + bytes.len());
@@ -239,6 +245,11 @@ impl<S> Inflated<S> {
     /// Messages have at most this number of bytes, where compression was agreed on.
     pub(super) fn new(stream: S, limit: Option<usize>) -> Self {
         Self { stream, state: limit.map(|limit| Box::new(Inflating::new(limit))) }
+    }
+
+    /// By how much more than its messages what was inflated counts, since this was last asked.
+    pub(super) fn take(&mut self) -> u32 {
+        self.state.as_mut().map_or(0, |state| std::mem::take(&mut state.uncounted))
     }
 }
 

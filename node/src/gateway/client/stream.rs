@@ -126,7 +126,7 @@ pub(super) enum Incoming {
     Text(Bytes),
     /// A ping or a pong, which was dealt with.
     Control,
-    /// This number of parts of a message that has not ended yet.
+    /// This number of parts of a message that has not ended yet, or what a compressed message counts for besides.
     Fragments(u32),
     /// A frame that no rule allows; nothing more can be read.
     Broken(Fault),
@@ -232,7 +232,8 @@ impl ClientStream {
                 return Poll::Ready(next);
             }
             let polled = self.web.poll_next_unpin(cx).map(incoming);
-            match (self.web.get_mut().stream.take(), polled) {
+            let inflated = self.web.get_mut();
+            match (inflated.take() + inflated.stream.take(), polled) {
                 (0, polled) => polled,
                 (fragments, polled) => {
                     if let Poll::Ready(next) = polled {

@@ -433,15 +433,20 @@ impl Frames {
         if let Some(frame) = self.frames.get(&key) {
             return Some(frame.clone());
         }
+        let is_full = |frames: &Self, more: usize| frames.frames.len() >= FRAMES || frames.bytes + more > FRAMES_BYTES;
+        if is_full(self, 0) && self.frames.first_key_value().is_some_and(|(oldest, _)| key < *oldest) {
+            // It would not be kept, so it is not compressed either, for each client anew.
+            return Some(outbox.counted(codec.of_group(false).encode(event)));
+        }
         let frame = outbox.counted(codec.encode(event));
-        self.bytes += frame.len();
-        self.frames.insert(key, frame.clone());
-        while self.frames.len() > FRAMES || self.bytes > FRAMES_BYTES {
+        while is_full(self, frame.len()) {
             let Some((_, oldest)) = self.frames.pop_first() else {
                 break;
             };
             self.bytes -= oldest.len();
         }
+        self.bytes += frame.len();
+        self.frames.insert(key, frame.clone());
         Some(frame)
     }
 }

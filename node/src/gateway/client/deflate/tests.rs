@@ -145,6 +145,20 @@ fn what_is_not_as_agreed_on_ends_the_connection() {
 }
 
 #[test]
+fn what_grows_counts_for_what_it_became() {
+    let counted = |bytes: &[u8]| {
+        let mut inflated = Inflated::new((), Some(1 << 20));
+        let state = inflated.state.as_mut().unwrap();
+        state.take(bytes);
+        assert!(state.next().unwrap().is_some());
+        (inflated.take(), inflated.take())
+    };
+    assert_eq!(counted(&frame(0xc1, &compressed(&[b'x'; 4_000]))), (0, 0));
+    assert_eq!(counted(&frame(0xc1, &compressed(&vec![b'x'; 128 << 10]))), (32, 0));
+    assert_eq!(counted(&frame(0x81, &vec![b'x'; 9_000])), (0, 0), "what is not compressed was paid for by its sender");
+}
+
+#[test]
 fn what_is_at_rest_holds_nothing() {
     let mut inflating = Inflating::new(LIMIT);
     inflating.take(&frame(0xc1, &compressed(&[b'x'; 2_000])));
