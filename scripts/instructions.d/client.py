@@ -78,7 +78,7 @@ class Client:
         frame = self.frame()
         if frame is None:
             return False
-        if frame.get("ephemeral"):
+        if frame["type"] == "message" and frame.get("ephemeral"):
             return True
         if frame["type"] != "message":
             # Of itself a node tells of the session's own group, of what is late on a busy machine, and of what is wrong.

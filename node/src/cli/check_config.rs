@@ -44,6 +44,12 @@ fn check_http_tls(config: &Config) -> anyhow::Result<()> {
     if let Some(files) = Files::of(&config.node) {
         let shown = files.load().map_err(anyhow::Error::msg)?;
         shown.end_is_near().iter().for_each(|words| print::note(format_args!("warning: {words}")));
+        if !config.session.cookie_secure {
+            print::note(format_args!(
+                "warning: session.cookie_secure is false, and node.http_tls_cert is set: browsers would send the session's cookie over \
+                 plain HTTP too"
+            ));
+        }
     }
     Ok(())
 }

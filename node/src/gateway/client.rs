@@ -52,19 +52,18 @@ use crate::wire::reason::Reason;
 
 /// `GET /ws`: upgrades to the plain JSON protocol. Refused with 503 and `Retry-After` where the node has no room.
 pub async fn ws(State(gateway): State<Arc<Gateway>>, request: Request) -> Response {
-    let admitted = match admit(&gateway) {
-        Ok(admitted) => admitted,
-        Err(refused) => {
-            // Nor may it hold one of the places that it was refused for.
-            return ([(header::CONNECTION, "close")], refused).into_response();
-        }
-    };
+    // Who is refused may not hold the place that it was refused for, nor leave a proxy a connection that counts for it.
+    let goodbye = |refused: Refused| ([(header::CONNECTION, "close")], refused).into_response();
     let accepted = request.extensions().get::<Arc<Accepted>>().cloned();
     let counted = accepted.as_ref().map_or(Ok(()), |accepted| accepted.count_for_client(request.headers()));
     if let Err(refused) = counted {
         count_refused(refused.reason, &gateway.metrics);
-        return ([(header::CONNECTION, "close")], refused).into_response();
+        return goodbye(refused);
     }
+    let admitted = match admit(&gateway) {
+        Ok(admitted) => admitted,
+        Err(refused) => return goodbye(refused),
+    };
     let session = &gateway.config.session;
     let credentials = Credentials::of(request.headers(), &session.cookie_name, &session.allowed_origins);
     match Upgrade::accept(request, gateway.config.limits.frame_bytes, gateway.config.compresses()) {
@@ -73,7 +72,7 @@ pub async fn ws(State(gateway): State<Arc<Gateway>>, request: Request) -> Respon
             tasks.spawn_detached("connection", serve(gateway, upgrade, credentials, (admitted, accepted)));
             response
         }
-        Err(refused) => refused.into_response(),
+        Err(refused) => goodbye(refused),
     }
 }
 

@@ -23,9 +23,10 @@ pub fn client(headers: &HeaderMap, which: ProxyHeader, proxies: &[Network]) -> O
     };
     let mut hops = 0;
     for line in headers.get_all(name).into_iter().rev() {
-        let line = line.to_str().ok()?;
-        for element in elements(line, which)?.into_iter().rev() {
+        for element in from_the_right(line.as_bytes(), which) {
             hops += 1;
+            // What stands left of it may be anything, since its client wrote it.
+            let element = str::from_utf8(element).ok()?;
             let address = match which {
                 ProxyHeader::Forwarded => for_of(element).and_then(|text| address(&text)),
                 _ => address(element),
@@ -40,12 +41,19 @@ pub fn client(headers: &HeaderMap, which: ProxyHeader, proxies: &[Network]) -> O
     None
 }
 
-/// The parts of a list; nothing where a quotation does not end.
-fn elements(line: &str, which: ProxyHeader) -> Option<Vec<&str>> {
-    match which {
-        ProxyHeader::Forwarded => split(line, ','),
-        _ => Some(line.split(',').collect()),
-    }
+/// The parts of a list, the last one first, each when it is asked for. A comma in a quotation divides nothing; what a proxy
+/// has added is whole, whatever a client left open before it.
+fn from_the_right(line: &[u8], which: ProxyHeader) -> impl Iterator<Item = &[u8]> {
+    let (mut left, has_quotations) = (Some(line), which == ProxyHeader::Forwarded);
+    std::iter::from_fn(move || {
+        let (all, mut quoted) = (left?, false);
+        let comma = all.iter().rposition(|byte| {
+            quoted ^= has_quotations && *byte == b'"';
+            *byte == b',' && !quoted
+        });
+        left = comma.map(|at| &all[..at]);
+        Some(comma.map_or(all, |at| &all[at + 1..]))
+    })
 }
 
 /// Splits outside of quotations.
@@ -124,6 +132,9 @@ mod tests {
         check(&["198.51.100.1", "203.0.113.9, 10.0.0.1"], Some("203.0.113.9"));
         check(&["203.0.113.9", "10.0.0.1"], Some("203.0.113.9"));
         check(&["10.0.0.7, 203.0.113.9"], Some("203.0.113.9"));
+        // Nor does it hide the client that this is no text.
+        check(&["\u{e9}, 203.0.113.9"], Some("203.0.113.9"));
+        check(&["\u{e9}", "203.0.113.9"], Some("203.0.113.9"));
     }
 
     #[test]
@@ -152,6 +163,9 @@ mod tests {
         check(&["for=203.0.113.9, for=_hidden"], None);
         check(&["for=203.0.113.9;for=192.0.2.1"], None);
         check(&["for=\"203.0.113.9"], None);
+        // What a client left open ends before what its proxy added.
+        check(&["for=\"x, for=203.0.113.9"], Some("203.0.113.9"));
+        check(&["for=\"x, for=\"[2001:db8::1]:4711\""], Some("2001:db8::1"));
         check(&["for=198.51.100.1", "proto=https"], None);
     }
 

@@ -63,7 +63,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// What is answered to a connection that has one of the places that are kept back.
 const PROBES: [&str; 4] = ["/livez", "/readyz", "/health", "/metrics"];
 /// The time that such a connection has, from its first byte to the last of its answer.
-const PROBE_LIMIT: Duration = Duration::from_secs(2);
+pub(super) const PROBE_LIMIT: Duration = Duration::from_secs(2);
 /// When the door is shut, a connection on which nobody has been told so stays open for this time: a request may be on its
 /// way.
 const LINGER: Duration = Duration::from_secs(1);

@@ -155,9 +155,10 @@ impl Place {
         self.of_proxy
     }
 
-    /// Counts it for whom its proxy speaks for, from now on. The first one stands.
+    /// Counts it for whom its proxy speaks for, from now on. The first one stands. A proxy is nobody's client.
     pub fn count_for(&self, client: IpAddr) -> Result<(), Reason> {
-        if !matches!(self.held, Held::Full(None)) || self.client.get().is_some() {
+        let is_counted = !matches!(self.held, Held::Full(None)) || self.client.get().is_some();
+        if is_counted || self.places.is_proxy(client) {
             return Ok(());
         }
         let client = counted_as(client);

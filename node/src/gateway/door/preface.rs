@@ -9,7 +9,7 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use super::{certificate::Shown, places::Place, proxy_protocol, transport::Transport};
+use super::{certificate::Shown, listener::PROBE_LIMIT, places::Place, proxy_protocol, transport::Transport};
 use crate::{config::ProxyHeader, seldom::Seldom, wire::reason::Reason};
 
 /// For who speaks HTTP where TLS is spoken.
@@ -68,7 +68,10 @@ impl Preface {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "plain HTTP where TLS is spoken"));
         }
         let config = certificate.borrow().config.clone();
-        let (tcp, session) = TlsAcceptor::from(config).accept(tcp).await?.into_inner();
+        // Who has no place is told so soon.
+        let limit = if refused.is_some() { PROBE_LIMIT } else { self.limit };
+        let handshake = tokio::time::timeout(limit, TlsAcceptor::from(config).accept(tcp)).await;
+        let (tcp, session) = handshake.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?.into_inner();
         Ok(Begun { transport: Transport::encrypted(tcp, session), refused })
     }
 

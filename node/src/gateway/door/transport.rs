@@ -126,17 +126,17 @@ impl Transport {
     fn try_read(&self, buf: &mut [u8]) -> io::Result<usize> {
         let Some(tls) = &self.tls else { return self.tcp.try_read(buf) };
         let mut session = lock(tls);
-        loop {
-            if let Some(read) = decrypted(&mut session, buf) {
-                return read;
-            }
-            session.read_tls(&mut Now(&self.tcp))?;
-            if let Err(error) = session.process_new_packets() {
-                // It is told why, if it can be.
-                let _ = push_out(&mut session, &self.tcp);
-                return Err(io::Error::new(ErrorKind::InvalidData, error));
-            }
+        if let Some(read) = decrypted(&mut session, buf) {
+            return read;
         }
+        session.read_tls(&mut Now(&self.tcp))?;
+        if let Err(error) = session.process_new_packets() {
+            // It is told why, if it can be.
+            let _ = push_out(&mut session, &self.tcp);
+            return Err(io::Error::new(ErrorKind::ConnectionAborted, error));
+        }
+        // Records may hold nothing, as many as the client likes: whoever reads asks the socket anew, which lets others run.
+        decrypted(&mut session, buf).unwrap_or_else(|| Err(ErrorKind::WouldBlock.into()))
     }
 
     /// Says that nothing more is written. What was taken before should have left.
