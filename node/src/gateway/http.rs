@@ -18,16 +18,19 @@ mod route;
 pub mod sessions;
 pub mod starting;
 
-use std::{any::Any, sync::Arc};
+use std::{any::Any, sync::Arc, time::Duration};
 
 use axum::{
     Router as Routes,
     extract::{MatchedPath, Request, State},
-    http::{HeaderValue, Method, Uri, Version, header},
+    http::{HeaderValue, Method, Uri, Version, header, request::Parts},
     middleware::{Next, from_fn, from_fn_with_state},
     response::{IntoResponse, Response},
 };
-use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::{
+    catch_panic::CatchPanicLayer,
+    cors::{AllowHeaders, AllowOrigin, CorsLayer},
+};
 
 use self::{
     api::Api,
@@ -35,7 +38,10 @@ use self::{
     extract::require_key,
     route::Route,
 };
-use crate::wire::reason::Reason;
+use crate::{gateway::door::origin::is_listed, wire::reason::Reason};
+
+/// How long a browser remembers what a page of another origin may ask.
+const PREFLIGHT: Duration = Duration::from_secs(600);
 
 /// Every documented route.
 pub(crate) fn table() -> Vec<Route> {
@@ -64,6 +70,25 @@ pub fn routes(api: Arc<Api>) -> Routes {
         .layer(from_fn(mark_answer))
         .layer(from_fn_with_state(api.clone(), count_answer))
         .with_state(api)
+}
+
+/// Lets the pages of these origins ask, with their cookies, and read what is answered (CORS, of the Fetch standard). Where none is listed
+/// nothing is said of it: pages of other origins cannot.
+pub fn for_pages_of(origins: &[String], routes: Routes) -> Routes {
+    if origins.is_empty() {
+        return routes;
+    }
+    let origins = origins.to_vec();
+    let listed = move |origin: &HeaderValue, _: &Parts| origin.to_str().is_ok_and(|origin| is_listed(origin, &origins));
+    let cors = CorsLayer::new()
+        .allow_origin(AllowOrigin::predicate(listed))
+        .allow_credentials(true)
+        .allow_methods([Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE])
+        // Whatever the page would send: a header that is not known does nothing.
+        .allow_headers(AllowHeaders::mirror_request())
+        .expose_headers([header::RETRY_AFTER])
+        .max_age(PREFLIGHT);
+    routes.layer(cors)
 }
 
 async fn no_such_path(uri: Uri) -> ApiError {

@@ -59,8 +59,7 @@ pub fn origin_allowed(headers: &HeaderMap, allowed: &[String]) -> bool {
     let mut origins = headers.get_all(header::ORIGIN).iter();
     let Some(origin) = origins.next() else { return is_of_no_other_site(headers) };
     let (Ok(origin), None) = (origin.to_str(), origins.next()) else { return false };
-    let listed = |allowed: &String| allowed == "*" || allowed.trim_end_matches('/').eq_ignore_ascii_case(origin);
-    if allowed.iter().any(listed) {
+    if is_listed(origin, allowed) {
         return true;
     }
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
@@ -72,6 +71,11 @@ pub fn origin_allowed(headers: &HeaderMap, allowed: &[String]) -> bool {
         }
         _ => false,
     }
+}
+
+/// Whether an origin is one of those that the configuration lists (`*`: any).
+pub fn is_listed(origin: &str, allowed: &[String]) -> bool {
+    allowed.iter().any(|allowed| allowed == "*" || allowed.trim_end_matches('/').eq_ignore_ascii_case(origin))
 }
 
 /// A browser that names no origin says by this that another site's page asks, though it would not let that read the answer.

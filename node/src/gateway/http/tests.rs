@@ -360,3 +360,35 @@ async fn a_request_names_the_host_that_it_is_for_once() {
         assert_eq!(answer.status().as_u16(), status, "{hosts:?} {version:?}");
     }
 }
+
+/// Pages of the origins that are listed may ask and read; others are told nothing, and nothing is said where none is listed.
+#[tokio::test]
+async fn pages_of_other_origins_may_ask_where_they_are_listed() {
+    let listed = ["https://app.example.com".to_owned()];
+    let ask = async |origins: &[String], method: &str, origin: &str| {
+        let request = HttpRequest::builder().method(method).uri("/v1/groups/g/messages").header("origin", origin);
+        let request = request.header("access-control-request-method", "POST").header(
+            "access-control-request-headers",
+            "authorization,content-type",
+        );
+        let routes = for_pages_of(origins, Server::silent().routes);
+        routes.oneshot(request.body(Body::empty()).unwrap()).await.unwrap().into_parts().0
+    };
+    for method in ["OPTIONS", "GET"] {
+        let told = ask(&listed, method, "https://app.example.com").await;
+        let all: Vec<_> = told.headers.get_all("access-control-allow-origin").iter().collect();
+        assert_eq!(all, ["https://app.example.com"], "{method}");
+        assert_eq!(told.headers["access-control-allow-credentials"], "true");
+        assert!(told.headers["vary"].to_str().unwrap().to_ascii_lowercase().contains("origin"));
+        let other = ask(&listed, method, "https://app.example.com.evil.example").await;
+        assert!(!other.headers.contains_key("access-control-allow-origin"), "{method}");
+        let none = ask(&[], method, "https://app.example.com").await;
+        assert!(!none.headers.keys().any(|name| name.as_str().starts_with("access-control")), "{method}");
+    }
+    let preflight = ask(&listed, "OPTIONS", "https://app.example.com").await;
+    assert_eq!(preflight.status, 200);
+    assert_eq!(preflight.headers["access-control-allow-headers"], "authorization,content-type");
+    assert!(preflight.headers["access-control-allow-methods"].to_str().unwrap().contains("PATCH"));
+    assert_eq!(preflight.headers["access-control-max-age"], "600");
+    assert_eq!(ask(&[], "OPTIONS", "https://app.example.com").await.status, 405);
+}
