@@ -1,6 +1,7 @@
 //! What the edge does for clients and backends alike, each thing once: who may do it, under which options of the
 //! namespace, what is asked of the primary, and what its answer means. The socket and HTTP only decode and encode.
 
+pub mod pages;
 mod publish_key;
 mod sessions;
 
@@ -9,8 +10,8 @@ use std::{fmt, future::Future, iter, sync::Arc};
 use bytes::Bytes;
 use tracing::Instrument;
 
-use self::publish_key::publish_key;
 pub use self::sessions::SessionsOfUser;
+use self::{pages::newest, publish_key::publish_key};
 use super::{
     ask::Ask,
     door::{access, reasons::Refused},
@@ -32,6 +33,9 @@ use crate::{
     store::Store,
     wire::{command::ReadFrom, reason::Reason},
 };
+
+/// What the last messages of a group take that are read at once.
+const LAST_BYTES: usize = 4 << 20;
 
 /// On whose behalf something is done.
 #[derive(Clone, Debug)]
@@ -228,14 +232,30 @@ impl Service {
         let since = match from {
             ReadFrom::Oldest => None,
             ReadFrom::After(since) => Some(since),
-            // What is published between the two questions comes on the next page.
-            ReadFrom::Last => self
-                .ask
-                .of_group(group, ReadGroup)
-                .await?
-                .map(|there| Position { epoch: there.epoch, offset: there.head.saturating_sub(limit.into()) }),
+            ReadFrom::Last => return self.last(group, limit).await,
         };
         Ok(self.ask.of_group(group, ReadHistory { since, limit }).await?)
+    }
+
+    /// Reads the last messages: the newest that have room, where they do not all have.
+    async fn last(&self, group: &GroupName, limit: u32) -> Result<History, Refused> {
+        let there = self.ask.of_group(group, ReadGroup).await?;
+        let since = there.map(|there| Position { epoch: there.epoch, offset: there.head.saturating_sub(limit.into()) });
+        let mut read = self.ask.of_group(group, ReadHistory { since, limit }).await?;
+        // A page ends where it has its bytes, and the newest stand on the last one. What is published meanwhile is not waited for.
+        let Some(end) = read.position else { return Ok(read) };
+        while let Some(offset) = read.messages.last().map(|last| last.offset).filter(|offset| *offset < end.offset) {
+            let since = Some(Position { epoch: end.epoch, offset });
+            let next = self.ask.of_group(group, ReadHistory { since, limit }).await?;
+            if next.messages.is_empty() || next.position.is_none_or(|position| position.epoch != end.epoch) {
+                break;
+            }
+            read.messages.extend(next.messages);
+            let left_out = newest(&mut read.messages, limit as usize, LAST_BYTES);
+            read.complete &= next.complete && !left_out;
+            read.position = next.position;
+        }
+        Ok(read)
     }
 
     /// Reads who is present. A client is refused where the namespace keeps no presence; a backend finds nobody there.

@@ -22,11 +22,14 @@ use crate::{
             reasons::Refused,
         },
         hub::{Entered, JoinOutcome},
-        service::{By, Caller, NewMessage, Publication},
+        service::{
+            By, Caller, NewMessage, Publication,
+            pages::{newest, oldest},
+        },
     },
     id::{AttachmentNumber, ClientKey, GroupName, Position, Seat, SessionId},
     logic::{
-        entry::{Grant, Message, Presence},
+        entry::{Grant, Presence},
         few::Few,
         request::{ClientView, History, MemberPage, Published, SlotError},
     },
@@ -586,8 +589,11 @@ impl Client {
     async fn history(&self, id: RequestId, group: GroupName, from: ReadFrom, limit: u32) -> Result<(), Refused> {
         let by = self.by(&group);
         let page = self.gateway.service.history(&by, &group, from, limit).await?;
-        let History { position, complete, messages } = page;
-        let messages = within(messages, self.history_bytes());
+        let History { position, mut complete, mut messages } = page;
+        match from {
+            ReadFrom::Last => complete &= !newest(&mut messages, limit as usize, self.history_bytes()),
+            ReadFrom::Oldest | ReadFrom::After(_) => oldest(&mut messages, self.history_bytes()),
+        }
         self.tell(&Event::History { id, group, position, complete, messages });
         Ok(())
     }
@@ -641,44 +647,4 @@ fn is_temporary(error: &SlotError) -> bool {
         error,
         SlotError::Unavailable | SlotError::Unknown | SlotError::NotPrimary { .. } | SlotError::Busy | SlotError::Full
     )
-}
-
-/// The oldest messages that have room, one at least.
-fn within(mut messages: Vec<Message>, bytes: usize) -> Vec<Message> {
-    let mut left = bytes;
-    let fitting = messages.iter().take_while(|message| {
-        let fits = message.data.len() + MESSAGE_OVERHEAD_BYTES <= left;
-        left = left.saturating_sub(message.data.len() + MESSAGE_OVERHEAD_BYTES);
-        fits
-    });
-    let count = fitting.count().max(1);
-    messages.truncate(count);
-    messages
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_page_of_history_fits_and_is_never_empty() {
-        let check = |sizes: &[usize], bytes: usize, wanted: usize| {
-            let message = |(at, size): (usize, &usize)| Message {
-                offset: at as u64 + 1,
-                data: vec![b'1'; *size].into(),
-                from: None,
-                at_ms: 0,
-            };
-            let page = within(sizes.iter().enumerate().map(message).collect(), bytes);
-            assert_eq!(
-                page.iter().map(|message| message.offset).collect::<Vec<_>>(),
-                (1..=wanted as u64).collect::<Vec<_>>()
-            );
-        };
-        check(&[], 1_000, 0);
-        check(&[100, 100], 1_000, 2);
-        check(&[100, 100, 100, 100], 1_000, 3);
-        check(&[5_000, 1], 1_000, 1);
-        check(&[1, 5_000, 1], 1_000, 1);
-    }
 }

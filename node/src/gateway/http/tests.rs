@@ -367,10 +367,9 @@ async fn pages_of_other_origins_may_ask_where_they_are_listed() {
     let listed = ["https://app.example.com".to_owned()];
     let ask = async |origins: &[String], method: &str, origin: &str| {
         let request = HttpRequest::builder().method(method).uri("/v1/groups/g/messages").header("origin", origin);
-        let request = request.header("access-control-request-method", "POST").header(
-            "access-control-request-headers",
-            "authorization,content-type",
-        );
+        let request = request
+            .header("access-control-request-method", "POST")
+            .header("access-control-request-headers", "authorization,content-type");
         let routes = for_pages_of(origins, Server::silent().routes);
         routes.oneshot(request.body(Body::empty()).unwrap()).await.unwrap().into_parts().0
     };
