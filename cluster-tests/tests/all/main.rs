@@ -18,6 +18,7 @@ mod machine;
 mod memory;
 mod openapi;
 mod ordering;
+mod proxies;
 mod rights;
 mod series;
 mod sessions;
