@@ -166,12 +166,12 @@ async fn log_in(State(backend): Shared, earlier: HeaderMap, Json(Named { user })
     backend.kept().logins.insert(login.clone(), Login { user, session });
     let mut answer = StatusCode::NO_CONTENT.into_response();
     // The session's cookie as Roost has made it: HttpOnly, with SameSite, and Secure where session.cookie_secure says so.
-    let cookies = headers.get_all(header::SET_COOKIE).iter().cloned();
-    let is_secure = |cookie: HeaderValue| cookie.to_str().is_ok_and(|it| it.to_ascii_lowercase().contains("; secure"));
-    let secure = if cookies.clone().any(is_secure) { "; Secure" } else { "" };
+    let cookies = headers.get_all(header::SET_COOKIE);
+    let is_secure = |cookie: &HeaderValue| cookie.to_str().is_ok_and(|it| it.to_ascii_lowercase().contains("; secure"));
+    let secure = if cookies.iter().any(is_secure) { "; Secure" } else { "" };
     let own = format!("login={login}; Path=/; HttpOnly; SameSite=Lax{secure}");
     let own = HeaderValue::try_from(own).map_err(no_answer)?;
-    for cookie in cookies.chain([own]) {
+    for cookie in cookies.iter().cloned().chain([own]) {
         answer.headers_mut().append(header::SET_COOKIE, cookie);
     }
     Ok(answer)
