@@ -17,8 +17,10 @@ use tokio::process::{Child, Command};
 
 use super::elsewhere::{clients, has_chromium, node, python, repository};
 
-/// Until a backend listens, and until a browser has done all that it does.
+/// Until a backend listens.
 const LIMIT: Duration = Duration::from_secs(60);
+/// Until a browser has done at all backends what it does there.
+const DRIVING: Duration = Duration::from_secs(180);
 const NAMES: [&str; 3] = ["fastapi", "express", "axum"];
 
 /// A backend that runs. Dropped, it is killed.
@@ -76,8 +78,8 @@ impl Backend {
     }
 
     /// What a browser sends after that.
-    async fn log_in(&self, user: &str) -> Result<String> {
-        let answer = self.call(Method::POST, "/login", "", &json!({"user": user})).await?;
+    async fn log_in(&self, user: &str, cookies: &str) -> Result<String> {
+        let answer = self.call(Method::POST, "/login", cookies, &json!({"user": user})).await?;
         ensure!(answer.status() == StatusCode::NO_CONTENT, "{}: {}", self.name, answer.text().await?);
         let mut cookies = Vec::new();
         for set in answer.headers().get_all(header::SET_COOKIE) {
@@ -142,22 +144,32 @@ async fn a_backend_logs_in_publishes_and_logs_out() -> Result<()> {
     }
     // The node that they ask first is gone: they ask another one.
     cluster.crash(0).await?;
-    for (backend, (cookies, mut socket)) in backends.iter().zip(there) {
-        let note = backend.json(Method::POST, "/notes", &cookies, &json!({"text": backend.name})).await?;
+    let mut left = Vec::new();
+    for (backend, (LoggedIn { ann, bob }, mut socket)) in backends.iter().zip(there) {
+        let note = backend.json(Method::POST, "/notes", &ann, &json!({"text": backend.name})).await?;
         // All of them write into the same group.
         while socket.frame_of("message").await?["data"] != note {}
-        logs_out(backend, &cluster, &cookies, socket).await.with_context(|| backend.name)?;
+        logs_out(backend, &cluster, &ann, socket).await.with_context(|| backend.name)?;
+        left.push((backend, bob));
     }
-    cluster.shut_down().await
+    cluster.shut_down().await?;
+    let failing = left.iter().map(|(backend, bob)| fails_to_log_out(backend, bob));
+    futures_util::future::try_join_all(failing).await.map(drop)
+}
+
+/// Their cookies.
+struct LoggedIn {
+    ann: String,
+    bob: String,
 }
 
 /// Ann logs in, connects by the cookie, and hears what is published by the backend; a stranger does not.
-async fn logs_in_and_hears(backend: &Backend, cluster: &Cluster) -> Result<(String, Socket)> {
+async fn logs_in_and_hears(backend: &Backend, cluster: &Cluster) -> Result<(LoggedIn, Socket)> {
     let nobody = backend.call(Method::GET, "/me", "login=made-up; session_id=x", &Value::Null).await?;
     ensure!(nobody.status() == StatusCode::UNAUTHORIZED, "{nobody:?}");
     let wrong = backend.call(Method::POST, "/login", "", &json!({"user": "a:*"})).await?;
     ensure!(wrong.status() == StatusCode::UNPROCESSABLE_ENTITY, "{wrong:?}");
-    let cookies = backend.log_in("ann").await?;
+    let cookies = backend.log_in("ann", "").await?;
     let me = backend.json(Method::GET, "/me", &cookies, &Value::Null).await?;
     ensure!(me == json!({"user": "ann", "nodes": cluster.urls_from(0)}), "{me}");
 
@@ -184,13 +196,29 @@ async fn logs_in_and_hears(backend: &Backend, cluster: &Cluster) -> Result<(Stri
         }
     }
     ensure!(text == "You asked: why so? ", "{text:?}");
-    let other = backend.log_in("bob").await?;
+    let other = backend.log_in("bob", "").await?;
     let (mut bob, _) = backend.connect(&cluster.url(1), &other).await?;
     let denied = bob.ask(&json!({"type": "join", "id": 1, "group": asked["group"]})).await?;
     ensure!(denied["code"] == "forbidden", "{denied}");
     let denied = socket.ask(&json!({"type": "publish", "id": 3, "group": "notes:all", "data": 1})).await?;
     ensure!(denied["code"] == "forbidden", "the page publishes nothing by itself: {denied}");
-    Ok((cookies, socket))
+    // Who logs in again ends the earlier log-in.
+    let again = backend.log_in("bob", &other).await?;
+    let (frames, code) = bob.until_closed().await?;
+    ensure!(code == 4_101, "{code} {frames:?}");
+    let earlier = backend.call(Method::GET, "/me", &other, &Value::Null).await?;
+    ensure!(earlier.status() == StatusCode::UNAUTHORIZED, "{earlier:?}");
+    Ok((LoggedIn { ann: cookies, bob: again }, socket))
+}
+
+/// With no node there the session may live on, and so does the log-in: its user can try again.
+async fn fails_to_log_out(backend: &Backend, cookies: &str) -> Result<()> {
+    let out = backend.call(Method::POST, "/logout", cookies, &Value::Null).await?;
+    ensure!(out.status() == StatusCode::SERVICE_UNAVAILABLE, "{}: {out:?}", backend.name);
+    ensure!(out.headers().get(header::SET_COOKIE).is_none(), "{}: {out:?}", backend.name);
+    let me = backend.call(Method::GET, "/me", cookies, &Value::Null).await?;
+    ensure!(me.status() == StatusCode::OK, "{}: {me:?}", backend.name);
+    Ok(())
 }
 
 /// The session ends with the log-in, also where it is in use.
@@ -221,7 +249,7 @@ async fn a_page_loads_and_follows_and_an_answer_outlives_reloads() -> Result<()>
         .stdin(Stdio::null())
         .kill_on_drop(true)
         .output();
-    let driven = tokio::time::timeout(LIMIT, driving).await.context("it takes too long")??;
+    let driven = tokio::time::timeout(DRIVING, driving).await.context("it takes too long")??;
     let (told, complained) = (String::from_utf8_lossy(&driven.stdout), String::from_utf8_lossy(&driven.stderr));
     ensure!(driven.status.success(), "{told}\n{complained}");
     ensure!(told.trim() == r#"{"backends":3,"notes":60,"reloads":9}"#, "{told}");

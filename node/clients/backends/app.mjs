@@ -10,7 +10,7 @@ import express from "express";
 
 const NODES = process.env.ROOST_URLS.split(",");
 const headers = { authorization: `Bearer ${process.env.ROOST_API_KEY}`, "content-type": "application/json" };
-// Keys of publishes are this run's own: numbers begin anew with each.
+// A part of the notes' keys: their numbers begin anew with each run. Yours come from your database, and need none.
 const RUN = randomUUID();
 
 // Who is logged in, by the secret in the cookie: the user and the session at Roost. Yours are in your database, as the notes are.
@@ -34,7 +34,7 @@ async function roost(method, path, body) {
 }
 
 const publish = async (group, data, key) =>
-  (await roost("POST", `/v1/groups/${group}/messages`, { data, key: `${RUN}-${key}` })).json();
+  (await roost("POST", `/v1/groups/${group}/messages`, { data, key })).json();
 
 const app = express().use(express.json());
 const cookie = (request, name) => new Map(request.get("cookie")?.split("; ").map((one) => one.split("="))).get(name);
@@ -48,25 +48,31 @@ function loggedIn(request, response, next) {
 app.get("/", (_, response) => response.sendFile("page.html", { root: import.meta.dirname }));
 
 // Yours asks for a password. The name becomes a part of groups' names.
-app.post("/login", async ({ body, secure }, response) => {
-  const user = body?.user;
+app.post("/login", async (request, response) => {
+  const user = request.body?.user;
   if (!/^[a-z]{1,20}$/.test(user)) return response.status(422).send("a name has 1 to 20 small letters");
   // What the page may follow; it publishes nothing by itself.
   const grants = ["notes:all", `answer:${user}:*`].map((pattern) => ({ pattern, join: true, publish: false }));
   const created = await roost("POST", "/v1/sessions", { user, grants });
+  await end(cookie(request, "login"));
   const login = randomUUID();
   logins.set(login, { user, session: (await created.json()).session.id });
   // The session's cookie as Roost has made it: HttpOnly, with SameSite, and Secure where session.cookie_secure says so.
-  response.append("set-cookie", created.headers.get("set-cookie"));
-  response.cookie("login", login, { httpOnly: true, sameSite: "lax", secure }).sendStatus(204);
+  const session = created.headers.get("set-cookie");
+  response.append("set-cookie", session);
+  response.cookie("login", login, { httpOnly: true, sameSite: "lax", secure: /; *secure/i.test(session) }).sendStatus(204);
 });
 
-app.post("/logout", async (request, response) => {
-  const login = cookie(request, "login");
+/** Ends a log-in. It is there until its session has ended, so that a log-out that fails can be tried again. */
+async function end(login) {
   const there = logins.get(login);
-  logins.delete(login);
   // Its connections are closed, wherever they are.
   if (there) await roost("DELETE", `/v1/sessions/${there.session}`);
+  logins.delete(login);
+}
+
+app.post("/logout", async (request, response) => {
+  await end(cookie(request, "login"));
   response.clearCookie("login").clearCookie("session_id").sendStatus(204);
 });
 
@@ -79,7 +85,7 @@ app.post("/notes", loggedIn, async ({ login, body }, response) => {
   const note = { id: notes.length + 1, text: body.text, by: login.user };
   // Kept first, then told: whoever joins before loading the notes misses none.
   notes.push(note);
-  await publish("notes:all", note, `note-${note.id}`);
+  await publish("notes:all", note, `${RUN}-note-${note.id}`);
   response.status(201).json(note);
 });
 

@@ -13,13 +13,13 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
-from fastapi import Cookie, Depends, FastAPI, HTTPException, Request, Response
+from fastapi import Cookie, Depends, FastAPI, HTTPException, Response
 from fastapi.responses import FileResponse
 from pydantic import BaseModel
 
 NODES = os.environ["ROOST_URLS"].split(",")
 KEY = {"Authorization": f"Bearer {os.environ['ROOST_API_KEY']}"}
-# Keys of publishes are this run's own: numbers begin anew with each.
+# A part of the notes' keys: their numbers begin anew with each run. Yours come from your database, and need none.
 RUN = uuid.uuid4().hex
 
 app = FastAPI()
@@ -45,7 +45,7 @@ async def roost(method: str, path: str, body: object = None) -> httpx.Response:
 
 
 async def publish(group: str, data: object, key: str) -> dict[str, object]:
-    answer = await roost("POST", f"/v1/groups/{group}/messages", {"data": data, "key": f"{RUN}-{key}"})
+    answer = await roost("POST", f"/v1/groups/{group}/messages", {"data": data, "key": key})
     return answer.json()
 
 
@@ -69,25 +69,33 @@ def page() -> FileResponse:
 
 
 @app.post("/login", status_code=204)
-async def log_in(body: Login, request: Request, response: Response) -> None:
+async def log_in(body: Login, response: Response, login: str = Cookie("")) -> None:
     """Yours asks for a password. The name becomes a part of groups' names."""
     if not re.fullmatch("[a-z]{1,20}", body.user):
         raise HTTPException(422, "a name has 1 to 20 small letters")
     # What the page may follow; it publishes nothing by itself.
     grants = [{"pattern": name, "join": True, "publish": False} for name in ("notes:all", f"answer:{body.user}:*")]
     created = await roost("POST", "/v1/sessions", {"user": body.user, "grants": grants})
+    await end(login)
     login = uuid.uuid4().hex
     logins[login] = (body.user, created.json()["session"]["id"])
     # The session's cookie as Roost has made it: HttpOnly, with SameSite, and Secure where session.cookie_secure says so.
-    response.headers.append("set-cookie", created.headers["set-cookie"])
-    response.set_cookie("login", login, httponly=True, samesite="lax", secure=request.url.scheme == "https")
+    session = created.headers["set-cookie"]
+    response.headers.append("set-cookie", session)
+    response.set_cookie("login", login, httponly=True, samesite="lax", secure="; secure" in session.lower())
+
+
+async def end(login: str) -> None:
+    """Ends a log-in. It is there until its session has ended, so that a log-out that fails can be tried again."""
+    if there := logins.get(login):
+        # Its connections are closed, wherever they are.
+        await roost("DELETE", f"/v1/sessions/{there[1]}")
+        logins.pop(login, None)
 
 
 @app.post("/logout", status_code=204)
 async def log_out(response: Response, login: str = Cookie("")) -> None:
-    if there := logins.pop(login, None):
-        # Its connections are closed, wherever they are.
-        await roost("DELETE", f"/v1/sessions/{there[1]}")
+    await end(login)
     for cookie in ("login", "session_id"):
         response.delete_cookie(cookie)
 
@@ -107,7 +115,7 @@ async def add_note(body: Text, there: tuple[str, str] = Depends(logged_in)) -> d
     note: dict[str, object] = {"id": len(notes) + 1, "text": body.text, "by": there[0]}
     # Kept first, then told: whoever joins before loading the notes misses none.
     notes.append(note)
-    await publish("notes:all", note, f"note-{note['id']}")
+    await publish("notes:all", note, f"{RUN}-note-{note['id']}")
     return note
 
 

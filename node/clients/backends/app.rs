@@ -34,7 +34,7 @@ struct Backend {
     nodes: Vec<String>,
     key: String,
     http: reqwest::Client,
-    /// Keys of publishes are this run's own: numbers begin anew with each.
+    /// A part of the notes' keys: their numbers begin anew with each run. Yours come from your database, and need none.
     run: Uuid,
     kept: Mutex<Kept>,
 }
@@ -110,8 +110,20 @@ impl Backend {
     }
 
     async fn publish(&self, group: &str, data: Value, key: &str) -> Answer<Value> {
-        let body = json!({"data": data, "key": format!("{}-{key}", self.run)});
+        let body = json!({"data": data, "key": key});
         Ok(self.roost(Method::POST, &format!("/v1/groups/{group}/messages"), body).await?.1)
+    }
+
+    /// Ends a log-in. It is there until its session has ended, so that a log-out that fails can be tried again.
+    async fn end(&self, headers: &HeaderMap) -> Answer<()> {
+        let Some(login) = cookie(headers, "login") else { return Ok(()) };
+        let there = self.kept().logins.get(&login).cloned();
+        if let Some(Login { session, .. }) = there {
+            // Its connections are closed, wherever they are.
+            self.roost(Method::DELETE, &format!("/v1/sessions/{session}"), Value::Null).await?;
+            self.kept().logins.remove(&login);
+        }
+        Ok(())
     }
 
     async fn write(&self, group: &str, question: &str) -> Answer<()> {
@@ -139,7 +151,7 @@ impl FromRequestParts<Arc<Backend>> for Login {
 }
 
 /// Yours asks for a password. The name becomes a part of groups' names.
-async fn log_in(State(backend): Shared, Json(Named { user }): Json<Named>) -> Answer<Response> {
+async fn log_in(State(backend): Shared, earlier: HeaderMap, Json(Named { user }): Json<Named>) -> Answer<Response> {
     if !(1..=20).contains(&user.len()) || !user.bytes().all(|byte| byte.is_ascii_lowercase()) {
         return Err(Failed(StatusCode::UNPROCESSABLE_ENTITY, "a name has 1 to 20 small letters".to_owned()));
     }
@@ -149,25 +161,24 @@ async fn log_in(State(backend): Shared, Json(Named { user }): Json<Named>) -> An
     let (headers, created) =
         backend.roost(Method::POST, "/v1/sessions", json!({"user": user, "grants": grants})).await?;
     let session = created["session"]["id"].as_str().unwrap_or_default().to_owned();
+    backend.end(&earlier).await?;
     let login = Uuid::new_v4().to_string();
     backend.kept().logins.insert(login.clone(), Login { user, session });
     let mut answer = StatusCode::NO_CONTENT.into_response();
     // The session's cookie as Roost has made it: HttpOnly, with SameSite, and Secure where session.cookie_secure says so.
-    let cookies = headers.get_all(header::SET_COOKIE).iter().cloned();
-    // Where you are reached by https, say Secure here too.
-    let own = HeaderValue::try_from(format!("login={login}; Path=/; HttpOnly; SameSite=Lax")).map_err(no_answer)?;
-    for cookie in cookies.chain([own]) {
+    let cookies = headers.get_all(header::SET_COOKIE);
+    let is_secure = |cookie: &HeaderValue| cookie.to_str().is_ok_and(|it| it.to_ascii_lowercase().contains("; secure"));
+    let secure = if cookies.iter().any(is_secure) { "; Secure" } else { "" };
+    let own = format!("login={login}; Path=/; HttpOnly; SameSite=Lax{secure}");
+    let own = HeaderValue::try_from(own).map_err(no_answer)?;
+    for cookie in cookies.iter().cloned().chain([own]) {
         answer.headers_mut().append(header::SET_COOKIE, cookie);
     }
     Ok(answer)
 }
 
 async fn log_out(State(backend): Shared, headers: HeaderMap) -> Answer<Response> {
-    let there = cookie(&headers, "login").and_then(|login| backend.kept().logins.remove(&login));
-    if let Some(Login { session, .. }) = there {
-        // Its connections are closed, wherever they are.
-        backend.roost(Method::DELETE, &format!("/v1/sessions/{session}"), Value::Null).await?;
-    }
+    backend.end(&headers).await?;
     let mut answer = StatusCode::NO_CONTENT.into_response();
     for gone in ["login=; Path=/; Max-Age=0", "session_id=; Path=/; Max-Age=0"] {
         answer.headers_mut().append(header::SET_COOKIE, HeaderValue::from_static(gone));
@@ -195,7 +206,7 @@ async fn add_note(
         notes.push(note.clone());
         note
     };
-    backend.publish("notes:all", json!(note), &format!("note-{}", note.id)).await?;
+    backend.publish("notes:all", json!(note), &format!("{}-note-{}", backend.run, note.id)).await?;
     Ok((StatusCode::CREATED, Json(note)))
 }
 

@@ -140,11 +140,11 @@ export interface Group {
   publish(data: Json, options?: { key?: string; ephemeral?: false }): Promise<Position & { copies: number }>;
   /** Tells those who are there now, and is kept nowhere: for typing indicators and cursors. Sent once, or not at all without a connection. */
   publish(data: Json, options: { ephemeral: true }): Promise<void>;
-  /** Messages after `since`, or from the oldest that is kept on, at most `limit` (1 to 1000, else 100); or the `last` ones, so many. */
+  /** Messages after `since`, or from the oldest that is kept on, at most `limit` (1 to 1000, else 100); or the `last` ones (1 to 1000): the newest of them that fit in an answer. */
   history(options?: { since?: Position; limit?: number; last?: undefined } | { last: number }): Promise<{
     epoch: string | null;
     offset: number;
-    /** Nothing is missing between `since` and the first message. */
+    /** Nothing is missing between `since` and the first message; with `last`, none of so many was left out. */
     complete: boolean;
     messages: Omit<Message, "group" | "epoch" | "ephemeral">[];
   }>;

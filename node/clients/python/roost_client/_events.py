@@ -158,7 +158,7 @@ class History:
     epoch: str | None
     offset: int
     complete: bool
-    """Nothing is missing between `since` and the first message."""
+    """Nothing is missing between `since` and the first message; with `last`, none of so many was left out."""
     messages: list[Message]
 
 

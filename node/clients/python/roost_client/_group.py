@@ -202,7 +202,7 @@ class Group:
         self, *, since: Position | None = None, limit: int | None = None, last: int | None = None
     ) -> History:
         """Messages after `since`, or from the oldest that is kept on, at most `limit` (1 to 1000, else 100); or the `last`
-        ones, so many."""
+        ones (1 to 1000): the newest of them that fit in an answer; where older ones were left out it is not `complete`."""
         answer = await self._ask("history", since=since and since.to_json(), limit=limit, last=last)
         epoch = answer["epoch"]
         messages = [message(self.name, epoch or "", one) for one in answer["messages"]]
