@@ -11,7 +11,9 @@ import { launch } from "./browser.mjs";
 const LIMIT_MS = 30_000;
 const NOTES = 20;
 const RELOADS = 3;
-const QUESTION = Array.from({ length: 60 }, (_, number) => `word-${number}`).join(" ");
+/** It is written for more than seven seconds. */
+const WORDS = 150;
+const QUESTION = Array.from({ length: WORDS }, (_, number) => `word-${number}`).join(" ");
 const backends = process.argv.slice(2);
 const browser = await launch();
 
@@ -36,7 +38,10 @@ async function add(page, note) {
   assert.equal((await told).status(), 201);
 }
 
-/** Ann loads the notes so slowly that Bob writes before, during and after it: what she was sent has holes and repeats, what she shows has neither. */
+/**
+ * Ann loads the notes, which fails at first and then is so slow that Bob writes before, during and after it: what she was sent has holes and
+ * repeats, what she shows has neither.
+ */
 async function notes(ann, bob) {
   for (let number = 0; number < NOTES / 2; number++) await add(bob, `note ${number}`);
   const [asked, released] = [resolvers(), resolvers()];
@@ -46,9 +51,13 @@ async function notes(ann, bob) {
     await released.promise;
     await route.fulfill({ response });
   };
+  let failed = 0;
   await ann.route("**/notes", slowly, { times: 1 });
+  // This one comes first: the later a route is made.
+  await ann.route("**/notes", (route) => (failed++, route.fulfill({ status: 503, body: "it is being deployed" })), { times: 1 });
   await ann.reload();
   await asked.promise;
+  assert.equal(failed, 1, "it failed before");
   for (let number = NOTES / 2; number < NOTES - 1; number++) await add(bob, `note ${number}`);
   assert.equal(await ann.locator("#notes li").count(), 0, "they are not loaded yet");
   released.resolve();
@@ -70,15 +79,15 @@ async function answer(page) {
   await page.press("#ask input", "Enter");
   const text = () => page.locator("#answer").textContent();
   for (let reload = 0; reload < RELOADS; reload++) {
-    await page.waitForFunction((word) => document.getElementById("answer").textContent.includes(word), `word-${5 + 10 * reload} `);
-    assert(!(await text()).includes("word-59"), "it is still written");
+    await page.waitForFunction((word) => document.getElementById("answer").textContent.includes(word), `word-${5 + 20 * reload} `);
+    assert(!(await text()).includes(`word-${WORDS - 1}`), "it is still written");
     await page.reload();
   }
-  await page.locator("#answer[data-state=done]").waitFor();
+  await page.locator("#answer [data-state=done]").waitFor();
   assert.equal(await text(), `You asked: ${QUESTION} `);
   // Long over, it is read once more, from what the group has kept.
   await page.reload();
-  await page.locator("#answer[data-state=done]").waitFor();
+  await page.locator("#answer [data-state=done]").waitFor();
   assert.equal(await text(), `You asked: ${QUESTION} `);
 }
 

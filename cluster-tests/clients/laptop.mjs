@@ -3,8 +3,8 @@
 //
 //     node laptop.mjs http://127.0.0.1:8000 http://127.0.0.1:8001 http://127.0.0.1:8002
 //
-// It reads {"sleep": seconds} and {"until": {group: {epoch, offset}}} from its input, a line each, and says {"open": tabs},
-// {"slept": ms} and {"tabs": [{"client": …, "told": […]}]}.
+// It reads {"sleep": seconds} and {"until": {group: {epoch, offset}}} from its input, a line each, and says
+// {"open": {"tabs": tabs, "laptop": the group of its processes}}, {"slept": ms} and {"tabs": [{"client": …, "told": […]}]}.
 
 import assert from "node:assert/strict";
 import { createServer } from "node:http";
@@ -94,7 +94,7 @@ async function toldUntil({ client, tab }, ends) {
 const [desk, laptop] = await Promise.all([open(DESK, "desk"), open(LAPTOP, "laptop")]);
 const all = [...desk.tabs, ...laptop.tabs];
 try {
-  say({ open: all.length });
+  say({ open: { tabs: all.length, laptop: laptop.group } });
   for await (const line of createInterface({ input: process.stdin })) {
     const order = JSON.parse(line);
     if (order.sleep) {

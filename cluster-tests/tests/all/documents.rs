@@ -14,8 +14,8 @@ use super::{
     elsewhere::{clients, node, python, repository},
 };
 
-/// Output, what a node is configured by, and diagrams.
-const SHOWN: [&str; 4] = ["text", "toml", "json", ""];
+/// Output and diagrams.
+const SHOWN: [&str; 2] = ["text", ""];
 
 /// A fenced block of a document.
 struct Block<'a> {
@@ -44,7 +44,10 @@ async fn every_block_is_run() -> Result<()> {
         let text = std::fs::read_to_string(path)?;
         check_links(path, &text)?;
         let mut earlier = String::new();
-        for block in blocks_of(&text) {
+        let blocks_here = blocks_of(&text);
+        let pages = blocks_here.iter().filter(|block| block.language == "html").count();
+        ensure!(pages <= 1, "{} has {pages} pages, of which page.mjs opens the first", path.display());
+        for block in blocks_here {
             let at = || format!("{}:\n{}", path.display(), block.text);
             documents.check(path, &block, &mut earlier).await.with_context(at)?;
             blocks += 1;
@@ -116,7 +119,7 @@ impl Documents {
     async fn call(&self, line: &str, earlier: &str) -> Result<String> {
         // A stream has no end.
         let streams = line.contains(" -sN ");
-        let line = if streams { line.replacen(" -sN ", " -sN --max-time 2 ", 1) } else { line.to_owned() };
+        let line = if streams { line.replacen(" -sN ", " -sN --max-time 10 ", 1) } else { line.to_owned() };
         let ends = if streams { "[ $? = 28 ]" } else { "[ $? = 0 ]" };
         let script = format!("shopt -s expand_aliases\n{earlier}{}\n{ends}\n", self.filled(&line));
         let answer = run(Path::new("bash"), &["-s"], &repository(), &[], &script).await?;

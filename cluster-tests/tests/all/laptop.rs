@@ -13,6 +13,10 @@ use cluster_tests::{
     servers::ServerSettings,
     turn,
 };
+use nix::{
+    sys::signal::{Signal, killpg},
+    unistd::Pid,
+};
 use roost::{
     clock,
     id::{Epoch, Position},
@@ -76,9 +80,20 @@ struct Tab {
     told: Vec<Told>,
 }
 
+/// The processes of the browser that is the laptop. Dropped, they end, though they may be asleep: who drives them is dead then, or done.
+struct Laptop(Pid);
+
+impl Drop for Laptop {
+    fn drop(&mut self) {
+        // A stopped process is killed too. After a good end there are none.
+        killpg(self.0, Signal::SIGKILL).ok();
+    }
+}
+
 /// The program that drives the browsers.
 struct Browsers {
-    _child: Child,
+    child: Child,
+    laptop: Laptop,
     stdin: ChildStdin,
     lines: Lines<BufReader<ChildStdout>>,
 }
@@ -93,10 +108,22 @@ impl Browsers {
             .kill_on_drop(true)
             .spawn()?;
         let (stdin, stdout) = child.stdin.take().zip(child.stdout.take()).context("it has its streams")?;
-        let mut this = Self { _child: child, stdin, lines: BufReader::new(stdout).lines() };
-        let open = this.says("open").await?;
-        ensure!(open == TABS, "{open} tabs are open");
+        let mut lines = BufReader::new(stdout).lines();
+        let open = says(&mut lines, "open").await?;
+        let group = open["laptop"].as_i64().context("the group of the laptop's processes")?;
+        ensure!(group > 1, "{group} is no group of processes");
+        let this = Self { child, laptop: Laptop(Pid::from_raw(i32::try_from(group)?)), stdin, lines };
+        ensure!(open["tabs"] == TABS, "{open} are open");
         Ok(this)
+    }
+
+    /// At the end of its input it closes the browsers.
+    async fn close(self) -> Result<()> {
+        let Self { mut child, laptop: _laptop, stdin, lines: _lines } = self;
+        drop(stdin);
+        let ended = tokio::time::timeout(LIMIT, child.wait()).await.context("it does not end")??;
+        ensure!(ended.success(), "{ended}");
+        Ok(())
     }
 
     async fn order(&mut self, order: &Value) -> Result<()> {
@@ -104,10 +131,14 @@ impl Browsers {
     }
 
     async fn says(&mut self, what: &str) -> Result<Value> {
-        let line = tokio::time::timeout(LIMIT, self.lines.next_line()).await.context("it says nothing")??;
-        let mut said: Value = serde_json::from_str(&line.context("it has ended")?)?;
-        Ok(said[what].take())
+        says(&mut self.lines, what).await
     }
+}
+
+async fn says(lines: &mut Lines<BufReader<ChildStdout>>, what: &str) -> Result<Value> {
+    let line = tokio::time::timeout(LIMIT, lines.next_line()).await.context("it says nothing")??;
+    let mut said: Value = serde_json::from_str(&line.context("it has ended")?)?;
+    Ok(said[what].take())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -176,7 +207,7 @@ async fn twenty_tabs_a_kill_a_drain_and_a_laptop_that_sleeps() -> Result<()> {
     );
     ensure!(summary.gaps + summary.resets + summary.not_recovered == 0, "{summary:?}");
     ensure!(of_desk >= 5 && of_laptop >= 5, "{of_desk} and {of_laptop} connections were made again");
-    drop(browsers);
+    browsers.close().await?;
     cluster.shut_down().await
 }
 
