@@ -233,7 +233,7 @@ async fn a_drain_loses_nothing(cluster: &mut Cluster, proxy: &Proxy) -> Result<S
     let mut clients = Vec::new();
     for number in 0..=SUBSCRIBERS {
         let name = format!("client-{number}");
-        clients.push(load::client_with(cluster, number % NODES, &name, &[group.clone()], through).await?);
+        clients.push(load::client_with(cluster, number % NODES, &name, std::slice::from_ref(&group), through).await?);
     }
     let at = |client: &Client| client.state().node.unwrap_or_default();
     let drained = at(&clients[0]);
