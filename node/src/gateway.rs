@@ -83,11 +83,12 @@ impl Gateway {
 /// Everything that is served over HTTP: the API, the clients' WebSocket and the readers' events.
 pub fn routes(gateway: Arc<Gateway>, api: http::api::Api) -> axum::Router {
     let config = gateway.config.clone();
-    let clients = axum::Router::new()
-        .route("/ws", axum::routing::get(client::ws))
+    // A WebSocket's origin is looked at by its own rules.
+    let sockets = axum::Router::new().route("/ws", axum::routing::get(client::ws)).with_state(gateway.clone());
+    let readers = axum::Router::new()
         .route("/v1/groups/{group}/events", axum::routing::get(client::events::of_group))
         .route("/v1/events", axum::routing::get(client::events::of_groups))
         .with_state(gateway);
-    let routes = http::for_pages_of(&config.session.allowed_origins, http::routes(Arc::new(api)).merge(clients));
-    routes.layer(axum::middleware::from_fn(http::names_its_host))
+    let routes = http::for_pages_of(&config.session.allowed_origins, http::routes(Arc::new(api)).merge(readers));
+    routes.merge(sockets).layer(axum::middleware::from_fn(http::names_its_host))
 }
