@@ -5,7 +5,7 @@ use std::{fmt::Write, io::Cursor};
 use serde::de::IgnoredAny;
 use tokio_tungstenite::tungstenite::protocol::frame::FrameHeader;
 
-use super::{deflate::Inflating, fragments::Fragments};
+use super::{deflate::read_all, fragments::Fragments};
 use crate::{
     id::{Epoch, GroupName, Position},
     logic::entry::Message,
@@ -151,21 +151,7 @@ pub(crate) fn websocket(bytes: &[u8]) {
 pub(crate) fn deflated(bytes: &[u8]) {
     const LIMIT: usize = 4 << 10;
     let Some((cut, bytes)) = bytes.split_first() else { return };
-    let read = |piece: usize| {
-        let (mut inflating, mut all) = (Inflating::new(LIMIT), Vec::new());
-        for piece in bytes.chunks(piece) {
-            inflating.take(piece);
-            loop {
-                match inflating.next() {
-                    Ok(Some(ready)) => all.extend(ready.split_to(ready.len())),
-                    Ok(None) => break,
-                    Err(error) => return (all, Some(error.kind())),
-                }
-            }
-        }
-        (all, None)
-    };
-    let (cut, whole) = (read(usize::from(*cut).max(1)), read(usize::MAX));
+    let (cut, whole) = (read_all(LIMIT, bytes, usize::from(*cut).max(1)), read_all(LIMIT, bytes, usize::MAX));
     assert_eq!(cut, whole, "a WebSocket is inflated otherwise where it is cut");
     assert!(whole.0.len() <= bytes.len() + (1 + bytes.len() / 6) * (LIMIT + 14), "more than the limit allows");
 }

@@ -6,14 +6,14 @@
 
 use std::{
     collections::BTreeSet,
-    io::{self, Cursor, ErrorKind, IoSlice},
+    io::{self, Cursor, ErrorKind},
     pin::Pin,
     task::{Context, Poll, ready},
 };
 
 use axum::http::{HeaderMap, HeaderValue, header::SEC_WEBSOCKET_EXTENSIONS};
 use bytes::{Buf, Bytes};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, ReadBuf};
 use tokio_tungstenite::tungstenite::protocol::frame::{
     FrameHeader,
     coding::{Data, OpCode},
@@ -70,7 +70,7 @@ fn window_bits(value: &str) -> Option<u8> {
     (value == bits.to_string()).then_some(bits)
 }
 
-/// The stream under a WebSocket whose client may compress what it sends. Messages that are not compressed, and the frames of
+/// What is read under a WebSocket whose client may compress what it sends. Messages that are not compressed, and the frames of
 /// control, pass as they are.
 #[derive(Debug)]
 pub(super) struct Inflated<S> {
@@ -81,7 +81,7 @@ pub(super) struct Inflated<S> {
 
 /// What has come in and is not read yet.
 #[derive(Debug)]
-pub(super) struct Inflating {
+struct Inflating {
     /// The most bytes that a message may have, compressed or not.
     limit: usize,
     /// As it came.
@@ -128,19 +128,19 @@ fn too_large() -> io::Error {
 }
 
 impl Inflating {
-    pub(super) fn new(limit: usize) -> Self {
+    fn new(limit: usize) -> Self {
         let (raw, head, ready) = (Bytes::new(), Vec::new(), Bytes::new());
         Self { limit, raw, head, place: Place::Head, message: None, uncounted: 0, ready }
     }
 
     /// Takes what came in, where all that came before is read.
-    pub(super) fn take(&mut self, bytes: &[u8]) {
+    fn take(&mut self, bytes: &[u8]) {
         debug_assert!(!self.raw.has_remaining(), "what came before is read first");
         self.raw = Bytes::copy_from_slice(bytes);
     }
 
     /// Goes on with what came in until something can be read, at most one message. Nothing where more must come first.
-    pub(super) fn next(&mut self) -> io::Result<Option<&mut Bytes>> {
+    fn next(&mut self) -> io::Result<Option<&mut Bytes>> {
         while !self.ready.has_remaining() {
             if !self.raw.has_remaining() {
                 // What is at rest holds nothing.
@@ -219,7 +219,8 @@ impl Inflating {
         let bytes = inflate(&message.bytes, self.limit)
             .map_err(|_| invalid("a message is not compressed as agreed on"))?
             .ok_or_else(too_large)?;
-        self.uncounted += u32::try_from((message.bytes.len() + bytes.len()) / COUNTED_BYTES).unwrap_or(u32::MAX);
+        let more = u32::try_from((message.bytes.len() + bytes.len()) / COUNTED_BYTES).unwrap_or(u32::MAX);
+        self.uncounted = self.uncounted.saturating_add(more);
         // As a client sends it, with a mask that changes nothing.
         let header = FrameHeader { opcode: message.kind, mask: Some([0; MASK_BYTES]), ..FrameHeader::default() };
         let mut frame = Vec::with_capacity(HEAD_BYTES + bytes.len());
@@ -277,30 +278,21 @@ impl<S: AsyncRead + Unpin> AsyncRead for Inflated<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Inflated<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+/// All that is read of these bytes where they come in pieces of this length, and how it ended.
+#[cfg(any(test, fuzzing))]
+pub(super) fn read_all(limit: usize, bytes: &[u8], piece: usize) -> (Vec<u8>, Option<ErrorKind>) {
+    let (mut inflating, mut all) = (Inflating::new(limit), Vec::new());
+    for piece in bytes.chunks(piece) {
+        inflating.take(piece);
+        loop {
+            match inflating.next() {
+                Ok(Some(ready)) => all.extend(ready.split_to(ready.len())),
+                Ok(None) => break,
+                Err(error) => return (all, Some(error.kind())),
+            }
+        }
     }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
+    (all, None)
 }
 
 #[cfg(test)]

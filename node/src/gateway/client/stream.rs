@@ -25,7 +25,7 @@ use bytes::{Buf, Bytes};
 use futures_util::StreamExt;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Join, ReadBuf, join};
 use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::{
@@ -72,13 +72,13 @@ pub(super) struct Bare {
 
 /// An open WebSocket.
 pub(super) struct ClientStream {
-    web: WebSocketStream<Inflated<Fragments<Reading>>>,
+    web: WebSocketStream<Join<Inflated<Fragments<Reading>>, Answers>>,
     /// Came together with fragments, which are told first.
     next: Option<Incoming>,
     write_timeout: Duration,
 }
 
-/// The socket as the WebSocket library has it: it reads, and what it writes goes the way of all that is written.
+/// The socket as the WebSocket library reads it.
 struct Reading {
     early: Bytes,
     socket: Arc<Transport>,
@@ -103,10 +103,13 @@ impl AsyncRead for Reading {
     }
 }
 
-impl AsyncWrite for Reading {
+/// What the WebSocket library writes by itself goes the way of all that is written.
+struct Answers(Arc<Outbox>);
+
+impl AsyncWrite for Answers {
     /// Pongs and the answer to a close, each whole.
     fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.outbox.control(Frame::whole(Bytes::copy_from_slice(bytes)));
+        self.0.control(Frame::whole(Bytes::copy_from_slice(bytes)));
         Poll::Ready(Ok(bytes.len()))
     }
 
@@ -219,9 +222,10 @@ impl ClientStream {
             .max_frame_size(Some(bare.frame_bytes));
         let socket = Arc::new(bare.socket);
         outbox.attach(socket.clone());
+        let answers = Answers(outbox.clone());
         let reading = Fragments::new(Reading { early: bare.early, socket, outbox });
         let inflated = Inflated::new(reading, bare.compressed.then_some(bare.frame_bytes));
-        let web = WebSocketStream::from_raw_socket(inflated, Role::Server, Some(config)).await;
+        let web = WebSocketStream::from_raw_socket(join(inflated, answers), Role::Server, Some(config)).await;
         Self { web, next: None, write_timeout }
     }
 
@@ -232,7 +236,7 @@ impl ClientStream {
                 return Poll::Ready(next);
             }
             let polled = self.web.poll_next_unpin(cx).map(incoming);
-            let inflated = self.web.get_mut();
+            let inflated = self.web.get_mut().reader_mut();
             match (inflated.take() + inflated.stream.take(), polled) {
                 (0, polled) => polled,
                 (fragments, polled) => {
@@ -246,16 +250,20 @@ impl ClientStream {
         .await
     }
 
+    fn reading(&self) -> &Reading {
+        &self.web.get_ref().reader().stream.stream
+    }
+
     /// Writes what is due. A client that takes nothing for the write timeout is given up.
     pub(super) async fn write(&mut self) -> Result<Written, WriteError> {
-        let Reading { socket, outbox, .. } = &self.web.get_ref().stream.stream;
+        let Reading { socket, outbox, .. } = self.reading();
         outbox.write(&**socket, self.write_timeout).await
     }
 
     /// Writes what is queued, which ends with the close frame, and waits a while for the client to take it.
     pub(super) async fn end(mut self) {
         if matches!(tokio::time::timeout(CLOSE_LIMIT, self.write()).await, Ok(Ok(_))) {
-            let _ = tokio::time::timeout(LINGER, linger(&self.web.get_ref().stream.stream.socket)).await;
+            let _ = tokio::time::timeout(LINGER, linger(&self.reading().socket)).await;
         }
     }
 }

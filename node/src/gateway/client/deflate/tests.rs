@@ -27,20 +27,8 @@ fn compressed(text: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// All that can be read, and how it ended.
 fn read(bytes: &[u8], piece: usize) -> (Vec<u8>, Option<ErrorKind>) {
-    let (mut inflating, mut all) = (Inflating::new(LIMIT), Vec::new());
-    for piece in bytes.chunks(piece) {
-        inflating.take(piece);
-        loop {
-            match inflating.next() {
-                Ok(Some(ready)) => all.extend(ready.split_to(ready.len())),
-                Ok(None) => break,
-                Err(error) => return (all, Some(error.kind())),
-            }
-        }
-    }
-    (all, None)
+    read_all(LIMIT, bytes, piece)
 }
 
 /// The payloads of the frames that the library would see.

@@ -77,7 +77,7 @@ impl Server {
 }
 
 fn outbox(stream: &ClientStream) -> Arc<Outbox> {
-    stream.web.get_ref().stream.stream.outbox.clone()
+    stream.reading().outbox.clone()
 }
 
 async fn end(stream: ClientStream, text: &str, code: u16, reason: &str) {
